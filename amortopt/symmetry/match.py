@@ -1,0 +1,146 @@
+"""Which parameter of a user's network is which parameter of the family's, by structure and not by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from amortopt.symmetry.spec import Axis, Block, Operation, SymmetrySpec
+
+
+class FamilyMismatchError(ValueError):
+    """A network is not of the family; the message names the first difference."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """How a network corresponds to a family.
+
+    Attributes:
+        params: The family's parameter name -> the network's.
+        width_changes: A line for every hidden group whose number of units differs; empty if none does.
+    """
+
+    params: dict[str, str]
+    width_changes: tuple[str, ...]
+
+
+def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
+    """Compare two networks operation by operation, in execution order.
+
+    Args:
+        family: Spec of the family that a metanet was trained on.
+        spec: Spec of a user's network; names and registration order do not matter.
+
+    Returns:
+        The correspondence of parameters. Hidden widths may differ and are listed.
+
+    Raises:
+        FamilyMismatchError: Depth, activation, another operation or its settings, a missing or additional
+            parameter, kernel, input or output size, or scale kind differ.
+    """
+    _compare_depth(family, spec)
+    params: dict[str, str] = {}
+    activations = 0
+    for index, (expected, got) in enumerate(zip_longest(family.operations, spec.operations), start=1):
+        simple = all(op is not None and not op.params for op in (expected, got))
+        activations += simple
+        position = f"activation {activations}" if simple else f"operation {index}"
+        params.update(_compare_operation(expected, got, position))
+    _compare_leftovers(family, spec, params)
+    groups: dict[str, str] = {}
+    for name, other in params.items():
+        _compare_blocks(family.blocks_of(name), spec.blocks_of(other), groups)
+    return Match(params, _compare_groups(family, spec, groups))
+
+
+def _fail(what: str, expected: object, got: object, advice: str = "") -> FamilyMismatchError:
+    text = f"the network is not of this family: {what}: {expected} expected, got {got}"
+    return FamilyMismatchError(f"{text}; {advice}" if advice else text)
+
+
+def _compare_depth(family: SymmetrySpec, spec: SymmetrySpec) -> None:
+    def layers(which: SymmetrySpec) -> list[str]:
+        return [op.kind for op in which.operations if op.params]
+
+    expected, got = layers(family), layers(spec)
+    for kind in dict.fromkeys(expected):
+        if set(got) <= set(expected) and got.count(kind) != expected.count(kind):
+            raise _fail("depth", f"{expected.count(kind)} {kind} layers", got.count(kind))
+
+
+def _compare_operation(expected: Operation | None, got: Operation | None, position: str) -> dict[str, str]:
+    """Check kind, parameters and settings; returns the correspondence of parameters."""
+    if expected is None or got is None or expected.kind != got.kind:
+        where = f" (parameters {list(got.params)})" if got is not None and got.params else ""
+        kinds = ["nothing more" if op is None else op.kind for op in (expected, got)]
+        raise _fail(position, kinds[0], f"{kinds[1]}{where}")
+    name = f"{got.kind} {got.params[0]!r}" if got.params else got.kind
+    if len(expected.params) != len(got.params):
+        counts = len(expected.params), len(got.params)
+        if sorted(counts) == [1, 2]:
+            raise _fail(f"bias of {name}", *(("none", "one") if counts[0] == 1 else ("one", "none")))
+        raise _fail(f"parameters of {name}", list(expected.params), list(got.params))
+    wanted, settings = dict(expected.config), dict(got.config)
+    for key in {**wanted, **settings}:
+        default = "the previous operation" if key == "reads" else "none"
+        if wanted.get(key) != settings.get(key):
+            raise _fail(f"{key} of {name}", wanted.get(key, default), settings.get(key, default))
+    return dict(zip(expected.params, got.params, strict=True))
+
+
+def _compare_leftovers(family: SymmetrySpec, spec: SymmetrySpec, params: dict[str, str]) -> None:
+    """Parameters that no operation uses."""
+    if left := [name for name in spec.params if name not in params.values()]:
+        raise _fail("parameters", "none that forward does not use", left, "remove it")
+    if left := [name for name in family.params if name not in params]:
+        raise _fail("parameters", left, "none like that")
+
+
+def _compare_blocks(expected: tuple[Block, ...], got: tuple[Block, ...], groups: dict[str, str]) -> None:
+    """Check that axes agree, and note in ``groups`` which group of the family is which."""
+    name = got[0].param
+    if len(expected) != len(got):
+        raise _fail(f"blocks of {name!r}", len(expected), len(got))
+    for mine, theirs in zip(expected, got, strict=True):
+        for axis, other in zip_longest(mine.axes, theirs.axes):
+            _compare_axes(name, axis, other, (mine, theirs))
+            if axis.group is None:
+                continue
+            if groups.setdefault(axis.group, str(other.group)) != other.group:
+                raise _fail(f"group along {name!r}", f"the same as {groups[axis.group]}", other.group)
+
+
+def _compare_axes(name: str, axis: Axis | None, other: Axis | None, blocks: tuple[Block, Block]) -> None:
+    if axis is None or other is None or (axis.group is None) != (other.group is None):
+        shown = [", ".join(map(str, block.axes)) for block in blocks]
+        raise _fail(f"axes of {name!r}", shown[0], shown[1])
+    if axis.group is None and (axis.size, axis.role) != (other.size, other.role):
+        raise _fail(f"{axis.role or 'fixed axis'} of {name!r}", axis, other)
+    if axis.exponent != other.exponent:
+        raise _fail(f"axes of {name!r}", axis, other, "the weight is stored transposed")
+
+
+def _compare_groups(family: SymmetrySpec, spec: SymmetrySpec, groups: dict[str, str]) -> tuple[str, ...]:
+    """Check that groups correspond one to one, their kinds and fixed sizes; list other hidden widths."""
+    changes: list[str] = []
+    taken: dict[str, str] = {}
+    for name, other in groups.items():
+        if taken.setdefault(other, name) != name:
+            raise _fail(f"group {other!r}", f"two groups {taken[other]!r} and {name!r}", "one")
+        mine, theirs = family.group(name), spec.group(other)
+        if mine.size != theirs.size and not mine.permutable:
+            what = {"input": "input size", "output": "output size"}.get(
+                mine.origin, f"size of group {other!r}"
+            )
+            raise _fail(what, mine.size, theirs.size)
+        for field in ("kind", "permutable"):
+            if getattr(mine, field) != getattr(theirs, field):
+                what = "scale kind" if field == "kind" else field
+                origin = f"of group {other!r} ({theirs.origin})"
+                raise _fail(f"{what} {origin}", getattr(mine, field), getattr(theirs, field))
+        if mine.size != theirs.size:
+            changes.append(
+                f"group {other!r} ({theirs.origin}) has {theirs.size} units, the family {mine.size}"
+            )
+    return tuple(changes)

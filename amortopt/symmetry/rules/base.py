@@ -1,0 +1,118 @@
+"""What a rule receives and returns, and the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from amortopt.symmetry.labels import Dims, Labels
+
+
+class NoRule(Exception):
+    """Raised by a rule for a call that it does not cover; the message says what about it."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor in the graph.
+
+    Attributes:
+        dims: What each dimension is made of.
+        shape: Its sizes.
+        param: Qualified name if it is a parameter, possibly transposed.
+    """
+
+    dims: Dims
+    shape: tuple[int, ...]
+    param: str | None = None
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator call.
+
+    Attributes:
+        op: Operator without overload, "aten.conv2d".
+        args: Argument name -> Value for a tensor, else the Python value; in the order of the operator's
+            schema.
+        shape: Shape of the output.
+        path: Module path, for messages.
+    """
+
+    op: str
+    args: dict[str, Any]
+    shape: tuple[int, ...]
+    path: str
+
+    @property
+    def name(self) -> str:
+        """Operator without namespace and without the underscore of an in-place form."""
+        return self.op.split(".")[-1].removesuffix("_")
+
+    def value(self, key: str) -> Value:
+        """A tensor argument."""
+        value = self.args.get(key)
+        if not isinstance(value, Value):
+            raise NoRule(f"its argument {key!r} is not one tensor")
+        return value
+
+    def optional(self, key: str) -> Value | None:
+        """A tensor argument that may be left out."""
+        return None if self.args.get(key) is None else self.value(key)
+
+    def __str__(self) -> str:
+        return f"{self.op} at {self.path!r}" if self.path else self.op
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a rule found.
+
+    Attributes:
+        dims: Labels of the output.
+        kind: Canonical name of the operation, "" for one that computes nothing (dropout in eval mode).
+        config: What distinguishes two calls of that kind, apart from parameters.
+        param: Qualified name if the output is still that parameter.
+    """
+
+    dims: Dims
+    kind: str = ""
+    config: tuple[tuple[str, str], ...] = ()
+    param: str | None = None
+
+
+Rule: TypeAlias = Callable[[Labels, Call], Result]
+_RULES: dict[str, Rule] = {}
+
+
+def rule(*ops: str) -> Callable[[Rule], Rule]:
+    """Register a function for aten operators, named without namespace and overload, and in-place forms."""
+
+    def register(function: Rule) -> Rule:
+        for op in ops:
+            for name in (f"aten.{op}", f"aten.{op}_"):
+                assert name not in _RULES, f"two rules for {name}"
+                _RULES[name] = function
+        return function
+
+    return register
+
+
+def rule_for(op: str) -> Rule | None:
+    """The rule for an operator such as "aten.conv2d"; None if there is none."""
+    return _RULES.get(op)
+
+
+def per_axis(value: Any, count: int) -> str:
+    """A setting per spatial axis as text: one number stands for all of them ("2" and [2, 2] give "2x2")."""
+    if isinstance(value, str):
+        return value
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    values = values * count if len(values) == 1 else values
+    return "x".join(str(v) for v in values)

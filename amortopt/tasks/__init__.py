@@ -1,0 +1,39 @@
+"""Data, loss and the base networks of a family."""
+
+from amortopt.tasks.base import Split as Split
+from amortopt.tasks.base import Task as Task
+from amortopt.tasks.base import make_task as make_task
+from amortopt.tasks.base import register_task as register_task
+from amortopt.tasks.base import task_names as task_names
+from amortopt.tasks.families import Cnn as Cnn
+from amortopt.tasks.families import Family as Family
+from amortopt.tasks.families import Mlp as Mlp
+from amortopt.tasks.families import family_names as family_names
+from amortopt.tasks.families import init_many as init_many
+from amortopt.tasks.families import make_family as make_family
+from amortopt.tasks.mnist1d import Mnist1d as Mnist1d
+from amortopt.tasks.vision import Cifar10Gray as Cifar10Gray
+from amortopt.tasks.vision import FashionMnist as FashionMnist
+from amortopt.tasks.vision import Mnist as Mnist
+from amortopt.tasks.vision import SvhnGray as SvhnGray
+from amortopt.tasks.vision import VisionTask as VisionTask
+
+__all__ = [
+    "Cifar10Gray",
+    "Cnn",
+    "Family",
+    "FashionMnist",
+    "Mlp",
+    "Mnist",
+    "Mnist1d",
+    "Split",
+    "SvhnGray",
+    "Task",
+    "VisionTask",
+    "family_names",
+    "init_many",
+    "make_family",
+    "make_task",
+    "register_task",
+    "task_names",
+]

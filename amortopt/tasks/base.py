@@ -1,0 +1,218 @@
+"""What a task is: data in three fixed parts, a loss and an accuracy."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Which: TypeAlias = Literal["train", "val", "test"]
+SPLITS: tuple[Which, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a task's data.
+
+    Attributes:
+        x: Inputs, float32 [N, *input_shape], standardised by the train part.
+        y: Class indices, int64 [N].
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise ValueError(f"y: got {len(self.y)} labels for {len(self.x)} inputs, expected one label each")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device | str) -> Split:
+        """Copy to a device; itself if it is there already."""
+        x, y = self.x.to(device), self.y.to(device)
+        return self if x is self.x and y is self.y else Split(x, y)
+
+
+class Task(ABC):
+    """Data and loss of a classification problem.
+
+    A task holds its arguments and no tensors: the data are read on first use and shared in the process by all
+    tasks with the same arguments, so tasks are cheap to make and to send to workers.
+    """
+
+    name: str
+    """Name in the registry, see [make_task][amortopt.tasks.make_task]."""
+    num_classes: int
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch axis."""
+
+    @abstractmethod
+    def split(self, which: Which) -> Split:
+        """One part of the data; the same tensors at every call, so do not write to them.
+
+        Args:
+            which: ``"train"``, ``"val"`` (held out from the train data) or ``"test"``.
+
+        Returns:
+            The part, on the CPU.
+
+        Raises:
+            ValueError: If ``which`` is none of the three.
+            FileNotFoundError: If the data are read from files that are not there.
+        """
+
+    @abstractmethod
+    def to_config(self) -> dict[str, Any]:
+        """JSON-able ``{"name": ..., **arguments}``; ``make_task(**config)`` makes the same task."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy in nats.
+
+        Args:
+            logits: [..., N, C]; leading axes are networks.
+            y: Class indices [N], or [..., N].
+
+        Returns:
+            [...]: a scalar for one network.
+        """
+        if logits.ndim == 2:
+            return F.cross_entropy(logits, y)
+        picked = logits.gather(-1, y.expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+        return (logits.logsumexp(-1) - picked).mean(-1)
+
+    def accuracy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Fraction of examples whose largest logit is the label's.
+
+        Args:
+            logits: [..., N, C]; leading axes are networks.
+            y: Class indices [N], or [..., N].
+
+        Returns:
+            [...] in [0, 1], in the dtype of ``logits``.
+        """
+        return (logits.argmax(-1) == y).to(logits.dtype).mean(-1)
+
+    def augment(self, x: Tensor, noise: float, generator: torch.Generator | None = None) -> Tensor:
+        """Add white noise to inputs.
+
+        Args:
+            x: Inputs [..., *input_shape]; not modified.
+            noise: Standard deviation in units of the standardised inputs, so 1 is as strong as the signal.
+            generator: Source of randomness, on the device of ``x``.
+
+        Returns:
+            New inputs; ``x`` itself when ``noise`` is 0.
+
+        Raises:
+            ValueError: If ``noise`` is negative or not finite.
+        """
+        if not 0 <= noise < float("inf"):
+            raise ValueError(f"noise: got {noise}, expected a finite standard deviation >= 0")
+        if noise == 0:
+            return x
+        return x + noise * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    def __repr__(self) -> str:
+        args = ", ".join(f"{k}={v!r}" for k, v in self.to_config().items() if k != "name")
+        return f"{type(self).__name__}({args})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Task) and self.to_config() == other.to_config()
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+
+def check_which(which: str) -> None:
+    """Raise a ``ValueError`` unless ``which`` names a part of the data."""
+    if which not in SPLITS:
+        raise ValueError(f"which: got {which!r}, expected one of {', '.join(SPLITS)}")
+
+
+def hold_out(count: int, held: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Choose which train examples become the val part.
+
+    Args:
+        count: Number of train examples.
+        held: Number to hold out.
+        seed: Seed of the permutation. NumPy freezes the stream of its legacy generator, so the choice is the
+            same for every version and machine.
+
+    Returns:
+        Indices of the train and the val part, each in ascending order.
+
+    Raises:
+        ValueError: If nothing would be left in one of them.
+    """
+    if not 0 < held < count:
+        raise ValueError(
+            f"held: got {held} val examples of {count} train examples, expected 1 to {count - 1}"
+        )
+    order = np.random.RandomState(seed).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+T = TypeVar("T", bound=type[Task])
+_REGISTRY: dict[str, type[Task]] = {}
+
+
+def register_task(name: str) -> Callable[[T], T]:
+    """Class decorator: make a task known to [make_task][amortopt.tasks.make_task] as ``name``."""
+
+    def add(cls: T) -> T:
+        if name in _REGISTRY:
+            raise ValueError(
+                f"name: task {name!r} is already {_REGISTRY[name].__qualname__}; choose another name"
+            )
+        cls.name = name
+        _REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+def task_names() -> list[str]:
+    """Names that [make_task][amortopt.tasks.make_task] knows, sorted."""
+    return sorted(_REGISTRY)
+
+
+def make_task(name: str, **kwargs: Any) -> Task:
+    """Make a task by name.
+
+    Args:
+        name: One of [task_names][amortopt.tasks.task_names], such as ``"mnist1d"``.
+        **kwargs: The task's own arguments.
+
+    Returns:
+        The task; its data are not read yet.
+
+    Raises:
+        ValueError: If there is no such task, or it has no such argument.
+    """
+    if name not in _REGISTRY:
+        raise ValueError(f"name: got unknown task {name!r}, expected one of {', '.join(task_names())}")
+    return construct(_REGISTRY[name], f"task {name!r}", kwargs)
+
+
+R = TypeVar("R")
+
+
+def construct(cls: Callable[..., R], what: str, kwargs: dict[str, Any]) -> R:
+    """Call ``cls(**kwargs)``; an argument that it lacks is a ``ValueError`` that lists those it has."""
+    known = inspect.signature(cls).parameters
+    for key in kwargs:
+        if key not in known:
+            raise ValueError(f"{key}: {what} has no such argument; it has {', '.join(known) or 'none'}")
+    return cls(**kwargs)

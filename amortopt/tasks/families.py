@@ -1,0 +1,251 @@
+"""Families of base networks: an architecture with its widths and activation, as ordinary ``nn.Module``s."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from amortopt._types import Params
+from amortopt.functional import params_of, stack
+from amortopt.tasks.base import construct
+
+Activation: TypeAlias = Literal["tanh", "relu", "sin", "gelu", "leaky_relu", "identity"]
+
+
+class Sine(nn.Module):
+    """Elementwise sine, the activation of SIRENs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x)
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "sin": Sine,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+    "identity": nn.Identity,
+}
+
+
+class Family(ABC):
+    """Base networks of one architecture; see [make_family][amortopt.tasks.make_family]."""
+
+    activation: str
+    input_shape: tuple[int, ...]
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name in the registry."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """A new network in eval mode, initialised by PyTorch's defaults from the global random state."""
+
+    def example_input(self) -> Tensor:
+        """Zeros [1, *input_shape], for tracing."""
+        return torch.zeros(1, *self.input_shape)
+
+    def to_config(self) -> dict[str, Any]:
+        """JSON-able ``{"name": ..., **arguments}``; ``make_family(**config)`` makes the same family."""
+        fields = asdict(self)  # pyright: ignore[reportArgumentType]: every final family is a dataclass
+        return {"name": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+
+@dataclass(frozen=True)
+class Mlp(Family):
+    """Fully connected network: ``nn.Sequential`` of ``Linear`` and activation, names ``0.weight``, ...
+
+    Attributes:
+        activation: Key of ``ACTIVATIONS``; after every layer but the last.
+        widths: Units of input, hidden layers and output.
+        input_shape: Shape of one input; by default ``(widths[0],)``. If it has more axes, the network
+            starts with ``nn.Flatten``.
+    """
+
+    activation: str = "tanh"
+    widths: tuple[int, ...] = (40, 32, 32, 10)
+    input_shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", _sizes("widths", self.widths, at_least=2))
+        object.__setattr__(self, "input_shape", _sizes("input_shape", self.input_shape or self.widths[:1]))
+        _check_activation(self.activation)
+        if torch.Size(self.input_shape).numel() != self.widths[0]:
+            raise ValueError(
+                f"widths: got {self.widths[0]} input units, expected {torch.Size(self.input_shape).numel()} "
+                f"for input_shape {self.input_shape}"
+            )
+
+    @property
+    def name(self) -> str:
+        return "mlp"
+
+    def build(self) -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten()] if len(self.input_shape) > 1 else []
+        for fan_in, fan_out in zip(self.widths[:-2], self.widths[1:-1], strict=True):
+            layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[self.activation]()]
+        return nn.Sequential(*layers, nn.Linear(self.widths[-2], self.widths[-1])).eval()
+
+
+@dataclass(frozen=True)
+class Cnn(Family):
+    """Small CNN: strided convolutions with an activation each, global average pool, one ``Linear``.
+
+    With the defaults, the Small CNN Zoo's shape (Unterthiner et al. 2020, arXiv 2002.11448) in 1-D.
+
+    Attributes:
+        activation: Key of ``ACTIVATIONS``; after every convolution.
+        channels: Output channels of each convolution.
+        input_shape: ``(channels, length)`` or ``(channels, height, width)``.
+        num_classes: Output units.
+        kernel_size: Kernel length along each spatial axis.
+        stride: Stride along each spatial axis.
+        padding: Zeros on both sides of each spatial axis.
+    """
+
+    activation: str = "tanh"
+    channels: tuple[int, ...] = (16, 16, 16)
+    input_shape: tuple[int, ...] = (1, 40)
+    num_classes: int = 10
+    kernel_size: int = 3
+    stride: int = 2
+    padding: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", _sizes("channels", self.channels))
+        object.__setattr__(self, "input_shape", _sizes("input_shape", self.input_shape, at_least=2))
+        _check_activation(self.activation)
+        if len(self.input_shape) > 3:
+            raise ValueError(
+                f"input_shape: got {self.input_shape}, expected (channels, length) or "
+                "(channels, height, width)"
+            )
+
+    @property
+    def name(self) -> str:
+        return "cnn"
+
+    def build(self) -> nn.Module:
+        flat = len(self.input_shape) == 2
+        conv = nn.Conv1d if flat else nn.Conv2d
+        layers: list[nn.Module] = []
+        fan_in = self.input_shape[0]
+        for fan_out in self.channels:
+            layers += [
+                conv(fan_in, fan_out, self.kernel_size, stride=self.stride, padding=self.padding),
+                ACTIVATIONS[self.activation](),
+            ]
+            fan_in = fan_out
+        pool = nn.AdaptiveAvgPool1d(1) if flat else nn.AdaptiveAvgPool2d(1)
+        return nn.Sequential(*layers, pool, nn.Flatten(), nn.Linear(fan_in, self.num_classes)).eval()
+
+
+_FAMILIES: dict[str, type[Family]] = {"mlp": Mlp, "cnn": Cnn}
+
+
+def family_names() -> list[str]:
+    """Names that [make_family][amortopt.tasks.make_family] knows, sorted."""
+    return sorted(_FAMILIES)
+
+
+def make_family(name: str, **kwargs: Any) -> Family:
+    """Make a family of base networks by name.
+
+    Args:
+        name: ``"mlp"`` or ``"cnn"``.
+        **kwargs: Fields of [Mlp][amortopt.tasks.Mlp] or [Cnn][amortopt.tasks.Cnn]; lists are taken as tuples.
+
+    Returns:
+        The family.
+
+    Raises:
+        ValueError: If there is no such family, it has no such argument, or an argument's value does not fit.
+
+    Example:
+        >>> make_family("mlp", activation="relu", widths=(40, 8, 10)).build()
+        Sequential(
+          (0): Linear(in_features=40, out_features=8, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=8, out_features=10, bias=True)
+        )
+    """
+    if name not in _FAMILIES:
+        raise ValueError(f"name: got unknown family {name!r}, expected one of {', '.join(family_names())}")
+    return construct(_FAMILIES[name], f"family {name!r}", kwargs)
+
+
+def init_many(
+    build: Callable[[], nn.Module], seeds: Iterable[int], init_scale: float | Iterable[float] = 1.0
+) -> Params:
+    r"""Initial params of many networks, each a function of its own seed alone.
+
+    Weights and biases of linear and convolutional layers are uniform in
+    :math:`\pm \text{init\_scale} / \sqrt{\text{fan\_in}}` (PyTorch's default at scale 1); other parameters
+    keep the values that ``build`` gives them. The global random state is left as it was.
+
+    Args:
+        build: Makes one network, such as ``family.build``.
+        seeds: One seed per network.
+        init_scale: Factor on the range (unitless): one for all networks or one per network.
+
+    Returns:
+        Params with tensors [B, ...], float32, on the CPU.
+
+    Raises:
+        ValueError: If there are no seeds, or not as many scales as seeds.
+    """
+    seeds = [int(s) for s in seeds]
+    scales = [float(init_scale)] * len(seeds) if isinstance(init_scale, int | float) else list(init_scale)
+    if not seeds or len(scales) != len(seeds):
+        raise ValueError(
+            f"init_scale: got {len(scales)} scales for {len(seeds)} seeds, expected at least one seed "
+            "and one scale for each, or one scale for all"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = build()
+    start = params_of(module)
+    bounds = _uniform_bounds(module)
+    sizes = [start[name].numel() for name in bounds]
+    generator = torch.Generator()
+    # One flat draw per network: only the generator is sequential, the rest is stacked.
+    flat = torch.stack([torch.rand(sum(sizes), generator=generator.manual_seed(s)) for s in seeds])
+    flat = (2 * flat - 1) * torch.tensor([float(s) for s in scales]).unsqueeze(1)
+    drawn = dict(zip(bounds, flat.split(sizes, dim=1), strict=True))
+    params = stack([start] * len(seeds))
+    return {
+        name: bounds[name] * drawn[name].reshape(value.shape) if name in bounds else value
+        for name, value in params.items()
+    }
+
+
+def _uniform_bounds(module: nn.Module) -> dict[str, float]:
+    """Parameter name -> 1/sqrt(fan_in), for linear and convolutional layers."""
+    bounds: dict[str, float] = {}
+    for path, layer in module.named_modules():
+        if isinstance(layer, nn.Linear | _ConvNd):
+            fan_in = layer.weight[0].numel()
+            for name, _ in layer.named_parameters(path, recurse=False):
+                bounds[name] = fan_in**-0.5
+    return bounds
+
+
+def _sizes(name: str, value: Iterable[int], at_least: int = 1) -> tuple[int, ...]:
+    sizes = tuple(value)
+    if len(sizes) < at_least or not all(isinstance(s, int) and s > 0 for s in sizes):
+        raise ValueError(f"{name}: got {sizes}, expected at least {at_least} positive integer(s)")
+    return sizes
+
+
+def _check_activation(activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: got {activation!r}, expected one of {', '.join(ACTIVATIONS)}")

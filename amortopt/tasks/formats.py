@@ -1,0 +1,241 @@
+"""Readers of image data sets' own file formats, and their downloads through torchvision.
+
+Shapes: N images, H x W pixels. Every reader checks sizes before it believes a file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+_CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+_CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+_CIFAR10_RECORD = 1 + 3 * 32 * 32  # label byte, then the red, green and blue planes
+_IDX_UBYTE = 0x08
+_NUM_CLASSES = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Grayscale images as they stand in a file.
+
+    Attributes:
+        pixels: uint8 [N, H, W].
+        labels: Class indices [N], 0 to 9.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
+def luma(rgb: np.ndarray) -> np.ndarray:
+    """Gray value of a pixel: ITU-R 601-2 luma in 16-bit fixed point (what Pillow's mode ``L`` computes).
+
+    Args:
+        rgb: uint8 [N, 3, ...].
+
+    Returns:
+        uint8 [N, ...].
+    """
+    red, green, blue = (rgb[:, c].astype(np.uint32) for c in range(3))
+    return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)
+
+
+def read_idx(folder: Path, train: bool, side: int) -> Images:
+    """Read one part of an MNIST-like data set, plain or gzipped.
+
+    Args:
+        folder: Holds ``train-images-idx3-ubyte`` and its kind.
+        train: Train part or test part.
+        side: Height and width that the images must have, in pixels.
+
+    Returns:
+        The images.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If a file is damaged.
+    """
+    prefix = "train" if train else "t10k"
+    image_path = _plain_or_gz(folder / f"{prefix}-images-idx3-ubyte")
+    label_path = _plain_or_gz(folder / f"{prefix}-labels-idx1-ubyte")
+    pixels, labels = _read_idx_file(image_path, 3), _read_idx_file(label_path, 1)
+    if pixels.shape[1:] != (side, side):
+        raise ValueError(f"{image_path}: got images of {pixels.shape[1:]} pixels, expected ({side}, {side})")
+    return _checked(pixels, labels, label_path)
+
+
+def read_cifar10(folder: Path, train: bool) -> Images:
+    """Read one part of the binary version of CIFAR-10, in grayscale.
+
+    Args:
+        folder: Holds ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``.
+        train: Train part or test part.
+
+    Returns:
+        The images.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If a file is damaged.
+    """
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
+    pixels, labels = [], []
+    for path in (_existing(folder / name) for name in names):
+        raw = np.fromfile(path, dtype=np.uint8)
+        if raw.size == 0 or raw.size % _CIFAR10_RECORD:
+            raise ValueError(
+                f"{path}: got {raw.size} bytes, expected a multiple of {_CIFAR10_RECORD} (a label and "
+                "3x32x32 pixels per image); the file is damaged, fetch it again"
+            )
+        records = raw.reshape(-1, _CIFAR10_RECORD)
+        part = _checked(luma(records[:, 1:].reshape(-1, 3, 32, 32)), records[:, 0], path)
+        pixels.append(part.pixels)
+        labels.append(part.labels)
+    return Images(np.concatenate(pixels), np.concatenate(labels))
+
+
+def read_svhn(path: Path) -> Images:
+    """Read one file of SVHN's cropped digits, in grayscale; its label 10 is the digit 0.
+
+    Args:
+        path: A ``.mat`` file with ``X`` [32, 32, 3, N] and ``y`` [N, 1].
+
+    Returns:
+        The images.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If the file is damaged.
+        ImportError: If scipy is not installed.
+    """
+    _existing(path)
+    try:
+        from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
+    except ImportError as error:
+        raise ImportError("SVHN's .mat files need scipy: pip install 'amortopt[vision]'") from error
+    try:
+        content = loadmat(path, variable_names=["X", "y"])
+        images, labels = content["X"], content["y"].reshape(-1)
+    except (MatReadError, KeyError, ValueError, TypeError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path}: expected a MATLAB file with X and y; it is damaged ({error}), fetch it again"
+        ) from error
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
+        raise ValueError(f"{path}: got X {images.dtype} {images.shape}, expected uint8 (32, 32, 3, N)")
+    return _checked(luma(images.transpose(3, 2, 0, 1)), labels.astype(np.int64) % 10, path)
+
+
+def download_idx(root: Path, name: str) -> None:
+    """Download what is missing or damaged of ``"MNIST"`` or ``"FashionMNIST"`` into ``root/name/raw``."""
+    source = getattr(_torchvision_datasets(), name)
+    mirrors = [source.mirrors] if isinstance(source.mirrors, str) else source.mirrors
+    folder = root / name / "raw"
+    for file, md5 in source.resources:
+        if not (folder / file).with_suffix("").exists():
+            _download([mirror + file for mirror in mirrors], folder, file, md5)
+
+
+def download_cifar10(root: Path) -> None:
+    """Download the binary version of CIFAR-10 into ``root`` and unpack it, unless it is there."""
+    folder = root / "cifar-10-batches-bin"
+    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+    if all((folder / name).exists() for name in names):
+        return
+    archive = root / _CIFAR10_URL.rpartition("/")[2]
+    _download([_CIFAR10_URL], root, archive.name, _CIFAR10_MD5)
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(archive) as packed:
+        for name in names:
+            content = packed.extractfile(f"{folder.name}/{name}")
+            if content is None:
+                raise ValueError(f"{archive}: has no file {folder.name}/{name}; delete it to fetch it again")
+            part = folder / f"{name}.part"  # renamed when complete, so a killed run leaves no half file
+            part.write_bytes(content.read())
+            part.replace(folder / name)
+
+
+def download_svhn(root: Path) -> None:
+    """Download what is missing or damaged of SVHN's train and test files into ``root``."""
+    source = _torchvision_datasets().SVHN
+    for part in ("train", "test"):
+        url, name, md5 = source.split_list[part]
+        _download([url], root, name, md5)
+
+
+def _download(urls: list[str], folder: Path, name: str, md5: str) -> None:
+    """Fetch from the first mirror that works; does nothing if the file is there with the right checksum."""
+    errors = []
+    for url in urls:
+        try:
+            return _torchvision_datasets().utils.download_url(url, str(folder), name, md5)
+        except (RuntimeError, OSError) as error:  # RuntimeError: the checksum; OSError: the network
+            errors.append(f"{url}: {error}")
+    raise ConnectionError(
+        f"could not download {name} ({'; '.join(errors)}); put it into {folder} by hand and "
+        "pass download=False"
+    )
+
+
+def _torchvision_datasets() -> ModuleType:
+    try:
+        import torchvision.datasets
+        import torchvision.datasets.utils
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
+        raise ImportError(
+            f"downloading needs a torchvision that matches the installed torch; its import failed: {error}. "
+            "Install both at the versions of constraints.txt, or put the files there by hand and pass "
+            "download=False"
+        ) from error
+    return torchvision.datasets
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is not there; put the data set's own file there, pass the root folder that holds it, "
+            "or pass download=True"
+        )
+    return path
+
+
+def _plain_or_gz(path: Path) -> Path:
+    packed = path.with_name(path.name + ".gz")
+    return packed if packed.exists() and not path.exists() else _existing(path)
+
+
+def _read_idx_file(path: Path, axes: int) -> np.ndarray:
+    """The idx format: two zero bytes, element type, number of axes, axis lengths (big-endian), elements."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: not a complete gzip file ({error}); fetch it again") from error
+    header = 4 + 4 * axes
+    if raw[:4] != bytes([0, 0, _IDX_UBYTE, axes]) or len(raw) < header:
+        raise ValueError(
+            f"{path}: got a file that starts with {raw[:4]!r}, expected idx{axes}-ubyte; fetch it again"
+        )
+    shape = struct.unpack(f">{axes}I", raw[4:header])
+    if len(raw) - header != int(np.prod(shape, dtype=np.int64)):
+        raise ValueError(f"{path}: got {len(raw) - header} elements, expected {shape}; the file is damaged")
+    return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def _checked(pixels: np.ndarray, labels: np.ndarray, path: Path) -> Images:
+    if len(labels) != len(pixels) or len(labels) == 0:
+        raise ValueError(
+            f"{path}: got {len(labels)} labels for {len(pixels)} images, expected one label each"
+        )
+    if labels.max() >= _NUM_CLASSES:
+        raise ValueError(
+            f"{path}: got label {labels.max()}, expected 0 to {_NUM_CLASSES - 1}; the file is damaged"
+        )
+    return Images(pixels, labels)

@@ -1,0 +1,180 @@
+"""Image tasks: MNIST, FashionMNIST, and CIFAR-10 and SVHN in grayscale.
+
+The files are the data sets' own, downloaded through torchvision with its checksums, or put there by hand.
+They are read here, in formats that carry numbers only: nothing in a user's folder is ever unpickled.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from amortopt.tasks.base import Split, Task, Which, check_which, hold_out, register_task
+from amortopt.tasks.formats import (
+    Images,
+    download_cifar10,
+    download_idx,
+    download_svhn,
+    read_cifar10,
+    read_idx,
+    read_svhn,
+)
+
+
+class VisionTask(Task):
+    """Grayscale images [1, H, W] in ten classes.
+
+    A fixed tenth of the train images (``val_fraction``) is held out as val. Pixels are scaled to [0, 1] and
+    standardised by mean and standard deviation (two scalars) of the remaining train images.
+
+    Args:
+        root: Folder that holds the data sets.
+        download: Whether to download into ``root`` what is missing (needs torchvision: the extra ``vision``).
+        val_fraction: Fraction of the train images held out, in (0, 1).
+        seed: Seed of the permutation that chooses them.
+    """
+
+    num_classes = 10
+    side: int
+    """Height and width in pixels."""
+
+    def __init__(
+        self, root: str | Path = "data", download: bool = False, val_fraction: float = 0.1, seed: int = 0
+    ) -> None:
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction: got {val_fraction}, expected a fraction between 0 and 1")
+        self.root = Path(root)
+        self.download = download
+        self.val_fraction = val_fraction
+        self.seed = seed
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (1, self.side, self.side)
+
+    @abstractmethod
+    def fetch(self) -> None:
+        """Download into ``root`` what is missing there."""
+
+    @abstractmethod
+    def read(self, train: bool) -> Images:
+        """Read the data set's own train or test images from ``root``.
+
+        Raises:
+            FileNotFoundError: If a file is not there; says which, and how to get it.
+            ValueError: If a file is damaged.
+        """
+
+    def split(self, which: Which) -> Split:
+        check_which(which)
+        return _load(type(self), self.root.resolve(), self.download, self.val_fraction, self.seed)[which]
+
+    def to_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "root": str(self.root),
+            "download": self.download,
+            "val_fraction": self.val_fraction,
+            "seed": self.seed,
+        }
+
+
+@register_task("mnist")
+class Mnist(VisionTask):
+    """MNIST (LeCun et al. 1998): 28x28, 60,000 train and 10,000 test images.
+
+    Read from ``root/MNIST/raw``: ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``,
+    ``t10k-images-idx3-ubyte`` and ``t10k-labels-idx1-ubyte``, each plain or ``.gz`` (torchvision's layout).
+    """
+
+    side = 28
+
+    def fetch(self) -> None:
+        download_idx(self.root, "MNIST")
+
+    def read(self, train: bool) -> Images:
+        return read_idx(self.root / "MNIST" / "raw", train, self.side)
+
+
+@register_task("fashion_mnist")
+class FashionMnist(VisionTask):
+    """FashionMNIST (Xiao et al. 2017): MNIST's format, in ``root/FashionMNIST/raw``."""
+
+    side = 28
+
+    def fetch(self) -> None:
+        download_idx(self.root, "FashionMNIST")
+
+    def read(self, train: bool) -> Images:
+        return read_idx(self.root / "FashionMNIST" / "raw", train, self.side)
+
+
+@register_task("cifar10_gray")
+class Cifar10Gray(VisionTask):
+    """CIFAR-10 (Krizhevsky 2009) in grayscale: 32x32, 50,000 train and 10,000 test images.
+
+    Read from the *binary version* in ``root/cifar-10-batches-bin``: ``data_batch_1.bin`` to
+    ``data_batch_5.bin`` and ``test_batch.bin``. (The Python version is a pickle, so it is not read.)
+    """
+
+    side = 32
+
+    def fetch(self) -> None:
+        download_cifar10(self.root)
+
+    def read(self, train: bool) -> Images:
+        return read_cifar10(self.root / "cifar-10-batches-bin", train)
+
+
+@register_task("svhn_gray")
+class SvhnGray(VisionTask):
+    """SVHN, cropped digits (Netzer et al. 2011), in grayscale: 32x32, 73,257 train and 26,032 test images.
+
+    Read from ``root/train_32x32.mat`` and ``root/test_32x32.mat`` (needs scipy: the extra ``vision``).
+    """
+
+    side = 32
+
+    def fetch(self) -> None:
+        download_svhn(self.root)
+
+    def read(self, train: bool) -> Images:
+        return read_svhn(self.root / f"{'train' if train else 'test'}_32x32.mat")
+
+
+@lru_cache(maxsize=4)
+def _load(
+    cls: type[VisionTask], root: Path, download: bool, val_fraction: float, seed: int
+) -> dict[Which, Split]:
+    task = cls(root, download, val_fraction, seed)
+    if download:
+        task.fetch()
+    train, test = task.read(train=True), task.read(train=False)
+    held = max(1, round(val_fraction * len(train.labels)))
+    keep, val = hold_out(len(train.labels), held, seed)
+    mean, std = _pixel_statistics(train.pixels[keep])
+
+    def part(pixels: np.ndarray, labels: np.ndarray) -> Split:
+        x = (pixels.astype(np.float32) - np.float32(mean)) / np.float32(std)
+        return Split(torch.from_numpy(x).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
+
+    return {
+        "train": part(train.pixels[keep], train.labels[keep]),
+        "val": part(train.pixels[val], train.labels[val]),
+        "test": part(test.pixels, test.labels),
+    }
+
+
+def _pixel_statistics(pixels: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of uint8 pixels, from a histogram: exact, so the same on every machine."""
+    counts = np.bincount(pixels.reshape(-1), minlength=256)
+    values = np.arange(256)
+    total, first, second = int(counts.sum()), int(counts @ values), int(counts @ values**2)
+    mean = first / total
+    variance = (total * second - first * first) / total**2
+    return mean, max(variance, 1.0) ** 0.5  # one grey level at least: constant images stay finite

@@ -1,0 +1,181 @@
+"""Build a zoo: draw hyper-parameters, train many base networks at once, store them shard by shard."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import nn
+
+from amortopt._types import Params
+from amortopt.functional import params_of
+from amortopt.tasks import Family, Task, init_many
+from amortopt.tasks.base import SPLITS
+from amortopt.zoo.config import ZooConfig
+from amortopt.zoo.draw import Table, draw_table
+from amortopt.zoo.store import Manifest, open_folder, read_shard, remove_leftovers, write_shard, write_summary
+from amortopt.zoo.train import evaluate_many, train_many
+
+
+def build_zoo(
+    config: ZooConfig,
+    folder: str | Path,
+    *,
+    shard: str = "1/1",
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> list[int]:
+    """Train the base networks of a recipe and store them in a folder, as far as they are not there yet.
+
+    The same recipe gives the same bits on the same machine, however the work is split and however often it
+    was interrupted: a shard file is trained as a whole, and what it holds depends on the recipe alone.
+
+    Args:
+        config: Recipe.
+        folder: Zoo folder; made if it is not there. Several processes may build into one.
+        shard: ``"k/n"``: build the k-th of n parts of the zoo (k from 1), one part per process.
+        device: Where to train.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Numbers of the shard files that are still missing, which other processes are to build; empty if the
+        zoo is complete.
+
+    Raises:
+        ValueError: If the recipe does not fit together, or the folder holds something else.
+        OSError: If the disk is full; finished shards are kept.
+    """
+    part, parts = parse_shard(shard)
+    folder = Path(folder)
+    task, family = config.make_task(), config.make_family()
+    module = _architecture(task, family, device)
+    manifest = Manifest(config.to_dict(), {name: list(p.shape) for name, p in params_of(module).items()})
+    open_folder(folder, manifest)
+
+    own = range(part, manifest.shards + 1, parts)
+    there = set(manifest.finished(folder))
+    todo = [number for number in own if number not in there or not _is_sound(folder, manifest, number)]
+    tables = {number: draw_table(config, *manifest.bounds(number)) for number in todo}
+    total = sum(int(table["epochs"].sum()) for table in tables.values())
+    with _progress_bar(progress) as bar:
+        job = bar.add_task(f"shard 0/{len(todo)}", total=total)
+        for done, (number, table) in enumerate(tables.items(), start=1):
+            bar.update(job, description=f"shard {done}/{len(todo)}")
+            remove_leftovers(folder, manifest, number)
+            params, table = _train_shard(
+                config, task, family, module, table, on_epoch=lambda n: bar.advance(job, n)
+            )
+            write_shard(
+                folder,
+                manifest,
+                number,
+                params,
+                table,
+                torch=torch.__version__,
+                device=torch.device(device).type,
+            )
+    finished = manifest.finished(folder)
+    if len(finished) == manifest.shards and (todo or not (folder / "metadata.csv").is_file()):
+        write_summary(folder, manifest)
+    return sorted(set(range(1, manifest.shards + 1)) - set(finished))
+
+
+def parse_shard(shard: str) -> tuple[int, int]:
+    """Read ``"k/n"``.
+
+    Raises:
+        ValueError: If it is not of that form with 1 <= k <= n.
+    """
+    part, slash, parts = shard.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise ValueError(f"shard: got {shard!r}, expected k/n with 1 <= k <= n, such as 3/8")
+    return int(part), int(parts)
+
+
+def _train_shard(
+    config: ZooConfig,
+    task: Task,
+    family: Family,
+    module: nn.Module,
+    table: Table,
+    on_epoch: Callable[[int], None],
+) -> tuple[Params, Table]:
+    """Params of a shard's networks [n, ...] and the table with their results."""
+    device = next(module.parameters()).device
+    data = {which: task.split(which).to(device) for which in SPLITS}
+    start = init_many(family.build, table["seed"].tolist(), table["init_scale"].tolist())
+    params = train_many(
+        module,
+        {name: p.to(device) for name, p in start.items()},
+        data["train"],
+        task,
+        learning_rate=torch.as_tensor(table["learning_rate"], device=device),
+        epochs=table["epochs"],
+        seed=config.seed,
+        batch_size=config.batch_size,
+        momentum=config.momentum,
+        input_noise=config.input_noise,
+        l1=config.l1,
+        weight_decay=config.weight_decay,
+        on_epoch=on_epoch,
+    )
+    finite = torch.stack([p.flatten(1).isfinite().all(1) for p in params.values()]).all(0)
+    results: Table = {"finite": finite.cpu().numpy()}
+    for which in SPLITS:
+        loss, accuracy = evaluate_many(module, params, data[which], task)
+        results |= {f"{which}_loss": loss.cpu().numpy(), f"{which}_accuracy": accuracy.cpu().numpy()}
+    return params, table | results
+
+
+def _architecture(task: Task, family: Family, device: torch.device | str) -> nn.Module:
+    """A network of the family on the device, whose own params do not matter; checks that it fits the task."""
+    if family.input_shape != task.input_shape:
+        raise ValueError(
+            f"family: {family} takes inputs of shape {family.input_shape}, but {task} has "
+            f"{task.input_shape}; change one of the two"
+        )
+    with torch.random.fork_rng(devices=[]):
+        module = family.build()
+    outputs = tuple(module(family.example_input()).shape[1:])
+    if outputs != (task.num_classes,):
+        raise ValueError(
+            f"family: {family} has outputs of shape {outputs}, but {task} has {task.num_classes} classes"
+        )
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device: got {str(device)!r}, which cannot be used here ({reason}); try cpu"
+        ) from error
+
+
+def _is_sound(folder: Path, manifest: Manifest, shard: int) -> bool:
+    try:
+        read_shard(folder, manifest, shard)
+    except ValueError as error:
+        warnings.warn(f"building a shard anew: {error}", stacklevel=3)
+        return False
+    return True
+
+
+def _progress_bar(shown: bool) -> Progress:
+    return Progress(
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("networks x epochs"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        disable=not shown,
+    )

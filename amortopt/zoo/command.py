@@ -1,0 +1,77 @@
+"""The command `amortopt zoo build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ActionConfigFile, ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
+
+from amortopt.zoo.build import build_zoo
+from amortopt.zoo.config import ZooConfig
+
+_USAGE = (
+    "amortopt zoo build --config RECIPE.yaml --out FOLDER [--count N] [--shard K/N] [any key of the recipe]"
+)
+
+
+def build_parser() -> ArgumentParser:
+    """Parser of `amortopt zoo build`: every key of a recipe is an option too."""
+    parser = ArgumentParser(
+        prog="amortopt zoo build",
+        description="Train many base networks at once and store them. "
+        "Finished parts are kept: run it again after an interruption.",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="Recipe, a YAML file such as those in recipes/zoo."
+    )
+    parser.add_class_arguments(ZooConfig)
+    parser.add_argument("--out", type=Path, help="Zoo folder, made if it is not there.")
+    parser.add_argument(
+        "--shard", type=str, default="1/1", help="k/n: build the k-th of n parts, one per process."
+    )
+    parser.add_argument("--device", type=str, default="cpu", help="Where to train, such as cpu or cuda.")
+    parser.add_argument("--progress", type=bool, default=True, help="Whether to show a progress bar.")
+    return parser
+
+
+def main(args: list[str]) -> None:
+    """Run `amortopt zoo build` with the given arguments.
+
+    Raises:
+        ValueError: If the arguments or the recipe are wrong.
+        OSError: If a file cannot be read or written.
+    """
+    if args[:1] != ["build"]:
+        if args[:1] in ([], ["-h"], ["--help"]):
+            print(f"usage: {_USAGE}\n\nFor all options: amortopt zoo build --help")
+            return
+        raise ValueError(f"zoo: got {args[0]!r}, expected build; usage: {_USAGE}")
+    parser = build_parser()
+    parsed = parser.parse_args(_config_first(args[1:]))
+    if parsed.out is None:
+        raise ValueError(f"--out: got nothing, expected the zoo folder; usage: {_USAGE}")
+    options = parsed.as_dict()
+    out, shard, device, progress = (options.pop(key) for key in ("out", "shard", "device", "progress"))
+    options.pop("config")
+    config = ZooConfig(**options)
+    missing = build_zoo(config, out, shard=shard, device=device, progress=progress)
+    if missing:
+        listed = ", ".join(map(str, missing))
+        print(f"{out}: part {shard} is done; shard files {listed} are for the other processes")
+    else:
+        print(f"{out}: complete, {config.count} networks; table in {out / 'metadata.csv'}")
+
+
+def _config_first(args: list[str]) -> list[str]:
+    # jsonargparse lets the later argument win; what is typed must win over the recipe wherever it stands.
+    first: list[str] = []
+    rest: list[str] = []
+    position = 0
+    while position < len(args):
+        width = 2 if args[position] == "--config" else 1
+        (first if args[position].split("=")[0] == "--config" else rest).extend(
+            args[position : position + width]
+        )
+        position += width
+    return first + rest

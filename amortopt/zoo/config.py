@@ -1,0 +1,123 @@
+"""What a zoo is made of: one typed record per recipe, checked before anything is built."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from amortopt.tasks import Family, Task, make_family, make_task
+
+Made = TypeVar("Made", Family, Task)
+
+
+@dataclass(frozen=True)
+class ZooConfig:
+    """Recipe of a zoo. Hyper-parameters given as a range are drawn anew for every base network.
+
+    Args:
+        task: ``name`` of the task and its own arguments, as ``make_task`` takes them.
+        family: ``name`` of the family and its own arguments, as ``make_family`` takes them.
+        count: Number of base networks.
+        seed: Seed of the zoo: of the draws per network, the order of the examples and the input noise.
+        learning_rate: Lowest and highest learning rate, drawn log-uniformly.
+        init_scale: Lowest and highest factor on the module's own initialisation, drawn log-uniformly.
+        epochs: Training lengths to draw from, all equally likely: a list, or n for 0, 1, ..., n.
+        batch_size: Examples per SGD step.
+        momentum: Momentum of SGD.
+        input_noise: Standard deviation of Gaussian noise added to every input, in units of the input's own.
+        l1: Factor of the sum of absolute params, added to the loss.
+        weight_decay: Factor of params, added to the gradient.
+        val_fraction: Share of networks for validation.
+        test_fraction: Share of networks for testing.
+        shard_size: Networks per shard file, which are also trained together.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names it.
+    """
+
+    task: dict[str, Any] = field(default_factory=lambda: {"name": "mnist1d"})
+    family: dict[str, Any] = field(default_factory=lambda: {"name": "mlp", "activation": "tanh"})
+    count: int = 1024
+    seed: int = 0
+    learning_rate: tuple[float, float] = (0.001, 0.1)
+    init_scale: tuple[float, float] = (0.8, 1.25)
+    epochs: int | list[int] = 30
+    batch_size: int = 128
+    momentum: float = 0.9
+    input_noise: float = 0.0
+    l1: float = 0.0
+    weight_decay: float = 0.0
+    val_fraction: float = 0.1
+    test_fraction: float = 0.1
+    shard_size: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("task", "family"):
+            if not isinstance(getattr(self, name).get("name"), str):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a mapping with a `name`")
+        for name in ("learning_rate", "init_scale"):
+            low, high = getattr(self, name)
+            if not (0 < low <= high < math.inf):
+                raise ValueError(f"{name}: got [{low}, {high}], expected [low, high] with 0 < low <= high")
+        for name in ("count", "batch_size", "shard_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a whole number of at least 1")
+        for name in ("seed", "input_noise", "l1", "weight_decay", "val_fraction", "test_fraction"):
+            if not (0 <= getattr(self, name) < math.inf):
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number of at least 0")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: got {self.momentum}, expected a number in [0, 1)")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction + test_fraction: got {self.val_fraction} + {self.test_fraction}, "
+                "expected less than 1, so that networks are left to train on"
+            )
+        if not self.epoch_choices() or min(self.epoch_choices()) < 0:
+            raise ValueError(f"epochs: got {self.epochs}, expected n >= 0 or a list of such numbers")
+
+    def epoch_choices(self) -> list[int]:
+        """Training lengths to draw from, in epochs."""
+        return list(range(self.epochs + 1)) if isinstance(self.epochs, int) else list(self.epochs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain json values, with the defaults of task and family filled in."""
+        resolved = {"task": self.make_task().to_config(), "family": self.make_family().to_config()}
+        return json.loads(json.dumps(asdict(self) | resolved))
+
+    def make_task(self) -> Task:
+        """The task named by the recipe.
+
+        Raises:
+            ValueError: If the task, or one of its arguments, is unknown.
+        """
+        return _make("task", make_task, self.task)
+
+    def make_family(self) -> Family:
+        """The family of base networks named by the recipe.
+
+        Raises:
+            ValueError: If the family, or one of its arguments, is unknown.
+        """
+        return _make("family", make_family, self.family)
+
+
+def _make(key: str, make: Callable[..., Made], arguments: dict[str, Any]) -> Made:
+    try:
+        return make(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key}: got {arguments}, but {error}; correct this key of the recipe") from error
+
+
+def differing_keys(stored: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+    """Where two stored recipes differ, as lines ``key: stored value, not wanted value``."""
+    lines: list[str] = []
+    for key in sorted(stored.keys() | wanted.keys()):
+        old, new = stored.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differing_keys(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old!r} there, {new!r} asked for")
+    return lines

@@ -1,0 +1,83 @@
+"""The draws of a zoo: hyper-parameters per network, order of examples, noise.
+
+Everything is a function of the zoo's seed and a counter (the network's index, the epoch), never of a
+generator that is handed on. So no result depends on which process builds what, and the first n networks of a
+recipe are the same whatever its count is.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amortopt.zoo.config import ZooConfig
+
+Table: TypeAlias = dict[str, np.ndarray]  # column name -> [n]
+SplitName: TypeAlias = Literal["train", "val", "test"]
+
+_NETWORK, _ORDER, _NOISE, _OFFSET = range(4)  # independent random streams of one zoo seed
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+def draw_table(config: ZooConfig, start: int = 0, stop: int | None = None) -> Table:
+    """Hyper-parameters of the networks with index in ``[start, stop)``.
+
+    Args:
+        config: Recipe of the zoo.
+        start: First index.
+        stop: One past the last index; by default the recipe's count.
+
+    Returns:
+        Columns index, seed, learning_rate, init_scale, epochs and split, each of shape [stop - start].
+    """
+    index = np.arange(start, config.count if stop is None else stop)
+    choices = np.array(config.epoch_choices())
+    seeds, uniforms = [], []
+    for i in index:
+        rng = np.random.default_rng([config.seed, _NETWORK, int(i)])
+        seeds.append(rng.integers(2**48))
+        uniforms.append(rng.random(3))
+    u = np.array(uniforms).reshape(-1, 3)
+    return {
+        "index": index,
+        "seed": np.array(seeds, dtype=np.int64),
+        "learning_rate": _log_uniform(u[:, 0], config.learning_rate),
+        "init_scale": _log_uniform(u[:, 1], config.init_scale),
+        "epochs": choices[(u[:, 2] * len(choices)).astype(np.int64)],
+        "split": draw_split(config, index),
+    }
+
+
+def draw_split(config: ZooConfig, index: np.ndarray) -> np.ndarray:
+    """Split of the networks: "train", "val" or "test" per index, shape [n].
+
+    A golden-ratio sequence is spread evenly over [0, 1) at every length, so the fractions hold for any count,
+    and a network keeps its split when the count grows.
+    """
+    offset = np.random.default_rng([config.seed, _OFFSET]).random()
+    u = (offset + _GOLDEN * index) % 1.0
+    held_out = config.val_fraction + config.test_fraction
+    return np.select([u < config.val_fraction, u < held_out], ["val", "test"], default="train")
+
+
+def epoch_order(seed: int, epoch: int, examples: int) -> Tensor:
+    """Order of the examples in an epoch, the same for all networks of a zoo: int64 [examples]."""
+    return torch.randperm(examples, generator=_generator(seed, _ORDER, epoch))
+
+
+def noise_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
+    """Source of an epoch's input noise, the same for all networks of a zoo."""
+    return _generator(seed, _NOISE, epoch, device=device)
+
+
+def _generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator(device=device).manual_seed(int(state >> 1))
+
+
+def _log_uniform(u: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    low, high = np.log(bounds[0]), np.log(bounds[1])
+    return np.exp(low + u * (high - low))

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amortopt.symmetry import FamilyMismatchError, extract, match
+from tests.cases import CASES, Case, HandWritten, case
+
+
+def _mlp(*widths: int, act: Callable[[], nn.Module] = nn.Tanh, bias: bool = True) -> nn.Module:
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after, bias=bias), act()]
+    return nn.Sequential(*layers[:-1])
+
+
+FAMILY = extract(_mlp(40, 32, 32, 10), torch.zeros(1, 40))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_network_matches_itself(case: Case) -> None:
+    x = case.example_input()
+    found = match(extract(case.build(), x), extract(case.build(), x))
+    assert found.params == {name: name for name, _ in case.build().named_parameters()}
+    assert found.width_changes == ()
+
+
+def test_a_hand_written_class_matches_by_structure() -> None:
+    found = match(FAMILY, extract(HandWritten(), torch.zeros(3, 40)))
+    assert found.params == {
+        "0.weight": "first.weight",
+        "0.bias": "first.bias",
+        "2.weight": "second.weight",
+        "2.bias": "second.bias",
+        "4.weight": "head.weight",
+        "4.bias": "head.bias",
+    }
+    assert found.width_changes == ()
+
+
+def test_other_hidden_widths_match_and_are_listed() -> None:
+    found = match(FAMILY, extract(HandWritten(hidden=(32, 48)), torch.zeros(3, 40)))
+    assert found.width_changes == ("group 'h2' (second.weight, tanh) has 48 units, the family 32",)
+
+
+def test_dropout_and_reshapes_of_vectors_make_no_difference() -> None:
+    net = nn.Sequential(
+        *(
+            nn.Flatten(),
+            nn.Linear(40, 32),
+            nn.Tanh(),
+            nn.Dropout(),
+            nn.Linear(32, 32),
+            nn.Tanh(),
+            nn.Flatten(),
+        ),
+        nn.Linear(32, 10),
+    )
+    assert match(FAMILY, extract(net, torch.zeros(2, 40))).params["4.weight"] == "7.weight"
+
+
+def test_global_pooling_matches_however_it_is_written() -> None:
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.conv = nn.Linear(4, 3), nn.Conv1d(1, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(F.relu(self.conv(x)).mean(-1))
+
+    family = nn.Sequential(
+        nn.Conv1d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    x = torch.zeros(2, 1, 20)
+    assert match(extract(family, x), extract(Mean(), x)).params["4.bias"] == "fc.bias"
+
+
+class _Skip(nn.Module):
+    """The family's layers with a skip connection around the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(40, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.a(x))
+        return self.c(x + torch.tanh(self.b(x)))
+
+
+class _Detour(nn.Module):
+    """The family's operations in the family's order, but the last reads the first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(40, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.a(x))
+        torch.tanh(self.b(x))
+        return self.c(x)
+
+
+class _Transposed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        for i, (m, n) in enumerate([(40, 32), (32, 32), (32, 10)]):
+            self.register_parameter(f"w{i}", nn.Parameter(torch.randn(m, n)))
+            self.register_parameter(f"b{i}", nn.Parameter(torch.randn(n)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x @ self.w0 + self.b0)
+        return torch.tanh(x @ self.w1 + self.b1) @ self.w2 + self.b2
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (_mlp(40, 32, 32, 32, 10), "depth: 3 linear layers expected, got 4"),
+        (_mlp(40, 32, 10), "depth: 3 linear layers expected, got 2"),
+        (_mlp(40, 32, 32, 10, act=nn.ReLU), "activation 1: tanh expected, got relu"),
+        (
+            nn.Sequential(*_mlp(40, 32, 32)[:3], nn.ReLU(), nn.Linear(32, 10)),
+            "activation 2: tanh expected, got relu",
+        ),
+        (_mlp(40, 32, 32, 10, act=nn.Identity), "tanh expected, got linear"),
+        (nn.Sequential(_mlp(40, 32, 32, 10), nn.Tanh()), "nothing more expected, got tanh"),
+        (_mlp(20, 32, 32, 10), "input size: 40 expected, got 20"),
+        (_mlp(40, 32, 32, 7), "output size: 10 expected, got 7"),
+        (_mlp(40, 32, 32, 10, bias=False), "bias of linear '0.weight': one expected, got none"),
+        (_Skip(), "add"),
+        (_Detour(), "reads of linear 'c.weight': the previous operation expected"),
+        (_Transposed(), "axes of 'w0'.*transposed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_first_difference_is_named(net: nn.Module, message: str) -> None:
+    x = torch.zeros(2, 20 if "got 20" in message else 40)
+    with pytest.raises(FamilyMismatchError, match=message):
+        match(FAMILY, extract(net, x))
+
+
+def test_an_unused_parameter_is_named() -> None:
+    net = HandWritten()
+    net.register_parameter("extra", nn.Parameter(torch.zeros(3)))
+    with pytest.raises(FamilyMismatchError, match="extra"):
+        match(FAMILY, extract(net, torch.zeros(2, 40)))
+
+
+@pytest.mark.parametrize(
+    ("conv", "message"),
+    [
+        (nn.Conv1d(1, 4, 3, stride=1, padding=1), "stride of conv1d '0.weight': 2 expected, got 1"),
+        (nn.Conv1d(1, 4, 3, stride=2), "padding of conv1d '0.weight': 1 expected, got 0"),
+        (nn.Conv1d(1, 4, 5, stride=2, padding=1), "kernel of '0.weight': 3 kernel expected, got 5 kernel"),
+    ],
+)
+def test_settings_of_a_convolution_are_compared(conv: nn.Module, message: str) -> None:
+    def network(first: nn.Module) -> nn.Module:
+        return nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3))
+
+    x = torch.zeros(2, 1, 20)
+    family = extract(network(nn.Conv1d(1, 4, 3, stride=2, padding=1)), x)
+    with pytest.raises(FamilyMismatchError, match=message):
+        match(family, extract(network(conv), x))
+
+
+def test_the_slope_of_an_activation_is_compared() -> None:
+    x, slopes = torch.zeros(1, 4), (0.01, 0.2)
+    specs = [extract(_mlp(4, 3, 2, act=lambda s=s: nn.LeakyReLU(s)), x) for s in slopes]
+    with pytest.raises(FamilyMismatchError, match=r"negative_slope of leaky_relu: 0\.01 expected, got 0\.2"):
+        match(*specs)
+
+
+def test_another_image_size_before_a_flatten_is_named() -> None:
+    def network(positions: int) -> nn.Module:
+        return nn.Sequential(nn.Conv1d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * positions, 3))
+
+    with pytest.raises(
+        FamilyMismatchError, match=r"position of '3\.weight': 8 position expected, got 6 position"
+    ):
+        match(extract(network(8), torch.zeros(1, 1, 10)), extract(network(6), torch.zeros(1, 1, 8)))
+
+
+def test_the_case_list_has_distinct_names() -> None:
+    assert len({c.name for c in CASES}) == len(CASES)
+    assert case("mlp-tanh").name == "mlp-tanh"

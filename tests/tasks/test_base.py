@@ -1,0 +1,91 @@
+"""The task interface: registry, loss, accuracy, augmentation, the val split."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from amortopt.tasks import Mnist1d, Split, make_task, task_names
+from amortopt.tasks.base import hold_out
+
+
+def test_task_loss_of_many_networks_is_each_ones_cross_entropy(generator: torch.Generator) -> None:
+    logits = 5 * torch.randn(3, 7, 10, generator=generator, dtype=torch.float64)
+    y = torch.randint(10, (7,), generator=generator)
+    task = Mnist1d()
+    expected = torch.stack([F.cross_entropy(one, y) for one in logits])
+    torch.testing.assert_close(task.loss(logits, y), expected)
+    torch.testing.assert_close(task.loss(logits, y.expand(3, 7)), expected)
+    torch.testing.assert_close(torch.stack([task.loss(one, y) for one in logits]), expected)
+
+
+def test_task_accuracy_counts_hits(generator: torch.Generator) -> None:
+    y = torch.tensor([0, 1, 2, 3])
+    logits = F.one_hot(torch.tensor([[0, 1, 2, 3], [0, 1, 0, 0]]), 10).float()
+    assert Mnist1d().accuracy(logits, y).tolist() == [1.0, 0.5]
+    assert Mnist1d().accuracy(logits[1], y).item() == 0.5
+
+
+def test_task_augment_adds_seeded_noise_of_the_given_size() -> None:
+    x = torch.zeros(1000, 40)
+    task = Mnist1d()
+    noisy = [task.augment(x, 0.4, torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert torch.equal(noisy[0], noisy[1])
+    assert noisy[0].std().item() == pytest.approx(0.4, rel=0.02)
+    assert task.augment(x, 0.0) is x and not x.any()
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
+def test_task_augment_refuses_bad_noise(noise: float) -> None:
+    with pytest.raises(ValueError, match="noise"):
+        Mnist1d().augment(torch.zeros(1), noise)
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_task_config_is_json_and_makes_the_same_task(name: str) -> None:
+    task = make_task(name)
+    again = make_task(**json.loads(json.dumps(task.to_config())))
+    assert again == task and hash(again) == hash(task) and repr(again) == repr(task)
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_task_refuses_an_unknown_part(name: str) -> None:
+    with pytest.raises(ValueError, match=r"which: got 'valid', expected one of train, val, test"):
+        make_task(name).split("valid")  # type: ignore[arg-type]
+
+
+def test_make_task_unknown_name_lists_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"unknown task 'mnist2d'.*mnist1d"):
+        make_task("mnist2d")
+
+
+def test_make_task_unknown_argument_lists_those_it_has() -> None:
+    with pytest.raises(ValueError, match=r"sead: task 'mnist1d' has no such argument; it has seed"):
+        make_task("mnist1d", sead=1)
+
+
+def test_hold_out_parts_are_disjoint_and_complete() -> None:
+    train, val = hold_out(100, 10, seed=3)
+    assert len(val) == 10
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, val])), np.arange(100))
+    assert not np.array_equal(hold_out(100, 10, seed=4)[1], val)
+
+
+@pytest.mark.parametrize("held", [0, 5, 6])
+def test_hold_out_leaves_something_in_both_parts(held: int) -> None:
+    with pytest.raises(ValueError, match=r"held: got \d val examples of 5"):
+        hold_out(5, held, seed=0)
+
+
+def test_split_needs_a_label_each() -> None:
+    with pytest.raises(ValueError, match="got 2 labels for 3 inputs"):
+        Split(torch.zeros(3, 4), torch.zeros(2, dtype=torch.int64))
+
+
+def test_split_to_its_own_device_is_itself() -> None:
+    split = Split(torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64))
+    assert split.to("cpu") is split

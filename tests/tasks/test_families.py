@@ -1,0 +1,118 @@
+"""Families build ordinary modules; initial params are each a function of their own seed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from amortopt.functional import apply, unstack
+from amortopt.tasks import Family, family_names, init_many, make_family
+
+CASES: list[dict[str, Any]] = [
+    {"name": "mlp"},
+    {"name": "mlp", "activation": "relu", "widths": [784, 16, 10], "input_shape": [1, 28, 28]},
+    {"name": "cnn"},
+    {"name": "cnn", "activation": "relu", "input_shape": [1, 16, 16]},
+    {"name": "cnn", "activation": "sin", "channels": [4], "num_classes": 3, "kernel_size": 5, "stride": 1},
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(str(v) for v in case.values()))
+def family(request: pytest.FixtureRequest) -> Family:
+    return make_family(**request.param)
+
+
+def test_family_config_is_json_and_makes_the_same_family(family: Family) -> None:
+    assert make_family(**json.loads(json.dumps(family.to_config()))) == family
+
+
+def test_family_network_takes_the_example_input(family: Family) -> None:
+    module = family.build()
+    assert not module.training
+    assert family.example_input().shape == (1, *family.input_shape)
+    assert module(family.example_input()).shape == (1, getattr(family, "num_classes", 10))
+
+
+def test_mlp_is_a_plain_sequential() -> None:
+    module = make_family("mlp").build()
+    assert [n for n, _ in module.named_parameters()] == [
+        f"{i}.{p}" for i in (0, 2, 4) for p in ("weight", "bias")
+    ]
+    assert isinstance(module, nn.Sequential) and isinstance(module[1], nn.Tanh)
+
+
+def test_cnn_of_the_small_cnn_zoo_has_its_4970_weights() -> None:
+    module = make_family("cnn", input_shape=(1, 16, 16)).build()
+    assert sum(p.numel() for p in module.parameters()) == 4970
+
+
+def test_family_names_are_all_makeable() -> None:
+    assert [make_family(name).name for name in family_names()] == family_names()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"name": "rnn"}, "unknown family 'rnn', expected one of cnn, mlp"),
+        ({"name": "mlp", "width": 3}, r"width: family 'mlp' has no such argument; it has activation, widths"),
+        ({"name": "mlp", "activation": "tan"}, "activation: got 'tan', expected one of tanh, relu"),
+        ({"name": "mlp", "widths": (40,)}, "widths: got"),
+        ({"name": "mlp", "widths": (40, 0, 10)}, "widths: got"),
+        ({"name": "mlp", "widths": (40, 10), "input_shape": (3, 4)}, "expected 12 for input_shape"),
+        ({"name": "cnn", "input_shape": (40,)}, "input_shape: got"),
+        ({"name": "cnn", "input_shape": (1, 2, 3, 4)}, "input_shape: got"),
+        ({"name": "cnn", "channels": ()}, "channels: got"),
+    ],
+)
+def test_make_family_bad_input_is_named(kwargs: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        make_family(**kwargs)
+
+
+def test_init_many_networks_depend_on_their_own_seed_only(family: Family) -> None:
+    together = unstack(init_many(family.build, [3, 1, 2], [0.5, 1.0, 2.0]))
+    alone = unstack(init_many(family.build, [2], [2.0]))[0]
+    for name, value in alone.items():
+        assert torch.equal(value, together[2][name])
+        assert not torch.equal(value, together[0][name])
+
+
+def test_init_many_has_pytorchs_range(family: Family) -> None:
+    params = init_many(family.build, range(50), 0.5)
+    layers = dict(family.build().named_modules())
+    for name, value in params.items():
+        weight = layers[name.rpartition(".")[0]].weight
+        assert isinstance(weight, torch.Tensor)
+        bound = 0.5 * weight[0].numel() ** -0.5
+        assert value.abs().max() <= bound
+        assert value.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
+def test_init_many_runs_in_the_family(family: Family) -> None:
+    module = family.build()
+    one = unstack(init_many(family.build, [0]))[0]
+    assert [(n, p.shape) for n, p in module.named_parameters()] == [(n, p.shape) for n, p in one.items()]
+    assert apply(module, one, family.example_input()).isfinite().all()
+
+
+def test_init_many_keeps_what_is_not_linear_or_convolutional() -> None:
+    params = init_many(lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), [0, 1], 3.0)
+    assert torch.equal(params["1.weight"], torch.ones(2, 4)) and torch.equal(
+        params["1.bias"], torch.zeros(2, 4)
+    )
+
+
+def test_init_many_leaves_the_global_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    init_many(make_family("mlp").build, [0, 1])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("seeds", "scale"), [([], 1.0), ([1, 2], [1.0])])
+def test_init_many_needs_a_scale_per_seed(seeds: list[int], scale: Any) -> None:
+    with pytest.raises(ValueError, match="scales for"):
+        init_many(make_family("mlp").build, seeds, scale)

@@ -1,0 +1,205 @@
+"""Vision tasks read the data sets' own formats and refuse damaged ones."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from amortopt.tasks import Task, VisionTask, make_task
+from amortopt.tasks.formats import luma
+from tests.tasks import archives
+
+Content = dict[bool, tuple[np.ndarray, np.ndarray]]
+WRITERS: dict[str, Callable[[Path], Content]] = {
+    "mnist": lambda root: archives.write_idx(root, "MNIST", packed=False),
+    "fashion_mnist": lambda root: archives.write_idx(root, "FashionMNIST", packed=True),
+    "cifar10_gray": archives.write_cifar10,
+    "svhn_gray": archives.write_svhn,
+}
+every_task = pytest.mark.parametrize("name", WRITERS)
+
+
+def gray(pixels: np.ndarray) -> np.ndarray:
+    """Pillow's own conversion, image by image."""
+    if pixels.ndim == 3:
+        return pixels
+    return np.stack([np.asarray(Image.fromarray(p.transpose(1, 2, 0)).convert("L")) for p in pixels])
+
+
+def made(name: str, root: Path) -> tuple[Task, Content]:
+    content = WRITERS[name](root)
+    return make_task(name, root=root), content
+
+
+@every_task
+def test_vision_test_part_is_the_standardised_file(name: str, tmp_path: Path) -> None:
+    task, content = made(name, tmp_path)
+    test = task.split("test")
+    pixels, labels = content[False]
+    assert test.x.shape == (archives.TEST, *task.input_shape) and test.x.dtype == torch.float32
+    assert test.y.tolist() == labels.tolist() and test.y.dtype == torch.int64
+    # Standardising is affine and increasing: undo it with two grey levels and compare all pixels.
+    expected = torch.from_numpy(gray(pixels).astype(np.float64))
+    x = test.x[:, 0].double()
+    scale = (expected.max() - expected.min()) / (x.max() - x.min())
+    torch.testing.assert_close((x - x.min()) * scale + expected.min(), expected, atol=1e-3, rtol=0)
+
+
+@every_task
+def test_vision_train_part_is_standardised(name: str, tmp_path: Path) -> None:
+    task, _ = made(name, tmp_path)
+    x = task.split("train").x.double()
+    assert abs(x.mean()) < 1e-5 and abs(x.std(unbiased=False) - 1) < 1e-5
+
+
+@every_task
+def test_vision_val_is_a_fixed_tenth_of_train(name: str, tmp_path: Path) -> None:
+    task, content = made(name, tmp_path)
+    train, val = task.split("train"), task.split("val")
+    assert len(val) == archives.TRAIN // 10 and len(train) == archives.TRAIN - len(val)
+    assert sorted([*train.y.tolist(), *val.y.tolist()]) == sorted(content[True][1].tolist())
+    assert task.split("val").x is val.x
+    other = make_task(name, root=tmp_path, seed=1).split("val")
+    assert not torch.equal(other.x, val.x)
+
+
+@every_task
+def test_vision_config_makes_the_same_task(name: str, tmp_path: Path) -> None:
+    task = make_task(name, root=tmp_path, val_fraction=0.2)
+    assert make_task(**task.to_config()) == task
+
+
+@every_task
+def test_vision_missing_folder_says_what_to_do(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="download=True"):
+        make_task(name, root=tmp_path / "nowhere").split("train")
+
+
+@every_task
+def test_vision_truncated_file_is_refused(name: str, tmp_path: Path) -> None:
+    task, _ = made(name, tmp_path)
+    largest = max((p for p in tmp_path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=largest.name):
+        task.split("train")
+
+
+@every_task
+def test_vision_pickle_in_place_of_a_file_is_not_run(name: str, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
+            return (Path(tmp_path / "fired").touch, ())  # type: ignore[return-value]
+
+    task, _ = made(name, tmp_path)
+    for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
+        path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ValueError, match=r"damaged|gzip|expected"):
+        task.split("train")
+    assert not (tmp_path / "fired").exists()
+
+
+def test_cifar_label_out_of_range_is_refused(tmp_path: Path) -> None:
+    task, _ = made("cifar10_gray", tmp_path)
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin"
+    path.write_bytes(bytes([11]) + path.read_bytes()[1:])
+    with pytest.raises(ValueError, match=r"data_batch_3.bin: got label 11"):
+        task.split("train")
+
+
+def test_luma_is_pillows(tmp_path: Path) -> None:
+    rgb = np.random.RandomState(0).randint(0, 256, (1, 3, 256, 256)).astype(np.uint8)
+    np.testing.assert_array_equal(luma(rgb), gray(rgb))
+
+
+def test_mnist_reads_what_torchvision_reads(tmp_path: Path) -> None:
+    import torchvision
+
+    made("mnist", tmp_path)
+    theirs = torchvision.datasets.MNIST(tmp_path, train=False)
+    task = make_task("mnist", root=tmp_path)
+    assert isinstance(task, VisionTask)
+    ours = task.read(train=False)
+    np.testing.assert_array_equal(ours.pixels, theirs.data.numpy())
+    np.testing.assert_array_equal(ours.labels, theirs.targets.numpy())
+
+
+def test_torchvision_matches_torch() -> None:
+    import torchvision
+
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.9]])
+    assert torchvision.ops.nms(boxes, torch.tensor([0.5, 0.9]), 0.5).tolist() == [1]
+
+
+def stub_downloads(monkeypatch: pytest.MonkeyPatch, source: Path) -> list[str]:
+    """Let torchvision's downloader copy from a folder; returns the list of addresses that were asked for."""
+    import torchvision.datasets.utils
+
+    asked: list[str] = []
+
+    def download_url(url: str, root: str, filename: str, md5: str) -> None:
+        assert len(md5) == 32
+        if not (Path(root) / filename).exists():
+            asked.append(url)
+            Path(root).mkdir(parents=True, exist_ok=True)
+            shutil.copy(next(source.rglob(filename)), root)
+
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", download_url)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "files"), [("mnist", 4), ("fashion_mnist", 4), ("cifar10_gray", 1), ("svhn_gray", 2)]
+)
+def test_vision_download_fetches_what_is_missing_once(
+    name: str, files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, root = tmp_path / "source", tmp_path / "root"
+    if name == "mnist":
+        archives.write_idx(source, "MNIST", packed=True)
+    else:
+        WRITERS[name](source)
+    if name == "cifar10_gray":
+        with tarfile.open(source / "cifar-10-binary.tar.gz", "w:gz") as packed:
+            packed.add(source / "cifar-10-batches-bin", "cifar-10-batches-bin")
+    asked = stub_downloads(monkeypatch, source)
+    for seed in (0, 1):
+        assert len(make_task(name, root=root, download=True, seed=seed).split("test")) == archives.TEST
+        assert len(asked) == files
+
+
+def test_vision_download_tries_every_mirror_and_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision.datasets.utils
+
+    def offline(*args: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", offline)
+    mirrors = torchvision.datasets.MNIST.mirrors
+    with pytest.raises(ConnectionError, match="by hand") as caught:
+        make_task("mnist", root=tmp_path, download=True).split("train")
+    assert all(mirror in str(caught.value) for mirror in mirrors)
+
+
+def test_vision_download_with_a_broken_torchvision_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
+    with pytest.raises(ImportError, match=r"constraints\.txt"):
+        make_task("svhn_gray", root=tmp_path, download=True).split("train")
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
+def test_vision_val_fraction_is_checked(fraction: float) -> None:
+    with pytest.raises(ValueError, match="val_fraction"):
+        make_task("mnist", val_fraction=fraction)
