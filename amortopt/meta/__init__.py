@@ -1,0 +1,1 @@
+"""Meta-training of metanets. The only part that imports Lightning."""

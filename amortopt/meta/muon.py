@@ -1,0 +1,145 @@
+"""Muon: momentum whose matrix updates are orthogonalized, all matrices of one shape at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    r"""Move all singular values to about one by Newton-Schulz iterations.
+
+    :math:`X \leftarrow aX + b(XX^\top)X + c(XX^\top)^2X` with (a, b, c) of Jordan et al. 2024, which leaves
+    singular values between 0.7 and 1.2.
+
+    Args:
+        matrices: [.., m, n].
+        steps: Iterations.
+
+    Returns:
+        Matrices of the same shape; zero stays zero.
+    """
+    a, b, c = _COEFFICIENTS
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum with orthogonalized updates (Jordan et al. 2024) for matrices, AdamW for everything else.
+
+    Param groups with ``muon=True`` hold matrices [m, n] or stacks of them [k, m, n]. Their update has spectral
+    norm ``lr * sqrt(max(1, m / n))``. Other groups are updated as by ``torch.optim.AdamW``.
+
+    torch has Muon for 2-D parameters since 2.9; this one also runs on older versions, and updates all matrices of
+    a shape in one batch, which is several times faster for many small ones.
+
+    Args:
+        params: Param groups; each may set ``muon``, ``lr``, ``momentum``, ``betas``, ``weight_decay``.
+        lr: Default learning rate.
+        momentum: Default Nesterov momentum of Muon groups.
+        betas: Default AdamW averages.
+        eps: Default AdamW epsilon.
+        weight_decay: Default decoupled weight decay, times the learning rate.
+
+    Raises:
+        ValueError: If a Muon group holds a vector or scalar.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        if lr <= 0:
+            raise ValueError(f"lr: got {lr}, expected a positive learning rate")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "muon": False,
+        }
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if group["muon"] and p.ndim not in (2, 3):
+                    raise ValueError(
+                        f"params: got a tensor of shape {tuple(p.shape)} in a Muon group, expected a matrix or "
+                        "a stack of matrices; put it in a group with muon=False"
+                    )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: Evaluates the loss again and returns it.
+
+        Returns:
+            What the closure returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            live = [p for p in group["params"] if p.grad is not None]
+            if live and group["weight_decay"]:
+                torch._foreach_mul_(live, 1 - group["lr"] * group["weight_decay"])
+            if live:
+                (self._muon_step if group["muon"] else self._adam_step)(live, group)
+        return loss
+
+    def _muon_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        for p in params:
+            state = self.state[p]
+            if not state:
+                state["momentum"] = torch.zeros_like(p)
+            state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+            ahead = p.grad.lerp(state["momentum"], group["momentum"])
+            rows, columns = p.shape[-2:]
+            # A matrix and its transpose are orthogonalized alike, so they go together.
+            key = (min(rows, columns), max(rows, columns))
+            shapes.setdefault(key, []).append((p, ahead if rows <= columns else ahead.mT))
+        for pairs in shapes.values():
+            stacked = torch.cat([ahead.reshape(-1, *ahead.shape[-2:]) for _, ahead in pairs])
+            updates = orthogonalize(stacked).split([p.shape[0] if p.ndim == 3 else 1 for p, _ in pairs])
+            for (p, _), update in zip(pairs, updates, strict=True):
+                rows, columns = p.shape[-2:]
+                update = update if rows <= columns else update.mT
+                p.sub_(update.reshape(p.shape), alpha=group["lr"] * max(1, rows / columns) ** 0.5)
+
+    def _adam_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        for p in params:
+            if not self.state[p]:
+                self.state[p].update(mean=torch.zeros_like(p), square=torch.zeros_like(p), step=0)
+            self.state[p]["step"] += 1
+        grads = [p.grad for p in params]
+        means = [self.state[p]["mean"] for p in params]
+        squares = [self.state[p]["square"] for p in params]
+        torch._foreach_lerp_(means, grads, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+        denominators = torch._foreach_sqrt(squares)
+        steps = [self.state[p]["step"] for p in params]
+        torch._foreach_div_(denominators, [(1 - beta2**t) ** 0.5 for t in steps])
+        torch._foreach_add_(denominators, group["eps"])
+        sizes = [-group["lr"] / (1 - beta1**t) for t in steps]
+        torch._foreach_addcdiv_(params, means, denominators, sizes)

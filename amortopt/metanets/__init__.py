@@ -1,0 +1,11 @@
+"""Networks that read the weights of base networks."""
+
+from __future__ import annotations
+
+from amortopt.metanets.base import Metanet as Metanet
+from amortopt.metanets.base import make_metanet as make_metanet
+from amortopt.metanets.base import metanet_names as metanet_names
+from amortopt.metanets.base import register_metanet as register_metanet
+from amortopt.metanets.scalegmn import ScaleGMN as ScaleGMN
+
+__all__ = ["Metanet", "ScaleGMN", "make_metanet", "metanet_names", "register_metanet"]

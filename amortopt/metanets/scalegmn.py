@@ -1,0 +1,269 @@
+"""ScaleGMN: weights to weights in one pass, equivariant to permutations and scalings of the units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from amortopt._types import Params
+from amortopt.graph import EdgeBlock, GraphLayout, NodeBlock, Symmetry
+from amortopt.metanets.base import Metanet, register_metanet
+from amortopt.nn import DenseWiring, GraphLayer, RMSNorm, Wiring, canonical_factors
+from amortopt.nn.readout import Readout
+from amortopt.nn.scale import scale_edge, scale_node
+from amortopt.symmetry import SymmetrySpec
+
+_Features = tuple[list[Tensor], list[Tensor]]
+
+
+@register_metanet("scalegmn")
+class ScaleGMN(Metanet):
+    r"""Scale-equivariant graph metanetwork as a weights-to-weights operator.
+
+    :math:`\theta' = \theta + g\,(T(\theta) - \theta)`, with proposed weights T from a graph network over units and
+    weights, and a gate g per block that starts at zero: a fresh metanet is the identity. For every element of the
+    spec's symmetry :math:`f(g \cdot \theta) = g \cdot f(\theta)` (Kalogeropoulos et al. 2024, sec. 4; the graph,
+    the treatment of scalings and the readout are our own, see :mod:`amortopt.nn`).
+
+    Args:
+        spec: Symmetry of the family.
+        width: Node channels d.
+        channels: Edge channels C; divides ``width``.
+        layers: Rounds of messages.
+        heads: Attention heads; divides ``width``.
+        symmetry: ``"scale"`` respects permutations and scalings, ``"permutation"`` only permutations (ablation).
+        direction: Whether units hear only from what they read (``"forward"``) or also from what reads them.
+        reads: Inputs beside the weights: ``"grads"``, ``"l1"``.
+
+    Raises:
+        ValueError: If an argument is out of range, or the spec has a block that a graph cannot carry.
+    """
+
+    def __init__(
+        self,
+        spec: SymmetrySpec,
+        *,
+        width: int = 64,
+        channels: int = 8,
+        layers: int = 2,
+        heads: int = 4,
+        symmetry: Symmetry = "scale",
+        direction: Literal["forward", "bidirectional"] = "bidirectional",
+        reads: Sequence[Literal["grads", "l1"]] = (),
+    ) -> None:
+        super().__init__(
+            spec,
+            width=width,
+            channels=channels,
+            layers=layers,
+            heads=heads,
+            symmetry=symmetry,
+            direction=direction,
+            reads=sorted(reads),
+        )
+        _check(width, channels, layers, heads, symmetry, direction, reads)
+        self.layout = GraphLayout.from_spec(spec, symmetry)
+        self._inputs = frozenset(reads)
+        features = 2 if "grads" in reads else 1
+        nodes, edges = self.layout.nodes, self.layout.edge_blocks
+        self.set_embedding = nn.Parameter(torch.randn(len(nodes), width))
+        known = {str(p): node.size for p, node in enumerate(nodes) if not node.permutable}
+        self.even_index = nn.ParameterDict({p: nn.Parameter(torch.randn(n, width)) for p, n in known.items()})
+        self.odd_index = nn.ParameterDict({p: nn.Parameter(torch.randn(n, width)) for p, n in known.items()})
+        self.read_node = nn.ModuleList(
+            nn.Linear(features * b.channels, width, bias=False) for b in self.layout.node_blocks
+        )
+        self.read_edge = nn.ParameterList(
+            torch.randn(channels, features * b.channels) / b.channels**0.5 for b in edges
+        )
+        if "l1" in reads:
+            self.read_l1 = nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
+        self.layers = nn.ModuleList(
+            GraphLayer(
+                self.layout,
+                width=width,
+                channels=channels,
+                heads=heads,
+                backward=direction == "bidirectional",
+            )
+            for _ in range(layers)
+        )
+        self.odd_norm, self.even_norm = RMSNorm(width), RMSNorm(width)
+        self.readout = Readout(self.layout, width=width, channels=channels)
+        self.node_gate = nn.Parameter(torch.zeros(len(self.layout.node_blocks)))
+        self.edge_gate = nn.Parameter(torch.zeros(len(edges)))
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """What ``forward`` reads beside the weights."""
+        return self._inputs
+
+    @torch.no_grad()
+    def open_gates(self) -> None:
+        """Start from the proposed weights instead of the identity: every gate to one.
+
+        Meta-training goes many times faster from here. Where the proposal is added to what a network has, each
+        network's own weights are noise to what is common to all, and noise flattens the loss until only its
+        linear part is left.
+        """
+        self.node_gate.fill_(1)
+        self.edge_gate.fill_(1)
+
+    def matrix_parameters(self) -> list[nn.Parameter]:
+        """Weights of the layers, and the readout's prototypes.
+
+        The readout's corrections are not among them: an orthogonalized update has the same size in every
+        direction, and would write each network's own features into the weights as noise.
+        """
+        linear = [module.weight for module in self.layers.modules() if isinstance(module, nn.Linear)]
+        roles = [p for name, p in self.layers.named_parameters() if ".roles." in name]
+        return [*linear, *roles, *self.readout.prototype]
+
+    def forward(self, params: Params, *, grads: Params | None = None, l1: Tensor | None = None) -> Params:
+        """Improve B networks of one architecture; see [Metanet][amortopt.metanets.Metanet].
+
+        Args:
+            params: The family's parameter names -> [B, ...].
+            grads: Gradients with the same names and shapes, if this metanet reads them.
+            l1: L1 strengths [B], if this metanet reads them.
+
+        Returns:
+            New params.
+
+        Raises:
+            ValueError: If an input is missing or was not asked for, or a shape does not fit.
+        """
+        self._check_inputs(grads, l1)
+        sizes = self.layout.sizes(params)
+        self._check_sizes(sizes)
+        batch = next(iter(params.values())).shape[0]
+        factors, inverse = canonical_factors(self.layout, params)
+        wiring = DenseWiring(batch, sizes)
+        own = self._canonical(params, inverse, factors)
+        features = self._features(
+            own, None if grads is None else self._canonical(grads, factors, inverse), sizes
+        )
+        proposed = self._propose(wiring, features, l1)
+        return self._write(params, proposed, factors, inverse, sizes)
+
+    def _canonical(self, params: Params, to: list[Tensor], back: list[Tensor]) -> _Features:
+        return (
+            [scale_node(b, self.layout.read_node(b, params), to, back) for b in self.layout.node_blocks],
+            [scale_edge(b, self.layout.read_edge(b, params), to, back) for b in self.layout.edge_blocks],
+        )
+
+    def _features(self, own: _Features, grads: _Features | None, sizes: tuple[int, ...]) -> _Features:
+        """Weights in units of their usual size, and gradients relative to each block's RMS."""
+        nodes = list(own[0])
+        edges = [e / _unit(b, sizes) for e, b in zip(own[1], self.layout.edge_blocks, strict=True)]
+        if grads is not None:
+            nodes = [torch.cat([w, _unit_rms(g)], 2) for w, g in zip(nodes, grads[0], strict=True)]
+            edges = [torch.cat([w, _unit_rms(g)], 1) for w, g in zip(edges, grads[1], strict=True)]
+        return nodes, edges
+
+    def _propose(self, wiring: Wiring, features: _Features, l1: Tensor | None) -> _Features:
+        """Proposed weights in canonical scaling and usual units; the same code for dense and packed batches."""
+        nodes, edges = features
+        evens, odds = [], []
+        for p in range(len(self.layout.nodes)):
+            even = odd = wiring.zeros(p, self.set_embedding, self.set_embedding.shape[1])
+            if str(p) in self.even_index:
+                even, odd = (wiring.units(p, table[str(p)]) for table in (self.even_index, self.odd_index))
+            even = even + self.set_embedding[p]
+            if l1 is not None:
+                even = even + wiring.spread(p, self.read_l1(_l1_features(l1)))
+            for b, read, value in zip(self.layout.node_blocks, self.read_node, nodes, strict=True):
+                if b.node == p:
+                    odd = odd + read(value)
+            evens.append(even)
+            odds.append(odd)
+        h, v = wiring.join(evens), wiring.join(odds)
+        edges = [wiring.mix(mix, e) for mix, e in zip(self.read_edge, edges, strict=True)]
+        assigned: dict[int, Tensor] = {}
+        for layer in self.layers:
+            h, v, edges, assigned = layer(wiring, h, v, edges)
+        return self.readout(wiring, self.even_norm(h), self.odd_norm(v), edges, assigned)
+
+    def _write(
+        self,
+        params: Params,
+        proposed: _Features,
+        factors: list[Tensor],
+        inverse: list[Tensor],
+        sizes: tuple[int, ...],
+    ) -> Params:
+        nodes, edges = [], []
+        for p, (b, value) in enumerate(zip(self.layout.node_blocks, proposed[0], strict=True)):
+            own = self.layout.read_node(b, params)
+            target = scale_node(b, value, factors, inverse)
+            nodes.append(own + self.node_gate[p] * (target - own))
+        for p, (b, value) in enumerate(zip(self.layout.edge_blocks, proposed[1], strict=True)):
+            own = self.layout.read_edge(b, params)
+            target = scale_edge(b, value * _unit(b, sizes), factors, inverse)
+            edges.append(own + self.edge_gate[p] * (target - own))
+        return self.layout.write(params, nodes, edges)
+
+    def _check_inputs(self, grads: Params | None, l1: Tensor | None) -> None:
+        for name, given in (("grads", grads), ("l1", l1)):
+            if (given is not None) != (name in self.inputs):
+                wanted = "needs it" if name in self.inputs else f"was made with reads={sorted(self.inputs)}"
+                raise ValueError(
+                    f"{name}: got {'none' if given is None else 'one'}, but this metanet {wanted}"
+                )
+
+    def _check_sizes(self, sizes: tuple[int, ...]) -> None:
+        for node, size in zip(self.layout.nodes, sizes, strict=True):
+            if not node.permutable and node.size != size:
+                raise ValueError(
+                    f"params: got {size} units in group {node.group!r}, expected {node.size}; its units are known "
+                    "by their index, so their number cannot change"
+                )
+
+
+def _unit(block: EdgeBlock, sizes: tuple[int, ...]) -> float:
+    """Usual size of a weight, 1 / sqrt(fan in)."""
+    return 1 / math.sqrt(sizes[block.into] * block.channels)
+
+
+def _unit_rms(x: Tensor) -> Tensor:
+    """x / its RMS per network; zero stays zero."""
+    axes = tuple(range(1, x.ndim))
+    peak = x.abs().amax(axes, keepdim=True)
+    safe = torch.where(peak > 0, peak, 1)
+    x = x / safe
+    return x * torch.rsqrt(x.square().mean(axes, keepdim=True) + 1e-12)
+
+
+def _l1_features(l1: Tensor) -> Tensor:
+    """[B] -> [B, 2]: position on a log scale around 1e-3, and whether there is any penalty."""
+    there = l1 > 0
+    log = torch.log10(torch.where(there, l1, 1)) + 3
+    return torch.stack([torch.where(there, log, 0), there.to(l1)], -1)
+
+
+def _check(
+    width: int,
+    channels: int,
+    layers: int,
+    heads: int,
+    symmetry: str,
+    direction: str,
+    reads: Sequence[str],
+) -> None:
+    for name, value in (("width", width), ("channels", channels), ("layers", layers), ("heads", heads)):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected at least 1")
+    for name, value in (("channels", channels), ("heads", heads)):
+        if width % value:
+            raise ValueError(f"{name}: got {value}, expected a divisor of width={width}")
+    if symmetry not in ("scale", "permutation"):
+        raise ValueError(f"symmetry: got {symmetry!r}, expected 'scale' or 'permutation'")
+    if direction not in ("forward", "bidirectional"):
+        raise ValueError(f"direction: got {direction!r}, expected 'forward' or 'bidirectional'")
+    unknown = sorted(set(reads) - {"grads", "l1"})
+    if unknown:
+        raise ValueError(f"reads: got {unknown}, expected a subset of ['grads', 'l1']")

@@ -1,0 +1,109 @@
+"""The model card of a release checkpoint: its fields, for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_FRONT = """\
+---
+library_name: amortopt
+license: mit
+tags:
+- learned-optimizer
+- weight-space
+---
+"""
+
+
+def model_card(description: Mapping[str, Any], parameters: int) -> str:
+    """Markdown text with what a checkpoint is for, how to use it, what it reached and how it was made.
+
+    Args:
+        description: Content of the checkpoint's ``config.json``.
+        parameters: Number of the metanet's parameters.
+
+    Returns:
+        The text; it says nothing that the fields do not say.
+    """
+    name, metanet = description["name"], description["metanet"]
+    task, family = _call(description["task"]), _call(description["family"])
+    parts = [
+        f"{_FRONT}\n# {name}",
+        f"A trained `{metanet['name']}` metanet ({parameters:,} parameters) that reads the weights of a "
+        f"network and returns better weights in one forward pass. It is for networks of the family "
+        f"`{family}` on the task `{task}`.",
+        _usage(name),
+        f"## Results\n\n{_results(description['results'])}",
+        f"## How it was made\n\n{_origin(description)}",
+        _limits(task),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _usage(name: str) -> str:
+    return f"""## Use
+
+```python
+import amortopt
+opt = amortopt.ScaleGMNOptimizer.from_pretrained("{name}")  # or the path of this folder
+better = opt.one_shot(model)  # a new network; `model` stays as it is
+```"""
+
+
+def _results(results: Mapping[str, Any]) -> str:
+    if not results:
+        return "None were recorded."
+    tables = {key: value for key, value in results.items() if isinstance(value, Mapping)}
+    plain = {key: value for key, value in results.items() if key not in tables}
+    parts = []
+    if plain:
+        parts.append(_table([["", "value"], *([key, _cell(value)] for key, value in plain.items())]))
+    if tables:
+        columns = list(dict.fromkeys(column for row in tables.values() for column in row))
+        rows = [[key, *(_cell(row.get(column, "")) for column in columns)] for key, row in tables.items()]
+        parts.append(_table([["", *columns], *rows]))
+    return "\n\n".join(parts)
+
+
+def _table(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _origin(description: Mapping[str, Any]) -> str:
+    recipe, versions = description["recipe"], description["versions"]
+    text = recipe if isinstance(recipe, str) else json.dumps(recipe, indent=2)
+    written = ", ".join(f"{key} {value}" for key, value in versions.items())
+    facts = [
+        f"Commit: {description['commit'] or 'not recorded'}. Written by {written}.",
+        f"Seeds: {', '.join(f'{key} {_cell(value)}' for key, value in description['seeds'].items())}."
+        if description["seeds"]
+        else "Seeds: none were recorded.",
+        "Recipe:",
+        f"```{'' if isinstance(recipe, str) else 'json'}\n{text.strip()}\n```",
+    ]
+    return "\n\n".join(facts)
+
+
+def _limits(task: str) -> str:
+    return f"""## Limits
+
+- Networks of another depth, with other activations or another input or output size are refused.
+- Other hidden widths run with a warning: nothing was measured there unless the table says so.
+- Networks of the same family that are meant for other data than `{task}` are not told apart: the weights that
+  come out are for this task.
+- The file format is safetensors and json; no pickle is read."""
+
+
+def _call(config: Mapping[str, Any]) -> str:
+    """``{"name": "mlp", "widths": [4, 3]}`` -> ``mlp(widths=[4, 3])``."""
+    arguments = ", ".join(f"{key}={_cell(value)}" for key, value in config.items() if key != "name")
+    return config.get("name", "unknown") + (f"({arguments})" if arguments else "")

@@ -1,0 +1,140 @@
+"""One layer of the metanet: messages along edges, attention among units, roles, updated edges.
+
+Every node has an even feature vector h and an odd one v (see scale.py); on sets whose units keep their sign, v is
+an ordinary second stream that h may write to. An edge block has C channels that flip with both of its ends.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from amortopt.graph import GraphLayout
+from amortopt.nn.roles import RoleAssignment
+from amortopt.nn.scale import RMSNorm
+from amortopt.nn.wiring import Wiring
+
+
+class GraphLayer(nn.Module):
+    """Messages, attention, role assignment and edge update over one layout.
+
+    Args:
+        layout: The graph's structure.
+        width: Node channels d, a multiple of ``channels`` and of ``heads``.
+        channels: Edge channels C.
+        heads: Attention heads.
+        backward: Whether nodes also hear from the nodes that they write to.
+    """
+
+    def __init__(self, layout: GraphLayout, *, width: int, channels: int, heads: int, backward: bool) -> None:
+        super().__init__()
+        self.layout = layout
+        self.channels, self.heads, self.backward = channels, heads, backward
+        blocks = range(len(layout.edge_blocks))
+        linear = lambda: nn.Linear(width, width, bias=False)  # noqa: E731
+        self.from_in = nn.ModuleList(linear() for _ in blocks)
+        self.from_out = nn.ModuleList(linear() for _ in blocks if backward)
+        directions = 2 if backward else 1
+        self.message_norm = RMSNorm(directions * width)
+        self.message = nn.Linear(directions * width, width, bias=False)
+        self.odd_norm, self.even_norm, self.attention_norm = RMSNorm(width), RMSNorm(width), RMSNorm(width)
+        self.invariant = linear()
+        self.up, self.down = nn.Linear(2 * width, 2 * width), nn.Linear(2 * width, width)
+        self.qkv, self.attended = nn.Linear(width, 3 * width, bias=False), linear()
+        self.role_norm = RMSNorm(width)
+        self.roles = nn.ModuleDict(
+            {
+                str(p): RoleAssignment(width, node.size, odd=node.odd)
+                for p, node in enumerate(layout.nodes)
+                if node.permutable
+            }
+        )
+        self.carried, self.gate, self.written = linear(), nn.Linear(width, width), linear()
+        self.edge_out = nn.ModuleList(linear() for _ in blocks)
+        self.edge_in = nn.ModuleList(linear() for _ in blocks)
+        self.edge_mix = nn.ParameterList(torch.eye(channels) for _ in blocks)
+        self.edge_gain = nn.ParameterList(torch.full((channels,), 0.3) for _ in blocks)
+
+    def forward(
+        self, wiring: Wiring, h: Tensor, v: Tensor, edges: list[Tensor]
+    ) -> tuple[Tensor, Tensor, list[Tensor], dict[int, Tensor]]:
+        """Run the layer.
+
+        Args:
+            wiring: The batch.
+            h: Even node features [.., N, d].
+            v: Odd node features [.., N, d].
+            edges: One tensor of C channels per edge block.
+
+        Returns:
+            New h, v and edges, and the signed role assignment [.., n, R] of every permutable node set.
+        """
+        v = v + self.message(self.message_norm(self._messages(wiring, self.odd_norm(v), edges)))
+        h = h + self._even_update(wiring, h, self.invariant(self.odd_norm(v)))
+        h = h + self.attended(self._attention(wiring, self.attention_norm(h)))
+        h, v, assigned = self._assign(wiring, h, v)
+        odd, even = self.odd_norm(v), self.even_norm(h)
+        v = v + self.carried(odd) * self.gate(even) + self._keep_sets(wiring, self.written(even), odd=False)
+        return h, v, self._edge_update(wiring, self.odd_norm(v), edges), assigned
+
+    def _messages(self, wiring: Wiring, v: Tensor, edges: list[Tensor]) -> Tensor:
+        parts = wiring.split(v)
+        heard = [wiring.zeros(p, v, v.shape[-1]) for p in range(len(parts))]
+        replied = list(heard)
+        for b, block in enumerate(self.layout.edge_blocks):
+            heard[block.out] = heard[block.out] + wiring.to_out(
+                block, edges[b], self._per_channel(self.from_in[b](parts[block.into]))
+            )
+            if self.backward:
+                replied[block.into] = replied[block.into] + wiring.to_in(
+                    block, edges[b], self._per_channel(self.from_out[b](parts[block.out]))
+                )
+        both = [wiring.join(heard), wiring.join(replied)] if self.backward else [wiring.join(heard)]
+        return torch.cat(both, -1)
+
+    def _even_update(self, wiring: Wiring, h: Tensor, x: Tensor) -> Tensor:
+        # |x| is what a unit of unknown sign may tell; others tell x itself.
+        told = wiring.join(
+            [
+                part.abs() if node.odd else part
+                for node, part in zip(self.layout.nodes, wiring.split(x), strict=True)
+            ]
+        )
+        return self.down(nn.functional.gelu(self.up(torch.cat([self.even_norm(h), told], -1))))
+
+    def _attention(self, wiring: Wiring, h: Tensor) -> Tensor:
+        qkv = self.qkv(h).unflatten(-1, (3, self.heads, -1))
+        parts = qkv.split(wiring.lengths, -4)
+        return wiring.join([wiring.attend(p, *part.unbind(-3)) for p, part in enumerate(parts)])
+
+    def _assign(self, wiring: Wiring, h: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        evens, odds = wiring.split(h), wiring.split(self.role_norm(v))
+        assigned: dict[int, Tensor] = {}
+        told, carried = [], []
+        for p, (even, odd) in enumerate(zip(evens, odds, strict=True)):
+            if str(p) not in self.roles:
+                told.append(torch.zeros_like(even))
+                carried.append(torch.zeros_like(even))
+                continue
+            roles = self.roles[str(p)]
+            soft, assigned[p] = roles(wiring, p, even, odd)
+            told.append(soft @ roles.even)
+            carried.append(assigned[p] @ roles.carried)
+        return h + wiring.join(told), v + wiring.join(carried), assigned
+
+    def _keep_sets(self, wiring: Wiring, x: Tensor, *, odd: bool) -> Tensor:
+        parts = zip(self.layout.nodes, wiring.split(x), strict=True)
+        return wiring.join([part if node.odd == odd else torch.zeros_like(part) for node, part in parts])
+
+    def _edge_update(self, wiring: Wiring, v: Tensor, edges: list[Tensor]) -> list[Tensor]:
+        parts = wiring.split(v)
+        updated = []
+        for b, block in enumerate(self.layout.edge_blocks):
+            ends = (self.edge_out[b](parts[block.out]), self.edge_in[b](parts[block.into]))
+            a, c = (self._per_channel(end) for end in ends)
+            gain = self.edge_gain[b] / a.shape[-1] ** 0.5
+            updated.append(wiring.mix(self.edge_mix[b], edges[b]) + wiring.outer(block, a * gain[:, None], c))
+        return updated
+
+    def _per_channel(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.channels, -1))

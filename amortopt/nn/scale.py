@@ -1,0 +1,121 @@
+"""Scalings: parts that keep a factor q of a unit exactly.
+
+A unit's factor is a positive number times a sign. The positive part is removed before the metanet runs, by
+bringing every network to a canonical scaling, and put back afterwards ([canonical_factors]). The sign is carried:
+a unit has an odd feature vector v, which flips with it, beside an even one h, which does not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from amortopt._types import Params
+from amortopt.graph import EdgeBlock, GraphLayout, NodeBlock
+
+
+def canonical_factors(layout: GraphLayout, params: Params) -> tuple[list[Tensor], list[Tensor]]:
+    r"""Factors q that scale every unit's incoming weights to norm one.
+
+    In the order of the groups, q_o is the norm of everything that writes to unit o, with the factors of what it
+    reads already removed: :math:`q_o = \| (W_{oi} q_i)_i, b_o \|`. So q moves like the unit itself under
+    :math:`W' = S_a W S_b^{-1}`, and W_oi q_i / q_o is invariant. A unit that nothing writes to (all its incoming
+    weights are exactly zero) takes its factor from what reads it, one over the norm; a unit without any weight
+    has no scale at all: both q and 1/q are given as zero, so that nothing is added to it.
+
+    Args:
+        layout: Layout of the params.
+        params: Tensors [B, ...].
+
+    Returns:
+        q and 1/q, each one tensor [B, n] per node set; ones for sets that have no positive scaling.
+    """
+    sizes = layout.sizes(params)
+    first = next(iter(params.values()))
+    ones = [first.new_ones(first.shape[0], n) for n in sizes]
+    known: list[Tensor | None] = [None if node.positive else ones[p] for p, node in enumerate(layout.nodes)]
+    inverse: list[Tensor | None] = list(known)
+    for node, kind in enumerate(layout.nodes):
+        if kind.positive:
+            known[node], inverse[node] = _reciprocal(_norm(_writers(layout, params, node, known)), ones[node])
+    for node, kind in reversed(list(enumerate(layout.nodes))):
+        if kind.positive:
+            back, forth = _reciprocal(_norm(_readers(layout, params, node, inverse)), ones[node])
+            dead = known[node] == 0
+            known[node] = torch.where(dead, forth, known[node])
+            inverse[node] = torch.where(dead, back, inverse[node])
+    return [q for q in known if q is not None], [q for q in inverse if q is not None]
+
+
+def _writers(layout: GraphLayout, params: Params, node: int, known: list[Tensor | None]) -> list[Tensor]:
+    """What writes to a set from sets of known factor, as rows [B, n, *]."""
+    rows = [
+        layout.read_node(item, params)
+        for item in layout.node_blocks
+        if item.node == node and item.axis.exponent == 1
+    ]
+    for item in layout.edge_blocks:
+        factor = known[item.into]
+        if item.out == node and item.out_axis.exponent == 1 and factor is not None:
+            weights = layout.read_edge(item, params)
+            if item.in_axis.exponent == -1:
+                weights = weights * factor[:, None, None, :]
+            rows.append(weights.transpose(1, 2).flatten(2))
+    return rows
+
+
+def _readers(layout: GraphLayout, params: Params, node: int, inverse: list[Tensor | None]) -> list[Tensor]:
+    """What reads a set, with the written sets' factors removed, as rows [B, n, *]."""
+    rows = []
+    for item in layout.edge_blocks:
+        factor = inverse[item.out]
+        if item.into == node and item.out != node and item.in_axis.exponent == -1 and factor is not None:
+            weights = layout.read_edge(item, params)
+            if item.out_axis.exponent == 1:
+                weights = weights * factor[:, None, :, None]
+            rows.append(weights.permute(0, 3, 1, 2).flatten(2))
+    return rows
+
+
+def _norm(rows: list[Tensor]) -> Tensor | None:
+    return torch.linalg.vector_norm(torch.cat(rows, -1), dim=-1) if rows else None
+
+
+def _reciprocal(norm: Tensor | None, ones: Tensor) -> tuple[Tensor, Tensor]:
+    """The norm and one over it, both zero where it is zero; gradients stay finite."""
+    if norm is None:
+        return torch.zeros_like(ones), torch.zeros_like(ones)
+    there = norm > 0
+    return norm, torch.where(there, 1 / torch.where(there, norm, 1), 0)
+
+
+def scale_node(item: NodeBlock, value: Tensor, factors: list[Tensor], inverse: list[Tensor]) -> Tensor:
+    """Multiply node features [B, n, k] by q to the power of their exponent."""
+    table = {1: factors, -1: inverse}.get(item.axis.exponent)
+    return value if table is None else value * table[item.node][..., None]
+
+
+def scale_edge(item: EdgeBlock, value: Tensor, factors: list[Tensor], inverse: list[Tensor]) -> Tensor:
+    """Multiply edge features [B, k, o, i] by the q of both ends to the power of their exponents."""
+    out = {1: factors, -1: inverse}.get(item.out_axis.exponent)
+    into = {1: factors, -1: inverse}.get(item.in_axis.exponent)
+    if out is not None:
+        value = value * out[item.out][:, None, :, None]
+    return value if into is None else value * into[item.into][:, None, None, :]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) with a learned gain and no offset: odd in x, zero at zero.
+
+    Args:
+        width: Channels d of x [.., d].
+        eps: Added to the mean square; 1e-4 keeps the gradient at zero below 100.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-4) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, (x.shape[-1],), self.gain, self.eps)

@@ -1,0 +1,126 @@
+"""How nodes and edges are stored in a batch, and the few operations in which they meet.
+
+A metanet is written once against [Wiring][amortopt.nn.wiring.Wiring]. A batch of one architecture runs dense:
+nodes [B, N, d], edges [B, C, o, i], messages are batched matrix products. A batch of mixed architectures runs
+packed (see packed.py): nodes [N, d], edges [E, C], messages are segment sums. Node sets follow each other along
+the node axis, which is the last but one in both.
+
+Legend: B networks, N nodes of all sets, n nodes of one set, C edge channels, k node channels per edge channel,
+H heads, R roles, o / i nodes of the written / read set.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amortopt.graph import EdgeBlock
+
+
+class Wiring(ABC):
+    """The operations of a batch in which nodes meet edges, or nodes of one network meet each other."""
+
+    lengths: list[int]
+    """Rows of every node set along the node axis."""
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """Nodes [.., N, d] -> one tensor [.., n, d] per node set."""
+        return list(x.split(self.lengths, -2))
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """One tensor [.., n, d] per node set -> nodes [.., N, d]."""
+        return torch.cat(parts, -2)
+
+    @abstractmethod
+    def zeros(self, node: int, like: Tensor, width: int) -> Tensor:
+        """Zeros [.., n, width] for a node set."""
+
+    @abstractmethod
+    def units(self, node: int, table: Tensor) -> Tensor:
+        """Rows of a table [n, d] for the units of a node set that are known by their index: [.., n, d]."""
+
+    @abstractmethod
+    def spread(self, node: int, per_network: Tensor) -> Tensor:
+        """One vector per network [B, d] -> the same for each of its nodes in a set, [.., n, d]."""
+
+    @abstractmethod
+    def mix(self, weight: Tensor, edges: Tensor) -> Tensor:
+        """Mix edge channels with weight [C', C]."""
+
+    @abstractmethod
+    def to_out(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
+        """Forward message sum_i E_c[o, i] x[i, c] / sqrt(n_i): x [.., i, C, k] -> [.., o, C k]."""
+
+    @abstractmethod
+    def to_in(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
+        """Backward message sum_o E_c[o, i] x[o, c] / sqrt(n_o): x [.., o, C, k] -> [.., i, C k]."""
+
+    @abstractmethod
+    def outer(self, block: EdgeBlock, a: Tensor, b: Tensor) -> Tensor:
+        """Edges sum_k a[o, c, k] b[i, c, k] from a [.., o, C, k] and b [.., i, C, k]."""
+
+    @abstractmethod
+    def attend(self, node: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Softmax attention among a set's nodes of each network: three [.., n, H, e] -> [.., n, H e]."""
+
+    @abstractmethod
+    def mean(self, node: int, x: Tensor) -> Tensor:
+        """Mean over a set's nodes of each network, given back to each of them: [.., n, d] -> [.., n, d]."""
+
+    @abstractmethod
+    def log_mass(self, node: int, logits: Tensor) -> Tensor:
+        """Log of the sum of exponentials over a set's nodes of each network, at each of them: [.., n, R]."""
+
+
+class DenseWiring(Wiring):
+    """Networks of one architecture.
+
+    Args:
+        batch: Number of networks B.
+        sizes: Nodes per set.
+    """
+
+    def __init__(self, batch: int, sizes: tuple[int, ...]) -> None:
+        self.batch = batch
+        self.lengths = list(sizes)
+
+    def zeros(self, node: int, like: Tensor, width: int) -> Tensor:
+        return like.new_zeros(self.batch, self.lengths[node], width)
+
+    def units(self, node: int, table: Tensor) -> Tensor:
+        return table.expand(self.batch, *table.shape)
+
+    def spread(self, node: int, per_network: Tensor) -> Tensor:
+        return per_network[:, None].expand(-1, self.lengths[node], -1)
+
+    def mix(self, weight: Tensor, edges: Tensor) -> Tensor:
+        return torch.einsum("cf,bfoi->bcoi", weight, edges)
+
+    def to_out(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
+        return _message(edges, x)
+
+    def to_in(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
+        return _message(edges.transpose(2, 3), x)
+
+    def outer(self, block: EdgeBlock, a: Tensor, b: Tensor) -> Tensor:
+        return a.transpose(1, 2) @ b.permute(0, 2, 3, 1)
+
+    def attend(self, node: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        heads = (x.transpose(1, 2) for x in (query, key, value))
+        return F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+
+    def mean(self, node: int, x: Tensor) -> Tensor:
+        return x.mean(1, keepdim=True).expand_as(x)
+
+    def log_mass(self, node: int, logits: Tensor) -> Tensor:
+        return logits.logsumexp(1, keepdim=True).expand_as(logits)
+
+
+def _message(edges: Tensor, x: Tensor) -> Tensor:
+    # [B, C, to, from] @ [B, C, from, k] -> [B, to, C k]
+    sums = edges @ x.transpose(1, 2)
+    return sums.transpose(1, 2).flatten(2) / math.sqrt(edges.shape[3])

@@ -1,0 +1,8 @@
+"""Learned optimizers: one forward pass over a network's weights."""
+
+from __future__ import annotations
+
+from amortopt.optim.one_shot import ScaleGMNOptimizer as ScaleGMNOptimizer
+from amortopt.optim.structure import OutOfFamilyWarning as OutOfFamilyWarning
+
+__all__ = ["OutOfFamilyWarning", "ScaleGMNOptimizer"]

@@ -1,0 +1,401 @@
+"""Better weights in one forward pass: the shell around a trained metanet."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from amortopt._types import Params
+from amortopt.checkpoints import Release, load_release, parameter_count, save_release
+from amortopt.metanets import Metanet
+from amortopt.optim import checks
+from amortopt.optim.align import align
+from amortopt.optim.apply import Data, Network, device_of, improve, plain, run
+from amortopt.optim.structure import OutOfFamilyWarning, match_all
+from amortopt.symmetry import FamilyMismatchError, SymmetrySpec
+from amortopt.tasks import Family, Task, make_family, make_task
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class ScaleGMNOptimizer:
+    """Improves networks of the family that a metanet was trained for, each in one forward pass.
+
+    It computes theta' = f(theta, gradient, lambda), after Kalogeropoulos et al. 2024 and Kuipers et al. 2025;
+    the metanet f and what it reads are the checkpoint's. It does so on the metanet's device and in float32,
+    or in float64 where a network or the metanet has it; results come back in each network's dtype and device.
+
+    Args:
+        metanet: The trained metanet; used in eval mode, not modified.
+        family: Base networks that it was trained on, or ``family.to_config()``. Without it every call of
+            ``one_shot`` needs ``example_input``.
+        task: Task that it was trained on, or ``task.to_config()``; needed if the metanet reads gradients.
+        name: Name for ``repr`` and :meth:`save_pretrained`.
+
+    Raises:
+        ValueError: A family or task that does not exist.
+    """
+
+    def __init__(
+        self,
+        metanet: Metanet,
+        *,
+        family: Family | Mapping[str, Any] | None = None,
+        task: Task | Mapping[str, Any] | None = None,
+        name: str = "untitled",
+    ) -> None:
+        self.metanet = metanet
+        self.family = make_family(**family) if isinstance(family, Mapping) else family
+        self.task = make_task(**task) if isinstance(task, Mapping) else task
+        self.name = name
+        self._release: Release | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], *, device: torch.device | str | None = None
+    ) -> ScaleGMNOptimizer:
+        """Load a checkpoint.
+
+        Args:
+            source: Name of a shipped checkpoint, a folder, or a Hugging Face hub id ``"owner/name"``; see
+                [load_release][amortopt.load_release].
+            device: Where the metanet runs; by default the CPU. Networks may be on other devices.
+
+        Returns:
+            The optimizer.
+
+        Raises:
+            FileNotFoundError: No such checkpoint, or one of its files is missing.
+            ValueError: A file was truncated, altered, or is of another version.
+        """
+        release = load_release(source)
+        if device is not None:
+            release.metanet.to(device)
+        optimizer = cls(
+            release.metanet, family=release.family or None, task=release.task or None, name=release.name
+        )
+        optimizer._release = release
+        return optimizer
+
+    @property
+    def spec(self) -> SymmetrySpec:
+        """Symmetry of the family."""
+        return self.metanet.spec
+
+    @overload
+    def one_shot(
+        self,
+        models: M,
+        *,
+        inplace: bool = ...,
+        accept: Callable[[M], float] | None = ...,
+        batch: tuple[Tensor, Tensor] | None = ...,
+        l1: float | Sequence[float] | Tensor | None = ...,
+        frozen: Literal["error", "keep"] = ...,
+        example_input: Tensor | tuple[Tensor, ...] | None = ...,
+        passes: int = ...,
+    ) -> M: ...
+    @overload
+    def one_shot(
+        self,
+        models: Sequence[M],
+        *,
+        inplace: bool = ...,
+        accept: Callable[[M], float] | None = ...,
+        batch: tuple[Tensor, Tensor] | None = ...,
+        l1: float | Sequence[float] | Tensor | None = ...,
+        frozen: Literal["error", "keep"] = ...,
+        example_input: Tensor | tuple[Tensor, ...] | None = ...,
+        passes: int = ...,
+    ) -> list[M]: ...
+    def one_shot(
+        self,
+        models: Any,
+        *,
+        inplace: bool = False,
+        accept: Callable[[Any], float] | None = None,
+        batch: tuple[Tensor, Tensor] | None = None,
+        l1: float | Sequence[float] | Tensor | None = None,
+        frozen: Literal["error", "keep"] = "error",
+        example_input: Tensor | tuple[Tensor, ...] | None = None,
+        passes: int = 1,
+    ) -> Any:
+        """Improve one network or many.
+
+        Class and parameter names do not matter: each network is traced and matched to the family by
+        structure. Networks of equal shapes run as one batch. Everything is checked and computed before
+        anything is written, so an error leaves all networks as they were.
+
+        Args:
+            models: A network, or a list of networks of any mix of widths.
+            inplace: Write into the networks' own parameter tensors, which optimizers may hold, instead of
+                copying the networks.
+            accept: Validation loss of a network; where the new network's is not lower (NaN is not), the
+                original's weights are kept. It gets copies, in the network's own mode, and may do as it likes
+                with them.
+            batch: Inputs [N, ...] and targets [N] of the task, for checkpoints that read gradients; all
+                networks see the same.
+            l1: L1 strength >= 0, one or one per network, for checkpoints that read it; 0 if not given.
+            frozen: What to do with parameters that do not require gradients: ``"error"``, or ``"keep"`` to
+                leave them as they are.
+            example_input: What the networks' forward takes, for tracing; by default zeros of the family's
+                input shape.
+            passes: How often the metanet is applied in a row.
+
+        Returns:
+            New networks with buffers, mode, device, dtype and ``requires_grad`` of the given ones, or with
+            ``inplace`` the given ones: one for one, a list for a list, in order.
+
+        Raises:
+            FamilyMismatchError: A network is outside the family; the first difference is named. A ValueError.
+            ValueError: No networks, parameters that are NaN, infinite, frozen, tied or on mixed devices, an
+                argument that is missing, out of range or not read by this checkpoint, or a result that the
+                dtype cannot hold.
+
+        Warns:
+            OutOfFamilyWarning: Other hidden widths than the family's; once per call.
+        """
+        many = checks.as_list(models)
+        where = _where(isinstance(models, nn.Module))
+        checks.check_passes(passes)
+        data = self._data(batch)
+        strengths = checks.l1_strengths(l1, len(many), read="l1" in self.metanet.inputs)
+        checks.check_networks(many, inplace=inplace, frozen=frozen, where=where)
+        with plain():
+            networks = self._read(many, example_input, where)
+        _warn({change for network in networks for change in network.match.width_changes})
+        with plain():
+            better = improve(self.metanet, networks, data=data, l1=strengths, passes=passes, where=where)
+        results: list[nn.Module] = list(many)
+        chosen = set(range(len(many)))
+        if not inplace or accept is not None:
+            results = [_written(_copied(m, where(i)), better[i]) for i, m in enumerate(many)]
+        if accept is not None:
+            judged = partial(_judged, accept, many, results, where)
+            chosen = {i for i in chosen if judged(i)}
+        if inplace:
+            results = list(many)
+            for i in chosen:
+                _written(many[i], better[i])
+        else:
+            results = [results[i] if i in chosen else _copied(m, where(i)) for i, m in enumerate(many)]
+        return results[0] if isinstance(models, nn.Module) else results
+
+    def one_shot_params(
+        self,
+        params: Params,
+        *,
+        batch: tuple[Tensor, Tensor] | None = None,
+        l1: float | Sequence[float] | Tensor | None = None,
+        passes: int = 1,
+    ) -> Params:
+        """Improve networks given as tensors.
+
+        Args:
+            params: The family's parameter names, or others in the same order, -> tensors; all with one more,
+                leading axis for B networks or none. Not modified.
+            batch: As for :meth:`one_shot`.
+            l1: As for :meth:`one_shot`.
+            passes: As for :meth:`one_shot`.
+
+        Returns:
+            New tensors that require no gradient, with the keys, shapes, dtypes and device of ``params``.
+
+        Raises:
+            ValueError: Names, number or shapes of ``params`` do not fit the family, they are NaN or infinite,
+                or what :meth:`one_shot` raises for the other arguments.
+
+        Warns:
+            OutOfFamilyWarning: Other hidden widths than the family's.
+        """
+        alignment = align(self.spec, params)
+        count = len(next(iter(params.values()))) if alignment.batched else 1
+        checks.check_passes(passes)
+        data = self._data(batch)
+        strengths = checks.l1_strengths(l1, count, read="l1" in self.metanet.inputs)
+        _warn(set(alignment.width_changes))
+
+        def text(b: int, name: str) -> str:
+            return f"params[{alignment.names[name]!r}]" + (f", network {b}," if alignment.batched else "")
+
+        with plain():
+            gradients = None
+            if data is not None:
+                if self.family is None:
+                    raise ValueError(
+                        "batch: this optimizer knows no family to compute gradients with; pass family= to "
+                        "its constructor"
+                    )
+                with torch.random.fork_rng(devices=[]):
+                    gradients = partial(data.gradients, self.family.build())
+            named = {name: params[key].detach() for name, key in alignment.names.items()}
+            stacked = named if alignment.batched else {name: value[None] for name, value in named.items()}
+            better = run(self.metanet, stacked, gradients=gradients, l1=strengths, passes=passes, text=text)
+            back = {key: better[name] for name, key in alignment.names.items()}
+            # Copies: a metanet may return the very tensors that it got.
+            return {
+                key: (back[key] if alignment.batched else back[key][0]).to(p.device, copy=True)
+                for key, p in params.items()
+            }
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the checkpoint, with the metanet's weights as they are now.
+
+        Args:
+            folder: A new or empty folder, or one that holds only a checkpoint, which is replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: The folder holds other files.
+            OSError: The disk is full or the folder cannot be written; what was there before is still there.
+        """
+        if self._release is not None:
+            return replace(self._release, metanet=self.metanet).save(folder)
+        return save_release(
+            folder,
+            self.metanet,
+            name=self.name,
+            task={} if self.task is None else self.task.to_config(),
+            family={} if self.family is None else self.family.to_config(),
+            recipe={},
+            seeds={},
+            results={},
+        )
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, **kwargs: Any
+    ) -> str:
+        """Upload the checkpoint to the Hugging Face hub, into a repository that is made if there is none.
+
+        Args:
+            repo_id: ``"owner/name"``.
+            private: Whether a new repository is private.
+            token: Access token; by default the one that ``huggingface_hub`` finds.
+            **kwargs: For ``HfApi.upload_folder``, such as ``commit_message`` or ``revision``.
+
+        Returns:
+            Address of the commit.
+        """
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.save_pretrained(Path(scratch) / "checkpoint")
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs))
+
+    def __repr__(self) -> str:
+        kind, count = self.metanet.name or type(self.metanet).__name__, parameter_count(self.metanet)
+        reads = ", ".join(["weights", *sorted(self.metanet.inputs)])
+        return (
+            f"ScaleGMNOptimizer({self.name!r}: {kind} with {count:,} parameters on "
+            f"{device_of(self.metanet)}, reads {reads}; family {self.family}, task {self.task})"
+        )
+
+    def _data(self, batch: tuple[Tensor, Tensor] | None) -> Data | None:
+        checks.check_batch(batch, read="grads" in self.metanet.inputs)
+        if batch is None:
+            return None
+        if self.task is None:
+            raise ValueError(
+                "batch: this optimizer knows no task to take the loss from; pass task= to its constructor"
+            )
+        return Data(batch[0], batch[1], self.task.loss)
+
+    def _read(
+        self,
+        models: list[nn.Module],
+        example_input: Tensor | tuple[Tensor, ...] | None,
+        where: Callable[[int], str],
+    ) -> list[Network]:
+        """Match networks to the family."""
+        family = self.family
+        if example_input is None and family is None:
+            raise ValueError(
+                "example_input: this optimizer knows no family to take one from; pass a tensor [N, ...] that "
+                "the networks' forward takes"
+            )
+
+        def inputs(model: nn.Module) -> Tensor | tuple[Tensor, ...]:
+            if example_input is not None:
+                return example_input
+            assert family is not None
+            first = next(model.parameters(), torch.zeros(()))
+            return family.example_input().to(first.device, first.dtype)
+
+        try:
+            matches = match_all(self.spec, models, inputs, where)
+        except ValueError as error:
+            if family is None or example_input is not None or "example_input: " not in str(error):
+                raise
+            shape = ", ".join(["N", *map(str, family.input_shape)])
+            raise FamilyMismatchError(
+                f"{error}; the family's inputs have the shape [{shape}]: "
+                "pass example_input if this network computes the same from another form of them"
+            ) from error
+        networks = []
+        for model, found in zip(models, matches, strict=True):
+            own = dict(model.named_parameters())
+            params = {name: own[key].detach() for name, key in found.params.items()}
+            networks.append(Network(model, found, params))
+        return networks
+
+
+def _where(single: bool) -> Callable[[int], str]:
+    return lambda i: "" if single else f"models[{i}]: "
+
+
+def _copied(model: nn.Module, where: str) -> nn.Module:
+    try:
+        with plain():
+            return copy.deepcopy(model)
+    except Exception as error:
+        raise ValueError(
+            f"{where}copy.deepcopy failed on {type(model).__name__} ({type(error).__name__}: {error}); pass "
+            "inplace=True without accept, which needs no copy"
+        ) from error
+
+
+def _judged(
+    accept: Callable[[Any], float],
+    old: Sequence[nn.Module],
+    new: Sequence[nn.Module],
+    where: Callable[[int], str],
+    i: int,
+) -> bool:
+    """Whether ``accept`` finds network i better than it was."""
+    losses = [checks.as_loss(accept(_copied(which[i], where(i))), where(i)) for which in (new, old)]
+    return checks.is_lower(losses[0], losses[1])
+
+
+def _written(model: nn.Module, new: Params) -> nn.Module:
+    """Write new values into a network's trainable parameters."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # Tensors made in inference mode can be written to only there.
+            with torch.inference_mode(parameter.is_inference()), torch.no_grad():
+                parameter.copy_(new[name])
+    return model
+
+
+def _warn(changes: set[str]) -> None:
+    if changes:
+        warnings.warn(
+            f"other hidden widths than the checkpoint was trained on: {'; '.join(sorted(changes))}; results "
+            "are not measured there, check them (accept= does)",
+            OutOfFamilyWarning,
+            stacklevel=3,
+        )

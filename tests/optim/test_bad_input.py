@@ -1,0 +1,219 @@
+"""What one_shot refuses: a clear error, and nothing changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amortopt.functional import params_of
+from amortopt.metanets import make_metanet
+from amortopt.optim import ScaleGMNOptimizer
+from amortopt.symmetry import FamilyMismatchError
+from amortopt.tasks import make_family
+from tests.cases import HandWritten
+from tests.optim.metanets import SPEC, TANH, TASK, optimizer
+
+BATCH = (torch.randn(4, 40), torch.randint(10, (4,)))
+
+
+def refused(
+    match: str, models: Any, *reads: str, kind: type[Exception] = ValueError, **arguments: Any
+) -> None:
+    """Assert the error, and that no bit of the networks was changed, neither in a copy nor in place."""
+    many = [m for m in (models if isinstance(models, list) else [models]) if isinstance(m, nn.Module)]
+    before = [{name: p.detach().clone() for name, p in m.named_parameters()} for m in many]
+    for inplace in (True, False):
+        if "inplace" in arguments and not inplace:
+            continue
+        with pytest.raises(kind, match=match):
+            optimizer(*reads).one_shot(models, **{"inplace": inplace, **arguments})
+    for model, params in zip(many, before, strict=True):
+        for name, p in model.named_parameters():
+            if p.device.type != "meta":
+                torch.testing.assert_close(p.detach(), params[name], rtol=0, atol=0, equal_nan=True)
+
+
+class Strange(HandWritten):
+    """A cumulative sum, for which there is no rule, between two layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cumsum(torch.tanh(self.first(x)), 1)
+        return self.head(F.tanh(self.second(x)))
+
+
+OUTSIDE: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "depth": (
+        lambda: make_family("mlp", widths=(40, 32, 10)).build(),
+        "depth: 3 linear layers expected, got 2",
+    ),
+    "activation": (lambda: make_family("mlp", activation="relu").build(), "tanh expected, got relu"),
+    "operation": (Strange, "linear expected, got aten.cumsum"),
+    "output": (
+        lambda: make_family("mlp", widths=(40, 32, 32, 11)).build(),
+        "output size: 10 expected, got 11",
+    ),
+    "input": (
+        lambda: make_family("mlp", widths=(41, 32, 32, 10)).build(),
+        r"1x40 and 41x32.*inputs.*\[N, 40\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_one_shot_outside_the_family_names_the_difference(name: str) -> None:
+    build, match = OUTSIDE[name]
+    refused(match, build(), kind=FamilyMismatchError)
+    refused(rf"models\[1\]: .*{match}", [TANH.build(), build()], kind=FamilyMismatchError)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_shot_weights_not_finite_names_network_and_parameter(value: float) -> None:
+    odd = TANH.build()
+    odd.get_parameter("2.bias").data[3] = value
+    refused(r"parameter '2.bias' has 1 NaN or infinite values of 32", odd)
+    refused(r"models\[2\]: parameter '2.bias'", [TANH.build(), TANH.build(), odd])
+
+
+def test_one_shot_empty_list() -> None:
+    refused("models: got an empty list, expected at least one network", [])
+
+
+@pytest.mark.parametrize(
+    "models", [None, 3, "model", {}, [TANH.build(), 3], nn.ModuleList([TANH.build()])], ids=str
+)
+def test_one_shot_not_a_network(models: Any) -> None:
+    refused(r"models.*: got \w+, expected a", models)
+
+
+def test_one_shot_mixed_devices_are_named() -> None:
+    model = TANH.build()
+    model[2].to("meta")
+    refused("mixed devices: '0.weight' is on cpu and '2.weight' on meta", model)
+
+
+def test_one_shot_meta_device() -> None:
+    refused("on the meta device and has no values", TANH.build().to("meta"))
+
+
+def test_one_shot_lazy() -> None:
+    model = nn.Sequential(nn.LazyLinear(32), *list(TANH.build().children())[1:])
+    with pytest.raises(ValueError, match=r"'0.weight' is lazy .* run the network once"):
+        optimizer().one_shot(model)
+
+
+def square() -> nn.Sequential:
+    model = TANH.build()
+    assert isinstance(model, nn.Sequential)
+    model.insert(2, nn.Linear(32, 32))
+    model.insert(2, nn.Tanh())
+    return model
+
+
+def test_one_shot_tied_parameters() -> None:
+    model = square()
+    model[5].weight = model[3].weight
+    refused("parameter '3.weight' and parameter '5.weight' are tied", model)
+
+
+def test_one_shot_parameters_in_the_same_memory() -> None:
+    model = square()
+    model[5].weight = nn.Parameter(model[3].weight.data.T)
+    refused("parameter '3.weight' and parameter '5.weight' are tied", model)
+
+
+def test_one_shot_expanded_parameter() -> None:
+    model = TANH.build()
+    model[2].bias = nn.Parameter(torch.zeros(1).expand(32))
+    refused("parameter '2.bias' is an expanded tensor", model)
+
+
+def test_one_shot_slices_of_one_buffer_are_not_tied() -> None:
+    model = TANH.build()
+    flat = torch.cat([p.detach().flatten() for p in model.parameters()])
+    for p, part in zip(model.parameters(), flat.split([p.numel() for p in model.parameters()]), strict=True):
+        p.data = part.view_as(p)
+    before = flat.clone()
+    optimizer().one_shot(model, inplace=True)
+    assert bool((flat != before).all())
+
+
+def test_one_shot_inplace_parameters_shared_across_the_list() -> None:
+    one, two = TANH.build(), TANH.build()
+    two[2].weight = one[2].weight
+    refused(
+        r"inplace: models\[0\]'s '2.weight' and models\[1\]'s '2.weight' are tied", [one, two], inplace=True
+    )
+    refused(r"inplace: models\[0\]'s '.*' and models\[2\]'s", [one, TANH.build(), one], inplace=True)
+
+
+def test_one_shot_frozen_parameters() -> None:
+    model = TANH.build()
+    model.get_parameter("2.weight").requires_grad_(False)
+    refused(r"frozen parameters .*: 2.weight; pass frozen='keep'", model)
+    refused("frozen: got 'skip', expected 'error' or 'keep'", TANH.build(), frozen="skip")
+
+
+def test_one_shot_result_that_half_precision_cannot_hold() -> None:
+    model = TANH.build().half()
+    model.get_parameter("2.bias").data[0] = 60000
+    refused("the result for parameter '2.bias' has 1 NaN or infinite values of 32", model)
+
+
+def test_one_shot_l1() -> None:
+    model = TANH.build()
+    refused("l1: this checkpoint does not read an L1 strength", model, l1=0.1)
+    for bad in (-1.0, float("nan"), float("inf")):
+        refused("l1: got .* expected finite strengths >= 0", model, "l1", l1=bad)
+    refused(r"l1: got shape \(2,\), expected a number or 1", model, "l1", l1=[0.1, 0.2])
+    refused("l1: got 'much', expected a number", model, "l1", l1="much")
+
+
+def test_one_shot_batch() -> None:
+    model = TANH.build()
+    refused("batch: this checkpoint reads gradients; pass batch=", model, "grads")
+    refused("batch: this checkpoint reads weights alone", model, batch=BATCH)
+    refused("batch: got Tensor, expected a pair", model, "grads", batch=BATCH[0])
+    refused("batch: got list, expected a pair", model, "grads", batch=[*BATCH, 3])
+    refused(r"batch: got x \(4, 40\) and y \(3,\)", model, "grads", batch=(BATCH[0], BATCH[1][:3]))
+    refused(r"N > 0", model, "grads", batch=(BATCH[0][:0], BATCH[1][:0]))
+    refused("batch: the gradient of parameter '0.weight' has", model, "grads", batch=(BATCH[0] / 0, BATCH[1]))
+
+
+@pytest.mark.parametrize("passes", [0, -1, 1.0, True, "2"])
+def test_one_shot_passes(passes: Any) -> None:
+    refused(
+        rf"passes: got {re.escape(repr(passes))}, expected a whole number >= 1", TANH.build(), passes=passes
+    )
+
+
+def test_one_shot_accept_without_a_number() -> None:
+    refused("accept returned NoneType, expected one number", TANH.build(), accept=lambda model: None)
+
+
+def test_one_shot_example_input_that_does_not_fit() -> None:
+    refused("example_input: Sequential does not take", TANH.build(), example_input=torch.zeros(1, 3))
+
+
+def test_one_shot_without_copy_says_so() -> None:
+    model = TANH.build()
+    model[0].note = (model[0].weight * 2).sum()  # a non-leaf tensor: deepcopy refuses it
+    with pytest.raises(ValueError, match=r"deepcopy failed on Sequential .* pass inplace=True"):
+        optimizer().one_shot(model)
+    optimizer().one_shot(model, inplace=True)
+
+
+def test_one_shot_without_family_or_task_says_what_to_pass() -> None:
+    metanet = make_metanet("test-scale", SPEC)
+    with pytest.raises(ValueError, match=r"knows no family.*pass a tensor"):
+        ScaleGMNOptimizer(metanet).one_shot(TANH.build())
+    reads = make_metanet("test-scale", SPEC, reads=["grads"])
+    with pytest.raises(ValueError, match="knows no task"):
+        ScaleGMNOptimizer(reads, family=TANH).one_shot(TANH.build(), batch=BATCH)
+    with pytest.raises(ValueError, match="knows no family to compute gradients"):
+        ScaleGMNOptimizer(reads, task=TASK).one_shot_params(params_of(TANH.build()), batch=BATCH)
