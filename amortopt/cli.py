@@ -40,7 +40,7 @@ COMMANDS = {
     "one-shot": Command(
         "amortopt.optim.command", "one_shot", "apply a trained metanet to stored weights once"
     ),
-    "info": Command("amortopt.symmetry.command", "info", "print and prove the symmetry of a module"),
+    "info": Command("amortopt.info", "info", "print and prove the symmetry of a module"),
 }
 
 

@@ -71,8 +71,8 @@ class GraphLayout:
         nodes: One node set per neuron group, in the spec's order.
         node_blocks: Parameters that are node features.
         edge_blocks: Parameters that are edges, in execution order.
-        fixed: Names of parameters that no node or edge can carry (no group axis at all); metanets leave them
-            as they are.
+        fixed: Names of parameters that no node or edge can carry, in whole or in some slice (no group axis at
+            all); metanets leave that as it is.
     """
 
     nodes: tuple[NodeSet, ...]
@@ -154,6 +154,7 @@ class GraphLayout:
 
     def _sizes_by_block(self, params: Params) -> list[tuple[str, int, int]]:
         found = []
+        batch: torch.Size | None = None
         for item in (*self.node_blocks, *self.edge_blocks):
             block = item.block
             if block.param not in params:
@@ -161,6 +162,13 @@ class GraphLayout:
                     f"params: got {list(params)}, expected {block.param!r} among them; rename them to the "
                     "family's names"
                 )
+            lead = params[block.param].shape[:1]
+            if batch not in (None, lead):
+                raise ValueError(
+                    f"params: {block.param!r} has {[*lead]} networks along its first axis, expected {[*batch]}; "
+                    "give tensors [B, ...] for every name"
+                )
+            batch = lead
             shape = _view_shape(block, params[block.param])
             targets = (
                 [(item.axis, item.node)]
@@ -211,9 +219,19 @@ class GraphLayout:
             slices.setdefault(item.block.param, []).append((item.block.start, moved.flatten(1)))
         written = dict(params)
         for name, parts in slices.items():
-            flat = torch.cat([part for _, part in sorted(parts, key=lambda pair: pair[0])], 1)
-            written[name] = flat.view(params[name].shape)
+            written[name] = _assembled(params[name], sorted(parts, key=lambda pair: pair[0]))
         return written
+
+
+def _assembled(own: Tensor, parts: list[tuple[int, Tensor]]) -> Tensor:
+    """The parameter from its slices [B, *], each with its first index; rows in no slice stay."""
+    row = own[0, 0].numel()
+    pieces, position = [], 0
+    for start, part in parts:
+        pieces += [own[:, position:start].flatten(1), part]
+        position = start + part.shape[1] // row
+    pieces.append(own[:, position:].flatten(1))
+    return torch.cat(pieces, 1).view(own.shape)
 
 
 def _node_set(group: NeuronGroup, symmetry: Symmetry) -> NodeSet:
@@ -248,13 +266,15 @@ def _view_shape(block: Block, value: Tensor) -> tuple[int, ...]:
         if None not in shape:
             return tuple(size for part in shape if part is not None for size in part)
     raise ValueError(
-        f"params: {block.label!r} has shape {tuple(value.shape[1:])} per network, expected one that can be viewed "
-        f"as {'x'.join(map(str, block.shape))} up to the number of units; give a network of the family"
+        f"params: {block.label!r} has shape {tuple(value.shape[1:])} per network, expected one that can be "
+        f"viewed as {'x'.join(map(str, block.shape))} up to the number of units; give a network of the family"
     )
 
 
 def _runs(axes: tuple[Axis, ...], dimensions: int) -> Iterator[list[tuple[Axis, ...]]]:
     """Every way to spread the axes over the parameter's dimensions, each a run of neighbouring axes."""
+    if dimensions == 0:
+        return
     for cuts in combinations(range(1, len(axes)), dimensions - 1):
         yield [axes[start:stop] for start, stop in pairwise((0, *cuts, len(axes)))]
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.graph import EdgeBlock, GraphLayout, NodeBlock, Symmetry
+from amortopt.graph import EdgeBlock, GraphLayout, Symmetry
 from amortopt.metanets.base import Metanet, register_metanet
-from amortopt.nn import DenseWiring, GraphLayer, RMSNorm, Wiring, canonical_factors
+from amortopt.nn import DenseWiring, GraphLayer, PackedWiring, RMSNorm, Wiring, canonical_factors
 from amortopt.nn.readout import Readout
 from amortopt.nn.scale import scale_edge, scale_node
 from amortopt.symmetry import SymmetrySpec
@@ -20,14 +21,29 @@ from amortopt.symmetry import SymmetrySpec
 _Features = tuple[list[Tensor], list[Tensor]]
 
 
+@dataclass(frozen=True)
+class _Networks:
+    """Networks of one architecture, read: params [B, ...], units per set, q and 1/q, block features."""
+
+    params: Params
+    sizes: tuple[int, ...]
+    factors: list[Tensor]
+    inverse: list[Tensor]
+    features: _Features
+
+    @property
+    def count(self) -> int:
+        return len(self.factors[0])
+
+
 @register_metanet("scalegmn")
 class ScaleGMN(Metanet):
     r"""Scale-equivariant graph metanetwork as a weights-to-weights operator.
 
-    :math:`\theta' = \theta + g\,(T(\theta) - \theta)`, with proposed weights T from a graph network over units and
-    weights, and a gate g per block that starts at zero: a fresh metanet is the identity. For every element of the
-    spec's symmetry :math:`f(g \cdot \theta) = g \cdot f(\theta)` (Kalogeropoulos et al. 2024, sec. 4; the graph,
-    the treatment of scalings and the readout are our own, see :mod:`amortopt.nn`).
+    :math:`\theta' = \theta + g\,(T(\theta) - \theta)`, with proposed weights T from a graph network over
+    units and weights, and a gate g per block that starts at zero: a fresh metanet is the identity. For every
+    element of the spec's symmetry :math:`f(g \cdot \theta) = g \cdot f(\theta)` (Kalogeropoulos et al. 2024,
+    sec. 4; the graph, the treatment of scalings and the readout are our own, see :mod:`amortopt.nn`).
 
     Args:
         spec: Symmetry of the family.
@@ -35,7 +51,8 @@ class ScaleGMN(Metanet):
         channels: Edge channels C; divides ``width``.
         layers: Rounds of messages.
         heads: Attention heads; divides ``width``.
-        symmetry: ``"scale"`` respects permutations and scalings, ``"permutation"`` only permutations (ablation).
+        symmetry: ``"scale"`` respects permutations and scalings, ``"permutation"`` only permutations (the
+            ablation).
         direction: Whether units hear only from what they read (``"forward"``) or also from what reads them.
         reads: Inputs beside the weights: ``"grads"``, ``"l1"``.
 
@@ -106,9 +123,9 @@ class ScaleGMN(Metanet):
     def open_gates(self) -> None:
         """Start from the proposed weights instead of the identity: every gate to one.
 
-        Meta-training goes many times faster from here. Where the proposal is added to what a network has, each
-        network's own weights are noise to what is common to all, and noise flattens the loss until only its
-        linear part is left.
+        Meta-training goes many times faster from here. Where the proposal is added to what a network has,
+        each network's own weights are noise to what is common to all, and noise flattens the loss until only
+        its linear part is left.
         """
         self.node_gate.fill_(1)
         self.edge_gate.fill_(1)
@@ -119,8 +136,14 @@ class ScaleGMN(Metanet):
         The readout's corrections are not among them: an orthogonalized update has the same size in every
         direction, and would write each network's own features into the weights as noise.
         """
-        linear = [module.weight for module in self.layers.modules() if isinstance(module, nn.Linear)]
-        roles = [p for name, p in self.layers.named_parameters() if ".roles." in name]
+        linear = [
+            p
+            for module in self.layers.modules()
+            if isinstance(module, nn.Linear)
+            for name, p in module.named_parameters()
+            if name == "weight"
+        ]
+        roles = [p for name, p in self.layers.named_parameters() if ".roles." in name and p.ndim == 2]
         return [*linear, *roles, *self.readout.prototype]
 
     def forward(self, params: Params, *, grads: Params | None = None, l1: Tensor | None = None) -> Params:
@@ -138,17 +161,95 @@ class ScaleGMN(Metanet):
             ValueError: If an input is missing or was not asked for, or a shape does not fit.
         """
         self._check_inputs(grads, l1)
+        read = self._read(params, grads)
+        _check_l1(l1, read.count)
+        return self._write(read, self._propose(DenseWiring(read.count, read.sizes), read.features, l1))
+
+    def forward_mixed(
+        self,
+        networks: Sequence[Params],
+        *,
+        grads: Sequence[Params] | None = None,
+        l1: Tensor | None = None,
+    ) -> list[Params]:
+        """Improve networks of the family's structure and any hidden widths in one pass.
+
+        The same function of every network as :meth:`forward`, on a packed batch (see
+        [PackedWiring][amortopt.nn.PackedWiring]) unless all networks have the same shapes.
+
+        Args:
+            networks: One network each, without a batch axis: the family's parameter names -> [...].
+            grads: Gradients of each network, if this metanet reads them.
+            l1: L1 strengths [number of networks], if this metanet reads them.
+
+        Returns:
+            New params, one for one.
+
+        Raises:
+            ValueError: If there is no network, an input is missing or was not asked for, or a shape does not
+                fit.
+        """
+        self._check_inputs(grads, l1)
+        if not networks:
+            raise ValueError("networks: got none, expected at least one")
+        if grads is not None and len(grads) != len(networks):
+            raise ValueError(f"grads: got {len(grads)}, expected one per network ({len(networks)})")
+        _check_l1(l1, len(networks))
+        buckets: dict[tuple[tuple[str, torch.Size], ...], list[int]] = {}
+        for position, network in enumerate(networks):
+            shapes = tuple((name, network[name].shape) for name in sorted(network))
+            buckets.setdefault(shapes, []).append(position)
+        reads = []
+        for members in buckets.values():
+            own = _stacked([networks[position] for position in members])
+            gradient = None if grads is None else _stacked([grads[position] for position in members])
+            reads.append(self._read(own, gradient))
+        order = [position for members in buckets.values() for position in members]
+        proposed = self._propose_for(reads, None if l1 is None else l1[order])
+        better: list[Params] = [{} for _ in networks]
+        for members, read, proposal in zip(buckets.values(), reads, proposed, strict=True):
+            written = self._write(read, proposal)
+            for row, position in enumerate(members):
+                better[position] = {name: written[name][row] for name in networks[position]}
+        return better
+
+    def _propose_for(self, reads: list[_Networks], l1: Tensor | None) -> list[_Features]:
+        """Proposals for several architectures, from one packed batch."""
+        first = reads[0]
+        if len(reads) == 1:
+            return [self._propose(DenseWiring(first.count, first.sizes), first.features, l1)]
+        edges = self.layout.edge_blocks
+        wiring = PackedWiring(
+            [read.count for read in reads],
+            [read.sizes for read in reads],
+            [(b.out, b.into) for b in edges],
+            first.factors[0].device,
+        )
+        packed = self._propose(
+            wiring,
+            (
+                [wiring.pack_nodes(x) for x in zip(*(read.features[0] for read in reads), strict=True)],
+                [wiring.pack_edges(x) for x in zip(*(read.features[1] for read in reads), strict=True)],
+            ),
+            l1,
+        )
+        by_node = [
+            wiring.unpack_nodes(b.node, x) for b, x in zip(self.layout.node_blocks, packed[0], strict=True)
+        ]
+        by_edge = [wiring.unpack_edges(b.out, b.into, x) for b, x in zip(edges, packed[1], strict=True)]
+        return [([x[k] for x in by_node], [x[k] for x in by_edge]) for k in range(len(reads))]
+
+    def _read(self, params: Params, grads: Params | None) -> _Networks:
         sizes = self.layout.sizes(params)
         self._check_sizes(sizes)
-        batch = next(iter(params.values())).shape[0]
+        if grads is not None:
+            _check_like(grads, params)
         factors, inverse = canonical_factors(self.layout, params)
-        wiring = DenseWiring(batch, sizes)
         own = self._canonical(params, inverse, factors)
         features = self._features(
             own, None if grads is None else self._canonical(grads, factors, inverse), sizes
         )
-        proposed = self._propose(wiring, features, l1)
-        return self._write(params, proposed, factors, inverse, sizes)
+        return _Networks(params, sizes, factors, inverse, features)
 
     def _canonical(self, params: Params, to: list[Tensor], back: list[Tensor]) -> _Features:
         return (
@@ -158,15 +259,15 @@ class ScaleGMN(Metanet):
 
     def _features(self, own: _Features, grads: _Features | None, sizes: tuple[int, ...]) -> _Features:
         """Weights in units of their usual size, and gradients relative to each block's RMS."""
-        nodes = list(own[0])
-        edges = [e / _unit(b, sizes) for e, b in zip(own[1], self.layout.edge_blocks, strict=True)]
+        nodes = [_tame(x) for x in own[0]]
+        edges = [_tame(e / _unit(b, sizes)) for e, b in zip(own[1], self.layout.edge_blocks, strict=True)]
         if grads is not None:
             nodes = [torch.cat([w, _unit_rms(g)], 2) for w, g in zip(nodes, grads[0], strict=True)]
             edges = [torch.cat([w, _unit_rms(g)], 1) for w, g in zip(edges, grads[1], strict=True)]
         return nodes, edges
 
     def _propose(self, wiring: Wiring, features: _Features, l1: Tensor | None) -> _Features:
-        """Proposed weights in canonical scaling and usual units; the same code for dense and packed batches."""
+        """Proposed weights in canonical scaling and usual units; the same for dense and packed batches."""
         nodes, edges = features
         evens, odds = [], []
         for p in range(len(self.layout.nodes)):
@@ -188,14 +289,8 @@ class ScaleGMN(Metanet):
             h, v, edges, assigned = layer(wiring, h, v, edges)
         return self.readout(wiring, self.even_norm(h), self.odd_norm(v), edges, assigned)
 
-    def _write(
-        self,
-        params: Params,
-        proposed: _Features,
-        factors: list[Tensor],
-        inverse: list[Tensor],
-        sizes: tuple[int, ...],
-    ) -> Params:
+    def _write(self, read: _Networks, proposed: _Features) -> Params:
+        params, factors, inverse = read.params, read.factors, read.inverse
         nodes, edges = [], []
         for p, (b, value) in enumerate(zip(self.layout.node_blocks, proposed[0], strict=True)):
             own = self.layout.read_node(b, params)
@@ -203,11 +298,11 @@ class ScaleGMN(Metanet):
             nodes.append(own + self.node_gate[p] * (target - own))
         for p, (b, value) in enumerate(zip(self.layout.edge_blocks, proposed[1], strict=True)):
             own = self.layout.read_edge(b, params)
-            target = scale_edge(b, value * _unit(b, sizes), factors, inverse)
+            target = scale_edge(b, value * _unit(b, read.sizes), factors, inverse)
             edges.append(own + self.edge_gate[p] * (target - own))
         return self.layout.write(params, nodes, edges)
 
-    def _check_inputs(self, grads: Params | None, l1: Tensor | None) -> None:
+    def _check_inputs(self, grads: Params | Sequence[Params] | None, l1: Tensor | None) -> None:
         for name, given in (("grads", grads), ("l1", l1)):
             if (given is not None) != (name in self.inputs):
                 wanted = "needs it" if name in self.inputs else f"was made with reads={sorted(self.inputs)}"
@@ -219,14 +314,24 @@ class ScaleGMN(Metanet):
         for node, size in zip(self.layout.nodes, sizes, strict=True):
             if not node.permutable and node.size != size:
                 raise ValueError(
-                    f"params: got {size} units in group {node.group!r}, expected {node.size}; its units are known "
-                    "by their index, so their number cannot change"
+                    f"params: got {size} units in group {node.group!r}, expected {node.size}; its units are "
+                    "known by their index, so their number cannot change"
                 )
 
 
 def _unit(block: EdgeBlock, sizes: tuple[int, ...]) -> float:
     """Usual size of a weight, 1 / sqrt(fan in)."""
     return 1 / math.sqrt(sizes[block.into] * block.channels)
+
+
+def _tame(x: Tensor, limit: float = 1024.0) -> Tensor:
+    """Features of a block, scaled down in networks where they reach far beyond any that works.
+
+    Squares of such features leave float32's range, and what is added to them rounds to nothing.
+    """
+    peak = x.abs().amax(tuple(range(1, x.ndim)), keepdim=True)
+    # A power of two as the limit: no rounding where nothing is to be done. Divided first, for finite gradients.
+    return x / peak.clamp(min=limit) * limit
 
 
 def _unit_rms(x: Tensor) -> Tensor:
@@ -236,6 +341,29 @@ def _unit_rms(x: Tensor) -> Tensor:
     safe = torch.where(peak > 0, peak, 1)
     x = x / safe
     return x * torch.rsqrt(x.square().mean(axes, keepdim=True) + 1e-12)
+
+
+def _stacked(networks: list[Params]) -> Params:
+    if len({tuple(sorted((name, p.shape) for name, p in network.items())) for network in networks}) > 1:
+        raise ValueError("grads: got other names or shapes than the networks have, expected the same")
+    return {name: torch.stack([network[name] for network in networks]) for name in networks[0]}
+
+
+def _check_like(grads: Params, params: Params) -> None:
+    for name, p in params.items():
+        got = tuple(grads[name].shape) if name in grads else "none"
+        if got != tuple(p.shape):
+            raise ValueError(
+                f"grads: got {got} for {name!r}, expected a gradient of the parameter's shape "
+                f"{tuple(p.shape)}"
+            )
+
+
+def _check_l1(l1: Tensor | None, count: int) -> None:
+    if l1 is not None and l1.shape != (count,):
+        raise ValueError(
+            f"l1: got shape {tuple(l1.shape)}, expected ({count},), one strength per network; expand it"
+        )
 
 
 def _l1_features(l1: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """One layer of the metanet: messages along edges, attention among units, roles, updated edges.
 
-Every node has an even feature vector h and an odd one v (see scale.py); on sets whose units keep their sign, v is
-an ordinary second stream that h may write to. An edge block has C channels that flip with both of its ends.
+Every node has an even feature vector h and an odd one v (see scale.py); on sets whose units keep their sign,
+v is an ordinary second stream that h may write to. An edge block has C channels that flip with both of its
+ends.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ class GraphLayer(nn.Module):
                 carried.append(torch.zeros_like(even))
                 continue
             roles = self.roles[str(p)]
+            assert isinstance(roles, RoleAssignment)
             soft, assigned[p] = roles(wiring, p, even, odd)
             told.append(soft @ roles.even)
             carried.append(assigned[p] @ roles.carried)

@@ -14,8 +14,8 @@ class Readout(nn.Module):
 
     .. math:: T_{oi} = a_o^\top M a_i + E_{oi} \cdot e + (U v_o)^\top (W v_i), \qquad a = S \odot (1 + s(h))
 
-    with the signed role assignment S (one-hot where units are known by their index), a prototype M per block, and
-    corrections e, U, s that start at zero. Biases alike: a_o^T m + v_o u.
+    with the signed role assignment S (one-hot where units are known by their index), a prototype M per block,
+    and corrections e, U, s that start at zero. Biases alike: a_o^T m + v_o u.
 
     Args:
         layout: The graph's structure.
@@ -44,6 +44,7 @@ class Readout(nn.Module):
         self.from_edge = nn.ParameterList(torch.zeros(b.channels, channels) for b in layout.edge_blocks)
         self.from_node = nn.ModuleList(nn.Linear(width, b.channels, bias=False) for b in layout.node_blocks)
         for zero in (*self.strength, *self.from_out, *self.from_node):
+            assert isinstance(zero, nn.Linear)
             nn.init.zeros_(zero.weight)
             if zero.bias is not None:
                 nn.init.zeros_(zero.bias)

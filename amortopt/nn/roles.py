@@ -25,10 +25,13 @@ class RoleAssignment(nn.Module):
         sharpness: Standard deviation of the first logits.
     """
 
-    def __init__(self, width: int, roles: int, *, odd: bool, steps: int = 6, sharpness: float = 8.0) -> None:
+    def __init__(
+        self, width: int, roles: int, *, odd: bool, steps: int = 20, sharpness: float = 20.0
+    ) -> None:
         super().__init__()
         self.steps = steps
         self.odd = odd
+        self.log_sharpness = nn.Parameter(torch.zeros(()))
         self.key = nn.Parameter(torch.randn(roles, width) * sharpness / width**0.5)
         self.even = nn.Parameter(torch.randn(roles, width))
         self.carried = nn.Parameter(torch.randn(roles, width))
@@ -50,9 +53,8 @@ class RoleAssignment(nn.Module):
         # Only what tells units of one network apart may decide between them.
         h = h - wiring.mean(node, h)
         spread = wiring.mean(node, h.square()).mean(-1, keepdim=True)
-        logits = (h * torch.rsqrt(spread + 1e-6)) @ self.key.mT
+        logits = (h * torch.rsqrt(spread + 1e-6)) @ self.key.mT * self.log_sharpness.exp()
         for _ in range(self.steps):
-            logits = logits - wiring.log_mass(node, logits)
-            logits = logits.log_softmax(-1)
+            logits = (logits - wiring.log_mass(node, logits)).log_softmax(-1)
         assigned = logits.exp()
         return assigned, assigned * torch.tanh(v @ self.sign.mT) if self.odd else assigned

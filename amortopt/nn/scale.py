@@ -1,8 +1,8 @@
 """Scalings: parts that keep a factor q of a unit exactly.
 
 A unit's factor is a positive number times a sign. The positive part is removed before the metanet runs, by
-bringing every network to a canonical scaling, and put back afterwards ([canonical_factors]). The sign is carried:
-a unit has an odd feature vector v, which flips with it, beside an even one h, which does not.
+bringing every network to a canonical scaling, and put back afterwards ([canonical_factors]). The sign is
+carried: a unit has an odd feature vector v, which flips with it, beside an even one h, which does not.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from amortopt.graph import EdgeBlock, GraphLayout, NodeBlock
 def canonical_factors(layout: GraphLayout, params: Params) -> tuple[list[Tensor], list[Tensor]]:
     r"""Factors q that scale every unit's incoming weights to norm one.
 
-    In the order of the groups, q_o is the norm of everything that writes to unit o, with the factors of what it
-    reads already removed: :math:`q_o = \| (W_{oi} q_i)_i, b_o \|`. So q moves like the unit itself under
-    :math:`W' = S_a W S_b^{-1}`, and W_oi q_i / q_o is invariant. A unit that nothing writes to (all its incoming
-    weights are exactly zero) takes its factor from what reads it, one over the norm; a unit without any weight
-    has no scale at all: both q and 1/q are given as zero, so that nothing is added to it.
+    In the order of the groups, q_o is the norm of everything that writes to unit o, with the factors of what
+    it reads already removed: :math:`q_o = \| (W_{oi} q_i)_i, b_o \|`. So q moves like the unit itself under
+    :math:`W' = S_a W S_b^{-1}`, and W_oi q_i / q_o is invariant.
+
+    A dead unit that nothing writes to (its incoming weights are exactly zero, or come from dead units) takes
+    its factor from what reads it, one over the norm. A unit without any weight, or whose only neighbours have
+    no scale either, has none: both q and 1/q are given as zero. Its canonical weights are zero then, and a
+    metanet proposes zero for them, which every scaling leaves as it is.
 
     Args:
         layout: Layout of the params.
@@ -37,13 +40,16 @@ def canonical_factors(layout: GraphLayout, params: Params) -> tuple[list[Tensor]
     inverse: list[Tensor | None] = list(known)
     for node, kind in enumerate(layout.nodes):
         if kind.positive:
-            known[node], inverse[node] = _reciprocal(_norm(_writers(layout, params, node, known)), ones[node])
+            norm = _norm(_writers(layout, params, node, known), ones[node])
+            known[node], inverse[node] = norm, _reciprocal(norm, norm > 0)
     for node, kind in reversed(list(enumerate(layout.nodes))):
         if kind.positive:
-            back, forth = _reciprocal(_norm(_readers(layout, params, node, inverse)), ones[node])
-            dead = known[node] == 0
-            known[node] = torch.where(dead, forth, known[node])
-            inverse[node] = torch.where(dead, back, inverse[node])
+            own, own_inverse = known[node], inverse[node]
+            assert own is not None and own_inverse is not None
+            norm = _norm(_readers(layout, params, node, inverse), ones[node])
+            dead = own == 0
+            known[node] = torch.where(dead, _reciprocal(norm, dead & (norm > 0)), own)
+            inverse[node] = torch.where(dead, norm, own_inverse)
     return [q for q in known if q is not None], [q for q in inverse if q is not None]
 
 
@@ -77,16 +83,21 @@ def _readers(layout: GraphLayout, params: Params, node: int, inverse: list[Tenso
     return rows
 
 
-def _norm(rows: list[Tensor]) -> Tensor | None:
-    return torch.linalg.vector_norm(torch.cat(rows, -1), dim=-1) if rows else None
+def _norm(rows: list[Tensor], like: Tensor) -> Tensor:
+    """Norm of each unit's rows [B, n]; zero without any."""
+    if not rows:
+        return torch.zeros_like(like)
+    x = torch.cat(rows, -1)
+    # What several layers of large or tiny weights multiply up to has squares outside float32's range. A power
+    # of two brings them back without rounding.
+    exponent = torch.frexp(x.detach().abs().amax(-1, keepdim=True)).exponent.clamp(-100, 100)
+    norm = torch.linalg.vector_norm(torch.ldexp(x, -exponent), dim=-1)
+    return torch.ldexp(norm, exponent[..., 0])
 
 
-def _reciprocal(norm: Tensor | None, ones: Tensor) -> tuple[Tensor, Tensor]:
-    """The norm and one over it, both zero where it is zero; gradients stay finite."""
-    if norm is None:
-        return torch.zeros_like(ones), torch.zeros_like(ones)
-    there = norm > 0
-    return norm, torch.where(there, 1 / torch.where(there, norm, 1), 0)
+def _reciprocal(norm: Tensor, where: Tensor) -> Tensor:
+    """One over the norm, zero elsewhere; gradients stay finite."""
+    return torch.where(where, 1 / torch.where(where, norm, 1), 0)
 
 
 def scale_node(item: NodeBlock, value: Tensor, factors: list[Tensor], inverse: list[Tensor]) -> Tensor:

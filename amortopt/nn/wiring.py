@@ -1,12 +1,12 @@
 """How nodes and edges are stored in a batch, and the few operations in which they meet.
 
 A metanet is written once against [Wiring][amortopt.nn.wiring.Wiring]. A batch of one architecture runs dense:
-nodes [B, N, d], edges [B, C, o, i], messages are batched matrix products. A batch of mixed architectures runs
-packed (see packed.py): nodes [N, d], edges [E, C], messages are segment sums. Node sets follow each other along
-the node axis, which is the last but one in both.
+nodes [B, N, d], edges [B, C, o, i], messages are batched matrix products. A batch of mixed architectures
+runs packed (see packed.py): nodes [N, d], edges [E, C], messages are segment sums. Node sets follow each
+other along the node axis, which is the last but one in both.
 
-Legend: B networks, N nodes of all sets, n nodes of one set, C edge channels, k node channels per edge channel,
-H heads, R roles, o / i nodes of the written / read set.
+Legend: B networks, N nodes of all sets, n nodes of one set, C edge channels, k node channels per edge
+channel, H heads, R roles, o / i nodes of the written / read set.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class DenseWiring(Wiring):
         return a.transpose(1, 2) @ b.permute(0, 2, 3, 1)
 
     def attend(self, node: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        heads = (x.transpose(1, 2) for x in (query, key, value))
-        return F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
     def mean(self, node: int, x: Tensor) -> Tensor:
         return x.mean(1, keepdim=True).expand_as(x)

@@ -71,7 +71,7 @@ def train_many(
         for batch in order.split(batch_size):
             x = task.augment(data.x[batch], input_noise, noise)
             view = {name: p[:active] for name, p in theta.items()}
-            for name, g in _gradients(module, view, x, data.y[batch], task).items():
+            for name, g in gradients_many(module, view, x, data.y[batch], task).items():
                 p = view[name]
                 if weight_decay:
                     g = g + weight_decay * p
@@ -85,7 +85,19 @@ def train_many(
     return {name: p[unsort] for name, p in theta.items()}
 
 
-def _gradients(module: nn.Module, params: Params, x: Tensor, y: Tensor, task: Task) -> Params:
+def gradients_many(module: nn.Module, params: Params, x: Tensor, y: Tensor, task: Task) -> Params:
+    """Gradient of each network's own loss, all networks reading the same examples.
+
+    Args:
+        module: Architecture; its own params are not read.
+        params: Qualified name -> [B, ...]; not modified.
+        x: Inputs [N, ...].
+        y: Targets [N].
+        task: Gives the loss.
+
+    Returns:
+        Gradients, names and shapes of ``params``.
+    """
     # A network's loss depends on its own params alone, so the gradient of the sum holds every network's own
     # gradient. One plain backward pass is a quarter faster here than vmap over per-network gradients.
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}

@@ -1,0 +1,193 @@
+"""The command `amortopt fit`."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from amortopt.meta.data import ZooDataModule
+from amortopt.meta.module import OnePassModule
+from amortopt.meta.progress import FitProgress
+from amortopt.meta.release import write_release
+
+_IRRELEVANT = (
+    r".*does not have many workers.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*ModelCheckpoint.*",
+    r".*GPU available but not used.*",
+)
+
+
+class FitCLI(LightningCLI):
+    """Parses a meta-training recipe and makes module, data and Trainer; runs nothing by itself."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            OnePassModule,
+            ZooDataModule,
+            save_config_callback=None,  # the release holds the recipe, the loggers hold the settings
+            trainer_defaults={"max_epochs": -1, "num_sanity_val_steps": 0, "enable_model_summary": False},
+            seed_everything_default=0,
+            args=args,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"prog": "amortopt fit", "exit_on_error": False},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what belongs to the run as a whole."""
+        parser.add_argument("--name", type=str, default="run", help="Name of the run and of its checkpoint.")
+        parser.add_argument("--runs", type=str, default="runs", help="Logs and states go to RUNS/NAME.")
+        parser.add_argument(
+            "--out",
+            type=str | None,
+            default=None,
+            help="Folder of the release checkpoint [RUNS/NAME/release].",
+        )
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="Resume: 'last', or a .ckpt file of a run."
+        )
+        parser.add_argument("--save_every", type=int, default=500, help="Save the state every so many steps.")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the given arguments, whatever the process was called with."""
+        self.config = parser.parse_args(args)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run."""
+        return Path(self.config["runs"]) / self.config["name"]
+
+    @property
+    def out(self) -> Path:
+        """Folder of the release checkpoint."""
+        return Path(self.config["out"]) if self.config["out"] else self.folder / "release"
+
+    def state(self) -> Path | None:
+        """The state to resume from.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+        """
+        asked = self.config["ckpt_path"]
+        if asked is None:
+            return None
+        path = self.folder / "last.ckpt" if asked == "last" else Path(asked)
+        if not path.is_file():
+            raise ValueError(
+                f"ckpt_path: got {asked!r}, but there is no file {path}; leave it out to start anew"
+            )
+        return path
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything that the run was told, without where it wrote."""
+        text = self.parser.dump(self.config, format="json", skip_none=False, skip_link_targets=False)
+        places = ("config", "out", "runs", "ckpt_path")
+        return {key: value for key, value in json.loads(text).items() if key not in places}
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """The Trainer, with loggers, states and progress of the run."""
+        asked = self.config_init["trainer"]
+        if asked["max_steps"] < 1 and asked["max_time"] is None:
+            raise ValueError(
+                "trainer: got neither max_steps nor max_time, expected at least one: the learning rates fall "
+                "towards the end"
+            )
+        if asked["accumulate_grad_batches"] != 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches: got {asked['accumulate_grad_batches']}, expected 1; raise "
+                "data.networks instead"
+            )
+        callbacks: list[L.Callback] = [
+            ModelCheckpoint(
+                self.folder,
+                filename="last",
+                every_n_train_steps=self.config["save_every"],
+                save_top_k=1,
+                enable_version_counter=False,
+            )
+        ]
+        if asked["max_time"] is None:
+            callbacks.append(Timer())  # otherwise the Trainer has one
+        if asked["enable_progress_bar"] is not False:
+            callbacks.append(FitProgress())
+        if asked["logger"] in (None, True):
+            csv = CSVLogger(self.config["runs"], name=self.config["name"])
+            board = TensorBoardLogger(self.config["runs"], name=self.config["name"], version=csv.version)
+            kwargs["logger"] = [csv, board]
+        kwargs["callbacks"] = [*(asked["callbacks"] or []), *callbacks]
+        return super().instantiate_trainer(**kwargs)
+
+
+def main(args: list[str]) -> None:
+    """Run `amortopt fit` with the given arguments.
+
+    Raises:
+        ValueError: If the arguments or the recipe are wrong.
+        OSError: If a file cannot be read or written.
+    """
+    with _quiet():
+        cli = FitCLI(_config_first(args))
+        trainer, module, data = cli.trainer, cli.model, cli.datamodule
+        assert isinstance(module, OnePassModule) and isinstance(data, ZooDataModule)
+        trainer.fit(module, data, ckpt_path=cli.state(), weights_only=True)
+        if trainer.interrupted:
+            return
+        trainer.save_checkpoint(cli.folder / "last.ckpt", weights_only=False)
+        if not trainer.is_global_zero:
+            return
+        module.to(trainer.strategy.root_device)
+        results = write_release(
+            cli.out,
+            module,
+            data,
+            name=cli.config["name"],
+            recipe=cli.recipe(),
+            seed=int(cli.config["seed_everything"]),
+            steps=trainer.global_step,
+            seconds=seconds_of(trainer),
+        )
+    before, after = (100 * results[when]["mean_accuracy"] for when in ("before", "after"))
+    print(
+        f"{cli.out}: one pass takes {results['networks']} test networks from {before:.1f} % to {after:.1f} % mean "
+        f"test accuracy, after {trainer.global_step} steps"
+    )
+
+
+def seconds_of(trainer: L.Trainer) -> float:
+    """Time of training so far, earlier parts of a resumed run included."""
+    return max((t.time_elapsed() for t in trainer.callbacks if isinstance(t, Timer)), default=0.0)  # pyright: ignore
+
+
+def _config_first(args: list[str]) -> list[str]:
+    # jsonargparse lets the later argument win; what is typed must win over the recipe wherever it stands.
+    first: list[str] = []
+    rest: list[str] = []
+    position = 0
+    while position < len(args):
+        option = args[position].split("=")[0]
+        width = 2 if args[position] in ("--config", "-c") else 1
+        (first if option in ("--config", "-c") else rest).extend(args[position : position + width])
+        position += width
+    return first + rest
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings that are about other ways to train than this one."""
+    with warnings.catch_warnings():
+        for message in _IRRELEVANT:
+            warnings.filterwarnings("ignore", message=message)
+        yield

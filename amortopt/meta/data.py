@@ -1,0 +1,233 @@
+"""What meta-training reads: networks of a zoo, examples of a task, and the draws of every step.
+
+Legend: B networks, N examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from jsonargparse import ArgumentError  # pyright: ignore[reportPrivateImportUsage]
+from torch import Tensor
+
+from amortopt._types import Params
+from amortopt.tasks import Family, Split, Task
+from amortopt.tasks.base import Which
+from amortopt.zoo import Zoo, ZooConfig, build_zoo, load_zoo
+from amortopt.zoo.command import build_parser
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one meta step reads.
+
+    Attributes:
+        params: Base networks, [B, ...].
+        x: Inputs: [N, ...] for all networks, or [B, N, ...] where noise makes them differ.
+        y: Targets [N].
+        read: Another minibatch, for gradients that the metanet reads.
+        l1: L1 strength per network [B]; None if the metanet reads none.
+    """
+
+    params: Params
+    x: Tensor
+    y: Tensor
+    read: Split
+    l1: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a validation reads.
+
+    Attributes:
+        params: Base networks that training does not see, [n, ...].
+        data: Name of a part of the data -> examples.
+        read: Train examples, for gradients that the metanet reads.
+    """
+
+    params: Params
+    data: dict[str, Split]
+    read: Split
+
+
+class _Endless:
+    """Yields forever: what a step reads is drawn from its number, so there is nothing to iterate over."""
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            yield 0
+
+
+class ZooDataModule(L.LightningDataModule):
+    """Draws base networks and examples. The zoo is built if it is not there.
+
+    Everything stays on the device. What a step draws is a function of seed, step and process alone, so a run
+    that was resumed reads the same as one that was never interrupted.
+
+    Args:
+        zoo: Folder of the zoo.
+        zoo_recipe: Recipe by which the zoo is built if it is missing or incomplete.
+        networks: Base networks per step and device, B.
+        examples: Examples per step and device, N; all networks of a step read the same ones.
+        input_noise: Standard deviation of Gaussian noise on the inputs, drawn for every network anew, in units
+            of the standardised inputs.
+        l1: Lowest and highest L1 strength, drawn log-uniformly per network; for metanets that read ``l1``.
+        l1_zero: Share of networks with strength 0 instead.
+        val_networks: At most so many of the zoo's val networks are used for validation.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names it.
+    """
+
+    def __init__(
+        self,
+        zoo: str,
+        zoo_recipe: str | None = None,
+        *,
+        networks: int = 16,
+        examples: int = 256,
+        input_noise: float = 0.0,
+        l1: tuple[float, float] | None = None,
+        l1_zero: float = 0.1,
+        val_networks: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for key, value in (("networks", networks), ("examples", examples), ("val_networks", val_networks)):
+            if value < 1:
+                raise ValueError(f"{key}: got {value}, expected a whole number of at least 1")
+        if not 0 <= input_noise < float("inf"):
+            raise ValueError(f"input_noise: got {input_noise}, expected a finite standard deviation >= 0")
+        if l1 is not None and not 0 < l1[0] <= l1[1] < float("inf"):
+            raise ValueError(f"l1: got {l1}, expected [low, high] with 0 < low <= high")
+        if not 0 <= l1_zero <= 1:
+            raise ValueError(f"l1_zero: got {l1_zero}, expected a share in [0, 1]")
+        self.folder, self.recipe = Path(zoo), zoo_recipe
+        self.networks, self.examples, self.val_networks = networks, examples, val_networks
+        self.input_noise, self.l1, self.l1_zero, self.seed = input_noise, l1, l1_zero, seed
+        self._zoo: Zoo | None = None
+        self._held: dict[Which, Params] = {}
+        self._data: dict[Which, Split] = {}
+        self._generator: torch.Generator | None = None
+
+    @property
+    def zoo(self) -> Zoo:
+        """All networks of the zoo, on the CPU; the zoo has to be there."""
+        if self._zoo is None:
+            self._zoo = load_zoo(self.folder)
+        return self._zoo
+
+    def prepare_data(self) -> None:
+        """Build the zoo, as far as it is not there yet.
+
+        Raises:
+            FileNotFoundError: If there is no zoo, and no recipe to build one.
+            ValueError: If zoo or recipe are damaged, or do not belong together.
+        """
+        try:
+            load_zoo(self.folder)
+        except FileNotFoundError:
+            if self.recipe is None:
+                raise
+            config = _read_recipe(self.recipe)
+            print(f"building the zoo {self.folder} of {config.count} networks by {self.recipe}")
+            build_zoo(config, self.folder, progress=True)
+
+    def check_fits(self, task: Task, family: Family) -> None:
+        """Raise a ``ValueError`` unless the zoo's networks are of this task and family."""
+        for key, wanted, there in (("task", task, self.zoo.task), ("family", family, self.zoo.family)):
+            if wanted.to_config() != there.to_config():
+                raise ValueError(
+                    f"{key}: the recipe says {wanted.to_config()}, but the networks in {self.folder} have "
+                    f"{there.to_config()}; correct the recipe or choose another zoo"
+                )
+
+    def load(self, device: torch.device | str = "cpu") -> None:
+        """Put networks and examples on a device."""
+        device = torch.device(device)
+        task = self.zoo.task
+        self._held = {which: self.zoo.select(which).to(device).params for which in ("train", "val", "test")}
+        self._data = {which: task.split(which).to(device) for which in ("train", "val", "test")}
+        self._generator = torch.Generator(device)
+
+    def data(self, which: Which) -> Split:
+        """A part of the task's data, on the device."""
+        return self._data[which]
+
+    def held(self, which: Which) -> Params:
+        """The zoo's networks of a split, [n, ...], on the device."""
+        return self._held[which]
+
+    def draw(self, step: int, rank: int = 0) -> Batch:
+        """What a meta step reads; the same for the same seed, step and rank.
+
+        Args:
+            step: Number of the step, from 0.
+            rank: Number of the process.
+
+        Returns:
+            The batch.
+        """
+        params, data, generator = self._held["train"], self._data["train"], self._generator
+        assert generator is not None, "load() comes first"
+        key = np.random.SeedSequence((self.seed, step, rank)).generate_state(1, np.uint64)[0]
+        generator.manual_seed(int(key >> 1))
+        device = generator.device
+        count = len(next(iter(params.values())))
+        rows = torch.randint(count, (self.networks,), generator=generator, device=device)
+        examples = torch.randint(len(data), (2, self.examples), generator=generator, device=device)
+        x = data.x[examples[0]]
+        if self.input_noise:
+            shape = (self.networks, *x.shape)
+            x = x + self.input_noise * torch.randn(shape, generator=generator, device=device, dtype=x.dtype)
+        l1 = None
+        if self.l1 is not None:
+            u = torch.rand(2, self.networks, generator=generator, device=device)
+            low, high = np.log(self.l1)
+            l1 = torch.where(u[0] < self.l1_zero, 0, torch.exp(low + (high - low) * u[1]))
+        read = Split(data.x[examples[1]], data.y[examples[1]])
+        return Batch({name: p[rows] for name, p in params.items()}, x, data.y[examples[0]], read, l1)
+
+    def validation(self, examples: int = 1000) -> Held:
+        """What a validation reads: val networks, the val data, and the first of the train data."""
+        params = {name: p[: self.val_networks] for name, p in self._held["val"].items()}
+        train, val = self._data["train"], self._data["val"]
+        train = Split(train.x[:examples], train.y[:examples])
+        return Held(params, {"val": val, "train": train}, train)
+
+    def setup(self, stage: str) -> None:
+        """Called by the Trainer in every process."""
+        trainer: Any = self.trainer
+        self.check_fits(trainer.lightning_module.task, trainer.lightning_module.family)
+        self.load(trainer.strategy.root_device)
+
+    def train_dataloader(self) -> _Endless:
+        """Forever nothing: see ``on_after_batch_transfer``."""
+        return _Endless()
+
+    def val_dataloader(self) -> range:
+        """One batch."""
+        return range(1)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch | Held:
+        """Called by the Trainer before every step."""
+        trainer: Any = self.trainer
+        if trainer.training:
+            return self.draw(trainer.global_step, trainer.global_rank)
+        return self.validation()
+
+
+def _read_recipe(path: str) -> ZooConfig:
+    try:
+        options = build_parser().parse_args(["--config", path])
+    except ArgumentError as error:
+        raise ValueError(f"zoo_recipe: {path}: {' '.join(str(error).split())}") from error
+    return ZooConfig(**{field.name: options[field.name] for field in fields(ZooConfig)})

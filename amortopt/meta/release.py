@@ -1,0 +1,132 @@
+"""The end of a run: measure the metanet on test networks and test data, write the release checkpoint."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import amortopt
+from amortopt.checkpoints import save_release
+from amortopt.meta.data import ZooDataModule
+from amortopt.meta.evaluate import improve_all
+from amortopt.meta.module import OnePassModule
+from amortopt.zoo.train import evaluate_many
+
+
+@torch.no_grad()
+def measure(module: OnePassModule, data: ZooDataModule) -> dict[str, Any]:
+    """What one pass of the averaged metanet does to the zoo's test networks, on the test data.
+
+    Args:
+        module: Trained module.
+        data: Loaded data, on the module's device.
+
+    Returns:
+        Accuracies in [0, 1] and losses in nats before and after one pass, number of networks, mean ratio of
+        the L1 norms after and before.
+    """
+    before, test = data.held("test"), data.data("test")
+    after = improve_all(module, module.average, before, data.validation().read)
+    results: dict[str, Any] = {"networks": len(next(iter(before.values()))), "data": "test"}
+    for when, params in (("before", before), ("after", after)):
+        loss, accuracy = evaluate_many(module.network, params, test, module.task)
+        results[when] = {
+            "mean_accuracy": accuracy.mean().item(),
+            "max_accuracy": accuracy.max().item(),
+            "min_accuracy": accuracy.min().item(),
+            "mean_loss": loss.mean().item(),
+        }
+    ratio = _l1_norm(after) / _l1_norm(before).clamp(min=1e-12)
+    return results | {"l1_norm_ratio": ratio.mean().item()}
+
+
+def write_release(
+    folder: str | os.PathLike[str],
+    module: OnePassModule,
+    data: ZooDataModule,
+    *,
+    name: str,
+    recipe: dict[str, Any],
+    seed: int,
+    steps: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Measure, and write the release checkpoint.
+
+    Args:
+        folder: Where it goes.
+        module: Trained module; its average is released.
+        data: Loaded data.
+        name: Name of the checkpoint.
+        recipe: Everything that the run was told.
+        seed: Seed of the run.
+        steps: Steps of the run.
+        seconds: Time of training.
+
+    Returns:
+        The results.
+
+    Raises:
+        ValueError: If the weights are not finite, or the folder holds something else.
+        OSError: If it cannot be written.
+    """
+    results = measure(module, data)
+    results["training"] = {"steps": steps, "seconds": round(seconds, 1), "hardware": hardware(module.device)}
+    save_release(
+        folder,
+        module.average,
+        name=name,
+        task=module.task.to_config(),
+        family=module.family.to_config(),
+        recipe=recipe,
+        seeds={"metanet and draws": seed, "zoo": data.zoo.config["seed"]},
+        results=results,
+        commit=commit(),
+    )
+    return results
+
+
+def commit() -> str | None:
+    """Commit of the checkout that the package runs from, with "-dirty" if it was changed since.
+
+    Returns:
+        The hash; None if the package does not run from a git checkout.
+    """
+    root = Path(amortopt.__file__).resolve().parent.parent
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+
+    def ask(*arguments: str) -> str:
+        command = [git, "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+    try:
+        return ask("rev-parse", "HEAD") + ("-dirty" if ask("status", "--porcelain", "-uno") else "")
+    except (subprocess.SubprocessError, OSError):
+        return None
+
+
+def hardware(device: torch.device) -> str:
+    """What a run used, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [
+            line.split(":")[1] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0].strip() if models else name
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()} cores"
+
+
+def _l1_norm(params: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.stack([p.abs().flatten(1).sum(1) for p in params.values()]).sum(0)

@@ -1,0 +1,91 @@
+"""Learning rates and averages: which parameters get which rate, and how it falls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from amortopt.metanets import Metanet
+
+Group = dict[str, Any]
+
+
+def param_groups(
+    metanet: Metanet,
+    *,
+    lr: float,
+    scalar_lr: float,
+    correction_lr: float,
+    weight_decay: float = 0.0,
+    prototype_decay: float = 0.0,
+) -> list[Group]:
+    """Split a metanet's parameters among rates; every parameter is in exactly one group.
+
+    Args:
+        metanet: Its ``matrix_parameters`` are updated by Muon, the others by AdamW.
+        lr: Rate of the matrices.
+        scalar_lr: Rate of what is neither matrix nor correction.
+        correction_lr: Rate of what the readout adds per network to what is common to all networks. Low:
+            large updates of these write noise into the weights.
+        weight_decay: Of the matrices, but not of the readout's prototypes.
+        prototype_decay: Of the prototypes, which are the weights proposed.
+
+    Returns:
+        Groups for [Muon][amortopt.meta.Muon]; the key ``rate`` keeps the full learning rate.
+    """
+    matrices = {id(p) for p in metanet.matrix_parameters()}
+    groups: dict[str, list[nn.Parameter]] = {"matrix": [], "prototype": [], "correction": [], "other": []}
+    for name, p in metanet.named_parameters():
+        in_readout = name.startswith("readout")
+        if id(p) in matrices:
+            groups["prototype" if in_readout else "matrix"].append(p)
+        else:
+            corrects = in_readout and "prototype" not in name
+            groups["correction" if corrects else "other"].append(p)
+    decays = {"matrix": weight_decay, "prototype": prototype_decay}
+    rates = {"matrix": lr, "prototype": lr, "correction": correction_lr, "other": scalar_lr}
+    return [
+        {
+            "params": groups[kind],
+            "lr": rate,
+            "rate": rate,
+            "muon": kind in ("matrix", "prototype"),
+            "weight_decay": decays.get(kind, 0.0),
+        }
+        for kind, rate in rates.items()
+        if groups[kind]
+    ]
+
+
+def rate_factor(step: int, progress: float, *, warmup_steps: int, hold: float, floor: float = 0.02) -> float:
+    """Factor on the learning rates: linear warm-up, constant, then linear decay.
+
+    Args:
+        step: Steps done.
+        progress: Share of the budget that is used up, in [0, 1].
+        warmup_steps: Steps of warm-up.
+        hold: Share of the budget at the full rate.
+        floor: Lowest factor of the decay.
+
+    Returns:
+        Factor in (0, 1].
+    """
+    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    decay = 1.0 if progress < hold or hold >= 1 else max(floor, (1 - progress) / (1 - hold))
+    return warmup * decay
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, module: nn.Module, step: int, decay: float) -> None:
+    """Move an average of weights towards the weights; faster in the first steps.
+
+    Args:
+        average: Copy of ``module``; written.
+        module: Where the weights come from.
+        step: Steps done, at least 1.
+        decay: Weight of the old average, reached once the average is older than its memory.
+    """
+    weight = 1 - min(decay, (step + 1) / (step + 10))
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in module.parameters()], weight)

@@ -1,0 +1,143 @@
+"""Batches of mixed architectures: the same operations on listed nodes and edges.
+
+Networks that share a family's structure but not its widths do not fit into one tensor. Packed, the nodes of
+all networks are rows [N, d], those of set 0 first, then those of set 1, ..., each set network by network; the
+edges of a block are rows [E, C], network by network, each with the rows of its two ends. What is a batched
+matrix product in a dense batch is a segment sum here.
+
+Legend: B networks, N nodes of all sets, n nodes of one set in all networks, E edges of one block, C edge
+channels, k node channels per edge channel, H heads, e channels per head, R roles, F features of a block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from amortopt.graph import EdgeBlock
+from amortopt.nn.scatter import segment_logsumexp, segment_softmax, segment_sum
+from amortopt.nn.wiring import Wiring
+
+
+class PackedWiring(Wiring):
+    """Networks of one family's structure and any widths.
+
+    Args:
+        counts: Number of networks of every architecture; networks of one architecture follow each other.
+        sizes: Nodes per set of every architecture.
+        pairs: Node sets (written, read) of the edge blocks.
+        device: Where the tensors are.
+
+    Raises:
+        ValueError: If there is no network, or counts and sizes do not fit.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int],
+        sizes: Sequence[tuple[int, ...]],
+        pairs: Iterable[tuple[int, int]] = (),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not counts or len(counts) != len(sizes) or min(counts) < 1:
+            raise ValueError(
+                f"counts, sizes: got {list(counts)} and {len(sizes)} tuples, expected at least one network "
+                "of every architecture and one tuple of sizes for each"
+            )
+        self.counts, self.sizes = list(counts), list(sizes)
+        self.batch = sum(counts)
+        # [B, sets]
+        per_network = torch.tensor(sizes, device=device).repeat_interleave(
+            torch.tensor(counts, device=device), 0
+        )
+        self._sizes = list(per_network.unbind(1))
+        self._starts = [size.cumsum(0) - size for size in self._sizes]
+        self.lengths = per_network.sum(0).tolist()
+        networks = torch.arange(self.batch, device=device)
+        self._network = [networks.repeat_interleave(size) for size in self._sizes]
+        self._ends = {pair: self._listed(*pair) for pair in dict.fromkeys(pairs)}
+        self._within: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def _listed(self, out: int, into: int) -> tuple[Tensor, Tensor]:
+        """Rows of both ends of all edges [E], in the order network, o, i."""
+        count = self._sizes[out] * self._sizes[into]
+        network = torch.arange(self.batch, device=count.device).repeat_interleave(count)
+        place = torch.arange(len(network), device=count.device) - (count.cumsum(0) - count)[network]
+        width = self._sizes[into][network]
+        o, i = place.div(width, rounding_mode="floor"), place % width
+        return self._starts[out][network] + o, self._starts[into][network] + i
+
+    def _pairs(self, node: int) -> tuple[Tensor, Tensor]:
+        if node not in self._within:
+            self._within[node] = self._listed(node, node)
+        return self._within[node]
+
+    def _root(self, node: int) -> Tensor:
+        """Square root of the network's number of nodes in a set, for each network [B]."""
+        return self._sizes[node].to(torch.float64).sqrt()
+
+    def zeros(self, node: int, like: Tensor, width: int) -> Tensor:
+        return like.new_zeros(self.lengths[node], width)
+
+    def units(self, node: int, table: Tensor) -> Tensor:
+        return table.repeat(self.batch, 1)
+
+    def spread(self, node: int, per_network: Tensor) -> Tensor:
+        return per_network[self._network[node]]
+
+    def mix(self, weight: Tensor, edges: Tensor) -> Tensor:
+        return edges @ weight.mT
+
+    def to_out(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
+        out, into = self._ends[block.out, block.into]
+        sums = segment_sum(edges[:, :, None] * x[into], out, self.lengths[block.out], ordered=True)
+        return sums.flatten(1) / self._root(block.into)[self._network[block.out], None].to(x)
+
+    def to_in(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
+        out, into = self._ends[block.out, block.into]
+        sums = segment_sum(edges[:, :, None] * x[out], into, self.lengths[block.into])
+        return sums.flatten(1) / self._root(block.out)[self._network[block.into], None].to(x)
+
+    def outer(self, block: EdgeBlock, a: Tensor, b: Tensor) -> Tensor:
+        out, into = self._ends[block.out, block.into]
+        return (a[out] * b[into]).sum(-1)
+
+    def attend(self, node: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        to, of = self._pairs(node)
+        logits = (query[to] * key[of]).sum(-1) / math.sqrt(query.shape[-1])
+        weights = segment_softmax(logits, to, self.lengths[node], ordered=True)
+        return segment_sum(weights[..., None] * value[of], to, self.lengths[node], ordered=True).flatten(1)
+
+    def mean(self, node: int, x: Tensor) -> Tensor:
+        network = self._network[node]
+        sums = segment_sum(x, network, self.batch, ordered=True)
+        return (sums / self._sizes[node][:, None])[network]
+
+    def log_mass(self, node: int, logits: Tensor) -> Tensor:
+        network = self._network[node]
+        return segment_logsumexp(logits, network, self.batch, ordered=True)[network]
+
+    def pack_nodes(self, parts: Sequence[Tensor]) -> Tensor:
+        """Dense features [B, n, F] of a node set per architecture -> rows [n, F]."""
+        return torch.cat([part.flatten(0, 1) for part in parts])
+
+    def pack_edges(self, parts: Sequence[Tensor]) -> Tensor:
+        """Dense features [B, F, o, i] of an edge block per architecture -> rows [E, F]."""
+        return torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part in parts])
+
+    def unpack_nodes(self, node: int, rows: Tensor) -> list[Tensor]:
+        """The inverse of :meth:`pack_nodes`."""
+        shapes = [(count, size[node]) for count, size in zip(self.counts, self.sizes, strict=True)]
+        parts = rows.split([math.prod(shape) for shape in shapes])
+        return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def unpack_edges(self, out: int, into: int, rows: Tensor) -> list[Tensor]:
+        """The inverse of :meth:`pack_edges`."""
+        shapes = [(n, size[out], size[into]) for n, size in zip(self.counts, self.sizes, strict=True)]
+        parts = rows.split([math.prod(shape) for shape in shapes])
+        return [
+            part.unflatten(0, shape).permute(0, 3, 1, 2) for part, shape in zip(parts, shapes, strict=True)
+        ]

@@ -1,0 +1,227 @@
+"""The picture of a comparison: test accuracy against time per network, one panel per checkpoint."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_INK, _GREY, _FAINT = "#1f2933", "#6b7785", "#e3e7eb"
+_STAR = "#c8102e"
+_SETTINGS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _GREY,
+    "xtick.color": _GREY,
+    "ytick.color": _GREY,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+}
+
+COLOURS = {
+    ("sgd", False): "#8fb4d9",
+    ("sgd", True): "#1f5fa8",
+    ("adam", False): "#e0b071",
+    ("adam", True): "#b26a00",
+}
+"""(optimizer, with input noise) -> line colour."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method at several lengths of training.
+
+    Attributes:
+        label: For the legend; empty for none.
+        colour: Of line and points.
+        seconds: Time per network at each point.
+        accuracy: Mean test accuracy at each point, in %.
+        interval: Half-width of the interval at each point, in %; None to draw none.
+        dashed: Whether the line is dashed.
+        names: Text at each point; empty for none.
+    """
+
+    label: str
+    colour: str
+    seconds: Sequence[float]
+    accuracy: Sequence[float]
+    interval: Sequence[float] | None = None
+    dashed: bool = False
+    names: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One checkpoint's part of the picture.
+
+    Attributes:
+        title: What the networks are.
+        start: Mean test accuracy of the networks as they start, in %.
+        seconds: Time per network of the forward pass.
+        accuracy: Mean test accuracy after it, in %.
+        interval: Half-width of its interval in %; None to draw none.
+        curves: What it is held against.
+    """
+
+    title: str
+    start: float
+    seconds: float
+    accuracy: float
+    interval: float | None = None
+    curves: Sequence[Curve] = field(default_factory=tuple)
+
+
+def draw(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
+    """Draw panels side by side.
+
+    Args:
+        panels: At least one.
+        title: Above all of them.
+        note: Small print below, two or three lines: what was measured and what the times count.
+
+    Returns:
+        A PNG file's content.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_SETTINGS):
+        width = 7.2 if len(panels) == 1 else 5.3 * len(panels)
+        figure = Figure(figsize=(width, 4.9), dpi=170, facecolor="white")
+        FigureCanvasAgg(figure)
+        axes: list[Any] = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
+        for ax, panel in zip(axes, panels, strict=True):
+            _draw_panel(ax, panel)
+        axes[0].set_ylabel("test accuracy, mean over networks (%)")
+        _set_heights(axes[0], panels)
+        figure.subplots_adjust(left=0.62 / width, right=1 - 0.2 / width, top=0.83, bottom=0.27, wspace=0.08)
+        figure.text(0.14 / width, 0.945, title, fontsize=12.5, fontweight="bold", va="center")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(
+            handles,
+            labels,
+            loc="upper left",
+            bbox_to_anchor=(0.5 / width, 0.165),
+            ncols=len(labels) if len(labels) < 4 or len(panels) > 1 else 3,
+            frameon=False,
+            fontsize=8.5,
+            columnspacing=1.4,
+            handlelength=1.8,
+        )
+        small = textwrap.fill(note, int(16.5 * width))
+        figure.text(0.14 / width, 0.012, small, fontsize=7, color=_GREY, va="bottom", linespacing=1.35)
+        png = io.BytesIO()
+        figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def _draw_panel(ax: Any, panel: Panel) -> None:
+    ax.set_xscale("log")
+    ax.set_title(panel.title, loc="left", fontsize=10, color=_INK, pad=8)
+    ax.set_xlabel("time per network (log scale)")
+    ax.grid(True, color=_FAINT, linewidth=0.8)
+    ax.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    ax.axhline(panel.start, color=_GREY, linewidth=1, linestyle=(0, (1, 2)))
+    for curve in panel.curves:
+        _draw_curve(ax, curve)
+    ax.errorbar(
+        [panel.seconds],
+        [panel.accuracy],
+        yerr=None if panel.interval is None else [panel.interval],
+        fmt="*",
+        markersize=17,
+        color=_STAR,
+        markeredgecolor="white",
+        markeredgewidth=0.9,
+        ecolor=_STAR,
+        elinewidth=1.3,
+        capsize=3,
+        zorder=5,
+        linestyle="none",
+        label="one forward pass",
+    )
+    seconds = [panel.seconds, *(s for curve in panel.curves for s in curve.seconds)]
+    low, high = min(seconds) / 2.2, max(seconds) * 2.6
+    ax.set_xlim(low, high)
+    ax.xaxis.set_major_formatter(lambda value, _: duration(value))
+    ax.xaxis.set_minor_formatter(lambda value, _: "")
+    ax.annotate(
+        f"{panel.accuracy:.1f} % in {duration(panel.seconds)}",
+        (panel.seconds, panel.accuracy),
+        xytext=(12, 9),
+        textcoords="offset points",
+        color=_STAR,
+        fontsize=10,
+        fontweight="bold",
+        zorder=6,
+    )
+    ax.annotate(
+        f"as they start, {panel.start:.1f} %",
+        (high, panel.start),
+        xytext=(-2, 4),
+        textcoords="offset points",
+        ha="right",
+        color=_GREY,
+        fontsize=8.5,
+    )
+
+
+def _draw_curve(ax: Any, curve: Curve) -> None:
+    ax.errorbar(
+        curve.seconds,
+        curve.accuracy,
+        yerr=curve.interval,
+        color=curve.colour,
+        linewidth=1.6,
+        linestyle=(0, (4, 2)) if curve.dashed else "-",
+        marker="o",
+        markersize=4.2,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        elinewidth=1,
+        capsize=2,
+        zorder=3,
+        label=curve.label or None,
+    )
+    for x, y, name in zip(curve.seconds, curve.accuracy, curve.names, strict=False):
+        ax.annotate(
+            name,
+            (x, y),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            color=curve.colour,
+            fontsize=7.5,
+        )
+
+
+def _set_heights(ax: Any, panels: Sequence[Panel]) -> None:
+    heights = [
+        height
+        for panel in panels
+        for height in (panel.start, panel.accuracy, *(a for curve in panel.curves for a in curve.accuracy))
+    ]
+    room = 0.09 * max(max(heights) - min(heights), 5)
+    ax.set_ylim(min(heights) - room, max(heights) + 1.7 * room)
+
+
+def duration(seconds: float) -> str:
+    """A time for people, such as ``2.4 ms``.
+
+    Example:
+        >>> duration(0.00241), duration(0.1), duration(12.0)
+        ('2.4 ms', '0.1 s', '12 s')
+    """
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= 0.0999 * size or unit == "µs":
+            value = seconds / size
+            return f"{value:.2g} {unit}" if value < 99.5 else f"{value:.0f} {unit}"
+    raise AssertionError

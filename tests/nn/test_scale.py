@@ -1,0 +1,159 @@
+"""Canonical factors move like the units, dead units too; RMSNorm."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from amortopt._types import Params
+from amortopt.graph import GraphLayout
+from amortopt.nn import RMSNorm, canonical_factors
+from amortopt.nn.scale import scale_edge, scale_node
+from amortopt.symmetry import Element, act, sample
+from tests.cases import Case, case
+from tests.metanets.networks import READABLE, networks, spec_of
+from tests.metanets.zeros import DEAD, zero
+
+ZEROED = ("mlp-relu", "mlp-identity", "mlp-leaky-relu", "residual", "cnn-flatten")
+
+
+def _moved(layout: GraphLayout, factors: list[torch.Tensor], g: Element) -> list[torch.Tensor]:
+    """What the factors of the moved network have to be."""
+    moved = []
+    for node, q in zip(layout.nodes, factors, strict=True):
+        there = q.gather(1, g.permutations[node.group])
+        moved.append(there * g.scales[node.group].abs() if node.positive else there)
+    return moved
+
+
+def _check(base: Case, params: Params) -> None:
+    spec = spec_of(base)
+    layout = GraphLayout.from_spec(spec)
+    g = sample(spec, generator=torch.Generator().manual_seed(1), low=1e-3, high=1e3, batch=2)
+    q, inverse = canonical_factors(layout, params)
+    moved_q, moved_inverse = canonical_factors(layout, act(spec, g, params, batched=True))
+    torch.testing.assert_close(moved_q, _moved(layout, q, g), rtol=1e-12, atol=0)
+    for x, y in zip(moved_q, moved_inverse, strict=True):
+        torch.testing.assert_close(x * y, (x != 0).to(x), rtol=1e-12, atol=0)
+        assert torch.equal(x == 0, y == 0)
+    assert all(bool(x.isfinite().all()) for x in (*q, *inverse))
+
+
+@pytest.mark.parametrize("base", READABLE, ids=str)
+def test_canonical_factors_move_like_the_units(base: Case) -> None:
+    _check(base, networks(base))
+
+
+@pytest.mark.parametrize("dead", DEAD)
+@pytest.mark.parametrize("name", ZEROED)
+def test_canonical_factors_of_dead_units_move_like_the_units(name: str, dead: str) -> None:
+    params = networks(case(name))
+    zero(params, dead)
+    _check(case(name), params)
+
+
+@pytest.mark.parametrize("name", ["mlp-relu", "mlp-identity", "residual"])
+def test_canonical_factors_of_random_sparse_networks_move_like_the_units(name: str) -> None:
+    for share in (0.5, 0.9, 0.97):
+        params = networks(case(name))
+        params = {key: p * (torch.rand_like(p) > share) for key, p in params.items()}
+        _check(case(name), params)
+
+
+def test_canonical_factors_of_a_network_of_zeros_are_zero() -> None:
+    base = case("mlp-relu")
+    layout = GraphLayout.from_spec(spec_of(base))
+    q, inverse = canonical_factors(layout, {name: 0 * p for name, p in networks(base).items()})
+    for node, x, y in zip(layout.nodes, q, inverse, strict=True):
+        assert bool((x == y).all()) and bool((x == (0 if node.positive else 1)).all())
+
+
+def test_canonical_factors_of_a_dead_unit_come_from_its_readers() -> None:
+    base = case("mlp-relu")
+    layout = GraphLayout.from_spec(spec_of(base))
+    params = networks(base)
+    params["0.weight"][:, 3] = 0
+    params["0.bias"][:, 3] = 0
+    q, inverse = canonical_factors(layout, params)
+    column = params["2.weight"][:, :, 3] * inverse[2]
+    torch.testing.assert_close(q[1][:, 3], 1 / column.norm(dim=1))
+
+
+def test_canonical_weights_of_live_units_have_norm_one() -> None:
+    base = case("mlp-relu")
+    layout = GraphLayout.from_spec(spec_of(base))
+    params = {name: p * 100 for name, p in networks(base).items()}
+    q, inverse = canonical_factors(layout, params)
+    for edges, nodes in list(zip(layout.edge_blocks, layout.node_blocks, strict=True))[:-1]:
+        weight = scale_edge(edges, layout.read_edge(edges, params), inverse, q)
+        bias = scale_node(nodes, layout.read_node(nodes, params), inverse, q)
+        norms = torch.cat([weight[:, 0], bias], 2).norm(dim=2)
+        torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+@pytest.mark.parametrize("name", ["mlp-tanh", "mlp-gelu", "cnn-2d"])
+def test_canonical_factors_are_one_without_positive_scalings(name: str) -> None:
+    q, inverse = canonical_factors(GraphLayout.from_spec(spec_of(case(name))), networks(case(name)))
+    assert all(bool((x == 1).all()) for x in (*q, *inverse))
+
+
+@pytest.mark.parametrize("dead", DEAD)
+def test_canonical_factors_gradients_are_finite_with_exact_zeros(dead: str) -> None:
+    base = case("mlp-relu")
+    params = networks(base)
+    zero(params, dead)
+    params = {name: p.requires_grad_() for name, p in params.items()}
+    q, inverse = canonical_factors(GraphLayout.from_spec(spec_of(base)), params)
+    loss = torch.stack([x.sum() for x in (*q, *inverse)]).sum()
+    for gradient in torch.autograd.grad(loss, list(params.values()), allow_unused=True):
+        assert gradient is None or bool(gradient.isfinite().all())
+
+
+def test_canonical_factors_gradcheck() -> None:
+    base = case("residual")
+    layout = GraphLayout.from_spec(spec_of(base))
+    params = networks(base, 1)
+    params["stem.weight"][:, 0] = 0
+    params["stem.bias"][:, 0] = 0
+    params["b.weight"][:, 0] = 0
+    params["b.bias"][:, 0] = 0
+    # Only the readers' weights: at a dead unit's own the factor jumps.
+    fixed = {name: p for name, p in params.items() if not name.startswith("a")}
+
+    def factors(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        q, inverse = canonical_factors(layout, {**fixed, "a.weight": weight, "a.bias": bias})
+        return (*q, *inverse)
+
+    inputs = [params[name].requires_grad_() for name in ("a.weight", "a.bias")]
+    assert torch.autograd.gradcheck(factors, inputs)
+
+
+@pytest.mark.parametrize("value", [1e-6, 1e6])
+def test_canonical_factors_float32_of_four_layers(value: float) -> None:
+    layers = [part for _ in range(4) for part in (torch.nn.Linear(5, 5), torch.nn.ReLU())]
+    build = lambda: torch.nn.Sequential(*layers, torch.nn.Linear(5, 2))  # noqa: E731
+    base = Case(f"deep-{value}", build, lambda: torch.randn(2, 5), ("positive",) * 4)
+    params = {name: p * value for name, p in networks(base).items()}
+    layout = GraphLayout.from_spec(spec_of(base))
+    expected, _ = canonical_factors(layout, params)
+    got, _ = canonical_factors(layout, {name: p.float() for name, p in params.items()})
+    for x, y in zip(got, expected, strict=True):
+        torch.testing.assert_close(x.double(), y, rtol=1e-5, atol=0)
+
+
+def test_rms_norm_is_odd_and_has_unit_scale() -> None:
+    norm = RMSNorm(16).double()
+    norm.gain.data.copy_(torch.rand(16))
+    x = torch.randn(5, 16, dtype=torch.float64) * 100
+    assert torch.equal(norm(-x), -norm(x))
+    torch.testing.assert_close(
+        (norm(x) / norm.gain).square().mean(-1), torch.ones(5, dtype=torch.float64), rtol=1e-6, atol=0
+    )
+
+
+def test_rms_norm_of_zero_is_zero_with_a_bounded_gradient() -> None:
+    norm = RMSNorm(4)
+    x = torch.zeros(3, 4, requires_grad=True)
+    assert not norm(x).any()
+    (gradient,) = torch.autograd.grad(norm(x).sum(), x)
+    assert float(gradient.abs().max()) <= 100 * (1 + 1e-5)

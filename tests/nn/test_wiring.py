@@ -1,0 +1,186 @@
+"""Dense and packed wiring against slow loops over networks and units, operation by operation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from amortopt.graph import EdgeBlock, GraphLayout
+from amortopt.nn import DenseWiring, PackedWiring, Wiring, scatter
+from tests.cases import case
+from tests.metanets.networks import spec_of
+from tests.nn.fakes import FakeScatter
+
+LAYOUT = GraphLayout.from_spec(spec_of(case("mlp-tanh")))
+BLOCK = LAYOUT.edge_blocks[1]
+"""From node set 1 to node set 2."""
+COUNTS, SIZES = (2, 1, 1), ((2, 3, 4, 2), (2, 5, 1, 2), (2, 1, 6, 2))
+C, K, H = 2, 3, 2
+Nets = list[Tensor]
+"""One tensor [n, ...] or [C, o, i] per network."""
+
+
+def _sizes(dense: bool) -> list[tuple[int, ...]]:
+    if dense:
+        return [SIZES[0]] * 3
+    return [size for size, count in zip(SIZES, COUNTS, strict=True) for _ in range(count)]
+
+
+@pytest.fixture(params=["dense", "packed", "packed with torch-scatter"])
+def wired(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Wiring, bool]:
+    if request.param == "dense":
+        return DenseWiring(3, SIZES[0]), True
+    module = FakeScatter() if "scatter" in request.param else None
+    monkeypatch.setattr(scatter, "torch_scatter", lambda: module)
+    pairs = [(block.out, block.into) for block in LAYOUT.edge_blocks]
+    return PackedWiring(COUNTS, SIZES, pairs), False
+
+
+def _nodes(dense: bool, node: int, *shape: int) -> Nets:
+    return [torch.randn(size[node], *shape, dtype=torch.float64) for size in _sizes(dense)]
+
+
+def _edges(dense: bool, channels: int = C) -> Nets:
+    return [
+        torch.randn(channels, size[BLOCK.out], size[BLOCK.into], dtype=torch.float64)
+        for size in _sizes(dense)
+    ]
+
+
+def _nodes_in(parts: Nets, dense: bool) -> Tensor:
+    return torch.stack(parts) if dense else torch.cat(parts)
+
+
+def _edges_in(parts: Nets, dense: bool) -> Tensor:
+    if dense:
+        return torch.stack(parts)
+    return torch.cat([part.permute(1, 2, 0).flatten(0, 1) for part in parts])
+
+
+def _close(got: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_wiring_split_and_join(wired: tuple[Wiring, bool]) -> None:
+    wiring, dense = wired
+    parts = [_nodes_in(_nodes(dense, node, K), dense) for node in range(4)]
+    for got, part in zip(wiring.split(wiring.join(parts)), parts, strict=True):
+        assert torch.equal(got, part)
+
+
+def test_wiring_zeros_units_spread(wired: tuple[Wiring, bool]) -> None:
+    wiring, dense = wired
+    networks = len(_sizes(dense))
+    like = torch.zeros((), dtype=torch.float64)
+    assert torch.equal(wiring.zeros(2, like, K), 0 * _nodes_in(_nodes(dense, 2, K), dense))
+    table = torch.randn(2, K)
+    assert torch.equal(wiring.units(0, table), _nodes_in([table] * networks, dense))
+    vectors = torch.randn(networks, K)
+    expected = [vectors[b].expand(size[2], K) for b, size in enumerate(_sizes(dense))]
+    assert torch.equal(wiring.spread(2, vectors), _nodes_in(expected, dense))
+
+
+def test_wiring_mix(wired: tuple[Wiring, bool]) -> None:
+    wiring, dense = wired
+    edges, weight = _edges(dense), torch.randn(5, C, dtype=torch.float64)
+    expected = [
+        torch.stack([sum(w * x for w, x in zip(row, e, strict=True)) for row in weight]) for e in edges
+    ]
+    _close(wiring.mix(weight, _edges_in(edges, dense)), _edges_in(expected, dense))
+
+
+def _slow_message(e: Tensor, x: Tensor) -> Tensor:
+    """e [C, to, from], x [from, C, K]."""
+    result = torch.zeros(e.shape[1], C, K, dtype=torch.float64)
+    for to in range(e.shape[1]):
+        for of in range(e.shape[2]):
+            for c in range(C):
+                result[to, c] += e[c, to, of] * x[of, c] / math.sqrt(e.shape[2])
+    return result.flatten(1)
+
+
+@pytest.mark.parametrize("forward", [True, False], ids=["to_out", "to_in"])
+def test_wiring_message(wired: tuple[Wiring, bool], forward: bool) -> None:
+    wiring, dense = wired
+    edges = _edges(dense)
+    x = _nodes(dense, BLOCK.into if forward else BLOCK.out, C, K)
+    given = (BLOCK, _edges_in(edges, dense), _nodes_in(x, dense))
+    got = wiring.to_out(*given) if forward else wiring.to_in(*given)
+    expected = [_slow_message(e if forward else e.mT, part) for e, part in zip(edges, x, strict=True)]
+    _close(got, _nodes_in(expected, dense))
+
+
+def test_wiring_outer(wired: tuple[Wiring, bool]) -> None:
+    wiring, dense = wired
+    a, b = _nodes(dense, BLOCK.out, C, K), _nodes(dense, BLOCK.into, C, K)
+    expected = []
+    for x, y in zip(a, b, strict=True):
+        rows = [
+            [[torch.dot(x[o, c], y[i, c]) for i in range(len(y))] for o in range(len(x))] for c in range(C)
+        ]
+        expected.append(torch.tensor(rows, dtype=torch.float64))
+    _close(wiring.outer(BLOCK, _nodes_in(a, dense), _nodes_in(b, dense)), _edges_in(expected, dense))
+
+
+def _slow_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    rows = []
+    for unit in range(len(q)):
+        heads = []
+        for head in range(H):
+            weights = (k[:, head] @ q[unit, head] / math.sqrt(K)).softmax(0)
+            heads.append(sum(w * x for w, x in zip(weights, v[:, head], strict=True)))
+        rows.append(torch.cat(heads))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_wiring_attend(wired: tuple[Wiring, bool], size: float) -> None:
+    wiring, dense = wired
+    q, k, v = ([size * x for x in _nodes(dense, 2, H, K)] for _ in range(3))
+    expected = [_slow_attention(*parts) for parts in zip(q, k, v, strict=True)]
+    got = wiring.attend(2, *(_nodes_in(x, dense) for x in (q, k, v)))
+    torch.testing.assert_close(got, _nodes_in(expected, dense), rtol=1e-9, atol=1e-9)
+
+
+def test_wiring_mean_and_log_mass(wired: tuple[Wiring, bool]) -> None:
+    wiring, dense = wired
+    x = _nodes(dense, 1, K)
+    means = [part.mean(0).expand_as(part) for part in x]
+    _close(wiring.mean(1, _nodes_in(x, dense)), _nodes_in(means, dense))
+    masses = [(1e3 * part).logsumexp(0).expand_as(part) for part in x]
+    _close(wiring.log_mass(1, 1e3 * _nodes_in(x, dense)), _nodes_in(masses, dense))
+
+
+def test_packed_wiring_unpacks_what_it_packs() -> None:
+    wiring = PackedWiring(COUNTS, SIZES, [(BLOCK.out, BLOCK.into)])
+    nodes = [torch.randn(n, size[2], K) for n, size in zip(COUNTS, SIZES, strict=True)]
+    edges = [
+        torch.randn(n, C, size[BLOCK.out], size[BLOCK.into]) for n, size in zip(COUNTS, SIZES, strict=True)
+    ]
+    for got, part in zip(wiring.unpack_nodes(2, wiring.pack_nodes(nodes)), nodes, strict=True):
+        assert torch.equal(got, part)
+    packed = wiring.pack_edges(edges)
+    for got, part in zip(wiring.unpack_edges(BLOCK.out, BLOCK.into, packed), edges, strict=True):
+        assert torch.equal(got, part)
+    one_by_one = [network for part in edges for network in part]
+    assert torch.equal(packed, _edges_in(one_by_one, dense=False))
+
+
+def test_packed_wiring_serves_blocks_within_one_set() -> None:
+    own = EdgeBlock(BLOCK.block, 2, 2, BLOCK.out_axis, BLOCK.in_axis, 1)
+    wiring = PackedWiring(COUNTS, SIZES, [(2, 2)])
+    edges = [torch.randn(C, size[2], size[2], dtype=torch.float64) for size in _sizes(False)]
+    x = _nodes(False, 2, C, K)
+    expected = [_slow_message(e, part) for e, part in zip(edges, x, strict=True)]
+    _close(wiring.to_out(own, _edges_in(edges, False), torch.cat(x)), torch.cat(expected))
+
+
+@pytest.mark.parametrize(("counts", "sizes"), [((), ()), ((1,), ()), ((1, 0), ((1,), (2,)))])
+def test_packed_wiring_refuses_bad_counts(
+    counts: tuple[int, ...], sizes: tuple[tuple[int, ...], ...]
+) -> None:
+    with pytest.raises(ValueError, match="counts, sizes: got .* expected at least one network"):
+        PackedWiring(counts, sizes)
