@@ -1,7 +1,7 @@
 """Learned optimizers built on the symmetry of weight space.
 
-Names are imported when they are first used: PyTorch alone takes seconds, and a command's ``--help`` needs none
-of it.
+Names are imported when they are first used: PyTorch alone takes seconds, and a command's ``--help`` needs
+none of it.
 """
 
 from __future__ import annotations
@@ -54,4 +54,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -85,8 +85,8 @@ def demo(
     Prints one table per checkpoint and writes one picture. Needs no network connection.
 
     Args:
-        checkpoint: Name of a shipped checkpoint, a folder, or a hub id; by default the shipped ones for MLPs on
-            mnist1d.
+        checkpoint: Name of a shipped checkpoint, a folder, or a hub id; by default the shipped ones for MLPs
+            on mnist1d.
         out: Picture to write, a PNG file.
         networks: Number of networks.
         epochs: Lengths of fine-tuning; by default 25 and 150.
@@ -99,8 +99,8 @@ def demo(
     lengths = sorted(set(EPOCHS if epochs is None else epochs))
     if networks < 1 or not lengths or lengths[0] < 1:
         raise ValueError(
-            f"networks, epochs: got {networks} and {lengths}, expected at least one network and one length of at "
-            "least one epoch"
+            f"networks, epochs: got {networks} and {lengths}, expected at least one network and one length "
+            "of at least one epoch"
         )
     names = [checkpoint] if checkpoint is not None else [n for n in CHECKPOINTS if n in list_shipped()]
     if not names:
@@ -253,11 +253,11 @@ def _table(results: _Results, networks: int) -> Table:
 def _note(networks: int) -> str:
     threads = torch.get_num_threads()
     return (
-        f"Test data; {networks} networks from seeds that no checkpoint was trained on. Time per network = time for "
-        f"all {networks} / {networks}, on {threads} CPU thread{'s' * (threads != 1)}. "
-        "One pass: a call of one_shot_params (checks, metanet, copies), without loading the checkpoint. SGD: all "
-        "networks take each step at once, momentum 0.9, cosine schedule, learning rate chosen beforehand on other "
-        f"networks; + noise: Gaussian noise of {NOISE} on the inputs in training."
+        f"Test data; {networks} networks from seeds that no checkpoint was trained on. Time per network = "
+        f"time for all {networks} / {networks}, on {threads} CPU thread{'s' * (threads != 1)}. One pass: a "
+        "call of one_shot_params (checks, metanet, copies), without loading the checkpoint. SGD: all networks "
+        "take each step at once, momentum 0.9, cosine schedule, learning rate chosen beforehand on other networks; "
+        f"+ noise: Gaussian noise of {NOISE} on the inputs in training."
     )
 
 

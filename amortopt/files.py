@@ -24,8 +24,8 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"could not write {path}: {error.strerror or error}; nothing half-written is left and what was there "
-            "before is kept",
+            f"could not write {path}: {error.strerror or error}; nothing half-written is left and what was "
+            "there before is kept",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -165,8 +165,8 @@ class GraphLayout:
             lead = params[block.param].shape[:1]
             if batch not in (None, lead):
                 raise ValueError(
-                    f"params: {block.param!r} has {[*lead]} networks along its first axis, expected {[*batch]}; "
-                    "give tensors [B, ...] for every name"
+                    f"params: {block.param!r} has {[*lead]} networks along its first axis, expected "
+                    f"{[*batch]}; give tensors [B, ...] for every name"
                 )
             batch = lead
             shape = _view_shape(block, params[block.param])

@@ -77,8 +77,8 @@ def _network(name: str) -> nn.Module:
             network = found()
         except TypeError as error:
             raise ValueError(
-                f"module: {name} cannot be called without arguments ({error}); write a function that makes the "
-                "network"
+                f"module: {name} cannot be called without arguments ({error}); write a function that makes "
+                "the network"
             ) from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"module: {name} makes {type(network).__name__}, expected an nn.Module")

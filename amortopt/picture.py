@@ -10,7 +10,7 @@ from typing import Any
 
 _INK, _GREY, _FAINT = "#1f2933", "#6b7785", "#e3e7eb"
 _STAR = "#c8102e"
-_SETTINGS = {
+_SETTINGS: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "text.color": _INK,

@@ -1,14 +1,15 @@
 """One forward pass against tuned SGD and Adam, on networks and data that neither has seen.
 
-    python benchmarks/one_pass.py                    # the shipped checkpoints -> benchmarks/results
-    python benchmarks/one_pass.py --quick            # the same with little of everything -> runs/one_pass_quick
+    python benchmarks/one_pass.py              # the shipped checkpoints -> benchmarks/results
+    python benchmarks/one_pass.py --quick      # the same with little of everything -> runs/one_pass_quick
     python benchmarks/one_pass.py --checkpoint FOLDER_OR_NAME --out FOLDER
-    python benchmarks/one_pass.py --long             # also 500 epochs
-    python benchmarks/one_pass.py --readme           # no measurement: table, picture and README from the JSON files
+    python benchmarks/one_pass.py --long       # also 500 epochs
+    python benchmarks/one_pass.py --readme     # measures nothing: table, picture, README from the JSON files
 
-Starting networks are drawn and trained a little as the recipes in recipes/zoo say, with seeds of their own. Learning
-rate and schedule of every baseline row are chosen on other networks, also with seeds of their own, by validation
-data. Test data are used once, for the numbers. Times are for all networks at once, divided by their number.
+Starting networks are drawn and trained a little as the recipes in recipes/zoo say, with seeds of their own.
+Learning rate and schedule of every baseline row are chosen on other networks, also with seeds of their own,
+by validation data. Test data are used once, for the numbers. Times are for all networks at once, divided by
+their number.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import datetime
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -33,12 +33,13 @@ from jsonargparse import ArgumentParser
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from amortopt import ScaleGMNOptimizer, list_shipped
+from amortopt import ScaleGMNOptimizer, list_shipped, load_release
 from amortopt._types import Params
 from amortopt._version import __version__
 from amortopt.demo import CHECKPOINTS, NOISE, one_pass
 from amortopt.files import write_whole
 from amortopt.functional import num_networks
+from amortopt.meta.release import commit, hardware
 from amortopt.tasks import Family, Split, Task
 from amortopt.zoo.baseline import START_EPOCHS, OptimizerName, Schedule, finetune, starting_networks
 from amortopt.zoo.train import evaluate_many
@@ -97,6 +98,7 @@ class Benchmark:
 
     def __init__(self, checkpoint: str, plan: Plan) -> None:
         self.plan = plan
+        self.release = load_release(checkpoint)
         self.opt = ScaleGMNOptimizer.from_pretrained(checkpoint)
         if self.opt.task is None or self.opt.family is None:
             raise ValueError(f"checkpoint: {checkpoint} names no task or no family to make networks for")
@@ -228,8 +230,7 @@ class Benchmark:
         )  # fmt: skip
 
     def _described(self, rows: Any, tuned: Any, latency: Any, alone: Any, seconds: float) -> dict[str, Any]:
-        release = self.opt._release
-        assert release is not None
+        release = self.release
         return {
             "format": report.FORMAT,
             "benchmark": "one_pass",
@@ -250,9 +251,10 @@ class Benchmark:
             "seconds_per_epoch_alone": alone,
             "tuning": tuned,
             "seconds": round(seconds, 1),
-            "commit": _commit(),
+            "commit": commit(),
             "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            "hardware": _hardware(),
+            "hardware": hardware(torch.device("cpu")),
+            "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
             "versions": {
                 "amortopt": __version__,
                 "torch": str(torch.__version__),
@@ -260,39 +262,6 @@ class Benchmark:
                 "python": platform.python_version(),
             },
         }
-
-
-def _commit() -> dict[str, Any]:
-    def git(*args: str) -> str | None:
-        try:
-            return subprocess.check_output(["git", *args], cwd=ROOT, text=True, stderr=subprocess.DEVNULL)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    commit, changes = (
-        git("rev-parse", "HEAD"),
-        git("status", "--porcelain", "--untracked-files=no", "amortopt"),
-    )
-    return {"sha": commit and commit.strip(), "modified": None if changes is None else bool(changes.strip())}
-
-
-def _hardware() -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
-        cpu = names[0] if names else cpu
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    return {
-        "cpu": cpu,
-        "cores": cores,
-        "threads": torch.get_num_threads(),
-        "device": "cpu",
-        "load_at_the_end": load,
-    }
 
 
 def main(args: list[str] | None = None) -> None:

@@ -22,7 +22,7 @@ _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, extremes and the 95 % interval of the mean (Student's t) over networks, and the values themselves."""
+    """Mean, extremes and 95 % interval of the mean (Student's t) over networks, and the values themselves."""
     array = np.asarray(values, dtype=np.float64)
     count = len(array)
     half = float(stats.t.ppf(0.975, count - 1) * array.std(ddof=1) / math.sqrt(count)) if count > 1 else None
@@ -55,8 +55,8 @@ def read_results(folder: Path) -> list[Results]:
             raise ValueError(f"{path} is no JSON ({error}); run benchmarks/one_pass.py again") from error
         if results.get("format") != FORMAT or results.get("benchmark") != "one_pass":
             raise ValueError(
-                f"{path}: got format {results.get('format')!r}, expected {FORMAT} of the benchmark one_pass; run "
-                "benchmarks/one_pass.py again"
+                f"{path}: got format {results.get('format')!r}, expected {FORMAT} of the benchmark one_pass; "
+                "run benchmarks/one_pass.py again"
             )
         found.append(results)
     if not found:
@@ -71,7 +71,7 @@ def markdown(everything: Sequence[Results]) -> str:
         lines = [
             f"## {_title(results)}",
             "",
-            f"Checkpoint `{results['checkpoint']['name']}` ({results['checkpoint']['parameters']:,} parameters).",
+            "Checkpoint `{name}` ({parameters:,} parameters).".format(**results["checkpoint"]),
             "",
             "| method | accuracy, mean % (95 % interval) | max % | loss | time per network | chosen |",
             "|---|---|---|---|---|---|",
@@ -165,15 +165,13 @@ def _panel(results: Results) -> Panel:
 
 
 def _explanation(results: Results) -> str:
-    plan, hardware = results["plan"], results["hardware"]
-    threads = hardware["threads"]
+    plan = results["plan"]
     return (
-        f"{plan['networks']} networks from seeds that no checkpoint was trained on; ±: 95 % interval over them. "
-        "SGD (momentum 0.9) and Adam start from the same networks; learning rate and schedule (constant or cosine) are "
-        f"chosen for each row on {plan['tuning_networks']} other networks by validation data; noise: Gaussian, "
-        f"{plan['noise']}, on their training inputs. All networks train, or are read by the metanet, at once; "
-        f"time per network is that divided by their number ({hardware['cpu']}, {hardware['cores']} cores, "
-        f"{threads} thread{'s' * (threads != 1)})."
+        f"{plan['networks']} networks from seeds that no checkpoint was trained on; ±: 95 % interval over "
+        "them. SGD (momentum 0.9) and Adam start from the same networks; learning rate and schedule "
+        f"(constant or cosine) are chosen for each row on {plan['tuning_networks']} other networks by validation data; "
+        f"noise: Gaussian, {plan['noise']}, on their training inputs. All networks train, or are read by the "
+        f"metanet, at once; time per network is that divided by their number ({results['hardware']})."
         + (" A quick run: fewer networks, lengths and rates." if results["quick"] else "")
     )
 

@@ -20,6 +20,8 @@ from amortopt.meta.progress import FitProgress
 from amortopt.meta.release import write_release
 
 _IRRELEVANT = (
+    r"\s*``instantiate_classes`` was deprecated",  # jsonargparse, called by Lightning
+    r"\s*By default only one JsonargparseDeprecationWarning",
     r".*does not have many workers.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*Checkpoint directory .* exists and is not empty.*",
@@ -63,6 +65,7 @@ class FitCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the given arguments, whatever the process was called with."""
+        assert isinstance(args, list)
         self.config = parser.parse_args(args)
 
     @property
@@ -93,7 +96,7 @@ class FitCLI(LightningCLI):
 
     def recipe(self) -> dict[str, Any]:
         """Everything that the run was told, without where it wrote."""
-        text = self.parser.dump(self.config, format="json", skip_none=False, skip_link_targets=False)
+        text = self.parser.dump(self.config, format="json", skip_link_targets=False)
         places = ("config", "out", "runs", "ckpt_path")
         return {key: value for key, value in json.loads(text).items() if key not in places}
 
@@ -161,8 +164,8 @@ def main(args: list[str]) -> None:
         )
     before, after = (100 * results[when]["mean_accuracy"] for when in ("before", "after"))
     print(
-        f"{cli.out}: one pass takes {results['networks']} test networks from {before:.1f} % to {after:.1f} % mean "
-        f"test accuracy, after {trainer.global_step} steps"
+        f"{cli.out}: one pass takes {results['networks']} test networks from {before:.1f} % to {after:.1f} % "
+        f"mean test accuracy, after {trainer.global_step} steps"
     )
 
 

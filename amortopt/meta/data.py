@@ -76,8 +76,8 @@ class ZooDataModule(L.LightningDataModule):
         zoo_recipe: Recipe by which the zoo is built if it is missing or incomplete.
         networks: Base networks per step and device, B.
         examples: Examples per step and device, N; all networks of a step read the same ones.
-        input_noise: Standard deviation of Gaussian noise on the inputs, drawn for every network anew, in units
-            of the standardised inputs.
+        input_noise: Standard deviation of Gaussian noise on the inputs, drawn for every network anew, in
+            units of the standardised inputs.
         l1: Lowest and highest L1 strength, drawn log-uniformly per network; for metanets that read ``l1``.
         l1_zero: Share of networks with strength 0 instead.
         val_networks: At most so many of the zoo's val networks are used for validation.

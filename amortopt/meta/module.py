@@ -38,7 +38,7 @@ class OnePassModule(L.LightningModule):
         lr: Learning rate of matrices, updated by Muon.
         scalar_lr: Learning rate of other parameters.
         correction_lr: Learning rate of the readout's corrections per network.
-        weight_decay: Decoupled decay of matrices.
+        weight_decay: Decoupled decay of matrices, except the readout's prototypes.
         prototype_decay: Decoupled decay of the prototypes, the weights that are proposed to all networks.
         warmup_steps: Steps in which the learning rates rise.
         hold: Share of the budget (steps or time) at full learning rates; they fall linearly to 2 % after it.

@@ -37,11 +37,11 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum with orthogonalized updates (Jordan et al. 2024) for matrices, AdamW for everything else.
 
-    Param groups with ``muon=True`` hold matrices [m, n] or stacks of them [k, m, n]. Their update has spectral
-    norm ``lr * sqrt(max(1, m / n))``. Other groups are updated as by ``torch.optim.AdamW``.
+    Param groups with ``muon=True`` hold matrices [m, n] or stacks of them [k, m, n]. Their update has
+    spectral norm ``lr * sqrt(max(1, m / n))``. Other groups are updated as by ``torch.optim.AdamW``.
 
-    torch has Muon for 2-D parameters since 2.9; this one also runs on older versions, and updates all matrices of
-    a shape in one batch, which is several times faster for many small ones.
+    torch has Muon for 2-D parameters since 2.9; this one also runs on older versions, and updates all matrices
+    of a shape in one batch, which is several times faster for many small ones.
 
     Args:
         params: Param groups; each may set ``muon``, ``lr``, ``momentum``, ``betas``, ``weight_decay``.
@@ -79,8 +79,8 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if group["muon"] and p.ndim not in (2, 3):
                     raise ValueError(
-                        f"params: got a tensor of shape {tuple(p.shape)} in a Muon group, expected a matrix or "
-                        "a stack of matrices; put it in a group with muon=False"
+                        f"params: got a tensor of shape {tuple(p.shape)} in a Muon group, expected a matrix "
+                        "or a stack of matrices; put it in a group with muon=False"
                     )
 
     @torch.no_grad()

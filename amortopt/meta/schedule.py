@@ -51,7 +51,7 @@ def param_groups(
             "params": groups[kind],
             "lr": rate,
             "rate": rate,
-            "muon": kind in ("matrix", "prototype"),
+            "muon": kind in decays,
             "weight_decay": decays.get(kind, 0.0),
         }
         for kind, rate in rates.items()
@@ -88,4 +88,5 @@ def update_average(average: nn.Module, module: nn.Module, step: int, decay: floa
         decay: Weight of the old average, reached once the average is older than its memory.
     """
     weight = 1 - min(decay, (step + 1) / (step + 10))
-    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in module.parameters()], weight)
+    old, new = list(average.parameters()), [p.detach() for p in module.parameters()]
+    torch._foreach_lerp_(old, new, weight)  # pyright: ignore[reportPrivateImportUsage]

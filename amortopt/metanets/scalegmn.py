@@ -295,11 +295,11 @@ class ScaleGMN(Metanet):
         for p, (b, value) in enumerate(zip(self.layout.node_blocks, proposed[0], strict=True)):
             own = self.layout.read_node(b, params)
             target = scale_node(b, value, factors, inverse)
-            nodes.append(own + self.node_gate[p] * (target - own))
+            nodes.append(torch.lerp(own, target, self.node_gate[p]))
         for p, (b, value) in enumerate(zip(self.layout.edge_blocks, proposed[1], strict=True)):
             own = self.layout.read_edge(b, params)
             target = scale_edge(b, value * _unit(b, read.sizes), factors, inverse)
-            edges.append(own + self.edge_gate[p] * (target - own))
+            edges.append(torch.lerp(own, target, self.edge_gate[p]))
         return self.layout.write(params, nodes, edges)
 
     def _check_inputs(self, grads: Params | Sequence[Params] | None, l1: Tensor | None) -> None:
@@ -330,7 +330,7 @@ def _tame(x: Tensor, limit: float = 1024.0) -> Tensor:
     Squares of such features leave float32's range, and what is added to them rounds to nothing.
     """
     peak = x.abs().amax(tuple(range(1, x.ndim)), keepdim=True)
-    # A power of two as the limit: no rounding where nothing is to be done. Divided first, for finite gradients.
+    # The limit is a power of two: no rounding where nothing is done. Divided first for finite gradients.
     return x / peak.clamp(min=limit) * limit
 
 

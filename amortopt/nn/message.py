@@ -42,7 +42,7 @@ class GraphLayer(nn.Module):
         self.invariant = linear()
         self.up, self.down = nn.Linear(2 * width, 2 * width), nn.Linear(2 * width, width)
         self.qkv, self.attended = nn.Linear(width, 3 * width, bias=False), linear()
-        self.role_norm = RMSNorm(width)
+        self.role_norm = RMSNorm(width) if any(node.odd for node in layout.nodes) else nn.Identity()
         self.roles = nn.ModuleDict(
             {
                 str(p): RoleAssignment(width, node.size, odd=node.odd)

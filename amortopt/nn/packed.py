@@ -3,7 +3,8 @@
 Networks that share a family's structure but not its widths do not fit into one tensor. Packed, the nodes of
 all networks are rows [N, d], those of set 0 first, then those of set 1, ..., each set network by network; the
 edges of a block are rows [E, C], network by network, each with the rows of its two ends. What is a batched
-matrix product in a dense batch is a segment sum here.
+matrix product in a dense batch is a segment sum here, which costs several times as much per network on a CPU:
+where many networks share their architecture, a dense batch of each is faster.
 
 Legend: B networks, N nodes of all sets, n nodes of one set in all networks, E edges of one block, C edge
 channels, k node channels per edge channel, H heads, e channels per head, R roles, F features of a block.
@@ -86,39 +87,41 @@ class PackedWiring(Wiring):
         return table.repeat(self.batch, 1)
 
     def spread(self, node: int, per_network: Tensor) -> Tensor:
-        return per_network[self._network[node]]
+        return _rows(per_network, self._network[node])
 
     def mix(self, weight: Tensor, edges: Tensor) -> Tensor:
         return edges @ weight.mT
 
     def to_out(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
         out, into = self._ends[block.out, block.into]
-        sums = segment_sum(edges[:, :, None] * x[into], out, self.lengths[block.out], ordered=True)
+        sums = segment_sum(edges[:, :, None] * _rows(x, into), out, self.lengths[block.out], ordered=True)
         return sums.flatten(1) / self._root(block.into)[self._network[block.out], None].to(x)
 
     def to_in(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
         out, into = self._ends[block.out, block.into]
-        sums = segment_sum(edges[:, :, None] * x[out], into, self.lengths[block.into])
+        sums = segment_sum(edges[:, :, None] * _rows(x, out), into, self.lengths[block.into])
         return sums.flatten(1) / self._root(block.out)[self._network[block.into], None].to(x)
 
     def outer(self, block: EdgeBlock, a: Tensor, b: Tensor) -> Tensor:
         out, into = self._ends[block.out, block.into]
-        return (a[out] * b[into]).sum(-1)
+        return (_rows(a, out) * _rows(b, into)).sum(-1)
 
     def attend(self, node: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         to, of = self._pairs(node)
-        logits = (query[to] * key[of]).sum(-1) / math.sqrt(query.shape[-1])
+        logits = (_rows(query, to) * _rows(key, of)).sum(-1) / math.sqrt(query.shape[-1])
         weights = segment_softmax(logits, to, self.lengths[node], ordered=True)
-        return segment_sum(weights[..., None] * value[of], to, self.lengths[node], ordered=True).flatten(1)
+        return segment_sum(
+            weights[..., None] * _rows(value, of), to, self.lengths[node], ordered=True
+        ).flatten(1)
 
     def mean(self, node: int, x: Tensor) -> Tensor:
         network = self._network[node]
         sums = segment_sum(x, network, self.batch, ordered=True)
-        return (sums / self._sizes[node][:, None])[network]
+        return _rows(sums / self._sizes[node][:, None], network)
 
     def log_mass(self, node: int, logits: Tensor) -> Tensor:
         network = self._network[node]
-        return segment_logsumexp(logits, network, self.batch, ordered=True)[network]
+        return _rows(segment_logsumexp(logits, network, self.batch, ordered=True), network)
 
     def pack_nodes(self, parts: Sequence[Tensor]) -> Tensor:
         """Dense features [B, n, F] of a node set per architecture -> rows [n, F]."""
@@ -141,3 +144,8 @@ class PackedWiring(Wiring):
         return [
             part.unflatten(0, shape).permute(0, 3, 1, 2) for part, shape in zip(parts, shapes, strict=True)
         ]
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    # Twice as fast as x[index] on CPU.
+    return x.index_select(0, index)

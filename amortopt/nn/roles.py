@@ -11,11 +11,13 @@ from amortopt.nn.wiring import Wiring
 class RoleAssignment(nn.Module):
     r"""Assign the units of a group to R learned roles, each role to its share of the units.
 
-    Logits between even features and learned keys are balanced by Sinkhorn's iteration, so that units compete for
-    roles: :math:`P = \mathrm{Sinkhorn}(h K^\top)`, rows summing to one. Where units may flip their sign, the
-    assignment carries it: :math:`S = P \odot \tanh(v U^\top)` is odd in v. Under a permutation and sign flips
-    g of the units, S moves as g S, so :math:`S_o M S_i^\top` moves as the weights between two groups, for any
-    learned M (learned canonicalization, Kaba et al. 2023, in its soft form).
+    Logits between even features and learned keys are balanced by Sinkhorn's iteration, so that units compete
+    for roles: :math:`P = \mathrm{Sinkhorn}(e^\tau h K^\top)`, rows summing to one. Where units may flip their
+    sign, the assignment carries it: :math:`S = P \odot \tanh(v U^\top)` is odd in v. Under a permutation and
+    sign flips g of the units, S moves as g S, so :math:`S_o M S_i^\top` moves as the weights between two groups,
+    for any learned M (learned canonicalization, Kaba et al. 2023, in its soft form).
+
+    The assignment has to be sharp: what is left of its softness is noise in the weights that are read out.
 
     Args:
         width: Channels d of a unit's features.

@@ -83,8 +83,8 @@ def segment_softmax(logits: Tensor, index: Tensor, size: int, *, ordered: bool =
         Weights [E, ...] that sum to one over each segment.
     """
     # The maximum only guards against overflow: it cancels, so no gradient needs to pass through it.
-    weights = (logits - segment_max(logits, index, size, ordered=ordered)[index]).exp()
-    return weights / segment_sum(weights, index, size, ordered=ordered)[index]
+    weights = (logits - segment_max(logits, index, size, ordered=ordered).index_select(0, index)).exp()
+    return weights / segment_sum(weights, index, size, ordered=ordered).index_select(0, index)
 
 
 def segment_logsumexp(logits: Tensor, index: Tensor, size: int, *, ordered: bool = False) -> Tensor:
@@ -94,7 +94,9 @@ def segment_logsumexp(logits: Tensor, index: Tensor, size: int, *, ordered: bool
         [size, ...]; -inf for a segment without rows.
     """
     peak = segment_max(logits, index, size, ordered=ordered)
-    return segment_sum((logits - peak[index]).exp(), index, size, ordered=ordered).log() + peak
+    return (
+        segment_sum((logits - peak.index_select(0, index)).exp(), index, size, ordered=ordered).log() + peak
+    )
 
 
 def _segment(values: Tensor, index: Tensor, size: int, reduce: str, ordered: bool) -> Tensor:

@@ -29,8 +29,8 @@ def one_shot(
 
     Args:
         checkpoint: Name of a shipped checkpoint, a folder, or a hub id.
-        weights: A safetensors file with the tensors of one network, or of many with a leading network axis, by
-            the family's parameter names. (The format keeps no order, so no other names can be matched.)
+        weights: A safetensors file with the tensors of one network, or of many with a leading network axis,
+            by the family's parameter names. (The format keeps no order, so no other names can be matched.)
         out: File to write; the same names, shapes and number formats.
         passes: How often the metanet is applied in a row.
         l1: L1 strength, for checkpoints that read it.
@@ -49,8 +49,8 @@ def one_shot(
     if params.keys() != set(optimizer.spec.params):
         raise ValueError(
             f"weights: {weights} has the tensors {', '.join(params) or '(none)'}, expected "
-            f"{', '.join(optimizer.spec.params)}; rename them, or use ScaleGMNOptimizer.one_shot in Python, which "
-            "matches any class by structure"
+            f"{', '.join(optimizer.spec.params)}; rename them, or use ScaleGMNOptimizer.one_shot in Python, "
+            "which matches any class by structure"
         )
     better = optimizer.one_shot_params(params, batch=task_batch(optimizer), l1=l1, passes=passes)
     # Clones: safetensors refuses tensors that share memory.

@@ -93,8 +93,8 @@ def finetune(
     """Train stacked networks on, vectorised: all networks take a step at once.
 
     The updates are torch.optim.SGD's with momentum 0.9 and torch.optim.Adam's with its defaults. The cosine
-    schedule falls with every step, from the learning rate to 0 at the end of the last epoch. All networks read
-    the same minibatches.
+    schedule falls with every step, from the learning rate to 0 at the end of the last epoch. All networks
+    read the same minibatches.
 
     Args:
         module: Architecture; its own params are not read.

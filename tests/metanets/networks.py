@@ -40,7 +40,7 @@ def networks(case: Case, count: int = 2, *, dtype: torch.dtype = torch.float64) 
 
 
 def wider(case: Case, extra: int) -> Params:
-    """One network, without a batch axis, with other widths: group number k has ``extra`` + k % 2 more units."""
+    """One network, without a batch axis, with other widths: group k has ``extra`` + k % 2 more units."""
     spec = spec_of(case)
     sizes = {g.name: g.size + (extra + k % 2) * g.permutable for k, g in enumerate(spec.groups)}
     params: Params = {}

@@ -208,5 +208,5 @@ def test_scalegmn_refuses_inputs_that_do_not_fit() -> None:
 def test_scalegmn_refuses_another_input_width() -> None:
     params = networks(TANH)
     params["0.weight"] = torch.zeros(2, 32, 41, dtype=torch.float64)
-    with pytest.raises(ValueError, match="got 41 units in group .*, expected 40; its units are known by"):
+    with pytest.raises(ValueError, match=r"got 41 units in group .*, expected 40; its units are known by"):
         metanet(spec_of(TANH))(params)

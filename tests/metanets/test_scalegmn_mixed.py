@@ -122,7 +122,7 @@ def test_forward_mixed_refuses_bad_input() -> None:
         full.forward_mixed(given, grads=given[:1], l1=l1)
     with pytest.raises(ValueError, match=r"l1: got shape \(3,\), expected \(5,\)"):
         full.forward_mixed(given, grads=given, l1=l1[:3])
-    with pytest.raises(ValueError, match="grads: got .*expected"):
+    with pytest.raises(ValueError, match=r"grads: got .*expected"):
         full.forward_mixed(given, grads=given[::-1][1:] + given[:1], l1=l1)
-    with pytest.raises(ValueError, match="got 41 units in group .*expected 40"):
+    with pytest.raises(ValueError, match=r"got 41 units in group .*expected 40"):
         plain.forward_mixed([*given, {**given[0], "0.weight": torch.zeros(32, 41, dtype=torch.float64)}])

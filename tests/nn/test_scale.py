@@ -79,6 +79,19 @@ def test_canonical_factors_of_a_dead_unit_come_from_its_readers() -> None:
     torch.testing.assert_close(q[1][:, 3], 1 / column.norm(dim=1))
 
 
+def test_canonical_factors_of_a_chain_of_dead_units_come_from_its_end() -> None:
+    base = case("mlp-relu")
+    params = networks(base)
+    zero(params, "chain")
+    # Unit 0 is read only by unit 1 of the next layer, which hears nothing and is read by the outputs.
+    params["2.weight"][:, :1, 0] = 0
+    params["2.weight"][:, 2:, 0] = 0
+    _, inverse = canonical_factors(GraphLayout.from_spec(spec_of(base)), params)
+    end = params["4.weight"][:, :, 1].norm(dim=1)
+    torch.testing.assert_close(inverse[2][:, 1], end)
+    torch.testing.assert_close(inverse[1][:, 0], params["2.weight"][:, 1, 0].abs() * end)
+
+
 def test_canonical_weights_of_live_units_have_norm_one() -> None:
     base = case("mlp-relu")
     layout = GraphLayout.from_spec(spec_of(base))

@@ -182,5 +182,5 @@ def test_packed_wiring_serves_blocks_within_one_set() -> None:
 def test_packed_wiring_refuses_bad_counts(
     counts: tuple[int, ...], sizes: tuple[tuple[int, ...], ...]
 ) -> None:
-    with pytest.raises(ValueError, match="counts, sizes: got .* expected at least one network"):
+    with pytest.raises(ValueError, match=r"counts, sizes: got .* expected at least one network"):
         PackedWiring(counts, sizes)
