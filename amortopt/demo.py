@@ -213,7 +213,8 @@ def _finetune(
         seconds=[seconds for seconds, _ in points],
         accuracy=[accuracy for _, accuracy in points],
         dashed=not longest,
-        names=[""] * (len(points) - 1) + [f"{epochs} ep."],
+        # The short runs end so close to each other that their texts would overlap.
+        names=[""] * (len(points) - 1) + [f"{epochs} ep." if longest or noise else ""],
     )
     results.curves.append(curve)
 
@@ -255,9 +256,9 @@ def _note(networks: int) -> str:
     return (
         f"Test data; {networks} networks from seeds that no checkpoint was trained on. Time per network = "
         f"time for all {networks} / {networks}, on {threads} CPU thread{'s' * (threads != 1)}. One pass: a "
-        "call of one_shot_params (checks, metanet, copies), without loading the checkpoint. SGD: all networks "
-        "take each step at once, momentum 0.9, cosine schedule, learning rate chosen beforehand on other networks; "
-        f"+ noise: Gaussian noise of {NOISE} on the inputs in training."
+        "call of one_shot_params (checks, metanet, copies), without loading the checkpoint. SGD: all "
+        "networks take each step at once, momentum 0.9, cosine schedule, learning rate chosen beforehand on "
+        f"other networks; + noise: Gaussian noise of {NOISE} on the inputs in training."
     )
 
 

@@ -165,14 +165,15 @@ def _panel(results: Results) -> Panel:
 
 
 def _explanation(results: Results) -> str:
-    plan = results["plan"]
+    plan, hardware = results["plan"], results["hardware"]
+    quick = " A quick run: fewer networks, lengths and rates." if results["quick"] else ""
     return (
         f"{plan['networks']} networks from seeds that no checkpoint was trained on; ±: 95 % interval over "
         "them. SGD (momentum 0.9) and Adam start from the same networks; learning rate and schedule "
-        f"(constant or cosine) are chosen for each row on {plan['tuning_networks']} other networks by validation data; "
-        f"noise: Gaussian, {plan['noise']}, on their training inputs. All networks train, or are read by the "
-        f"metanet, at once; time per network is that divided by their number ({results['hardware']})."
-        + (" A quick run: fewer networks, lengths and rates." if results["quick"] else "")
+        "(constant or cosine) are chosen for each row by validation data on "
+        f"{plan['tuning_networks']} other networks; noise: Gaussian, {plan['noise']}, on their training "
+        "inputs. All networks train, or are read by the metanet, at once; time per network is that divided "
+        f"by their number ({hardware}).{quick}"
     )
 
 

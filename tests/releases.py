@@ -1,4 +1,4 @@
-"""Checkpoints with untrained metanets, for tests of what needs some checkpoint. Untrained, they change nothing."""
+"""Checkpoints with untrained metanets, which change nothing, for tests that need some checkpoint."""
 
 from __future__ import annotations
 

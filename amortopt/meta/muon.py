@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -99,20 +100,18 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             live = [p for p in group["params"] if p.grad is not None]
-            if live and group["weight_decay"]:
-                torch._foreach_mul_(live, 1 - group["lr"] * group["weight_decay"])
             if live:
                 (self._muon_step if group["muon"] else self._adam_step)(live, group)
         return loss
 
     def _muon_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
         shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-        for p in params:
+        for p, grad in zip(params, _grads(params), strict=True):
             state = self.state[p]
             if not state:
                 state["momentum"] = torch.zeros_like(p)
-            state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            ahead = p.grad.lerp(state["momentum"], group["momentum"])
+            state["momentum"].lerp_(grad, 1 - group["momentum"])
+            ahead = grad.lerp(state["momentum"], group["momentum"])
             rows, columns = p.shape[-2:]
             # A matrix and its transpose are orthogonalized alike, so they go together.
             key = (min(rows, columns), max(rows, columns))
@@ -123,23 +122,30 @@ class Muon(torch.optim.Optimizer):
             for (p, _), update in zip(pairs, updates, strict=True):
                 rows, columns = p.shape[-2:]
                 update = update if rows <= columns else update.mT
+                p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.sub_(update.reshape(p.shape), alpha=group["lr"] * max(1, rows / columns) ** 0.5)
 
     def _adam_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        beta1, beta2 = group["betas"]
         for p in params:
             if not self.state[p]:
-                self.state[p].update(mean=torch.zeros_like(p), square=torch.zeros_like(p), step=0)
-            self.state[p]["step"] += 1
-        grads = [p.grad for p in params]
-        means = [self.state[p]["mean"] for p in params]
-        squares = [self.state[p]["square"] for p in params]
-        torch._foreach_lerp_(means, grads, 1 - beta1)
-        torch._foreach_mul_(squares, beta2)
-        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
-        denominators = torch._foreach_sqrt(squares)
-        steps = [self.state[p]["step"] for p in params]
-        torch._foreach_div_(denominators, [(1 - beta2**t) ** 0.5 for t in steps])
-        torch._foreach_add_(denominators, group["eps"])
-        sizes = [-group["lr"] / (1 - beta1**t) for t in steps]
-        torch._foreach_addcdiv_(params, means, denominators, sizes)
+                zeros = torch.zeros_like
+                self.state[p].update(mean=zeros(p), square=zeros(p), step=torch.zeros((), device=p.device))
+        adamw(
+            params,
+            _grads(params),
+            *([self.state[p][key] for p in params] for key in ("mean", "square")),
+            max_exp_avg_sqs=[],
+            state_steps=[self.state[p]["step"] for p in params],
+            foreach=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+def _grads(params: list[Tensor]) -> list[Tensor]:
+    return [p.grad for p in params if p.grad is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from amortopt.metanets import Metanet
 
@@ -88,5 +88,6 @@ def update_average(average: nn.Module, module: nn.Module, step: int, decay: floa
         decay: Weight of the old average, reached once the average is older than its memory.
     """
     weight = 1 - min(decay, (step + 1) / (step + 10))
-    old, new = list(average.parameters()), [p.detach() for p in module.parameters()]
+    old: list[Tensor] = list(average.parameters())
+    new: list[Tensor] = [p.detach() for p in module.parameters()]
     torch._foreach_lerp_(old, new, weight)  # pyright: ignore[reportPrivateImportUsage]

@@ -62,7 +62,7 @@ class Metanet(nn.Module, ABC):
             New params: names, shapes and dtype of ``params``.
         """
 
-    def matrix_parameters(self) -> list[nn.Parameter]:
+    def matrix_parameters(self) -> list[Tensor]:
         """Parameters that act as matrices, for optimizers such as Muon; by default those of linear layers."""
         return [module.weight for module in self.modules() if isinstance(module, nn.Linear)]
 

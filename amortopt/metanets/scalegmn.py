@@ -130,7 +130,7 @@ class ScaleGMN(Metanet):
         self.node_gate.fill_(1)
         self.edge_gate.fill_(1)
 
-    def matrix_parameters(self) -> list[nn.Parameter]:
+    def matrix_parameters(self) -> list[Tensor]:
         """Weights of the layers, and the readout's prototypes.
 
         The readout's corrections are not among them: an orthogonalized update has the same size in every

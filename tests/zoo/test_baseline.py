@@ -32,7 +32,10 @@ def finetune_one_reference(params, data, *, optimizer, lr, schedule, epochs, noi
     """Slow and obvious: one ordinary module, torch.optim and a scheduler."""
     module = FAMILY.build().double()
     module.load_state_dict(params)
-    kinds = {"sgd": lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9), "adam": lambda p: torch.optim.Adam(p, lr)}
+    kinds = {
+        "sgd": lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9),
+        "adam": lambda p: torch.optim.Adam(p, lr),
+    }
     opt = kinds[optimizer](module.parameters())
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(opt, epochs * 3)
     for epoch in range(epochs):
@@ -54,8 +57,8 @@ def finetune_one_reference(params, data, *, optimizer, lr, schedule, epochs, noi
 def test_finetune_equals_torch_optim_per_network(optimizer, schedule, noise) -> None:
     data, params = examples(), double_params(2)
     done = finetune(
-        FAMILY.build(), params, data, TASK, optimizer=optimizer, learning_rate=RATES, schedule=schedule, epochs=4,
-        seed=3, batch_size=32, input_noise=noise,
+        FAMILY.build(), params, data, TASK, optimizer=optimizer, learning_rate=RATES, schedule=schedule,
+        epochs=4, seed=3, batch_size=32, input_noise=noise,
     )  # fmt: skip
     for b in range(2):
         expected = finetune_one_reference(

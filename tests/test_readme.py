@@ -1,0 +1,126 @@
+"""The README's own snippets and commands run, and its numbers are those of the results files."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from amortopt.checkpoints import list_shipped
+from amortopt.cli import main
+from amortopt.functional import params_of
+from amortopt.tasks import make_family
+from tests.releases import untrained_release
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+SNIPPETS = blocks("python")
+COMMANDS = [line.partition("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+OURS = [command for command in COMMANDS if "amortopt" in command.split()[0]]
+
+# Appended to what the README says, so that little is computed; {tmp} is a new folder.
+SMALL = {
+    "demo": "--networks 2 --epochs [1] --out {tmp}/demo.png",
+    "one-shot": "",
+    "info": "",
+    "zoo": "--count 3 --epochs [0,1] --out {tmp}/zoo --progress false",
+    "fit": "--data.zoo {tmp}/zoo --data.networks 2 --data.examples 16 --data.val_networks 2 "
+    "--runs {tmp}/runs --trainer.max_steps 2 --trainer.enable_progress_bar false --model.metanet.width 8",
+}
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped checkpoints; before they are there, untrained ones of the same names."""
+    if "mnist1d-mlp-tanh-ce" not in list_shipped():
+        untrained_release(tmp_path / "shipped", "tanh")
+        monkeypatch.setattr("amortopt.checkpoints._shipped_root", lambda: tmp_path / "shipped")
+
+
+def test_readme_has_snippets_and_commands() -> None:
+    assert len(SNIPPETS) >= 3 and {command.split()[1] for command in OURS} == set(SMALL)
+
+
+@pytest.mark.parametrize("position", range(len(SNIPPETS)))
+def test_readme_snippet_runs(position: int, checkpoints: None) -> None:
+    # Later snippets use what earlier ones define.
+    namespace: dict[str, object] = {"__name__": "readme"}
+    for snippet in SNIPPETS[: position + 1]:
+        exec(compile(snippet, "README.md", "exec"), namespace)
+
+
+def test_readme_example_is_ten_lines_with_a_class_of_ones_own() -> None:
+    lines = [line for line in SNIPPETS[0].splitlines() if line.strip()]
+    assert len(lines) <= 10 and "F.tanh" in SNIPPETS[0] and "one_shot" in lines[-1]
+
+
+@pytest.mark.parametrize("command", OURS)
+def test_readme_command_runs(
+    command: str, checkpoints: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = shlex.split(command)[1:]
+    monkeypatch.chdir(tmp_path if args[0] in ("info", "one-shot") else ROOT)
+    if args[0] == "info":
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        Path("mynet.py").write_text(SNIPPETS[0].partition("opt =")[0])
+    if args[0] == "one-shot":
+        save_file(params_of(make_family("mlp").build()), "weights.safetensors")
+    if args[0] == "fit":
+        small = "--count 40 --epochs [0,1] --progress false"
+        assert (
+            main(["zoo", "build", "--config", zoo_recipe(), "--out", f"{tmp_path}/zoo", *small.split()]) == 0
+        )
+    assert main([*args, *SMALL[args[0]].format(tmp=tmp_path).split()]) == 0
+
+
+def zoo_recipe() -> str:
+    command = next(c for c in OURS if c.startswith("amortopt zoo build"))
+    return re.search(r"--config (\S+)", command)[1]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
+def test_readme_make_target_exists(command: str) -> None:
+    assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_readme_set_up_is_that_of_the_makefile() -> None:
+    install = next(c for c in COMMANDS if "pip install" in c).partition("-m pip ")[2]
+    assert install in (ROOT / "Makefile").read_text()
+
+
+def test_readme_links_exist() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not [link for link in missing if not link.startswith("benchmarks/results")]
+    assert not missing or not list(RESULTS.glob("*.json")), "results are there, but not what is made of them"
+
+
+@contextlib.contextmanager
+def report_module() -> Iterator:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield importlib.import_module("one_pass_report")
+
+
+def test_readme_numbers_are_those_of_the_results_files() -> None:
+    if not list(RESULTS.glob("one_pass_*.json")):
+        pytest.skip("the benchmark was not run yet")
+    with report_module() as report:
+        everything = report.read_results(RESULTS)
+        assert report.readme_block(everything) in README, "run python benchmarks/one_pass.py --readme"
+        assert report.markdown(everything) == (RESULTS / "one_pass.md").read_text(encoding="utf-8")
+        assert not any(results["quick"] for results in everything)
