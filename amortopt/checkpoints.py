@@ -115,10 +115,10 @@ def save_release(
         OSError: The disk is full or the folder cannot be written; what was there before is still there.
     """
     target = Path(os.path.abspath(folder))
-    _check_target(target)
+    check_target(target)
     description: dict[str, Any] = {
         "format": FORMAT,
-        "name": _checked_name(name),
+        "name": checked_name(name),
         "metanet": {"name": metanet.name, "config": metanet.config},
         "spec": json.loads((spec or metanet.spec).to_json()),
         "task": dict(task),
@@ -257,7 +257,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} was altered: its content does not have the sha256 that it records; {_AGAIN}, or write a "
             "changed one with save_release"
         )
-    _checked_name(config["name"])
+    checked_name(config["name"])
     return config
 
 
@@ -300,7 +300,8 @@ def parameter_count(metanet: Metanet) -> int:
     return sum(p.numel() for p in metanet.parameters())
 
 
-def _checked_name(name: object) -> str:
+def checked_name(name: object) -> str:
+    """The name of a checkpoint; raises a ``ValueError`` if it is not safe as one."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
             f"name: got {name!r}, expected lower-case letters, digits, '.', '_' and '-', starting with a "
@@ -318,7 +319,9 @@ def _as_json(key: str, value: Any) -> Any:
         raise ValueError(f"{key}: json cannot hold it ({error}); {advice}") from error
 
 
-def _check_target(target: Path) -> None:
+def check_target(folder: str | os.PathLike[str]) -> None:
+    """Raise a ``ValueError`` unless a checkpoint can go to this folder without touching anything else."""
+    target = Path(folder)
     if target.exists() and not target.is_dir():
         raise ValueError(f"folder: {target} is a file, expected a folder; choose another one")
     if not target.exists():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+from jsonargparse import ArgumentError  # pyright: ignore[reportPrivateImportUsage]
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from amortopt.checkpoints import check_target, checked_name
 from amortopt.meta.data import ZooDataModule
 from amortopt.meta.module import OnePassModule
 from amortopt.meta.progress import FitProgress
-from amortopt.meta.release import write_release
+from amortopt.meta.release import commit, write_release
 
 _IRRELEVANT = (
     r"\s*``instantiate_classes`` was deprecated",  # jsonargparse, called by Lightning
@@ -27,7 +31,10 @@ _IRRELEVANT = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*ModelCheckpoint.*",
     r".*GPU available but not used.*",
+    r"Grad strides do not match bucket view strides",  # of axes of size 1, under DDP
 )
+_CONFIG = ("--config", "-c")
+_CHATTER = re.compile(r"💡 Tip: |[GTH]PU available: ")  # of Lightning's Trainer, on every start
 
 
 class FitCLI(LightningCLI):
@@ -44,7 +51,7 @@ class FitCLI(LightningCLI):
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"prog": "amortopt fit", "exit_on_error": False},
+            parser_kwargs={"prog": "amortopt fit", "exit_on_error": False, "allow_abbrev": False},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -66,7 +73,21 @@ class FitCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the given arguments, whatever the process was called with."""
         assert isinstance(args, list)
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            message = " ".join(str(error).split())
+            if not any(arg.split("=")[0] in _CONFIG for arg in args):
+                message += "; give a recipe, such as --config recipes/mnist1d_mlp_tanh_ce.yaml"
+            raise ValueError(message) from error
+
+    def before_instantiate_classes(self) -> None:
+        """Raise a ``ValueError`` for what would otherwise fail only at the end of the run."""
+        checked_name(self.config["name"])
+        check_target(self.out)
+        self.state()
+        if self.config["save_every"] < 1:
+            raise ValueError(f"save_every: got {self.config['save_every']}, expected at least 1 step")
 
     @property
     def folder(self) -> Path:
@@ -82,7 +103,7 @@ class FitCLI(LightningCLI):
         """The state to resume from.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            ValueError: If there is no such file.
         """
         asked = self.config["ckpt_path"]
         if asked is None:
@@ -144,6 +165,7 @@ def main(args: list[str]) -> None:
     with _quiet():
         cli = FitCLI(_config_first(args))
         trainer, module, data = cli.trainer, cli.model, cli.datamodule
+        made_by = commit()
         assert isinstance(module, OnePassModule) and isinstance(data, ZooDataModule)
         trainer.fit(module, data, ckpt_path=cli.state(), weights_only=True)
         if trainer.interrupted:
@@ -161,6 +183,7 @@ def main(args: list[str]) -> None:
             seed=int(cli.config["seed_everything"]),
             steps=trainer.global_step,
             seconds=seconds_of(trainer),
+            commit=made_by,
         )
     before, after = (100 * results[when]["mean_accuracy"] for when in ("before", "after"))
     print(
@@ -181,16 +204,25 @@ def _config_first(args: list[str]) -> list[str]:
     position = 0
     while position < len(args):
         option = args[position].split("=")[0]
-        width = 2 if args[position] in ("--config", "-c") else 1
-        (first if option in ("--config", "-c") else rest).extend(args[position : position + width])
+        width = 2 if args[position] in _CONFIG else 1
+        (first if option in _CONFIG else rest).extend(args[position : position + width])
         position += width
     return first + rest
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without warnings that are about other ways to train than this one."""
-    with warnings.catch_warnings():
-        for message in _IRRELEVANT:
-            warnings.filterwarnings("ignore", message=message)
-        yield
+    """Without warnings that are about other ways to train than this one, and without chatter."""
+
+    def says_something(record: logging.LogRecord) -> bool:
+        return not _CHATTER.match(record.getMessage())
+
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(says_something)
+    try:
+        with warnings.catch_warnings():
+            for message in _IRRELEVANT:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        logger.removeFilter(says_something)

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError  # pyright: ignore[reportPrivateImportUsa
 from torch import Tensor
 
 from amortopt._types import Params
+from amortopt.metanets import Metanet
 from amortopt.tasks import Family, Split, Task
 from amortopt.tasks.base import Which
 from amortopt.zoo import Zoo, ZooConfig, build_zoo, load_zoo
@@ -150,6 +151,15 @@ class ZooDataModule(L.LightningDataModule):
                     f"{there.to_config()}; correct the recipe or choose another zoo"
                 )
 
+    def check_strengths(self, metanet: Metanet) -> None:
+        """Raise a ``ValueError`` unless L1 strengths are drawn exactly if the metanet reads them."""
+        if ("l1" in metanet.inputs) != (self.l1 is not None):
+            reads = f"the metanet reads {sorted(metanet.inputs) or 'nothing'} beside the weights"
+            raise ValueError(
+                f"data.l1: got {self.l1}, but {reads}; set both data.l1: [low, high] and l1 in "
+                "model.metanet.reads, or neither"
+            )
+
     def load(self, device: torch.device | str = "cpu") -> None:
         """Put networks and examples on a device."""
         device = torch.device(device)
@@ -206,7 +216,9 @@ class ZooDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Called by the Trainer in every process."""
         trainer: Any = self.trainer
-        self.check_fits(trainer.lightning_module.task, trainer.lightning_module.family)
+        module = trainer.lightning_module
+        self.check_fits(module.task, module.family)
+        self.check_strengths(module.metanet)
         self.load(trainer.strategy.root_device)
 
     def train_dataloader(self) -> _Endless:

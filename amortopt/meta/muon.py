@@ -41,8 +41,8 @@ class Muon(torch.optim.Optimizer):
     Param groups with ``muon=True`` hold matrices [m, n] or stacks of them [k, m, n]. Their update has
     spectral norm ``lr * sqrt(max(1, m / n))``. Other groups are updated as by ``torch.optim.AdamW``.
 
-    torch has Muon for 2-D parameters since 2.9; this one also runs on older versions, and updates all matrices
-    of a shape in one batch, which is several times faster for many small ones.
+    torch has Muon for 2-D parameters since 2.9; this one also runs on older versions, and updates all
+    matrices of a shape in one batch, which is several times faster for many small ones.
 
     Args:
         params: Param groups; each may set ``muon``, ``lr``, ``momentum``, ``betas``, ``weight_decay``.
@@ -53,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: Default decoupled weight decay, times the learning rate.
 
     Raises:
-        ValueError: If a Muon group holds a vector or scalar.
+        ValueError: If a learning rate is not positive, or a Muon group holds a vector or scalar.
     """
 
     def __init__(
@@ -65,8 +65,6 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        if lr <= 0:
-            raise ValueError(f"lr: got {lr}, expected a positive learning rate")
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -77,6 +75,8 @@ class Muon(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
         for group in self.param_groups:
+            if not 0 < group["lr"] < float("inf"):
+                raise ValueError(f"lr: got {group['lr']}, expected a positive learning rate")
             for p in group["params"]:
                 if group["muon"] and p.ndim not in (2, 3):
                     raise ValueError(
@@ -129,7 +129,8 @@ class Muon(torch.optim.Optimizer):
         for p in params:
             if not self.state[p]:
                 zeros = torch.zeros_like
-                self.state[p].update(mean=zeros(p), square=zeros(p), step=torch.zeros((), device=p.device))
+                # The step counts on the CPU, as in torch: reading it from a GPU would wait for the GPU.
+                self.state[p].update(mean=zeros(p), square=zeros(p), step=torch.zeros(()))
         adamw(
             params,
             _grads(params),

@@ -56,6 +56,7 @@ def write_release(
     seed: int,
     steps: int,
     seconds: float,
+    commit: str | None,
 ) -> dict[str, Any]:
     """Measure, and write the release checkpoint.
 
@@ -68,6 +69,7 @@ def write_release(
         seed: Seed of the run.
         steps: Steps of the run.
         seconds: Time of training.
+        commit: Commit of the code that trained; see [commit][amortopt.meta.release.commit].
 
     Returns:
         The results.
@@ -87,13 +89,15 @@ def write_release(
         recipe=recipe,
         seeds={"metanet and draws": seed, "zoo": data.zoo.config["seed"]},
         results=results,
-        commit=commit(),
+        commit=commit,
     )
     return results
 
 
 def commit() -> str | None:
     """Commit of the checkout that the package runs from, with "-dirty" if it was changed since.
+
+    Ask at the start of a run: the checkout may have moved on by its end.
 
     Returns:
         The hash; None if the package does not run from a git checkout.

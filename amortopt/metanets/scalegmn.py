@@ -106,8 +106,9 @@ class ScaleGMN(Metanet):
                 channels=channels,
                 heads=heads,
                 backward=direction == "bidirectional",
+                last=layer == layers - 1,
             )
-            for _ in range(layers)
+            for layer in range(layers)
         )
         self.odd_norm, self.even_norm = RMSNorm(width), RMSNorm(width)
         self.readout = Readout(self.layout, width=width, channels=channels)

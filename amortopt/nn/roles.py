@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -14,27 +16,31 @@ class RoleAssignment(nn.Module):
     Logits between even features and learned keys are balanced by Sinkhorn's iteration, so that units compete
     for roles: :math:`P = \mathrm{Sinkhorn}(e^\tau h K^\top)`, rows summing to one. Where units may flip their
     sign, the assignment carries it: :math:`S = P \odot \tanh(v U^\top)` is odd in v. Under a permutation and
-    sign flips g of the units, S moves as g S, so :math:`S_o M S_i^\top` moves as the weights between two groups,
-    for any learned M (learned canonicalization, Kaba et al. 2023, in its soft form).
+    sign flips g of the units, S moves as g S, so :math:`S_o M S_i^\top` moves as the weights between two
+    groups, for any learned M (learned canonicalization, Kaba et al. 2023, in its soft form).
 
-    The assignment has to be sharp: what is left of its softness is noise in the weights that are read out.
+    The assignment has to be sharp and balanced: what it leaves soft, or gives to two units, is noise in the
+    weights that are read out. Sinkhorn's iteration balances sharp logits only after thousands of rounds, so its
+    potentials are found by annealing, from flat logits to sharp ones, a few rounds each. They are constants to
+    the gradient, but for the last rounds.
 
     Args:
         width: Channels d of a unit's features.
         roles: Number of roles R; the group's size in the family.
         odd: Whether units may flip their sign.
-        steps: Sinkhorn iterations.
         sharpness: Standard deviation of the first logits.
+        levels: Steps of annealing.
+        rounds: Sinkhorn rounds per level, and last rounds.
     """
 
     def __init__(
-        self, width: int, roles: int, *, odd: bool, steps: int = 20, sharpness: float = 20.0
+        self, width: int, roles: int, *, odd: bool, sharpness: float, levels: int, rounds: int = 3
     ) -> None:
         super().__init__()
-        self.steps = steps
-        self.odd = odd
-        self.log_sharpness = nn.Parameter(torch.zeros(()))
-        self.key = nn.Parameter(torch.randn(roles, width) * sharpness / width**0.5)
+        self.odd, self.levels, self.rounds = odd, levels, rounds
+        # Keys are large, so that one update of usual size moves the assignment little.
+        self.key = nn.Parameter(torch.randn(roles, width) * 8 / width**0.5)
+        self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness / 8)))
         self.even = nn.Parameter(torch.randn(roles, width))
         self.carried = nn.Parameter(torch.randn(roles, width))
         if odd:
@@ -56,7 +62,22 @@ class RoleAssignment(nn.Module):
         h = h - wiring.mean(node, h)
         spread = wiring.mean(node, h.square()).mean(-1, keepdim=True)
         logits = (h * torch.rsqrt(spread + 1e-6)) @ self.key.mT * self.log_sharpness.exp()
-        for _ in range(self.steps):
+        logits = (logits + self._potentials(wiring, node, logits)).log_softmax(-1)
+        for _ in range(self.rounds):
             logits = (logits - wiring.log_mass(node, logits)).log_softmax(-1)
         assigned = logits.exp()
         return assigned, assigned * torch.tanh(v @ self.sign.mT) if self.odd else assigned
+
+    @torch.no_grad()
+    def _potentials(self, wiring: Wiring, node: int, logits: Tensor) -> Tensor:
+        """What to add to the logits so that every role gets its share: [.., n, R], alike for all units."""
+        flattest = 0.01
+        potentials = torch.zeros_like(logits)
+        ratio = flattest ** (-1 / max(1, self.levels - 1))
+        for level in range(self.levels):
+            flat = logits * flattest * ratio**level
+            for _ in range(self.rounds):
+                potentials = potentials - wiring.log_mass(node, (flat + potentials).log_softmax(-1))
+            if level < self.levels - 1:
+                potentials = potentials * ratio
+        return potentials

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from amortopt.cli import main
+from amortopt.meta.module import OnePassModule
 
 TINY = """
 name: tiny
@@ -47,3 +54,26 @@ def write_recipe(folder: Path) -> Path:
 def fit_args(recipe: Path, runs: Path, *more: str) -> list[str]:
     """Arguments of `amortopt fit`."""
     return ["--config", str(recipe), "--runs", str(runs), "--trainer.enable_progress_bar", "false", *more]
+
+
+def tiny_module(
+    activation: str = "tanh", start: Literal["identity", "proposal"] = "proposal", **config: Any
+) -> OnePassModule:
+    """A module with a tiny metanet for the networks of the tiny zoo, made from seed 0."""
+    torch.manual_seed(0)
+    return OnePassModule(
+        {"name": "mnist1d"},
+        {"name": "mlp", "activation": activation, "widths": [40, 6, 10]},
+        {"name": "scalegmn", "width": 8, "channels": 2, "layers": 1, "heads": 2, **config},
+        start=start,
+    )
+
+
+def error_of(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The line with which `amortopt fit` refuses these arguments."""
+    capsys.readouterr()
+    assert main(["fit", *args]) == 2
+    printed = capsys.readouterr().err
+    _, _, message = printed.rpartition("error: ")
+    assert printed.count("error: ") == 1 and message.count("\n") == 1, printed
+    return message.strip()
