@@ -20,9 +20,9 @@ class RoleAssignment(nn.Module):
     groups, for any learned M (learned canonicalization, Kaba et al. 2023, in its soft form).
 
     The assignment has to be sharp and balanced: what it leaves soft, or gives to two units, is noise in the
-    weights that are read out. Sinkhorn's iteration balances sharp logits only after thousands of rounds, so its
-    potentials are found by annealing, from flat logits to sharp ones, a few rounds each. They are constants to
-    the gradient, but for the last rounds.
+    weights that are read out. Sinkhorn's iteration balances sharp logits only after thousands of rounds, so
+    its potentials are found by annealing, from flat logits to sharp ones, a few rounds each. They are
+    constants to the gradient, but for the last rounds.
 
     Args:
         width: Channels d of a unit's features.
@@ -34,7 +34,7 @@ class RoleAssignment(nn.Module):
     """
 
     def __init__(
-        self, width: int, roles: int, *, odd: bool, sharpness: float, levels: int, rounds: int = 3
+        self, width: int, roles: int, *, odd: bool, sharpness: float = 20.0, levels: int = 10, rounds: int = 3
     ) -> None:
         super().__init__()
         self.odd, self.levels, self.rounds = odd, levels, rounds

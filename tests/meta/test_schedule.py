@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_param_groups_give_each_parameter_its_rate_and_decay() -> None:
 def test_rate_rises_stays_and_falls() -> None:
     total, warmup, hold = 200, 10, 0.5
     factors = [rate_factor(s, s / total, warmup_steps=warmup, hold=hold) for s in range(total + 1)]
-    pairs = list(zip(factors, factors[1:], strict=False))
+    pairs = list(pairwise(factors))
     assert all(0 < f <= 1 for f in factors)
     assert all(a < b for a, b in pairs[: warmup - 1])
     assert all(f == 1 for f in factors[warmup - 1 : total // 2 + 1])
