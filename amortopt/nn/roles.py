@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +12,7 @@ class RoleAssignment(nn.Module):
     r"""Assign the units of a group to R learned roles, each role to its share of the units.
 
     Logits between even features and learned keys are balanced by Sinkhorn's iteration, so that units compete
-    for roles: :math:`P = \mathrm{Sinkhorn}(e^\tau h K^\top)`, rows summing to one. Where units may flip their
+    for roles: :math:`P = \mathrm{Sinkhorn}(\tau h K^\top)`, rows summing to one. Where units may flip their
     sign, the assignment carries it: :math:`S = P \odot \tanh(v U^\top)` is odd in v. Under a permutation and
     sign flips g of the units, S moves as g S, so :math:`S_o M S_i^\top` moves as the weights between two
     groups, for any learned M (learned canonicalization, Kaba et al. 2023, in its soft form).
@@ -28,19 +26,19 @@ class RoleAssignment(nn.Module):
         width: Channels d of a unit's features.
         roles: Number of roles R; the group's size in the family.
         odd: Whether units may flip their sign.
-        sharpness: Standard deviation of the first logits.
-        levels: Steps of annealing.
+        sharpness: Standard deviation of the logits. Not learned: sharper is better until the annealing fails
+            to balance, which no gradient tells.
+        levels: Steps of annealing; sharper logits need more.
         rounds: Sinkhorn rounds per level, and last rounds.
     """
 
     def __init__(
-        self, width: int, roles: int, *, odd: bool, sharpness: float = 20.0, levels: int = 10, rounds: int = 3
+        self, width: int, roles: int, *, odd: bool, sharpness: float = 20.0, levels: int = 16, rounds: int = 3
     ) -> None:
         super().__init__()
-        self.odd, self.levels, self.rounds = odd, levels, rounds
-        # Keys are large, so that one update of usual size moves the assignment little.
+        self.odd, self.sharpness, self.levels, self.rounds = odd, sharpness, levels, rounds
+        # Only directions of keys matter. They are long, so that one update of usual size turns them little.
         self.key = nn.Parameter(torch.randn(roles, width) * 8 / width**0.5)
-        self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness / 8)))
         self.even = nn.Parameter(torch.randn(roles, width))
         self.carried = nn.Parameter(torch.randn(roles, width))
         if odd:
@@ -61,7 +59,8 @@ class RoleAssignment(nn.Module):
         # Only what tells units of one network apart may decide between them.
         h = h - wiring.mean(node, h)
         spread = wiring.mean(node, h.square()).mean(-1, keepdim=True)
-        logits = (h * torch.rsqrt(spread + 1e-6)) @ self.key.mT * self.log_sharpness.exp()
+        key = nn.functional.normalize(self.key, dim=-1) * self.sharpness
+        logits = (h * torch.rsqrt(spread + 1e-6)) @ key.mT
         logits = (logits + self._potentials(wiring, node, logits)).log_softmax(-1)
         for _ in range(self.rounds):
             logits = (logits - wiring.log_mass(node, logits)).log_softmax(-1)
@@ -72,12 +71,15 @@ class RoleAssignment(nn.Module):
     def _potentials(self, wiring: Wiring, node: int, logits: Tensor) -> Tensor:
         """What to add to the logits so that every role gets its share: [.., n, R], alike for all units."""
         flattest = 0.01
-        potentials = torch.zeros_like(logits)
         ratio = flattest ** (-1 / max(1, self.levels - 1))
+        potentials = torch.zeros_like(logits)
         for level in range(self.levels):
-            flat = logits * flattest * ratio**level
+            share = (logits * (flattest * ratio**level) + potentials).softmax(-1)
             for _ in range(self.rounds):
-                potentials = potentials - wiring.log_mass(node, (flat + potentials).log_softmax(-1))
+                mass = (wiring.mean(node, share) * share.shape[-1]).clamp(min=1e-30)
+                potentials = potentials - mass.log()
+                share = share / mass
+                share = share / share.sum(-1, keepdim=True)
             if level < self.levels - 1:
                 potentials = potentials * ratio
         return potentials
