@@ -90,9 +90,11 @@ def _norm(rows: list[Tensor], like: Tensor) -> Tensor:
     x = torch.cat(rows, -1)
     # What several layers of large or tiny weights multiply up to has squares outside float32's range. A power
     # of two brings them back without rounding.
-    exponent = torch.frexp(x.detach().abs().amax(-1, keepdim=True)).exponent.clamp(-100, 100)
-    norm = torch.linalg.vector_norm(torch.ldexp(x, -exponent), dim=-1)
-    return torch.ldexp(norm, exponent[..., 0])
+    peak = x.detach().abs().amax(-1, keepdim=True)
+    exponent = torch.frexp(peak).exponent.clamp(-100, 100)
+    # Factors of their own: in torch 2.11 the gradient of ldexp is wrong for negative exponents.
+    down, up = (torch.ldexp(torch.ones_like(peak), e) for e in (-exponent, exponent))
+    return torch.linalg.vector_norm(x * down, dim=-1) * up[..., 0]
 
 
 def _reciprocal(norm: Tensor, where: Tensor) -> Tensor:
