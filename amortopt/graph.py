@@ -175,13 +175,13 @@ class GraphLayout:
                 if isinstance(item, NodeBlock)
                 else [(item.out_axis, item.out), (item.in_axis, item.into)]
             )
-            found += [(block.label, node, shape[block.axes.index(axis)]) for axis, node in targets]
+            found += [(block.label, node, shape[_position(block, axis)]) for axis, node in targets]
         return found
 
     def read_node(self, item: NodeBlock, params: Params) -> Tensor:
         """Node features [B, n, k] of one block."""
         value = _view(item.block, params[item.block.param])
-        moved = value.movedim(1 + item.block.axes.index(item.axis), 1)
+        moved = value.movedim(1 + _position(item.block, item.axis), 1)
         return moved.reshape(*moved.shape[:2], item.channels)
 
     def read_edge(self, item: EdgeBlock, params: Params) -> Tensor:
@@ -205,7 +205,7 @@ class GraphLayout:
         slices: dict[str, list[tuple[int, Tensor]]] = {}
         for item, value in zip(self.node_blocks, nodes, strict=True):
             shape = _view_shape(item.block, params[item.block.param])
-            axis = item.block.axes.index(item.axis)
+            axis = _position(item.block, item.axis)
             rest = [size for position, size in enumerate(shape) if position != axis]
             moved = value.reshape(value.shape[0], shape[axis], *rest).movedim(1, 1 + axis)
             slices.setdefault(item.block.param, []).append((item.block.start, moved.flatten(1)))

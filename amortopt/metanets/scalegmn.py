@@ -384,8 +384,8 @@ def _check(
     reads: Sequence[str],
 ) -> None:
     for name, value in (("width", width), ("channels", channels), ("layers", layers), ("heads", heads)):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, expected at least 1")
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
     for name, value in (("channels", channels), ("heads", heads)):
         if width % value:
             raise ValueError(f"{name}: got {value}, expected a divisor of width={width}")

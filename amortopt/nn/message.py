@@ -35,7 +35,7 @@ class GraphLayer(nn.Module):
         self.layout = layout
         self.channels, self.heads, self.backward = channels, heads, backward
         blocks = range(len(layout.edge_blocks))
-        sharpness, levels = (80.0, 30) if last else (20.0, 16)
+        sharpness, levels = (300.0, 48) if last else (20.0, 16)
         linear = lambda: nn.Linear(width, width, bias=False)  # noqa: E731
         self.from_in = nn.ModuleList(linear() for _ in blocks)
         self.from_out = nn.ModuleList(linear() for _ in blocks if backward)

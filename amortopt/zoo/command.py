@@ -21,6 +21,7 @@ def build_parser() -> ArgumentParser:
         description="Train many base networks at once and store them. "
         "Finished parts are kept: run it again after an interruption.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--config", action=ActionConfigFile, help="Recipe, a YAML file such as those in recipes/zoo."
