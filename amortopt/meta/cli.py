@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from jsonargparse import ArgumentError  # pyright: ignore[reportPrivateImportUsage]
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -113,6 +114,13 @@ class FitCLI(LightningCLI):
             raise ValueError(
                 f"ckpt_path: got {asked!r}, but there is no file {path}; leave it out to start anew"
             )
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(
+                f"ckpt_path: {path} is no training state, or was cut off ({type(error).__name__}); "
+                "leave it out to start anew"
+            ) from error
         return path
 
     def recipe(self) -> dict[str, Any]:

@@ -164,8 +164,8 @@ def test_scalegmn_of_a_block_with_three_groups_is_refused() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"width": 0}, "width: got 0, expected at least 1"),
-        ({"layers": 0}, "layers: got 0, expected at least 1"),
+        ({"width": 0}, "width: got 0, expected a whole number of at least 1"),
+        ({"layers": 0}, "layers: got 0, expected a whole number of at least 1"),
         ({"channels": 5}, "channels: got 5, expected a divisor of width=8"),
         ({"heads": 3}, "heads: got 3, expected a divisor of width=8"),
         ({"symmetry": "scales"}, "symmetry: got 'scales', expected 'scale' or 'permutation'"),
