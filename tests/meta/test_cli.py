@@ -73,6 +73,13 @@ def test_wrong_values_are_named_before_anything_is_made(
     assert not (tmp_path / "runs").exists()
 
 
+def test_damaged_state_is_refused(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "last.ckpt"
+    state.write_bytes(b"cut off")
+    message = error_of(fit_args(recipe, tmp_path / "runs", "--ckpt_path", str(state)), capsys)
+    assert "ckpt_path" in message and "last.ckpt" in message
+
+
 def test_out_folder_with_other_files_is_refused_before_training(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
