@@ -7,7 +7,8 @@ them) nor written, its buffers and its training/eval mode are used as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import torch
@@ -18,6 +19,18 @@ from amortopt._types import Params
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``loss(logits [N, C], y [N]) -> scalar``."""
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every submodule's own mode afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def params_of(module: nn.Module) -> Params:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from amortopt._types import Params
+from amortopt.functional import eval_mode
 from amortopt.symmetry import SymmetrySpec, act, extract, inverse, sample
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
@@ -55,7 +55,7 @@ def assert_function_preserved(
     def run(moved: Params) -> list[Tensor]:
         return _tensors(functional_call(module, {**buffers, **moved}, inputs))
 
-    with torch.no_grad(), _eval_mode(module):
+    with torch.no_grad(), eval_mode(module):
         before = run(params)
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
@@ -141,14 +141,3 @@ def _tensors(output: Any) -> list[Tensor]:
         return [output]
     parts = output.values() if isinstance(output, dict) else output
     return [tensor for part in parts for tensor in _tensors(part)]
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from amortopt._types import Params
-from amortopt.functional import Loss, loss_and_grad_many
+from amortopt.functional import Loss, eval_mode, loss_and_grad_many
 from amortopt.metanets import Metanet
 from amortopt.optim.checks import check_finite
 from amortopt.symmetry import Match
@@ -197,15 +197,3 @@ def plain() -> Iterator[None]:
     """No autograd, and ordinary tensors even where the caller is in inference mode."""
     with torch.inference_mode(False), torch.no_grad():
         yield
-
-
-@contextlib.contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every submodule's own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

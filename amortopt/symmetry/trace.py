@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -12,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from amortopt.functional import eval_mode
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def trace(module: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> Trac
     if not inputs or not all(isinstance(x, Tensor) and x.ndim >= 1 for x in inputs):
         got = [type(x).__name__ if not isinstance(x, Tensor) else tuple(x.shape) for x in inputs]
         raise ValueError(f"example_input: got {got}, expected tensors whose first axis is the batch")
-    with _in_eval_mode(module):
+    with eval_mode(module):
         try:
             with warnings.catch_warnings():
                 # What export says about its own internals is not for the caller.
@@ -143,17 +143,6 @@ def _check_parameters(module: nn.Module) -> None:
     for shared in names.values():
         if len(shared) > 1:
             raise ValueError(f"module: one parameter has the names {shared}; a tie is not supported yet")
-
-
-@contextlib.contextmanager
-def _in_eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def _explained(module: nn.Module, inputs: tuple[Tensor, ...], error: Exception) -> ValueError:
