@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.graph import EdgeBlock, GraphLayout, Symmetry
+from amortopt.graph import GraphLayout, Symmetry
 from amortopt.metanets.base import Metanet, register_metanet
 from amortopt.nn import DenseWiring, GraphLayer, PackedWiring, RMSNorm, Wiring, canonical_factors
+from amortopt.nn.encoding import l1_features, tame, unit_rms, usual_size
 from amortopt.nn.readout import Readout
 from amortopt.nn.scale import scale_edge, scale_node
 from amortopt.symmetry import SymmetrySpec
@@ -54,6 +55,8 @@ class ScaleGMN(Metanet):
         symmetry: ``"scale"`` respects permutations and scalings, ``"permutation"`` only permutations (the
             ablation).
         direction: Whether units hear only from what they read (``"forward"``) or also from what reads them.
+        sharpness: Of the role assignment that is read out, see [RoleAssignment][amortopt.nn.RoleAssignment].
+        annealing: Levels of annealing that balance it.
         reads: Inputs beside the weights: ``"grads"``, ``"l1"``.
 
     Raises:
@@ -70,6 +73,8 @@ class ScaleGMN(Metanet):
         heads: int = 4,
         symmetry: Symmetry = "scale",
         direction: Literal["forward", "bidirectional"] = "bidirectional",
+        sharpness: float = 300.0,
+        annealing: int = 48,
         reads: Sequence[Literal["grads", "l1"]] = (),
     ) -> None:
         super().__init__(
@@ -80,9 +85,12 @@ class ScaleGMN(Metanet):
             heads=heads,
             symmetry=symmetry,
             direction=direction,
+            sharpness=sharpness,
+            annealing=annealing,
             reads=sorted(reads),
         )
-        _check(width, channels, layers, heads, symmetry, direction, reads)
+        _check_counts(width=width, channels=channels, layers=layers, heads=heads, annealing=annealing)
+        _check(width, channels, heads, symmetry, direction, sharpness, reads)
         self.layout = GraphLayout.from_spec(spec, symmetry)
         self._inputs = frozenset(reads)
         features = 2 if "grads" in reads else 1
@@ -106,7 +114,8 @@ class ScaleGMN(Metanet):
                 channels=channels,
                 heads=heads,
                 backward=direction == "bidirectional",
-                last=layer == layers - 1,
+                # Earlier assignments only tell units apart; the last one is read out.
+                **({"sharpness": sharpness, "levels": annealing} if layer == layers - 1 else {}),
             )
             for layer in range(layers)
         )
@@ -260,11 +269,11 @@ class ScaleGMN(Metanet):
 
     def _features(self, own: _Features, grads: _Features | None, sizes: tuple[int, ...]) -> _Features:
         """Weights in units of their usual size, and gradients relative to each block's RMS."""
-        nodes = [_tame(x) for x in own[0]]
-        edges = [_tame(e / _unit(b, sizes)) for e, b in zip(own[1], self.layout.edge_blocks, strict=True)]
+        nodes = [tame(x) for x in own[0]]
+        edges = [tame(e / usual_size(b, sizes)) for e, b in zip(own[1], self.layout.edge_blocks, strict=True)]
         if grads is not None:
-            nodes = [torch.cat([w, _unit_rms(g)], 2) for w, g in zip(nodes, grads[0], strict=True)]
-            edges = [torch.cat([w, _unit_rms(g)], 1) for w, g in zip(edges, grads[1], strict=True)]
+            nodes = [torch.cat([w, unit_rms(g)], 2) for w, g in zip(nodes, grads[0], strict=True)]
+            edges = [torch.cat([w, unit_rms(g)], 1) for w, g in zip(edges, grads[1], strict=True)]
         return nodes, edges
 
     def _propose(self, wiring: Wiring, features: _Features, l1: Tensor | None) -> _Features:
@@ -277,7 +286,7 @@ class ScaleGMN(Metanet):
                 even, odd = (wiring.units(p, table[str(p)]) for table in (self.even_index, self.odd_index))
             even = even + self.set_embedding[p]
             if l1 is not None:
-                even = even + wiring.spread(p, self.read_l1(_l1_features(l1)))
+                even = even + wiring.spread(p, self.read_l1(l1_features(l1)))
             for b, read, value in zip(self.layout.node_blocks, self.read_node, nodes, strict=True):
                 if b.node == p:
                     odd = odd + read(value)
@@ -299,7 +308,7 @@ class ScaleGMN(Metanet):
             nodes.append(torch.lerp(own, target, self.node_gate[p]))
         for p, (b, value) in enumerate(zip(self.layout.edge_blocks, proposed[1], strict=True)):
             own = self.layout.read_edge(b, params)
-            target = scale_edge(b, value * _unit(b, read.sizes), factors, inverse)
+            target = scale_edge(b, value * usual_size(b, read.sizes), factors, inverse)
             edges.append(torch.lerp(own, target, self.edge_gate[p]))
         return self.layout.write(params, nodes, edges)
 
@@ -318,30 +327,6 @@ class ScaleGMN(Metanet):
                     f"params: got {size} units in group {node.group!r}, expected {node.size}; its units are "
                     "known by their index, so their number cannot change"
                 )
-
-
-def _unit(block: EdgeBlock, sizes: tuple[int, ...]) -> float:
-    """Usual size of a weight, 1 / sqrt(fan in)."""
-    return 1 / math.sqrt(sizes[block.into] * block.channels)
-
-
-def _tame(x: Tensor, limit: float = 1024.0) -> Tensor:
-    """Features of a block, scaled down in networks where they reach far beyond any that works.
-
-    Squares of such features leave float32's range, and what is added to them rounds to nothing.
-    """
-    peak = x.abs().amax(tuple(range(1, x.ndim)), keepdim=True)
-    # The limit is a power of two: no rounding where nothing is done. Divided first for finite gradients.
-    return x / peak.clamp(min=limit) * limit
-
-
-def _unit_rms(x: Tensor) -> Tensor:
-    """x / its RMS per network; zero stays zero."""
-    axes = tuple(range(1, x.ndim))
-    peak = x.abs().amax(axes, keepdim=True)
-    safe = torch.where(peak > 0, peak, 1)
-    x = x / safe
-    return x * torch.rsqrt(x.square().mean(axes, keepdim=True) + 1e-12)
 
 
 def _stacked(networks: list[Params]) -> Params:
@@ -367,25 +352,23 @@ def _check_l1(l1: Tensor | None, count: int) -> None:
         )
 
 
-def _l1_features(l1: Tensor) -> Tensor:
-    """[B] -> [B, 2]: position on a log scale around 1e-3, and whether there is any penalty."""
-    there = l1 > 0
-    log = torch.log10(torch.where(there, l1, 1)) + 3
-    return torch.stack([torch.where(there, log, 0), there.to(l1)], -1)
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
 
 
 def _check(
     width: int,
     channels: int,
-    layers: int,
     heads: int,
     symmetry: str,
     direction: str,
+    sharpness: float,
     reads: Sequence[str],
 ) -> None:
-    for name, value in (("width", width), ("channels", channels), ("layers", layers), ("heads", heads)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+    if not 0 < sharpness < math.inf:
+        raise ValueError(f"sharpness: got {sharpness}, expected a positive number")
     for name, value in (("channels", channels), ("heads", heads)):
         if width % value:
             raise ValueError(f"{name}: got {value}, expected a divisor of width={width}")

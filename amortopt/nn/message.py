@@ -7,6 +7,8 @@ ends.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -25,17 +27,16 @@ class GraphLayer(nn.Module):
         channels: Edge channels C.
         heads: Attention heads.
         backward: Whether nodes also hear from the nodes that they write to.
-        last: Whether the role assignment is read out, and so has to be sharp.
+        **roles: Options of [RoleAssignment][amortopt.nn.RoleAssignment].
     """
 
     def __init__(
-        self, layout: GraphLayout, *, width: int, channels: int, heads: int, backward: bool, last: bool
+        self, layout: GraphLayout, *, width: int, channels: int, heads: int, backward: bool, **roles: Any
     ) -> None:
         super().__init__()
         self.layout = layout
         self.channels, self.heads, self.backward = channels, heads, backward
         blocks = range(len(layout.edge_blocks))
-        sharpness, levels = (300.0, 48) if last else (20.0, 16)
         linear = lambda: nn.Linear(width, width, bias=False)  # noqa: E731
         self.from_in = nn.ModuleList(linear() for _ in blocks)
         self.from_out = nn.ModuleList(linear() for _ in blocks if backward)
@@ -49,7 +50,7 @@ class GraphLayer(nn.Module):
         self.role_norm = RMSNorm(width) if any(node.odd for node in layout.nodes) else nn.Identity()
         self.roles = nn.ModuleDict(
             {
-                str(p): RoleAssignment(width, node.size, odd=node.odd, sharpness=sharpness, levels=levels)
+                str(p): RoleAssignment(width, node.size, odd=node.odd, **roles)
                 for p, node in enumerate(layout.nodes)
                 if node.permutable
             }
