@@ -159,6 +159,10 @@ def load_release(source: str | os.PathLike[str]) -> Release:
         FileNotFoundError: No such checkpoint, or one of its files is missing.
         ValueError: A file was truncated or altered, has another format version, or does not fit the others.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(
+            f"source: got {type(source).__name__}, expected a folder, a shipped name or a hub id, as a string"
+        )
     folder = _locate(source)
     config = _read_config(folder / CONFIG)
     path = folder / WEIGHTS
@@ -217,8 +221,8 @@ def _locate(source: str | os.PathLike[str]) -> Path:
     close = difflib.get_close_matches(text.lower(), shipped, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise FileNotFoundError(
-        f"source: got {text!r}, which is no folder and no shipped checkpoint{hint} {known[0].upper()}"
-        f"{known[1:]}; a hub id looks like 'owner/name'"
+        f"source: got {text!r}, which is no folder and no shipped checkpoint{hint}; {known}; "
+        "a hub id looks like 'owner/name'"
     )
 
 

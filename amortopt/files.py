@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -14,8 +15,13 @@ def write_whole(path: Path, data: bytes) -> None:
         data: Its content.
 
     Raises:
-        OSError: With the cause and the file; what was there before is still there.
+        OSError: With the cause and the file, also for a folder or a device; what was there before is still
+            there.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(
+            errno.EINVAL, f"could not write {path}: it is there and no regular file; choose another name"
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

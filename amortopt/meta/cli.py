@@ -104,10 +104,15 @@ class FitCLI(LightningCLI):
         """The state to resume from.
 
         Raises:
-            ValueError: If there is no such file.
+            ValueError: If there is no such file, or a state that would be overwritten.
         """
         asked = self.config["ckpt_path"]
         if asked is None:
+            if (self.folder / "last.ckpt").exists():
+                raise ValueError(
+                    f"name: {self.folder} holds the state of an earlier run; pass --ckpt_path last to go on "
+                    "with it, or another --name or --runs"
+                )
             return None
         path = self.folder / "last.ckpt" if asked == "last" else Path(asked)
         if not path.is_file():

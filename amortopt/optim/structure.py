@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -71,16 +70,10 @@ def _spec_of(model: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> SymmetryS
     """Trace one network without noise: what matters is in the error."""
     if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         model = copy.deepcopy(model)  # into ordinary tensors: torch.export takes no others
-    tracer = logging.getLogger("torch._subclasses.fake_tensor")
-    was = tracer.disabled
-    tracer.disabled = True
-    try:
-        with warnings.catch_warnings():
-            # What has no rule and matters makes the match fail, with the operation's name.
-            warnings.simplefilter("ignore", UnknownOperationWarning)
-            return extract(model, inputs)
-    finally:
-        tracer.disabled = was
+    with warnings.catch_warnings():
+        # What has no rule and matters makes the match fail, with the operation's name.
+        warnings.simplefilter("ignore", UnknownOperationWarning)
+        return extract(model, inputs)
 
 
 def fingerprint(model: nn.Module) -> Hashable:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -52,7 +55,7 @@ def trace(module: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> Trac
     if not inputs or not all(isinstance(x, Tensor) and x.ndim >= 1 for x in inputs):
         got = [type(x).__name__ if not isinstance(x, Tensor) else tuple(x.shape) for x in inputs]
         raise ValueError(f"example_input: got {got}, expected tensors whose first axis is the batch")
-    with eval_mode(module):
+    with eval_mode(module), _silent_tracer():
         try:
             with warnings.catch_warnings():
                 # What export says about its own internals is not for the caller.
@@ -145,6 +148,20 @@ def _check_parameters(module: nn.Module) -> None:
             raise ValueError(f"module: one parameter has the names {shared}; a tie is not supported yet")
 
 
+@contextlib.contextmanager
+def _silent_tracer() -> Iterator[None]:
+    # Where tracing fails, torch logs a long traceback or whole graphs beside the exception that says it all.
+    loggers = [logging.getLogger(f"torch.{name}") for name in ("_subclasses.fake_tensor", "fx", "export")]
+    were = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        yield
+    finally:
+        for logger, was in zip(loggers, were, strict=True):
+            logger.disabled = was
+
+
 def _explained(module: nn.Module, inputs: tuple[Tensor, ...], error: Exception) -> ValueError:
     """Tell an input that does not fit from a forward that cannot be traced."""
     name, shapes = type(module).__name__, [tuple(x.shape) for x in inputs]
@@ -156,10 +173,9 @@ def _explained(module: nn.Module, inputs: tuple[Tensor, ...], error: Exception) 
         return ValueError(
             f"example_input: {name} does not take inputs of shapes {shapes}: {_first_line(own)}"
         )
-    return ValueError(
-        f"module: {name} runs but cannot be traced ({type(error).__name__}: {_first_line(error)}); forward "
-        "may not branch or loop on the values of tensors"
-    )
+    kind = type(error).__name__
+    advice = "; forward may not branch or loop on the values of tensors" if "DataDependent" in kind else ""
+    return ValueError(f"module: {name} runs but cannot be traced ({kind}: {_first_line(error)}){advice}")
 
 
 def _first_line(error: Exception) -> str:

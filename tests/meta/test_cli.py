@@ -80,6 +80,16 @@ def test_damaged_state_is_refused(recipe: Path, tmp_path: Path, capsys: pytest.C
     assert "ckpt_path" in message and "last.ckpt" in message
 
 
+def test_state_of_an_earlier_run_is_not_overwritten(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    state = tmp_path / "tiny" / "last.ckpt"
+    state.write_bytes(b"hours of training")
+    assert "--ckpt_path last" in error_of(fit_args(recipe, tmp_path), capsys)
+    assert state.read_bytes() == b"hours of training"
+
+
 def test_out_folder_with_other_files_is_refused_before_training(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
