@@ -206,6 +206,12 @@ def check_passes(passes: int) -> None:
         raise ValueError(f"passes: got {passes!r}, expected a whole number >= 1")
 
 
+def check_accept(accept: object) -> None:
+    """Raise a ``ValueError`` unless ``accept`` is a callable, or None."""
+    if accept is not None and not callable(accept):
+        raise ValueError(f"accept: got {accept!r}, expected a callable that takes a model and returns a loss")
+
+
 def as_loss(value: Any, where: str) -> float:
     """What ``accept`` returned, as a number.
 

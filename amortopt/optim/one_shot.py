@@ -167,6 +167,7 @@ class ScaleGMNOptimizer:
         many = checks.as_list(models)
         where = _where(isinstance(models, nn.Module))
         checks.check_passes(passes)
+        checks.check_accept(accept)
         data = self._data(batch)
         strengths = checks.l1_strengths(l1, len(many), read="l1" in self.metanet.inputs)
         checks.check_networks(many, inplace=inplace, frozen=frozen, where=where)

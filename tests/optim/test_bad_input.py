@@ -217,3 +217,7 @@ def test_one_shot_without_family_or_task_says_what_to_pass() -> None:
         ScaleGMNOptimizer(reads, family=TANH).one_shot(TANH.build(), batch=BATCH)
     with pytest.raises(ValueError, match="knows no family to compute gradients"):
         ScaleGMNOptimizer(reads, task=TASK).one_shot_params(params_of(TANH.build()), batch=BATCH)
+
+
+def test_one_shot_accept_has_to_be_callable() -> None:
+    refused(r"accept: got 'loss', expected a callable", TANH.build(), accept="loss")
