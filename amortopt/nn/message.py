@@ -80,7 +80,7 @@ class GraphLayer(nn.Module):
         h = h + self.attended(self._attention(wiring, self.attention_norm(h)))
         h, v, assigned = self._assign(wiring, h, v)
         odd, even = self.odd_norm(v), self.even_norm(h)
-        v = v + self.carried(odd) * self.gate(even) + self._keep_sets(wiring, self.written(even), odd=False)
+        v = v + self.carried(odd) * self.gate(even) + self._without_odd_sets(wiring, self.written(even))
         return h, v, self._edge_update(wiring, self.odd_norm(v), edges), assigned
 
     def _messages(self, wiring: Wiring, v: Tensor, edges: list[Tensor]) -> Tensor:
@@ -129,9 +129,9 @@ class GraphLayer(nn.Module):
             carried.append(assigned[p] @ roles.carried)
         return h + wiring.join(told), v + wiring.join(carried), assigned
 
-    def _keep_sets(self, wiring: Wiring, x: Tensor, *, odd: bool) -> Tensor:
+    def _without_odd_sets(self, wiring: Wiring, x: Tensor) -> Tensor:
         parts = zip(self.layout.nodes, wiring.split(x), strict=True)
-        return wiring.join([part if node.odd == odd else torch.zeros_like(part) for node, part in parts])
+        return wiring.join([torch.zeros_like(part) if node.odd else part for node, part in parts])
 
     def _edge_update(self, wiring: Wiring, v: Tensor, edges: list[Tensor]) -> list[Tensor]:
         parts = wiring.split(v)
