@@ -100,8 +100,8 @@ def _limits(task: str) -> str:
 - Other hidden widths run with a warning: nothing was measured there unless the table says so.
 - Networks of the same family that are meant for other data than `{task}` are not told apart: the weights that
   come out are for this task.
-- Trained on this one task, the metanet knows essentially one good solution of it, and how to express that in each
-  network's own gauge: the networks that come out are nearly the same function.
+- Trained on this one task, the metanet knows essentially one good solution of it, and how to express that in
+  each network's own gauge: the networks that come out are nearly the same function.
 - The file format is safetensors and json; no pickle is read."""
 
 
