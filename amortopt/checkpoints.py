@@ -1,7 +1,8 @@
 """Release checkpoints: a folder with weights, everything that made them, and a model card. Never a pickle.
 
 - ``model.safetensors``: the metanet's state
-- ``config.json``: metanet and its arguments, family, task, recipe, commit, seeds, results, checksums
+- ``config.json``: metanet and its arguments, family, task, trained L1 strengths and passes, recipe, commit,
+  seeds, results, checksums
 - ``README.md``: the same for people; written from the fields, never read for them
 """
 
@@ -12,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from safetensors import SafetensorError
 
 from amortopt._types import Params
 from amortopt._version import __version__
+from amortopt.files import write_folder
+from amortopt.l1 import L1Range
 from amortopt.metanets import Metanet, make_metanet
 from amortopt.model_card import model_card
 from amortopt.symmetry import SymmetrySpec
@@ -52,6 +54,8 @@ class Release:
         card: Text of the model card; None if there is none.
         sha256: Checksum of the weights file.
         versions: Versions of amortopt and torch that wrote it.
+        l1_range: L1 strengths that it was trained for; None if it reads none, or they were not recorded.
+        passes: How often it was applied in a row in training.
     """
 
     metanet: Metanet
@@ -65,6 +69,8 @@ class Release:
     card: str | None
     sha256: str
     versions: dict[str, str]
+    l1_range: L1Range | None = None
+    passes: int = 1
 
     @property
     def spec(self) -> SymmetrySpec:
@@ -73,7 +79,7 @@ class Release:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write it with [save_release][amortopt.save_release], with the weights as they are now."""
-        described = {key: getattr(self, key) for key in _DESCRIPTIONS}
+        described = {key: getattr(self, key) for key in (*_DESCRIPTIONS, "l1_range", "passes")}
         return save_release(folder, self.metanet, name=self.name, card=self.card, **described)
 
 
@@ -90,6 +96,8 @@ def save_release(
     results: Mapping[str, Any],
     commit: str | None = None,
     card: str | None = None,
+    l1_range: L1Range | None = None,
+    passes: int = 1,
 ) -> Path:
     """Write a release checkpoint, whole or not at all.
 
@@ -105,17 +113,20 @@ def save_release(
         results: What was measured: names to numbers, or names to such tables.
         commit: Commit of the code.
         card: Text of the model card; written from the other arguments if not given.
+        l1_range: L1 strengths that the metanet was trained for, if it reads them.
+        passes: How often it was applied in a row in training.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: An unsafe name, an argument that json cannot hold, weights that are not finite, a metanet
-            without a registered name, or a folder with other files.
+        ValueError: No path, an unsafe name, an argument that json cannot hold, weights that are not finite,
+            a metanet without a registered name, or a folder with other files.
         OSError: The disk is full or the folder cannot be written; what was there before is still there.
     """
+    check_target(folder)
+    check_passes(passes)
     target = Path(os.path.abspath(folder))
-    check_target(target)
     description: dict[str, Any] = {
         "format": FORMAT,
         "name": checked_name(name),
@@ -126,6 +137,8 @@ def save_release(
         "recipe": recipe if isinstance(recipe, str) else dict(recipe),
         "seeds": dict(seeds),
         "results": dict(results),
+        "l1_range": None if l1_range is None else l1_range.to_config(),
+        "passes": passes,
         "commit": commit,
         "versions": {"amortopt": __version__, "torch": str(torch.__version__)},
     }
@@ -141,7 +154,7 @@ def save_release(
         CONFIG: (json.dumps(description, indent=2, allow_nan=False) + "\n").encode(),
         CARD: (card if card is not None else model_card(description, parameter_count(metanet))).encode(),
     }
-    _write_folder(target, files)
+    write_folder(target, files, "the checkpoint")
     return target
 
 
@@ -182,6 +195,9 @@ def load_release(source: str | os.PathLike[str]) -> Release:
         card=card.read_text(encoding="utf-8") if card.is_file() else None,
         sha256=sha256,
         versions=config["versions"],
+        # Checkpoints of earlier versions do not record these two.
+        l1_range=L1Range.from_config(config["l1_range"]) if config.get("l1_range") else None,
+        passes=config.get("passes", 1),
     )
 
 
@@ -314,6 +330,12 @@ def checked_name(name: object) -> str:
     return name
 
 
+def check_passes(passes: object) -> None:
+    """Raise a ``ValueError`` unless ``passes`` is a positive whole number."""
+    if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+        raise ValueError(f"passes: got {passes!r}, expected a whole number >= 1")
+
+
 def _as_json(key: str, value: Any) -> Any:
     """The value as json gives it back: tuples become lists, keys become text."""
     try:
@@ -325,6 +347,8 @@ def _as_json(key: str, value: Any) -> Any:
 
 def check_target(folder: str | os.PathLike[str]) -> None:
     """Raise a ``ValueError`` unless a checkpoint can go to this folder without touching anything else."""
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ValueError(f"folder: got {type(folder).__name__}, expected a path, as a string or a Path")
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise ValueError(f"folder: {target} is a file, expected a folder; choose another one")
@@ -336,35 +360,6 @@ def check_target(folder: str | os.PathLike[str]) -> None:
             f"folder: {target} holds other files than a checkpoint's ({', '.join(foreign[:3])}); "
             "choose a new or an empty folder"
         )
-
-
-def _write_folder(target: Path, files: dict[str, bytes]) -> None:
-    """Write beside the target, then rename: a reader sees the old folder, or the whole new one."""
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        for name, data in files.items():
-            with (fresh / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        if target.exists():
-            os.replace(target, old)
-        os.replace(fresh, target)
-    except OSError as error:
-        if old.exists() and not target.exists():
-            os.replace(old, target)
-        raise OSError(
-            error.errno,
-            f"could not write the checkpoint {target}: {error.strerror or error}; nothing half-written is "
-            "left and what was there before is kept: make room (or mend access) and save again",
-        ) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def _read(path: Path) -> bytes:

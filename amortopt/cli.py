@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amortopt.allocator import keep_freed_memory
+
 
 @dataclass(frozen=True)
 class Command:
@@ -81,6 +83,7 @@ def _run(name: str, args: list[str]) -> None:
         raise ValueError(
             f"got the command {name!r}, expected one of: {', '.join(available)}; see amortopt --help"
         )
+    keep_freed_memory()
     command = available[name]
     function: Callable[..., Any] = getattr(importlib.import_module(command.module), command.attribute)
     if command.parses_itself:

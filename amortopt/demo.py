@@ -24,7 +24,7 @@ from amortopt.tasks import Family, Task
 from amortopt.zoo.baseline import START_EPOCHS, finetune, starting_networks
 from amortopt.zoo.train import evaluate_many
 
-CHECKPOINTS = ("mnist1d-mlp-tanh-ce", "mnist1d-mlp-relu-ce")
+CHECKPOINTS = ("mnist1d-mlp-tanh", "mnist1d-mlp-relu")
 EPOCHS = (25, 150)
 NOISE = 0.4
 """Input noise of the shipped checkpoints' meta-objective: SGD gets it too, in rows of its own."""
@@ -37,8 +37,8 @@ SGD_RATES = {
     ("relu", False): {25: 0.2, 150: 0.4},
     ("relu", True): {25: 0.2, 150: 0.2},
 }
-"""(activation, with input noise) -> epochs -> learning rate of SGD with cosine schedule, chosen beforehand by
-benchmarks/one_pass.py on validation networks and validation data."""
+"""(activation, with input noise) -> epochs -> learning rate of SGD with cosine schedule, chosen beforehand on
+validation networks by validation data, as benchmarks/sgd_vs_amortized.py does."""
 
 
 @dataclass(frozen=True)

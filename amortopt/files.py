@@ -1,9 +1,11 @@
-"""Files written whole or not at all."""
+"""Files and folders written whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -35,3 +37,41 @@ def write_whole(path: Path, data: bytes) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_folder(target: Path, files: Mapping[str, bytes], what: str) -> None:
+    """Write a folder of files, beside the target, then rename: a reader sees the old or the whole new one.
+
+    Args:
+        target: The folder; one that is there is replaced, with all that it holds.
+        files: File name -> content.
+        what: What the folder is, for the message.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written; what was there before is still there.
+    """
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        for name, data in files.items():
+            with (fresh / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if target.exists():
+            os.replace(target, old)
+        os.replace(fresh, target)
+    except OSError as error:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        raise OSError(
+            error.errno,
+            f"could not write {what} {target}: {error.strerror or error}; nothing half-written is "
+            "left and what was there before is kept: make room (or mend access) and save again",
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)

@@ -13,9 +13,10 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, grad, vmap
 
 from amortopt._types import Params
+from amortopt.batched import run_chain
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``loss(logits [N, C], y [N]) -> scalar``."""
@@ -131,6 +132,9 @@ def apply(module: nn.Module, params: Params, x: Tensor) -> Tensor:
 def apply_many(module: nn.Module, params: Params, x: Tensor, *, shared: bool = True) -> Tensor:
     """Run B networks of one architecture at once.
 
+    Chains of common layers run as batched products (see [run_chain][amortopt.batched.run_chain]), every other
+    module under ``vmap``.
+
     Args:
         module: What to compute.
         params: Tensors [B, ...].
@@ -144,6 +148,9 @@ def apply_many(module: nn.Module, params: Params, x: Tensor, *, shared: bool = T
         ValueError: If the network axes of ``params`` and ``x`` do not fit.
     """
     _check_network_axis(params, shared, x=x)
+    out = run_chain(module, params, x, count=num_networks(params), shared=shared)
+    if out is not None:
+        return out
     return vmap(lambda p, xs: apply(module, p, xs), in_dims=(0, None if shared else 0))(params, x)
 
 
@@ -168,11 +175,13 @@ def loss_and_grad_many(
     """
     _check_network_axis(params, shared, x=x, y=y)
 
-    def one(p: Params, xs: Tensor, ys: Tensor) -> Tensor:
-        return loss(apply(module, p, xs), ys)
+    def total(p: Params) -> tuple[Tensor, Tensor]:
+        logits = apply_many(module, p, x, shared=shared)
+        losses = vmap(loss, in_dims=(0, None if shared else 0))(logits, y)
+        return losses.sum(), losses
 
-    data = None if shared else 0
-    grads, losses = vmap(grad_and_value(one), in_dims=(0, data, data))(params, x, y)
+    # A network's loss depends on its own params alone, so the gradient of the sum holds every network's own.
+    grads, losses = grad(total, has_aux=True)(params)
     return losses, grads
 
 

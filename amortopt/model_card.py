@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from amortopt.l1 import L1Range
+
 _FRONT = """\
 ---
 library_name: amortopt
@@ -34,7 +36,7 @@ def model_card(description: Mapping[str, Any], parameters: int) -> str:
         f"A trained `{metanet['name']}` metanet ({parameters:,} parameters) that reads the weights of a "
         f"network and returns better weights in one forward pass. It is for networks of the family "
         f"`{family}` on the task `{task}`.",
-        _usage(name),
+        _usage(description),
         f"## Results\n\n{_results(description['results'])}",
         f"## How it was made\n\n{_origin(description)}",
         _limits(task),
@@ -42,29 +44,59 @@ def model_card(description: Mapping[str, Any], parameters: int) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _usage(name: str) -> str:
-    return f"""## Use
+def _usage(description: Mapping[str, Any]) -> str:
+    reads = description["metanet"]["config"].get("reads", ())
+    l1_range, passes = description.get("l1_range"), description.get("passes", 1)
+    given, facts = ["model"], []
+    if "grads" in reads:
+        given.append("batch=(x, y)")
+        facts.append(
+            "It reads gradients: `x`, `y` are examples of the task, inputs standardised as the task's own."
+        )
+    if l1_range is not None:
+        trained = L1Range.from_config(l1_range)
+        points = trained.points(3)
+        given.append(f"l1={points[len(points) // 2]:g}")
+        facts.append(
+            f"It reads the strength λ of an L1 penalty, `l1`: it was trained for {trained}. "
+            "Without `l1` it is 0. Other values run with a warning."
+        )
+    if passes > 1:
+        facts.append(f"It was trained to be applied {passes} times in a row, which `one_shot` does.")
+    code = f"""## Use
 
 ```python
 import amortopt
-opt = amortopt.ScaleGMNOptimizer.from_pretrained("{name}")  # or the path of this folder
-better = opt.one_shot(model)  # a new network; `model` stays as it is
+opt = amortopt.ScaleGMNOptimizer.from_pretrained("{description["name"]}")  # or the path of this folder
+better = opt.one_shot({", ".join(given)})  # a new network; `model` stays as it is
 ```"""
+    return "\n\n".join([code, *facts])
 
 
 def _results(results: Mapping[str, Any]) -> str:
+    """Plain values, then rows of one table, then a table of its own for every table of rows."""
     if not results:
         return "None were recorded."
     tables = {key: value for key, value in results.items() if isinstance(value, Mapping)}
     plain = {key: value for key, value in results.items() if key not in tables}
+    deep = {key: value for key, value in tables.items() if value and _all_mappings(value)}
     parts = []
     if plain:
         parts.append(_table([["", "value"], *([key, _cell(value)] for key, value in plain.items())]))
-    if tables:
-        columns = list(dict.fromkeys(column for row in tables.values() for column in row))
-        rows = [[key, *(_cell(row.get(column, "")) for column in columns)] for key, row in tables.items()]
-        parts.append(_table([["", *columns], *rows]))
+    if rows := {key: value for key, value in tables.items() if key not in deep}:
+        parts.append(_rows("", rows))
+    parts += [_rows(key, value) for key, value in deep.items()]
     return "\n\n".join(parts)
+
+
+def _all_mappings(value: Mapping[str, Any]) -> bool:
+    return all(isinstance(row, Mapping) for row in value.values())
+
+
+def _rows(corner: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    cells = [[key, *(_cell(row.get(column, "")) for column in columns)] for key, row in rows.items()]
+    return _table([[corner, *columns], *cells])
 
 
 def _table(rows: list[list[str]]) -> str:

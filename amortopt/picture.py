@@ -1,25 +1,30 @@
-"""The picture of a comparison: test accuracy against time per network, one panel per checkpoint."""
+"""Pictures of comparisons: panels in one style, and test accuracy against time per network in them."""
 
 from __future__ import annotations
 
 import io
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-_INK, _GREY, _FAINT = "#1f2933", "#6b7785", "#e3e7eb"
-_STAR = "#c8102e"
+INK, GREY, FAINT = "#1f2933", "#6b7785", "#e3e7eb"
+STAR = "#c8102e"
+"""Colour of the forward pass."""
+TWIN = "#7a5195"
+"""Colour of the forward pass of a metanet that knows less of symmetry."""
 _SETTINGS: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _GREY,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
 }
 
 COLOURS = {
@@ -75,8 +80,88 @@ class Panel:
     curves: Sequence[Curve] = field(default_factory=tuple)
 
 
+@contextmanager
+def styled() -> Iterator[None]:
+    """Matplotlib's settings for these pictures, inside."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_SETTINGS):
+        yield
+
+
+class Figures:
+    """Panels in rows of at most three, with a title above and legend and note below; use inside ``styled``.
+
+    Args:
+        count: Number of panels, at least one.
+        title: Above all of them.
+
+    Attributes:
+        axes: One per panel.
+    """
+
+    def __init__(self, count: int, title: str) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        columns = count if count < 4 else math.ceil(count / math.ceil(count / 3))
+        self._rows, self._columns = math.ceil(count / columns), columns
+        self._width = 7.2 if count == 1 else 5.3 * columns
+        self._height = 4.9 + 3.9 * (self._rows - 1)
+        width, height = self._width, self._height
+        self._figure = Figure(figsize=(width, height), dpi=170 if columns < 3 else 130, facecolor="white")
+        FigureCanvasAgg(self._figure)
+        grid = self._figure.subplots(self._rows, columns, squeeze=False)
+        self.axes: list[Any] = list(grid.flat)[:count]
+        for ax in list(grid.flat)[count:]:
+            ax.set_axis_off()
+        for ax in self.axes:
+            _plain(ax)
+        self._figure.subplots_adjust(
+            left=0.62 / width, right=1 - 0.2 / width, top=1 - 0.83 / height, bottom=1.32 / height,
+            wspace=0.13, hspace=0.4,
+        )  # fmt: skip
+        self._figure.text(
+            0.14 / width, 1 - 0.27 / height, title, fontsize=12.5, fontweight="bold", va="center"
+        )
+
+    def label(self, x: str, y: str) -> None:
+        """Name the axes, at the outer panels only."""
+        for i, ax in enumerate(self.axes):
+            if i + self._columns >= len(self.axes):
+                ax.set_xlabel(x)
+            if i % self._columns == 0:
+                ax.set_ylabel(y)
+
+    def png(self, note: str) -> bytes:
+        """The picture, with a legend of all labels and small print, two or three lines."""
+        width, height = self._width, self._height
+        named: dict[str, Any] = {}
+        for ax in self.axes:
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+                named.setdefault(label, handle)
+        self._figure.legend(
+            list(named.values()),
+            list(named),
+            loc="upper left",
+            bbox_to_anchor=(0.5 / width, 0.81 / height),
+            ncols=len(named) if len(named) < 4 or self._columns > 1 else 3,
+            frameon=False,
+            fontsize=8.5,
+            columnspacing=1.4,
+            handlelength=1.8,
+        )
+        small = textwrap.fill(note, int(16.5 * width))
+        self._figure.text(
+            0.14 / width, 0.06 / height, small, fontsize=7, color=GREY, va="bottom", linespacing=1.35
+        )
+        png = io.BytesIO()
+        self._figure.savefig(png, format="png")
+        return png.getvalue()
+
+
 def draw(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
-    """Draw panels side by side.
+    """Draw test accuracy against time per network.
 
     Args:
         panels: At least one.
@@ -86,50 +171,27 @@ def draw(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
     Returns:
         A PNG file's content.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_SETTINGS):
-        width = 7.2 if len(panels) == 1 else 5.3 * len(panels)
-        figure = Figure(figsize=(width, 4.9), dpi=170, facecolor="white")
-        FigureCanvasAgg(figure)
-        axes: list[Any] = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
-        for ax, panel in zip(axes, panels, strict=True):
+    with styled():
+        figures = Figures(len(panels), title)
+        for ax, panel in zip(figures.axes, panels, strict=True):
             _draw_panel(ax, panel)
-        axes[0].set_ylabel("test accuracy, mean over networks (%)")
-        _set_heights(axes[0], panels)
-        figure.subplots_adjust(left=0.62 / width, right=1 - 0.2 / width, top=0.83, bottom=0.27, wspace=0.08)
-        figure.text(0.14 / width, 0.945, title, fontsize=12.5, fontweight="bold", va="center")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(
-            handles,
-            labels,
-            loc="upper left",
-            bbox_to_anchor=(0.5 / width, 0.165),
-            ncols=len(labels) if len(labels) < 4 or len(panels) > 1 else 3,
-            frameon=False,
-            fontsize=8.5,
-            columnspacing=1.4,
-            handlelength=1.8,
-        )
-        small = textwrap.fill(note, int(16.5 * width))
-        figure.text(0.14 / width, 0.012, small, fontsize=7, color=_GREY, va="bottom", linespacing=1.35)
-        png = io.BytesIO()
-        figure.savefig(png, format="png")
-    return png.getvalue()
+            _set_heights(ax, panel)
+        figures.label("time per network (log scale)", "test accuracy, mean over networks (%)")
+        return figures.png(note)
 
 
-def _draw_panel(ax: Any, panel: Panel) -> None:
-    ax.set_xscale("log")
-    ax.set_title(panel.title, loc="left", fontsize=10, color=_INK, pad=8)
-    ax.set_xlabel("time per network (log scale)")
-    ax.grid(True, color=_FAINT, linewidth=0.8)
+def _plain(ax: Any) -> None:
+    ax.grid(True, color=FAINT, linewidth=0.8)
     ax.set_axisbelow(True)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    ax.axhline(panel.start, color=_GREY, linewidth=1, linestyle=(0, (1, 2)))
+
+
+def _draw_panel(ax: Any, panel: Panel) -> None:
+    ax.set_xscale("log")
+    ax.set_title(panel.title, loc="left", fontsize=10, color=INK, pad=8)
+    ax.axhline(panel.start, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
     for curve in panel.curves:
         _draw_curve(ax, curve)
     ax.errorbar(
@@ -138,10 +200,10 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
         yerr=None if panel.interval is None else [panel.interval],
         fmt="*",
         markersize=17,
-        color=_STAR,
+        color=STAR,
         markeredgecolor="white",
         markeredgewidth=0.9,
-        ecolor=_STAR,
+        ecolor=STAR,
         elinewidth=1.3,
         capsize=3,
         zorder=5,
@@ -158,7 +220,7 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
         (panel.seconds, panel.accuracy),
         xytext=(12, 9),
         textcoords="offset points",
-        color=_STAR,
+        color=STAR,
         fontsize=10,
         fontweight="bold",
         zorder=6,
@@ -169,7 +231,7 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
         xytext=(-2, 4),
         textcoords="offset points",
         ha="right",
-        color=_GREY,
+        color=GREY,
         fontsize=8.5,
     )
 
@@ -203,12 +265,8 @@ def _draw_curve(ax: Any, curve: Curve) -> None:
         )
 
 
-def _set_heights(ax: Any, panels: Sequence[Panel]) -> None:
-    heights = [
-        height
-        for panel in panels
-        for height in (panel.start, panel.accuracy, *(a for curve in panel.curves for a in curve.accuracy))
-    ]
+def _set_heights(ax: Any, panel: Panel) -> None:
+    heights = [panel.start, panel.accuracy, *(a for curve in panel.curves for a in curve.accuracy)]
     room = 0.09 * max(max(heights) - min(heights), 5)
     ax.set_ylim(min(heights) - room, max(heights) + 1.7 * room)
 

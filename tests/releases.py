@@ -13,9 +13,9 @@ from amortopt.tasks import make_family, make_task
 
 
 def untrained_release(root: Path, activation: str = "tanh", **config: object) -> Path:
-    """A folder ``root / mnist1d-mlp-ACTIVATION-ce``."""
+    """A folder ``root / mnist1d-mlp-ACTIVATION``."""
     family = make_family("mlp", activation=activation)
-    name = f"mnist1d-mlp-{activation}-ce"
+    name = f"mnist1d-mlp-{activation}"
     torch.manual_seed(0)
     metanet = make_metanet(
         "scalegmn",

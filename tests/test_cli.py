@@ -91,6 +91,12 @@ def test_zoo_build_without_a_folder_says_so(capsys: pytest.CaptureFixture[str]) 
     assert "--out" in capsys.readouterr().err
 
 
+def test_zoo_build_without_a_recipe_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["zoo", "build", *SMALL, "--out", str(tmp_path / "z")]) == 2
+    assert "--config: got nothing, expected a recipe" in capsys.readouterr().err
+    assert not (tmp_path / "z").exists()
+
+
 def test_zoo_build_of_another_recipe_names_the_keys(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

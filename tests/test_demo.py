@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import matplotlib.image
@@ -8,10 +7,8 @@ import pytest
 
 from amortopt import demo as demo_module
 from amortopt.cli import main
-from amortopt.demo import CHECKPOINTS, SGD_RATES, demo
+from amortopt.demo import CHECKPOINTS, demo
 from tests.releases import untrained_release
-
-RESULTS = sorted((Path(__file__).parents[1] / "benchmarks" / "results").glob("one_pass_*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +68,3 @@ def test_demo_refuses_nothing_to_do(arguments: dict, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected at least one network"):
         demo(out=tmp_path / "demo.png", **arguments)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
-def test_demo_rates_are_among_the_best_of_the_committed_benchmark(path: Path) -> None:
-    results = json.loads(path.read_text())
-    for noisy in (False, True):
-        for epochs, rate in SGD_RATES[results["family"]["activation"], noisy].items():
-            scores = {
-                t["learning_rate"]: t["val_accuracy"]
-                for t in results["tuning"]
-                if (t["optimizer"], t["schedule"], t["epochs"], t["noise"] > 0)
-                == ("sgd", "cosine", epochs, noisy)
-            }
-            assert scores[rate] >= max(scores.values()) - 0.5, (noisy, epochs, scores)

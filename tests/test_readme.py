@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import re
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,7 +43,7 @@ SMALL = {
 @pytest.fixture
 def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped checkpoints; before they are there, untrained ones of the same names."""
-    if "mnist1d-mlp-tanh-ce" not in list_shipped():
+    if "mnist1d-mlp-tanh" not in list_shipped():
         untrained_release(tmp_path / "shipped", "tanh")
         monkeypatch.setattr("amortopt.checkpoints._shipped_root", lambda: tmp_path / "shipped")
 
@@ -107,19 +104,3 @@ def test_readme_links_exist() -> None:
     missing = [link for link in links if not (ROOT / link).exists()]
     assert not [link for link in missing if not link.startswith("benchmarks/results")]
     assert not missing or not list(RESULTS.glob("*.json")), "results are there, but not what is made of them"
-
-
-@contextlib.contextmanager
-def report_module() -> Iterator:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        yield importlib.import_module("one_pass_report")
-
-
-def test_readme_numbers_are_those_of_the_results_files() -> None:
-    assert list(RESULTS.glob("one_pass_*.json")), "run python benchmarks/one_pass.py"
-    with report_module() as report:
-        everything = report.read_results(RESULTS)
-        assert report.readme_block(everything) in README, "run python benchmarks/one_pass.py --readme"
-        assert report.markdown(everything) == (RESULTS / "one_pass.md").read_text(encoding="utf-8")
-        assert not any(results["quick"] for results in everything)

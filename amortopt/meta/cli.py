@@ -79,7 +79,7 @@ class FitCLI(LightningCLI):
         except ArgumentError as error:
             message = " ".join(str(error).split())
             if not any(arg.split("=")[0] in _CONFIG for arg in args):
-                message += "; give a recipe, such as --config recipes/mnist1d_mlp_tanh_ce.yaml"
+                message += "; give a recipe, such as --config recipes/mnist1d_mlp_tanh.yaml"
             raise ValueError(message) from error
 
     def before_instantiate_classes(self) -> None:
@@ -127,6 +127,12 @@ class FitCLI(LightningCLI):
                 "leave it out to start anew"
             ) from error
         return path
+
+    @property
+    def recipe_roots(self) -> list[Path]:
+        """Folders above the recipe, the nearest first: what a recipe names may lie there."""
+        files = [Path(str(path)).resolve() for path in self.config["config"] or []]
+        return [folder for file in files for folder in file.parents]
 
     def recipe(self) -> dict[str, Any]:
         """Everything that the run was told, without where it wrote."""
@@ -180,6 +186,7 @@ def main(args: list[str]) -> None:
         trainer, module, data = cli.trainer, cli.model, cli.datamodule
         made_by = commit()
         assert isinstance(module, OnePassModule) and isinstance(data, ZooDataModule)
+        data.recipe_roots = cli.recipe_roots
         trainer.fit(module, data, ckpt_path=cli.state(), weights_only=True)
         if trainer.interrupted:
             return

@@ -13,7 +13,9 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from amortopt._types import Params
+from amortopt.checkpoints import check_passes
 from amortopt.functional import apply_many, loss_and_grad_many
+from amortopt.l1 import l1_norm
 from amortopt.meta.data import Batch, Held
 from amortopt.meta.evaluate import evaluate_pass
 from amortopt.meta.muon import Muon
@@ -22,12 +24,16 @@ from amortopt.metanets import Metanet, make_metanet
 from amortopt.symmetry import extract
 from amortopt.tasks import make_family, make_task
 
+MOST_SKIPPED = 50
+"""Steps in a row without finite gradients after which training stops."""
+
 
 class OnePassModule(L.LightningModule):
     r"""Trains a metanet :math:`f` to lower the loss of the networks that it returns.
 
     A step draws networks and examples, and descends on the mean over networks of
-    :math:`L(f(\theta)) + \lambda\lVert f(\theta)\rVert_1`; λ is 0 unless the metanet reads ``l1``.
+    :math:`L(f(\theta)) + \lambda\lVert f(\theta)\rVert_1`; λ is 0 unless the metanet reads ``l1``. With
+    several passes it is the mean over f(θ), f(f(θ)), ... A step whose gradients are not finite is left out.
 
     Args:
         task: ``name`` of the task and its own arguments, as ``make_task`` takes them.
@@ -35,19 +41,22 @@ class OnePassModule(L.LightningModule):
         metanet: ``name`` of the metanet and its own arguments, as ``make_metanet`` takes them.
         start: ``"identity"``: a fresh metanet returns its input; ``"proposal"``: it returns what it proposes,
             from where training is much faster.
+        passes: How often the metanet is applied in a row; the loss is the mean over what every pass returns.
+            The released optimizer applies it as often.
         lr: Learning rate of matrices, updated by Muon.
         scalar_lr: Learning rate of other parameters.
         correction_lr: Learning rate of the readout's corrections per network.
         weight_decay: Decoupled decay of matrices, except the readout's prototypes.
         prototype_decay: Decoupled decay of the prototypes, the weights that are proposed to all networks.
         warmup_steps: Steps in which the learning rates rise.
-        hold: Share of the budget (steps or time) at full learning rates; they fall linearly to 2 % after it.
+        hold: Share of the budget (steps or time) at full learning rates; they fall linearly to 0 after it.
         ema: Decay of the average of the metanet's weights, which is what is validated and released.
         compile: Whether to compile the meta-loss with ``torch.compile``.
 
     Attributes:
         metanet: The metanet that is trained.
         average: Its average over steps.
+        skipped: Steps that were left out because their gradients were not finite.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class OnePassModule(L.LightningModule):
         metanet: dict[str, Any],
         *,
         start: Literal["identity", "proposal"] = "proposal",
+        passes: int = 1,
         lr: float = 0.02,
         scalar_lr: float = 2e-3,
         correction_lr: float = 3e-4,
@@ -81,7 +91,9 @@ class OnePassModule(L.LightningModule):
         ):
             if value < 0:
                 raise ValueError(f"{key}: got {value}, expected at least 0")
+        check_passes(passes)
         self.save_hyperparameters()
+        self.passes = passes
         self.task, self.family = _made("task", make_task, task), _made("family", make_family, family)
         with torch.random.fork_rng(devices=[]):
             network = self.family.build()
@@ -95,8 +107,9 @@ class OnePassModule(L.LightningModule):
             _open_gates(self.metanet)
         self.average: Metanet = copy.deepcopy(self.metanet).requires_grad_(False)
         self._loss: Callable[..., Tensor] = torch.compile(self.meta_loss) if compile else self.meta_loss
-        self._sum: Tensor | None = None
-        self._summed = 0
+        self.skipped = 0
+        self._skipped_in_a_row = 0
+        self._sums: Tensor | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -105,27 +118,42 @@ class OnePassModule(L.LightningModule):
 
     def improve(
         self, metanet: Metanet, params: Params, read: tuple[Tensor, Tensor], l1: Tensor | None
-    ) -> Params:
-        """One pass of a metanet over networks, with gradients on ``read`` if it reads any."""
-        extra: dict[str, Any] = {}
-        if "grads" in metanet.inputs:
-            with torch.enable_grad():
-                extra["grads"] = loss_and_grad_many(self.network, params, *read, self.task.loss)[1]
-            extra["grads"] = {name: g.detach() for name, g in extra["grads"].items()}
-        if "l1" in metanet.inputs:
-            extra["l1"] = l1
-        return metanet(params, **extra)
+    ) -> list[Params]:
+        """All passes of a metanet over networks.
+
+        Args:
+            metanet: The metanet.
+            params: Networks [B, ...].
+            read: Examples for gradients, computed anew before each pass, if it reads any.
+            l1: L1 strengths [B], if it reads them.
+
+        Returns:
+            New params after each pass, [B, ...].
+        """
+        results = []
+        for _ in range(self.passes):
+            extra: dict[str, Any] = {}
+            if "grads" in metanet.inputs:
+                given = {name: p.detach() for name, p in params.items()}
+                with torch.enable_grad():
+                    grads = loss_and_grad_many(self.network, given, *read, self.task.loss)[1]
+                extra["grads"] = {name: g.detach() for name, g in grads.items()}
+            if "l1" in metanet.inputs:
+                extra["l1"] = l1
+            params = metanet(params, **extra)
+            results.append(params)
+        return results
 
     def meta_loss(
         self, params: Params, x: Tensor, y: Tensor, read: tuple[Tensor, Tensor], l1: Tensor | None
     ) -> Tensor:
-        """Mean over networks of the loss after one pass, in nats."""
-        new = self.improve(self.metanet, params, read, l1)
+        """Mean over networks and passes of the loss after the pass, in nats."""
         shared = x.ndim == len(self.task.input_shape) + 1
-        losses = self.task.loss(apply_many(self.network, new, x, shared=shared), y)
-        if l1 is not None:
-            losses = losses + l1 * sum(p.abs().flatten(1).sum(1) for p in new.values())
-        return losses.mean()
+        means = []
+        for new in self.improve(self.metanet, params, read, l1):
+            losses = self.task.loss(apply_many(self.network, new, x, shared=shared), y)
+            means.append((losses if l1 is None else losses + l1 * l1_norm(new)).mean())
+        return torch.stack(means).mean()
 
     def configure_optimizers(self) -> Muon:
         """Muon for matrices, AdamW for the rest."""
@@ -136,11 +164,57 @@ class OnePassModule(L.LightningModule):
         """Meta-loss of a batch."""
         loss = self._loss(batch.params, batch.x, batch.y, (batch.read.x, batch.read.y), batch.l1)
         value = loss.detach()
-        self._sum = value if self._sum is None else self._sum + value
-        self._summed += 1
+        # Sum and number of the finite losses, without waiting for the device.
+        added = torch.stack([torch.nan_to_num(value, 0, 0, 0), value.isfinite().to(value.dtype)])
+        self._sums = added if self._sums is None else self._sums + added
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
             self._log_training()
         return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients, or drop them all if one is not finite: then the step changes nothing.
+
+        Raises:
+            ValueError: That happened in too many steps in a row.
+        """
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.get_total_norm(grads)
+        # The same in all processes, because they have averaged their gradients.
+        if bool(norm.isfinite()):
+            self._skipped_in_a_row = 0
+            if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+                nn.utils.clip_grads_with_norm_(
+                    [p for p in self.metanet.parameters()], gradient_clip_val, norm
+                )
+            else:
+                self.clip_gradients(
+                    optimizer,
+                    gradient_clip_val=gradient_clip_val,
+                    gradient_clip_algorithm=gradient_clip_algorithm,
+                )
+            return
+        optimizer.zero_grad(set_to_none=True)
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MOST_SKIPPED:
+            raise ValueError(
+                f"the gradients were not finite in {MOST_SKIPPED} steps in a row, up to step "
+                f"{self.global_step + 1}; lower model.lr and model.scalar_lr, and start anew or resume from "
+                "an earlier state"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is counted to the state."""
+        checkpoint["skipped_steps"] = [self.skipped, self._skipped_in_a_row]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting; states of earlier versions have no count."""
+        self.skipped, self._skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
 
     def optimizer_step(
         self,
@@ -181,24 +255,33 @@ class OnePassModule(L.LightningModule):
         )
 
     def validation_step(self, batch: Held, batch_idx: int) -> None:
-        """Accuracy and loss after one pass, of the average and of the metanet itself (``_raw``)."""
+        """Accuracy and val loss after the last pass, of the average and of the metanet itself (``_raw``).
+
+        For metanets that read L1 strengths, at strength 0; and at others the average's accuracy, objective
+        and L1-norm cut on the val data, with the names of ``batch.strengths``.
+        """
         for metanet, suffix in ((self.average, ""), (self.metanet, "_raw")):
-            results = evaluate_pass(self, metanet, batch.params, batch.data, batch.read)
-            for which, (loss, accuracy) in results.items():
-                self._log_value(f"{which}_loss{suffix}", loss.mean())
-                self._log_value(f"{which}_accuracy{suffix}", accuracy.mean())
+            results = evaluate_pass(
+                self, metanet, batch.params, batch.data, batch.read, l1=batch.strengths[""]
+            )
+            for which, result in results.items():
+                self._log_value(f"{which}_accuracy{suffix}", result.accuracy.mean())
+            # Not on the train data, where it is not the meta-loss, which is called train_loss.
+            self._log_value(f"val_loss{suffix}", results["val"].loss.mean())
+        val = {"val": batch.data["val"]}
+        for suffix, strength in batch.strengths.items():
+            if suffix:
+                result = evaluate_pass(self, self.average, batch.params, val, batch.read, l1=strength)["val"]
+                self._log_value(f"val_objective{suffix}", result.objective.mean())
+                self._log_value(f"val_accuracy{suffix}", result.accuracy.mean())
+                self._log_value(f"val_cut{suffix}", result.l1_cut.mean())
 
     def _log_training(self) -> None:
-        assert self._sum is not None
-        mean = self._sum / self._summed
-        if not bool(mean.isfinite()):
-            raise ValueError(
-                f"the meta-loss became {mean.item()} before step {self.global_step + 1}; lower the learning "
-                "rates, and resume from an earlier checkpoint if there is one"
-            )
-        self.log("train_loss", mean)
+        assert self._sums is not None
+        self.log("train_loss", self._sums[0] / self._sums[1])  # NaN if there was no finite one
         self.log("rate", self.rate_factor())
-        self._sum, self._summed = None, 0
+        self.log("skipped_steps", float(self.skipped))
+        self._sums = None
 
     def _log_value(self, name: str, value: Tensor) -> None:
         self.log(name, value.float(), batch_size=1, sync_dist=True)

@@ -12,6 +12,7 @@ from torch.optim.adamw import adamw
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
+@torch.no_grad()
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     r"""Move all singular values to about one by Newton-Schulz iterations.
 
@@ -23,15 +24,22 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
         steps: Iterations.
 
     Returns:
-        Matrices of the same shape; zero stays zero.
+        Matrices of the same shape, without gradient; zero stays zero.
     """
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    wide = matrices.mT if tall else matrices
+    x = wide.reshape(-1, *wide.shape[-2:])
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    # The same three buffers in all iterations: on a CPU fresh memory costs more than the products.
+    gram = x.new_empty(*x.shape[:-1], x.shape[-2])
+    factor, other = torch.empty_like(gram), torch.empty_like(x)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        torch.bmm(x, x.mT, out=gram)
+        torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=factor)  # b XX^T + c (XX^T)^2
+        torch.baddbmm(x, factor, x, beta=a, out=other)
+        x, other = other, x
+    x = x.reshape(wide.shape)
     return x.mT if tall else x
 
 
@@ -105,24 +113,27 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _muon_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        grads = _grads(params)
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum"] for p in params]
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
+        ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
         shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-        for p, grad in zip(params, _grads(params), strict=True):
-            state = self.state[p]
-            if not state:
-                state["momentum"] = torch.zeros_like(p)
-            state["momentum"].lerp_(grad, 1 - group["momentum"])
-            ahead = grad.lerp(state["momentum"], group["momentum"])
+        for p, matrix in zip(params, ahead, strict=True):
             rows, columns = p.shape[-2:]
             # A matrix and its transpose are orthogonalized alike, so they go together.
             key = (min(rows, columns), max(rows, columns))
-            shapes.setdefault(key, []).append((p, ahead if rows <= columns else ahead.mT))
+            shapes.setdefault(key, []).append((p, matrix if rows <= columns else matrix.mT))
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
         for pairs in shapes.values():
-            stacked = torch.cat([ahead.reshape(-1, *ahead.shape[-2:]) for _, ahead in pairs])
+            stacked = torch.cat([matrix.reshape(-1, *matrix.shape[-2:]) for _, matrix in pairs])
             updates = orthogonalize(stacked).split([p.shape[0] if p.ndim == 3 else 1 for p, _ in pairs])
             for (p, _), update in zip(pairs, updates, strict=True):
                 rows, columns = p.shape[-2:]
                 update = update if rows <= columns else update.mT
-                p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.sub_(update.reshape(p.shape), alpha=group["lr"] * max(1, rows / columns) ** 0.5)
 
     def _adam_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
@@ -131,13 +142,16 @@ class Muon(torch.optim.Optimizer):
                 zeros = torch.zeros_like
                 # The step counts on the CPU, as in torch: reading it from a GPU would wait for the GPU.
                 self.state[p].update(mean=zeros(p), square=zeros(p), step=torch.zeros(()))
+        # One kernel for the whole list, where torch keeps the step counts beside the parameters.
+        fused = all(p.device.type == "cpu" and p.is_floating_point() for p in params)
         adamw(
             params,
             _grads(params),
             *([self.state[p][key] for p in params] for key in ("mean", "square")),
             max_exp_avg_sqs=[],
             state_steps=[self.state[p]["step"] for p in params],
-            foreach=True,
+            foreach=not fused,
+            fused=fused,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],

@@ -64,8 +64,10 @@ class FitProgress(ProgressBar):
         task = self._bar.tasks[self._job]
         elapsed = timedelta(seconds=int(task.elapsed or 0))
         names = ("train_loss", "val_loss", "val_accuracy", "train_accuracy", "val_accuracy_raw")
+        names += tuple(f"val_{what}_l1_{at}" for at in ("low", "mid", "high") for what in ("accuracy", "cut"))
+        skipped = f"; {pl_module.skipped} steps skipped" if getattr(pl_module, "skipped", 0) else ""
         self._bar.console.print(
-            f"{elapsed} step {trainer.global_step}{_shown(trainer, names)}", highlight=False
+            f"{elapsed} step {trainer.global_step}{_shown(trainer, names)}{skipped}", highlight=False
         )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -88,7 +90,7 @@ def _shown(trainer: L.Trainer, names: tuple[str, ...]) -> str:
     there = trainer.callback_metrics
     return "".join(
         f"  {name} {100 * float(there[name]):.1f} %"
-        if "accuracy" in name
+        if "accuracy" in name or "cut" in name
         else f"  {name} {float(there[name]):.4f}"
         for name in names
         if name in there

@@ -10,40 +10,64 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import amortopt
 from amortopt.checkpoints import save_release
 from amortopt.meta.data import ZooDataModule
-from amortopt.meta.evaluate import improve_all
+from amortopt.meta.evaluate import Result, evaluate_pass
 from amortopt.meta.module import OnePassModule
 from amortopt.zoo.train import evaluate_many
 
 
 @torch.no_grad()
 def measure(module: OnePassModule, data: ZooDataModule) -> dict[str, Any]:
-    """What one pass of the averaged metanet does to the zoo's test networks, on the test data.
+    """What the averaged metanet does to the zoo's test networks in all its passes, on the test data.
 
     Args:
         module: Trained module.
         data: Loaded data, on the module's device.
 
     Returns:
-        Accuracies in [0, 1] and losses in nats before and after one pass, number of networks, mean ratio of
-        the L1 norms after and before.
+        Accuracies in [0, 1] and losses in nats ``"before"`` and ``"after"``, number of networks, mean ratio
+        of the L1 norms after and before. For a metanet that reads L1 strengths, ``"after"`` is at strength 0
+        (at the lowest one if 0 is not trained), and ``"by l1"`` is a table over some of them, with the
+        objective (loss plus strength times L1 norm) and the L1-norm cut in it.
     """
-    before, test = data.held("test"), data.data("test")
-    after = improve_all(module, module.average, before, data.validation().read)
-    results: dict[str, Any] = {"networks": len(next(iter(before.values()))), "data": "test"}
-    for when, params in (("before", before), ("after", after)):
-        loss, accuracy = evaluate_many(module.network, params, test, module.task)
-        results[when] = {
-            "mean_accuracy": accuracy.mean().item(),
-            "max_accuracy": accuracy.max().item(),
-            "min_accuracy": accuracy.min().item(),
-            "mean_loss": loss.mean().item(),
+    networks, test, read = data.held("test"), {"test": data.data("test")}, data.validation().read
+
+    def after(l1: float) -> Result:
+        return evaluate_pass(module, module.average, networks, test, read, l1=l1)["test"]
+
+    strengths = [0.0]
+    if data.l1_range is not None:
+        strengths = ([0.0] if data.l1_range.zero else []) + data.l1_range.points(5)
+    reached = {strength: after(strength) for strength in strengths}
+    first = reached[strengths[0]]
+    loss, accuracy = evaluate_many(module.network, networks, test["test"], module.task)
+    results: dict[str, Any] = {
+        "networks": len(loss),
+        "data": "test",
+        "l1_norm_ratio": 1 - first.l1_cut.mean().item(),
+        "before": _summary(loss, accuracy),
+        "after": _summary(first.loss, first.accuracy),
+    }
+    if data.l1_range is not None:
+        results["by l1"] = {
+            f"{strength:g}": _summary(result.loss, result.accuracy)
+            | {"mean_objective": result.objective.mean().item(), "mean_l1_cut": result.l1_cut.mean().item()}
+            for strength, result in reached.items()
         }
-    ratio = _l1_norm(after) / _l1_norm(before).clamp(min=1e-12)
-    return results | {"l1_norm_ratio": ratio.mean().item()}
+    return results
+
+
+def _summary(loss: Tensor, accuracy: Tensor) -> dict[str, float]:
+    return {
+        "mean_accuracy": accuracy.mean().item(),
+        "max_accuracy": accuracy.max().item(),
+        "min_accuracy": accuracy.min().item(),
+        "mean_loss": loss.mean().item(),
+    }
 
 
 def write_release(
@@ -79,7 +103,12 @@ def write_release(
         OSError: If it cannot be written.
     """
     results = measure(module, data)
-    results["training"] = {"steps": steps, "seconds": round(seconds, 1), "hardware": hardware(module.device)}
+    results["training"] = {
+        "steps": steps,
+        "skipped_steps": module.skipped,
+        "seconds": round(seconds, 1),
+        "hardware": hardware(module.device),
+    }
     save_release(
         folder,
         module.average,
@@ -90,6 +119,8 @@ def write_release(
         seeds={"metanet and draws": seed, "zoo": data.zoo.config["seed"]},
         results=results,
         commit=commit,
+        l1_range=data.l1_range,
+        passes=module.passes,
     )
     return results
 
@@ -130,7 +161,3 @@ def hardware(device: torch.device) -> str:
         name = models[0].strip() if models else name
     threads = torch.get_num_threads()
     return f"{name}, {threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()} cores"
-
-
-def _l1_norm(params: dict[str, torch.Tensor]) -> torch.Tensor:
-    return torch.stack([p.abs().flatten(1).sum(1) for p in params.values()]).sum(0)

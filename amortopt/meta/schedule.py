@@ -59,7 +59,7 @@ def param_groups(
     ]
 
 
-def rate_factor(step: int, progress: float, *, warmup_steps: int, hold: float, floor: float = 0.02) -> float:
+def rate_factor(step: int, progress: float, *, warmup_steps: int, hold: float, floor: float = 0.0) -> float:
     """Factor on the learning rates: linear warm-up, constant, then linear decay.
 
     Args:
@@ -70,7 +70,7 @@ def rate_factor(step: int, progress: float, *, warmup_steps: int, hold: float, f
         floor: Lowest factor of the decay.
 
     Returns:
-        Factor in (0, 1].
+        Factor in [0, 1].
     """
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     decay = 1.0 if progress < hold or hold >= 1 else max(floor, (1 - progress) / (1 - hold))

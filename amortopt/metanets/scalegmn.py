@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +13,7 @@ from amortopt._types import Params
 from amortopt.graph import GraphLayout, Symmetry
 from amortopt.metanets.base import Metanet, register_metanet
 from amortopt.nn import DenseWiring, GraphLayer, PackedWiring, RMSNorm, Wiring, canonical_factors
-from amortopt.nn.encoding import l1_features, tame, unit_rms, usual_size
+from amortopt.nn.encoding import Blend, l1_features, tame, unit_rms, usual_size
 from amortopt.nn.readout import Readout
 from amortopt.nn.scale import scale_edge, scale_node
 from amortopt.symmetry import SymmetrySpec
@@ -55,9 +54,9 @@ class ScaleGMN(Metanet):
         symmetry: ``"scale"`` respects permutations and scalings, ``"permutation"`` only permutations (the
             ablation).
         direction: Whether units hear only from what they read (``"forward"``) or also from what reads them.
-        sharpness: Of the role assignment that is read out, see [RoleAssignment][amortopt.nn.RoleAssignment].
-        annealing: Levels of annealing that balance it.
         reads: Inputs beside the weights: ``"grads"``, ``"l1"``.
+        l1_range: Lowest and highest L1 strength that prototypes are spread over; for ``"l1"`` in ``reads``.
+        l1_knots: Prototypes per block between them, see [Blend][amortopt.nn.Blend].
 
     Raises:
         ValueError: If an argument is out of range, or the spec has a block that a graph cannot carry.
@@ -73,9 +72,9 @@ class ScaleGMN(Metanet):
         heads: int = 4,
         symmetry: Symmetry = "scale",
         direction: Literal["forward", "bidirectional"] = "bidirectional",
-        sharpness: float = 300.0,
-        annealing: int = 48,
         reads: Sequence[Literal["grads", "l1"]] = (),
+        l1_range: tuple[float, float] = (1e-4, 2e-2),
+        l1_knots: int = 12,
     ) -> None:
         super().__init__(
             spec,
@@ -85,12 +84,12 @@ class ScaleGMN(Metanet):
             heads=heads,
             symmetry=symmetry,
             direction=direction,
-            sharpness=sharpness,
-            annealing=annealing,
             reads=sorted(reads),
+            l1_range=list(l1_range),
+            l1_knots=l1_knots,
         )
-        _check_counts(width=width, channels=channels, layers=layers, heads=heads, annealing=annealing)
-        _check(width, channels, heads, symmetry, direction, sharpness, reads)
+        _check_counts(width=width, channels=channels, layers=layers, heads=heads, l1_knots=l1_knots)
+        _check(width, channels, heads, symmetry, direction, reads)
         self.layout = GraphLayout.from_spec(spec, symmetry)
         self._inputs = frozenset(reads)
         features = 2 if "grads" in reads else 1
@@ -114,13 +113,13 @@ class ScaleGMN(Metanet):
                 channels=channels,
                 heads=heads,
                 backward=direction == "bidirectional",
-                # Earlier assignments only tell units apart; the last one is read out.
-                **({"sharpness": sharpness, "levels": annealing} if layer == layers - 1 else {}),
             )
-            for layer in range(layers)
+            for _ in range(layers)
         )
         self.odd_norm, self.even_norm = RMSNorm(width), RMSNorm(width)
-        self.readout = Readout(self.layout, width=width, channels=channels)
+        self.blend = Blend(*l1_range, l1_knots) if "l1" in reads else None
+        blends = 1 if self.blend is None else self.blend.count
+        self.readout = Readout(self.layout, width=width, channels=channels, blends=blends)
         self.node_gate = nn.Parameter(torch.zeros(len(self.layout.node_blocks)))
         self.edge_gate = nn.Parameter(torch.zeros(len(edges)))
 
@@ -297,7 +296,8 @@ class ScaleGMN(Metanet):
         assigned: dict[int, Tensor] = {}
         for layer in self.layers:
             h, v, edges, assigned = layer(wiring, h, v, edges)
-        return self.readout(wiring, self.even_norm(h), self.odd_norm(v), edges, assigned)
+        blend = h.new_ones(wiring.batch, 1) if l1 is None or self.blend is None else self.blend(l1)
+        return self.readout(wiring, self.even_norm(h), self.odd_norm(v), edges, assigned, blend)
 
     def _write(self, read: _Networks, proposed: _Features) -> Params:
         params, factors, inverse = read.params, read.factors, read.inverse
@@ -364,11 +364,8 @@ def _check(
     heads: int,
     symmetry: str,
     direction: str,
-    sharpness: float,
     reads: Sequence[str],
 ) -> None:
-    if not 0 < sharpness < math.inf:
-        raise ValueError(f"sharpness: got {sharpness}, expected a positive number")
     for name, value in (("channels", channels), ("heads", heads)):
         if width % value:
             raise ValueError(f"{name}: got {value}, expected a divisor of width={width}")

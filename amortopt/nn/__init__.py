@@ -1,5 +1,6 @@
 """Equivariant building blocks of metanets."""
 
+from amortopt.nn.encoding import Blend as Blend
 from amortopt.nn.message import GraphLayer as GraphLayer
 from amortopt.nn.packed import PackedWiring as PackedWiring
 from amortopt.nn.roles import RoleAssignment as RoleAssignment
@@ -9,6 +10,7 @@ from amortopt.nn.wiring import DenseWiring as DenseWiring
 from amortopt.nn.wiring import Wiring as Wiring
 
 __all__ = [
+    "Blend",
     "DenseWiring",
     "GraphLayer",
     "PackedWiring",

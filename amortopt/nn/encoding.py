@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from amortopt.graph import EdgeBlock
 
@@ -39,3 +39,45 @@ def l1_features(l1: Tensor) -> Tensor:
     there = l1 > 0
     log = torch.log10(torch.where(there, l1, 1)) + 3
     return torch.stack([torch.where(there, log, 0), there.to(l1)], -1)
+
+
+class Blend(nn.Module):
+    """Weights by which prototypes are blended, as a function of the L1 strength.
+
+    One prototype is common to all strengths, one belongs to strength zero, and ``knots`` of them are spread
+    evenly over the logarithm of the range. Between two knots both count, linearly; beyond the ends the last
+    one does. Far from each other on that scale, good weights have little in common, so knots are many and
+    each is met by few strengths.
+
+    Args:
+        low: Strength of the first knot.
+        high: Strength of the last knot.
+        knots: Their number.
+
+    Raises:
+        ValueError: Unless 0 < low <= high < infinity, and low < high if there are several knots.
+    """
+
+    def __init__(self, low: float, high: float, knots: int) -> None:
+        super().__init__()
+        if not 0 < low <= high < math.inf or (knots > 1 and low == high):
+            raise ValueError(
+                f"l1_range: got [{low}, {high}] for {knots} knots, expected [low, high] with 0 < low < high"
+            )
+        self.low, self.high, self.knots = low, high, knots
+
+    @property
+    def count(self) -> int:
+        """Number of prototypes."""
+        return self.knots + 2
+
+    def forward(self, l1: Tensor) -> Tensor:
+        """Strengths [B] >= 0 -> weights [B, knots + 2]."""
+        there = l1 > 0
+        scale = max(1, self.knots - 1) / max(math.log(self.high / self.low), 1e-12)
+        position = torch.log(torch.where(there, l1, self.low) / self.low) * scale
+        place = torch.arange(self.knots, dtype=l1.dtype, device=l1.device)
+        distance = (position.clamp(0, self.knots - 1)[:, None] - place).abs()
+        near = (1 - distance).clamp(min=0) * there[:, None]
+        common, none = torch.ones_like(near[:, :1]), (~there).to(near)[:, None]
+        return torch.cat([common, none, near], 1)

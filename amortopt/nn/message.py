@@ -7,8 +7,6 @@ ends.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -27,12 +25,9 @@ class GraphLayer(nn.Module):
         channels: Edge channels C.
         heads: Attention heads.
         backward: Whether nodes also hear from the nodes that they write to.
-        **roles: Options of [RoleAssignment][amortopt.nn.RoleAssignment].
     """
 
-    def __init__(
-        self, layout: GraphLayout, *, width: int, channels: int, heads: int, backward: bool, **roles: Any
-    ) -> None:
+    def __init__(self, layout: GraphLayout, *, width: int, channels: int, heads: int, backward: bool) -> None:
         super().__init__()
         self.layout = layout
         self.channels, self.heads, self.backward = channels, heads, backward
@@ -47,10 +42,9 @@ class GraphLayer(nn.Module):
         self.invariant = linear()
         self.up, self.down = nn.Linear(2 * width, 2 * width), nn.Linear(2 * width, width)
         self.qkv, self.attended = nn.Linear(width, 3 * width, bias=False), linear()
-        self.role_norm = RMSNorm(width) if any(node.odd for node in layout.nodes) else nn.Identity()
         self.roles = nn.ModuleDict(
             {
-                str(p): RoleAssignment(width, node.size, odd=node.odd, **roles)
+                str(p): RoleAssignment(width, node.size, odd=node.odd)
                 for p, node in enumerate(layout.nodes)
                 if node.permutable
             }
@@ -114,7 +108,7 @@ class GraphLayer(nn.Module):
         return wiring.join([wiring.attend(p, *part.unbind(-3)) for p, part in enumerate(parts)])
 
     def _assign(self, wiring: Wiring, h: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        evens, odds = wiring.split(h), wiring.split(self.role_norm(v))
+        evens, odds = wiring.split(h), wiring.split(v)
         assigned: dict[int, Tensor] = {}
         told, carried = [], []
         for p, (even, odd) in enumerate(zip(evens, odds, strict=True)):

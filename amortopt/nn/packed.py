@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from amortopt.graph import EdgeBlock
-from amortopt.nn.scatter import segment_logsumexp, segment_softmax, segment_sum
-from amortopt.nn.wiring import Wiring
+from amortopt.nn.scatter import segment_softmax, segment_sum
+from amortopt.nn.wiring import Wiring, compare, part
 
 
 class PackedWiring(Wiring):
@@ -119,9 +119,31 @@ class PackedWiring(Wiring):
         sums = segment_sum(x, network, self.batch, ordered=True)
         return _rows(sums / self._sizes[node][:, None], network)
 
-    def log_mass(self, node: int, logits: Tensor) -> Tensor:
-        network = self._network[node]
-        return _rows(segment_logsumexp(logits, network, self.batch, ordered=True), network)
+    def order(self, node: int, scores: Tensor, tie: float) -> tuple[Tensor, Tensor]:
+        to, of = self._pairs(node)
+        sums = segment_sum(
+            torch.cat(compare(_rows(scores, to), _rows(scores, of), tie), 1),
+            to,
+            self.lengths[node],
+            ordered=True,
+        )
+        return part(sums[:, :1], sums[:, 1:], self._sizes[node][self._network[node], None])
+
+    def listed(self, node: int, tables: Tensor) -> Tensor:
+        return tables.flatten(0, 1)
+
+    def columns(self, block: EdgeBlock, rows: Tensor, assigned: Tensor | None, factor: Tensor) -> Tensor:
+        out, into = self._ends[block.out, block.into]
+        if assigned is None:
+            first = self._starts[block.into][self._network[block.into]]
+            place = (into - _rows(first, into))[:, None, None].expand(-1, rows.shape[1], 1)
+            edges = _rows(rows, out).gather(2, place)[..., 0]
+        else:
+            edges = (_rows(rows, out) @ _rows(assigned, into)[..., None])[..., 0]
+        return edges * _rows(factor, into)
+
+    def project(self, node: int, x: Tensor, weight: Tensor) -> Tensor:
+        return (x[:, None] @ _rows(weight, self._network[node]))[:, 0]
 
     def pack_nodes(self, parts: Sequence[Tensor]) -> Tensor:
         """Dense features [B, n, F] of a node set per architecture -> rows [n, F]."""

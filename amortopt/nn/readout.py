@@ -12,28 +12,34 @@ from amortopt.nn.wiring import Wiring
 class Readout(nn.Module):
     r"""Proposed weights: a prototype in the network's own gauge, plus corrections by its features.
 
-    .. math:: T_{oi} = a_o^\top M a_i + E_{oi} \cdot e + (U v_o)^\top (W v_i), \qquad a = S \odot (1 + s(h))
+    .. math:: T_{oi} = t_o\,t_i\,S_o^\top M(b)\,S_i + E_{oi} \cdot e + (U v_o)^\top (W v_i), \qquad
+        M(b) = \sum_k b_k M_k, \quad t = 1 + s(h)
 
-    with the signed role assignment S (one-hot where units are known by their index), a prototype M per block,
-    and corrections e, U, s that start at zero. Biases alike: a_o^T m + v_o u.
+    with the signed role assignment S (the identity where units are known by their index), a prototype M per
+    block, blended for each network from several (see [Blend][amortopt.nn.Blend]), and corrections e,
+    U, s that start at zero. Biases alike: t_o S_o^T m(b) + v_o u.
 
     Args:
         layout: The graph's structure.
         width: Node channels d.
         channels: Edge channels C.
+        blends: Prototypes K to blend from. The first is the one of a fresh readout.
     """
 
-    def __init__(self, layout: GraphLayout, *, width: int, channels: int) -> None:
+    def __init__(self, layout: GraphLayout, *, width: int, channels: int, blends: int = 1) -> None:
         super().__init__()
         self.layout = layout
         size = [node.size for node in layout.nodes]
+        # Matrices [R_o, k R_i]: a row is all that a unit of that role reads.
         self.prototype = nn.ParameterList(
-            torch.randn(b.channels, size[b.out], size[b.into]) for b in layout.edge_blocks
+            torch.zeros(blends, size[b.out], b.channels * size[b.into]) for b in layout.edge_blocks
         )
+        for prototype in self.prototype:
+            nn.init.normal_(prototype[0])
         self.node_prototype = nn.ParameterList(
-            torch.zeros(size[b.node], b.channels) for b in layout.node_blocks
+            torch.zeros(blends, size[b.node], b.channels) for b in layout.node_blocks
         )
-        self.strength = nn.ModuleList(nn.Linear(width, n) for n in size)
+        self.strength = nn.ModuleList(nn.Linear(width, 1) for _ in size)
         rank = max(1, width // 4)
         self.from_out = nn.ModuleList(
             nn.Linear(width, rank * b.channels, bias=False) for b in layout.edge_blocks
@@ -50,7 +56,13 @@ class Readout(nn.Module):
                 nn.init.zeros_(zero.bias)
 
     def forward(
-        self, wiring: Wiring, h: Tensor, v: Tensor, edges: list[Tensor], assigned: dict[int, Tensor]
+        self,
+        wiring: Wiring,
+        h: Tensor,
+        v: Tensor,
+        edges: list[Tensor],
+        assigned: dict[int, Tensor],
+        blend: Tensor,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Propose.
 
@@ -60,28 +72,35 @@ class Readout(nn.Module):
             v: Odd node features [.., N, d], about unit scale.
             edges: C channels per edge block.
             assigned: Signed role assignment [.., n, R] of every permutable node set.
+            blend: Weights of the prototypes per network [B, K].
 
         Returns:
             One tensor [.., n, k] per node block and one with k channels per edge block.
         """
         evens, odds = wiring.split(h), wiring.split(v)
-        roles = []
-        for p, node in enumerate(self.layout.nodes):
-            share = assigned[p] if p in assigned else wiring.units(p, torch.eye(node.size).to(h))
-            roles.append(share * (1 + self.strength[p](evens[p])))
-        nodes = [
-            roles[b.node] @ m + told(odds[b.node])
-            for b, m, told in zip(self.layout.node_blocks, self.node_prototype, self.from_node, strict=True)
-        ]
+        strength = [1 + told(even) for told, even in zip(self.strength, evens, strict=True)]
+        nodes = []
+        for b, m, told in zip(self.layout.node_blocks, self.node_prototype, self.from_node, strict=True):
+            own = self._in_gauge(wiring, b.node, assigned, _blended(blend, m))
+            nodes.append(strength[b.node] * own + told(odds[b.node]))
         proposed = []
         for p, b in enumerate(self.layout.edge_blocks):
-            # [.., o, R_o] @ [k, R_o, R_i] -> [.., o, k, R_i]
-            rows = torch.einsum("...or,krs->...oks", roles[b.out], self.prototype[p])
-            columns = roles[b.into].unsqueeze(-2).expand(*roles[b.into].shape[:-1], b.channels, -1)
-            pair = wiring.outer(b, rows, columns)
+            rows = self._in_gauge(wiring, b.out, assigned, _blended(blend, self.prototype[p]))
+            rows = (strength[b.out] * rows).unflatten(-1, (b.channels, -1))
+            # Units known by their index play the role of that index.
+            pair = wiring.columns(b, rows, assigned.get(b.into), strength[b.into])
             a, c = (
                 end.unflatten(-1, (b.channels, -1))
                 for end in (self.from_out[p](odds[b.out]), self.from_in[p](odds[b.into]))
             )
             proposed.append(pair + wiring.mix(self.from_edge[p], edges[p]) + wiring.outer(b, a, c))
         return nodes, proposed
+
+    def _in_gauge(self, wiring: Wiring, node: int, assigned: dict[int, Tensor], m: Tensor) -> Tensor:
+        """Rows of roles [B, R, k] -> rows of a network's units [.., n, k]."""
+        return wiring.project(node, assigned[node], m) if node in assigned else wiring.listed(node, m)
+
+
+def _blended(blend: Tensor, m: Tensor) -> Tensor:
+    """Sum of K prototypes [K, ..] by the weights of each network [B, K]: [B, ..]."""
+    return (blend.to(m.dtype) @ m.flatten(1)).unflatten(1, m.shape[1:])

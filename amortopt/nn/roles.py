@@ -1,4 +1,4 @@
-"""Soft assignment of interchangeable units to learned roles: a network's own gauge, found by attention."""
+"""Assignment of interchangeable units to roles: a network's own gauge, found by ordering its units."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ from torch import Tensor, nn
 
 from amortopt.nn.wiring import Wiring
 
+_TIE = 1e-5
+"""Differences of this size, relative to the usual one, count as ties: far above rounding, far below usual."""
+
 
 class RoleAssignment(nn.Module):
-    r"""Assign the units of a group to R learned roles, each role to its share of the units.
+    r"""Assign the units of a group to R roles by the order of an invariant of each unit.
 
-    Logits between even features and learned keys are balanced by Sinkhorn's iteration, so that units compete
-    for roles: :math:`P = \mathrm{Sinkhorn}(\tau h K^\top)`, rows summing to one. Where units may flip their
-    sign, the assignment carries it: :math:`S = P \odot \tanh(v U^\top)` is odd in v. Under a permutation and
-    sign flips g of the units, S moves as g S, so :math:`S_o M S_i^\top` moves as the weights between two
-    groups, for any learned M (learned canonicalization, Kaba et al. 2023, in its soft form).
+    The unit whose score :math:`s_i = k \cdot h_i` has rank k plays role k. With other numbers of units than
+    roles, units and roles lie side by side on the unit interval in order, and :math:`P_{ir}` is the share of
+    unit i's part that role r covers: the optimal transport between them on a line. Where units may flip their
+    sign, the assignment carries it: :math:`S_{ir} = \mathrm{sgn}(u \cdot v_i) P_{ir}`. Under a permutation
+    and sign flips g of the units, S moves as g S, so :math:`S_o M S_i^\top` moves as the weights between two
+    groups, for any learned M.
 
-    The assignment has to be sharp and balanced: what it leaves soft, or gives to two units, is noise in the
-    weights that are read out. Sinkhorn's iteration balances sharp logits only after thousands of rounds, so
-    its potentials are found by annealing, from flat logits to sharp ones, a few rounds each. They are
-    constants to the gradient, but for the last rounds.
+    Equal units cannot be told apart by anything equivariant: they share their roles evenly, and a unit whose
+    odd features are zero has sign zero.
+
+    An assignment is constant almost everywhere, so it passes no gradient, and k and u stay as they are drawn;
+    what is learned are the features that they look at. Soft assignments have gradients, but every bit of
+    softness is noise in the weights that are read out, and costs more than it teaches.
 
     Args:
         width: Channels d of a unit's features.
         roles: Number of roles R; the group's size in the family.
         odd: Whether units may flip their sign.
-        sharpness: Standard deviation of the logits. Not learned: sharper is better until the annealing fails
-            to balance, which no gradient tells.
-        levels: Steps of annealing; sharper logits need more.
-        rounds: Sinkhorn rounds per level, and last rounds.
     """
 
-    def __init__(
-        self, width: int, roles: int, *, odd: bool, sharpness: float = 20.0, levels: int = 16, rounds: int = 3
-    ) -> None:
+    score: Tensor
+    sign: Tensor
+
+    def __init__(self, width: int, roles: int, *, odd: bool) -> None:
         super().__init__()
-        self.odd, self.sharpness, self.levels, self.rounds = odd, sharpness, levels, rounds
-        # Only directions of keys matter. They are long, so that one update of usual size turns them little.
-        self.key = nn.Parameter(torch.randn(roles, width) * 8 / width**0.5)
+        self.roles, self.odd = roles, odd
+        self.register_buffer("score", torch.randn(width) / width**0.5)
+        self.register_buffer("sign", torch.randn(width) / width**0.5)
         self.even = nn.Parameter(torch.randn(roles, width))
         self.carried = nn.Parameter(torch.randn(roles, width))
-        if odd:
-            self.sign = nn.Parameter(torch.randn(roles, width) * 2 / width**0.5)
 
+    @torch.no_grad()
     def forward(self, wiring: Wiring, node: int, h: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Assign.
 
@@ -51,7 +53,7 @@ class RoleAssignment(nn.Module):
             wiring: The batch.
             node: Which node set.
             h: Even features [.., n, d].
-            v: Odd features [.., n, d], about unit scale.
+            v: Odd features [.., n, d].
 
         Returns:
             P and S, both [.., n, R]; the same where units keep their sign.
@@ -59,27 +61,11 @@ class RoleAssignment(nn.Module):
         # Only what tells units of one network apart may decide between them.
         h = h - wiring.mean(node, h)
         spread = wiring.mean(node, h.square()).mean(-1, keepdim=True)
-        key = nn.functional.normalize(self.key, dim=-1) * self.sharpness
-        logits = (h * torch.rsqrt(spread + 1e-6)) @ key.mT
-        logits = (logits + self._potentials(wiring, node, logits)).log_softmax(-1)
-        for _ in range(self.rounds):
-            logits = (logits - wiring.log_mass(node, logits)).log_softmax(-1)
-        assigned = logits.exp()
-        return assigned, assigned * torch.tanh(v @ self.sign.mT) if self.odd else assigned
-
-    @torch.no_grad()
-    def _potentials(self, wiring: Wiring, node: int, logits: Tensor) -> Tensor:
-        """What to add to the logits so that every role gets its share: [.., n, R], alike for all units."""
-        flattest = 0.01
-        ratio = flattest ** (-1 / max(1, self.levels - 1))
-        potentials = torch.zeros_like(logits)
-        for level in range(self.levels):
-            share = (logits * (flattest * ratio**level) + potentials).softmax(-1)
-            for _ in range(self.rounds):
-                mass = (wiring.mean(node, share) * share.shape[-1]).clamp(min=1e-30)
-                potentials = potentials - mass.log()
-                share = share / mass
-                share = share / share.sum(-1, keepdim=True)
-            if level < self.levels - 1:
-                potentials = potentials * ratio
-        return potentials
+        start, end = wiring.order(node, (h @ self.score)[..., None] * torch.rsqrt(spread + 1e-12), _TIE)
+        edge = torch.arange(self.roles + 1, dtype=h.dtype, device=h.device) / self.roles
+        shared = torch.minimum(end, edge[1:]) - torch.maximum(start, edge[:-1])
+        assigned = shared.clamp(min=0) / (end - start)
+        if not self.odd:
+            return assigned, assigned
+        side = (nn.functional.rms_norm(v, v.shape[-1:], eps=1e-4) @ self.sign)[..., None]
+        return assigned, assigned * side * torch.rsqrt(side.square() + _TIE**2)

@@ -87,18 +87,6 @@ def segment_softmax(logits: Tensor, index: Tensor, size: int, *, ordered: bool =
     return weights / segment_sum(weights, index, size, ordered=ordered).index_select(0, index)
 
 
-def segment_logsumexp(logits: Tensor, index: Tensor, size: int, *, ordered: bool = False) -> Tensor:
-    """Log of the sum of exponentials over the rows of every segment; arguments as for [segment_sum].
-
-    Returns:
-        [size, ...]; -inf for a segment without rows.
-    """
-    peak = segment_max(logits, index, size, ordered=ordered)
-    return (
-        segment_sum((logits - peak.index_select(0, index)).exp(), index, size, ordered=ordered).log() + peak
-    )
-
-
 def _segment(values: Tensor, index: Tensor, size: int, reduce: str, ordered: bool) -> Tensor:
     rows = values.flatten(1) if values.ndim > 1 else values[:, None]
     scatter = torch_scatter()

@@ -24,6 +24,9 @@ from amortopt.graph import EdgeBlock
 class Wiring(ABC):
     """The operations of a batch in which nodes meet edges, or nodes of one network meet each other."""
 
+    batch: int
+    """Number of networks B."""
+
     lengths: list[int]
     """Rows of every node set along the node axis."""
 
@@ -72,8 +75,36 @@ class Wiring(ABC):
         """Mean over a set's nodes of each network, given back to each of them: [.., n, d] -> [.., n, d]."""
 
     @abstractmethod
-    def log_mass(self, node: int, logits: Tensor) -> Tensor:
-        """Log of the sum of exponentials over a set's nodes of each network, at each of them: [.., n, R]."""
+    def order(self, node: int, scores: Tensor, tie: float) -> tuple[Tensor, Tensor]:
+        """Where each node's part of [0, 1] starts and ends, a set's nodes of a network put in order of score.
+
+        Args:
+            node: Which node set.
+            scores: [.., n, 1].
+            tie: Scores that differ by much less than this share their parts.
+
+        Returns:
+            Both [.., n, 1]; a node's part is 1/n long, that of k tied nodes k/n.
+        """
+
+    @abstractmethod
+    def listed(self, node: int, tables: Tensor) -> Tensor:
+        """Rows of a table per network [B, n, k] for the units of a set known by their index: [.., n, k]."""
+
+    @abstractmethod
+    def columns(self, block: EdgeBlock, rows: Tensor, assigned: Tensor | None, factor: Tensor) -> Tensor:
+        """Edges sum_r rows[o, c, r] assigned[i, r] factor[i]; without an assignment, i is r.
+
+        Args:
+            block: The edge block.
+            rows: [.., o, C, R].
+            assigned: Roles of the nodes that are read, [.., i, R].
+            factor: Factor of each of them, [.., i, 1].
+        """
+
+    @abstractmethod
+    def project(self, node: int, x: Tensor, weight: Tensor) -> Tensor:
+        """Product with a matrix per network: x [.., n, R], weight [B, R, k] -> [.., n, k]."""
 
 
 class DenseWiring(Wiring):
@@ -116,11 +147,36 @@ class DenseWiring(Wiring):
     def mean(self, node: int, x: Tensor) -> Tensor:
         return x.mean(1, keepdim=True).expand_as(x)
 
-    def log_mass(self, node: int, logits: Tensor) -> Tensor:
-        return logits.logsumexp(1, keepdim=True).expand_as(logits)
+    def order(self, node: int, scores: Tensor, tie: float) -> tuple[Tensor, Tensor]:
+        below, tied = compare(scores, scores.mT, tie)
+        return part(below.sum(2, keepdim=True), tied.sum(2, keepdim=True), self.lengths[node])
+
+    def listed(self, node: int, tables: Tensor) -> Tensor:
+        return tables
+
+    def columns(self, block: EdgeBlock, rows: Tensor, assigned: Tensor | None, factor: Tensor) -> Tensor:
+        edges = rows.transpose(1, 2)
+        if assigned is not None:
+            edges = edges @ assigned.mT[:, None]
+        return edges * factor.mT[:, None]
+
+    def project(self, node: int, x: Tensor, weight: Tensor) -> Tensor:
+        return x @ weight
 
 
 def _message(edges: Tensor, x: Tensor) -> Tensor:
     # [B, C, to, from] @ [B, C, from, k] -> [B, to, C k]
     sums = edges @ x.transpose(1, 2)
     return sums.transpose(1, 2).flatten(2) / math.sqrt(edges.shape[3])
+
+
+def compare(scores: Tensor, others: Tensor, tie: float) -> tuple[Tensor, Tensor]:
+    """Whether others are below scores, and whether both are tied: 0, 1 or, around ties, between."""
+    below = torch.sigmoid((scores - others) / tie)
+    return below, 1 - (2 * below - 1).abs()
+
+
+def part(below: Tensor, tied: Tensor, count: Tensor | int) -> tuple[Tensor, Tensor]:
+    """Start and end of nodes in [0, 1] by their sums of ``compare`` over all nodes, themselves included."""
+    start = below - tied / 2
+    return start / count, (start + tied) / count

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from amortopt.optim.checks import OutOfRangeWarning as OutOfRangeWarning
 from amortopt.optim.one_shot import ScaleGMNOptimizer as ScaleGMNOptimizer
 from amortopt.optim.structure import OutOfFamilyWarning as OutOfFamilyWarning
 
-__all__ = ["OutOfFamilyWarning", "ScaleGMNOptimizer"]
+__all__ = ["OutOfFamilyWarning", "OutOfRangeWarning", "ScaleGMNOptimizer"]

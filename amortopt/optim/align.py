@@ -103,10 +103,11 @@ def _group_sizes(family: SymmetrySpec, params: Params, names: dict[str, str], le
         if len(shape) != len(block.axes):
             flattened.append(block)
             continue
+        known = dict(sizes)  # from other tensors: what this one says of itself is no expectation
         for axis, size in zip(block.axes, shape, strict=True):
             expected = axis.size if axis.group is None else sizes.setdefault(axis.group, size)
             if size != expected:
-                raise _misfit(names[block.param], params[block.param], block, sizes, lead)
+                raise _misfit(names[block.param], params[block.param], block, known, lead)
     for block in flattened:
         shape = list(params[block.param].shape[lead:])
         lengths = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,8 +13,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from amortopt._types import Params
+from amortopt.checkpoints import check_passes as check_passes
+from amortopt.l1 import L1Range
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+class OutOfRangeWarning(UserWarning):
+    """An L1 strength that the checkpoint was not trained for; nothing is promised there."""
 
 
 def as_list(models: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
@@ -172,12 +179,30 @@ def l1_strengths(l1: float | Sequence[float] | Tensor | None, count: int, *, rea
     return values.expand(count)
 
 
-def check_batch(batch: tuple[Tensor, Tensor] | None, *, read: bool) -> None:
-    """Check the data for gradients.
+def warn_outside(strengths: Tensor | None, trained: L1Range | None) -> None:
+    """Warn of L1 strengths [B] that the metanet was not trained for, if that is known."""
+    if strengths is None or trained is None:
+        return
+    outside = strengths[trained.outside(strengths)].unique().tolist()
+    if outside:
+        listed = ", ".join(f"{value:g}" for value in outside[:5]) + (", ..." if len(outside) > 5 else "")
+        warnings.warn(
+            f"l1: got {listed}, but this checkpoint was trained for {trained}; results are not measured "
+            "outside of it, check them (accept= does)",
+            OutOfRangeWarning,
+            stacklevel=3,
+        )
+
+
+def check_batch(batch: object, *, read: bool) -> tuple[Tensor, Tensor] | None:
+    """Check that data for gradients are given if and only if they are read.
 
     Args:
-        batch: Inputs [N, ...] and targets [N].
+        batch: Inputs [N, ...] and labels [N], or None.
         read: Whether the metanet reads gradients.
+
+    Returns:
+        The pair.
 
     Raises:
         ValueError: Missing, given but not read, or no such pair.
@@ -187,23 +212,53 @@ def check_batch(batch: tuple[Tensor, Tensor] | None, *, read: bool) -> None:
             raise ValueError(
                 "batch: this checkpoint reads gradients; pass batch=(x, y) with data of its task"
             )
-        return
+        return None
     if not read:
         raise ValueError("batch: this checkpoint reads weights alone; leave batch out")
-    pair: Any = batch
-    if not isinstance(pair, tuple | list) or [isinstance(part, Tensor) for part in pair] != [True, True]:
+    if not isinstance(batch, tuple | list) or [isinstance(part, Tensor) for part in batch] != [True, True]:
         raise ValueError(f"batch: got {type(batch).__name__}, expected a pair of tensors (x, y)")
-    x, y = pair
-    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
+    x, y = batch
+    if x.ndim == 0 or y.ndim != 1 or len(x) != len(y) or len(x) == 0:
         raise ValueError(
-            f"batch: got x {tuple(x.shape)} and y {tuple(y.shape)}, expected N > 0 inputs and N targets"
+            f"batch: got x {tuple(x.shape)} and y {tuple(y.shape)}, expected N > 0 inputs [N, ...] and N "
+            "labels [N]"
         )
+    return x, y
 
 
-def check_passes(passes: int) -> None:
-    """Raise a ``ValueError`` unless ``passes`` is a positive whole number."""
-    if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
-        raise ValueError(f"passes: got {passes!r}, expected a whole number >= 1")
+def check_examples(x: Tensor, y: Tensor, shape: tuple[int, ...] | None, classes: int) -> None:
+    """Check examples against a task.
+
+    Args:
+        x: Inputs [N, ...].
+        y: Labels [N].
+        shape: Shape of one input; None if it is not known.
+        classes: Number of classes.
+
+    Raises:
+        ValueError: Inputs of another shape or not finite, labels that are no class indices.
+    """
+    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
+        expected = ", ".join(["N", *map(str, shape)])
+        raise ValueError(
+            f"batch: got x of shape {list(x.shape)}, expected [{expected}] as the networks take it; pass "
+            "example_input if these networks take another form"
+        )
+    if x.is_complex() or x.dtype == torch.bool:
+        raise ValueError(f"batch: got x of {x.dtype}, expected floating-point inputs")
+    if x.is_floating_point() and (bad := int((~x.isfinite()).sum())):
+        raise ValueError(
+            f"batch: x has {bad} NaN or infinite values of {x.numel()}; leave those examples out"
+        )
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise ValueError(
+            f"batch: got y of {y.dtype}, expected class indices such as torch.int64; convert with y.long()"
+        )
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"batch: got labels from {low} to {high} in y, expected class indices from 0 to {classes - 1}"
+        )
 
 
 def check_accept(accept: object) -> None:

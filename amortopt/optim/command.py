@@ -19,7 +19,7 @@ def one_shot(
     checkpoint: str,
     weights: Path,
     out: Path | None = None,
-    passes: int = 1,
+    passes: int | None = None,
     l1: float | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -32,7 +32,7 @@ def one_shot(
         weights: A safetensors file with the tensors of one network, or of many with a leading network axis,
             by the family's parameter names. (The format keeps no order, so no other names can be matched.)
         out: File to write; the same names, shapes and number formats.
-        passes: How often the metanet is applied in a row.
+        passes: How often the metanet is applied in a row; by default as often as in its training.
         l1: L1 strength, for checkpoints that read it.
         overwrite: Whether to replace ``out`` if it is there.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,11 +14,13 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.checkpoints import Release, load_release, parameter_count, save_release
+from amortopt.l1 import L1Range
 from amortopt.metanets import Metanet
 from amortopt.optim import checks
 from amortopt.optim.align import align
 from amortopt.optim.apply import Data, Network, device_of, improve, plain, run
-from amortopt.optim.structure import OutOfFamilyWarning, match_all
+from amortopt.optim.structure import match_all, warn_widths
+from amortopt.optim.writing import copied, judged, written
 from amortopt.symmetry import FamilyMismatchError, SymmetrySpec
 from amortopt.tasks import Family, Task, make_family, make_task
 
@@ -40,9 +40,11 @@ class ScaleGMNOptimizer:
             ``one_shot`` needs ``example_input``.
         task: Task that it was trained on, or ``task.to_config()``; needed if the metanet reads gradients.
         name: Name for ``repr`` and :meth:`save_pretrained`.
+        l1_range: L1 strengths that the metanet was trained for; others get a warning. None: not known.
+        passes: How often it was applied in a row in training, the default of :meth:`one_shot`.
 
     Raises:
-        ValueError: A family or task that does not exist.
+        ValueError: A family or task that does not exist, or ``passes`` that is no positive whole number.
     """
 
     def __init__(
@@ -52,11 +54,16 @@ class ScaleGMNOptimizer:
         family: Family | Mapping[str, Any] | None = None,
         task: Task | Mapping[str, Any] | None = None,
         name: str = "untitled",
+        l1_range: L1Range | None = None,
+        passes: int = 1,
     ) -> None:
+        checks.check_passes(passes)
         self.metanet = metanet
         self.family = make_family(**family) if isinstance(family, Mapping) else family
         self.task = make_task(**task) if isinstance(task, Mapping) else task
         self.name = name
+        self.l1_range = l1_range
+        self.passes = passes
         self._release: Release | None = None
 
     @classmethod
@@ -81,7 +88,12 @@ class ScaleGMNOptimizer:
         if device is not None:
             release.metanet.to(device)
         optimizer = cls(
-            release.metanet, family=release.family or None, task=release.task or None, name=release.name
+            release.metanet,
+            family=release.family or None,
+            task=release.task or None,
+            name=release.name,
+            l1_range=release.l1_range,
+            passes=release.passes,
         )
         optimizer._release = release
         return optimizer
@@ -102,7 +114,7 @@ class ScaleGMNOptimizer:
         l1: float | Sequence[float] | Tensor | None = ...,
         frozen: Literal["error", "keep"] = ...,
         example_input: Tensor | tuple[Tensor, ...] | None = ...,
-        passes: int = ...,
+        passes: int | None = ...,
     ) -> M: ...
     @overload
     def one_shot(
@@ -115,7 +127,7 @@ class ScaleGMNOptimizer:
         l1: float | Sequence[float] | Tensor | None = ...,
         frozen: Literal["error", "keep"] = ...,
         example_input: Tensor | tuple[Tensor, ...] | None = ...,
-        passes: int = ...,
+        passes: int | None = ...,
     ) -> list[M]: ...
     def one_shot(
         self,
@@ -127,7 +139,7 @@ class ScaleGMNOptimizer:
         l1: float | Sequence[float] | Tensor | None = None,
         frozen: Literal["error", "keep"] = "error",
         example_input: Tensor | tuple[Tensor, ...] | None = None,
-        passes: int = 1,
+        passes: int | None = None,
     ) -> Any:
         """Improve one network or many.
 
@@ -142,14 +154,15 @@ class ScaleGMNOptimizer:
             accept: Validation loss of a network; where the new network's is not lower (NaN is not), the
                 original's weights are kept. It gets copies, in the network's own mode, and may do as it likes
                 with them.
-            batch: Inputs [N, ...] and targets [N] of the task, for checkpoints that read gradients; all
+            batch: Inputs [N, ...] and labels [N] of the task, for checkpoints that read gradients; all
                 networks see the same.
             l1: L1 strength >= 0, one or one per network, for checkpoints that read it; 0 if not given.
             frozen: What to do with parameters that do not require gradients: ``"error"``, or ``"keep"`` to
                 leave them as they are.
             example_input: What the networks' forward takes, for tracing; by default zeros of the family's
                 input shape.
-            passes: How often the metanet is applied in a row.
+            passes: How often the metanet is applied in a row, gradients being computed anew each time; by
+                default as often as in training, :attr:`passes`, which is once for most checkpoints.
 
         Returns:
             New networks with buffers, mode, device, dtype and ``requires_grad`` of the given ones, or with
@@ -163,32 +176,34 @@ class ScaleGMNOptimizer:
 
         Warns:
             OutOfFamilyWarning: Other hidden widths than the family's; once per call.
+            OutOfRangeWarning: An L1 strength outside of :attr:`l1_range`; once per call.
         """
         many = checks.as_list(models)
         where = _where(isinstance(models, nn.Module))
-        checks.check_passes(passes)
+        passes = self._passes(passes)
         checks.check_accept(accept)
-        data = self._data(batch)
+        data = self._data(batch, example_input)
         strengths = checks.l1_strengths(l1, len(many), read="l1" in self.metanet.inputs)
         checks.check_networks(many, inplace=inplace, frozen=frozen, where=where)
         with plain():
             networks = self._read(many, example_input, where)
-        _warn({change for network in networks for change in network.match.width_changes})
+        warn_widths({change for network in networks for change in network.match.width_changes})
+        checks.warn_outside(strengths, self.l1_range)
         with plain():
             better = improve(self.metanet, networks, data=data, l1=strengths, passes=passes, where=where)
         results: list[nn.Module] = list(many)
         chosen = set(range(len(many)))
         if not inplace or accept is not None:
-            results = [_written(_copied(m, where(i)), better[i]) for i, m in enumerate(many)]
+            results = [written(copied(m, where(i)), better[i]) for i, m in enumerate(many)]
         if accept is not None:
-            judged = partial(_judged, accept, many, results, where)
-            chosen = {i for i in chosen if judged(i)}
+            better_than = partial(judged, accept, many, results, where)
+            chosen = {i for i in chosen if better_than(i)}
         if inplace:
             results = list(many)
             for i in chosen:
-                _written(many[i], better[i])
+                written(many[i], better[i])
         else:
-            results = [results[i] if i in chosen else _copied(m, where(i)) for i, m in enumerate(many)]
+            results = [results[i] if i in chosen else copied(m, where(i)) for i, m in enumerate(many)]
         return results[0] if isinstance(models, nn.Module) else results
 
     def one_shot_params(
@@ -197,7 +212,7 @@ class ScaleGMNOptimizer:
         *,
         batch: tuple[Tensor, Tensor] | None = None,
         l1: float | Sequence[float] | Tensor | None = None,
-        passes: int = 1,
+        passes: int | None = None,
     ) -> Params:
         """Improve networks given as tensors.
 
@@ -217,13 +232,15 @@ class ScaleGMNOptimizer:
 
         Warns:
             OutOfFamilyWarning: Other hidden widths than the family's.
+            OutOfRangeWarning: An L1 strength outside of :attr:`l1_range`.
         """
         alignment = align(self.spec, params)
         count = len(next(iter(params.values()))) if alignment.batched else 1
-        checks.check_passes(passes)
+        passes = self._passes(passes)
         data = self._data(batch)
         strengths = checks.l1_strengths(l1, count, read="l1" in self.metanet.inputs)
-        _warn(set(alignment.width_changes))
+        warn_widths(set(alignment.width_changes))
+        checks.warn_outside(strengths, self.l1_range)
 
         def text(b: int, name: str) -> str:
             return f"params[{alignment.names[name]!r}]" + (f", network {b}," if alignment.batched else "")
@@ -258,11 +275,12 @@ class ScaleGMNOptimizer:
             The folder.
 
         Raises:
-            ValueError: The folder holds other files.
+            ValueError: No path, or the folder holds other files.
             OSError: The disk is full or the folder cannot be written; what was there before is still there.
         """
         if self._release is not None:
-            return replace(self._release, metanet=self.metanet).save(folder)
+            known = {"metanet": self.metanet, "l1_range": self.l1_range, "passes": self.passes}
+            return replace(self._release, **known).save(folder)
         return save_release(
             folder,
             self.metanet,
@@ -272,6 +290,8 @@ class ScaleGMNOptimizer:
             recipe={},
             seeds={},
             results={},
+            l1_range=self.l1_range,
+            passes=self.passes,
         )
 
     def push_to_hub(
@@ -301,20 +321,37 @@ class ScaleGMNOptimizer:
     def __repr__(self) -> str:
         kind, count = self.metanet.name or type(self.metanet).__name__, parameter_count(self.metanet)
         reads = ", ".join(["weights", *sorted(self.metanet.inputs)])
+        trained = "" if self.l1_range is None else f" trained for {self.l1_range}"
+        times = f"; {self.passes} passes" if self.passes > 1 else ""
         return (
             f"ScaleGMNOptimizer({self.name!r}: {kind} with {count:,} parameters on "
-            f"{device_of(self.metanet)}, reads {reads}; family {self.family}, task {self.task})"
+            f"{device_of(self.metanet)}, reads {reads}{trained}{times}; family {self.family}, "
+            f"task {self.task})"
         )
 
-    def _data(self, batch: tuple[Tensor, Tensor] | None) -> Data | None:
-        checks.check_batch(batch, read="grads" in self.metanet.inputs)
-        if batch is None:
+    def _passes(self, passes: int | None) -> int:
+        if passes is None:
+            return self.passes
+        checks.check_passes(passes)
+        return passes
+
+    def _data(
+        self,
+        batch: tuple[Tensor, Tensor] | None,
+        example_input: Tensor | tuple[Tensor, ...] | None = None,
+    ) -> Data | None:
+        given = checks.check_batch(batch, read="grads" in self.metanet.inputs)
+        if given is None:
             return None
         if self.task is None:
             raise ValueError(
                 "batch: this optimizer knows no task to take the loss from; pass task= to its constructor"
             )
-        return Data(batch[0], batch[1], self.task.loss)
+        shape = None if self.family is None else self.family.input_shape
+        if example_input is not None:
+            shape = tuple(example_input.shape[1:]) if isinstance(example_input, Tensor) else None
+        checks.check_examples(*given, shape, self.task.num_classes)
+        return Data(given[0], given[1].long(), self.task.loss)
 
     def _read(
         self,
@@ -357,46 +394,3 @@ class ScaleGMNOptimizer:
 
 def _where(single: bool) -> Callable[[int], str]:
     return lambda i: "" if single else f"models[{i}]: "
-
-
-def _copied(model: nn.Module, where: str) -> nn.Module:
-    try:
-        with plain():
-            return copy.deepcopy(model)
-    except Exception as error:
-        raise ValueError(
-            f"{where}copy.deepcopy failed on {type(model).__name__} ({type(error).__name__}: {error}); pass "
-            "inplace=True without accept, which needs no copy"
-        ) from error
-
-
-def _judged(
-    accept: Callable[[Any], float],
-    old: Sequence[nn.Module],
-    new: Sequence[nn.Module],
-    where: Callable[[int], str],
-    i: int,
-) -> bool:
-    """Whether ``accept`` finds network i better than it was."""
-    losses = [checks.as_loss(accept(_copied(which[i], where(i))), where(i)) for which in (new, old)]
-    return checks.is_lower(losses[0], losses[1])
-
-
-def _written(model: nn.Module, new: Params) -> nn.Module:
-    """Write new values into a network's trainable parameters."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            # Tensors made in inference mode can be written to only there.
-            with torch.inference_mode(parameter.is_inference()), torch.no_grad():
-                parameter.copy_(new[name])
-    return model
-
-
-def _warn(changes: set[str]) -> None:
-    if changes:
-        warnings.warn(
-            f"other hidden widths than the checkpoint was trained on: {'; '.join(sorted(changes))}; results "
-            "are not measured there, check them (accept= does)",
-            OutOfFamilyWarning,
-            stacklevel=3,
-        )

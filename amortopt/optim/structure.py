@@ -27,6 +27,17 @@ class OutOfFamilyWarning(UserWarning):
     """A network has other hidden widths than the checkpoint was trained on; nothing is promised there."""
 
 
+def warn_widths(changes: set[str]) -> None:
+    """Warn of groups whose number of units is not the family's, given as texts; for callers one level up."""
+    if changes:
+        warnings.warn(
+            f"other hidden widths than the checkpoint was trained on: {'; '.join(sorted(changes))}; results "
+            "are not measured there, check them (accept= does)",
+            OutOfFamilyWarning,
+            stacklevel=3,
+        )
+
+
 def match_all(
     family: SymmetrySpec,
     models: Sequence[nn.Module],

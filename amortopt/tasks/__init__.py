@@ -5,6 +5,7 @@ from amortopt.tasks.base import Task as Task
 from amortopt.tasks.base import make_task as make_task
 from amortopt.tasks.base import register_task as register_task
 from amortopt.tasks.base import task_names as task_names
+from amortopt.tasks.digits import Digits as Digits
 from amortopt.tasks.families import Cnn as Cnn
 from amortopt.tasks.families import Family as Family
 from amortopt.tasks.families import Mlp as Mlp
@@ -21,6 +22,7 @@ from amortopt.tasks.vision import VisionTask as VisionTask
 __all__ = [
     "Cifar10Gray",
     "Cnn",
+    "Digits",
     "Family",
     "FashionMnist",
     "Mlp",

@@ -9,11 +9,16 @@ import gzip
 import struct
 import tarfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
+
+Gray: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""``gray(rgb uint8 [N, 3, ...]) -> [N, ...]``, in [0, 255]."""
 
 _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -27,7 +32,7 @@ class Images:
     """Grayscale images as they stand in a file.
 
     Attributes:
-        pixels: uint8 [N, H, W].
+        pixels: Gray values in [0, 255], [N, H, W]: uint8, or float32 if ``channel_mean`` made them.
         labels: Class indices [N], 0 to 9.
     """
 
@@ -46,6 +51,18 @@ def luma(rgb: np.ndarray) -> np.ndarray:
     """
     red, green, blue = (rgb[:, c].astype(np.uint32) for c in range(3))
     return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)
+
+
+def channel_mean(rgb: np.ndarray) -> np.ndarray:
+    """Gray value of a pixel: the mean of red, green and blue, not rounded.
+
+    Args:
+        rgb: uint8 [N, 3, ...].
+
+    Returns:
+        float32 [N, ...] in [0, 255].
+    """
+    return rgb.sum(1, dtype=np.uint32).astype(np.float32) / np.float32(3)
 
 
 def read_idx(folder: Path, train: bool, side: int) -> Images:
@@ -72,12 +89,13 @@ def read_idx(folder: Path, train: bool, side: int) -> Images:
     return _checked(pixels, labels, label_path)
 
 
-def read_cifar10(folder: Path, train: bool) -> Images:
+def read_cifar10(folder: Path, train: bool, gray: Gray = luma) -> Images:
     """Read one part of the binary version of CIFAR-10, in grayscale.
 
     Args:
         folder: Holds ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``.
         train: Train part or test part.
+        gray: Gray value of a colour: ``luma`` or ``channel_mean``.
 
     Returns:
         The images.
@@ -96,17 +114,18 @@ def read_cifar10(folder: Path, train: bool) -> Images:
                 "3x32x32 pixels per image); the file is damaged, fetch it again"
             )
         records = raw.reshape(-1, _CIFAR10_RECORD)
-        part = _checked(luma(records[:, 1:].reshape(-1, 3, 32, 32)), records[:, 0], path)
+        part = _checked(gray(records[:, 1:].reshape(-1, 3, 32, 32)), records[:, 0], path)
         pixels.append(part.pixels)
         labels.append(part.labels)
     return Images(np.concatenate(pixels), np.concatenate(labels))
 
 
-def read_svhn(path: Path) -> Images:
+def read_svhn(path: Path, gray: Gray = luma) -> Images:
     """Read one file of SVHN's cropped digits, in grayscale; its label 10 is the digit 0.
 
     Args:
         path: A ``.mat`` file with ``X`` [32, 32, 3, N] and ``y`` [N, 1].
+        gray: Gray value of a colour: ``luma`` or ``channel_mean``.
 
     Returns:
         The images.
@@ -131,7 +150,7 @@ def read_svhn(path: Path) -> Images:
         ) from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
         raise ValueError(f"{path}: got X {images.dtype} {images.shape}, expected uint8 (32, 32, 3, N)")
-    return _checked(luma(images.transpose(3, 2, 0, 1)), labels.astype(np.int64) % 10, path)
+    return _checked(gray(images.transpose(3, 2, 0, 1)), labels.astype(np.int64) % 10, path)
 
 
 def download_idx(root: Path, name: str) -> None:

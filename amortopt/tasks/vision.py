@@ -9,34 +9,42 @@ from __future__ import annotations
 from abc import abstractmethod
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 
 from amortopt.tasks.base import Split, Task, Which, check_which, hold_out, register_task
 from amortopt.tasks.formats import (
+    Gray,
     Images,
+    channel_mean,
     download_cifar10,
     download_idx,
     download_svhn,
+    luma,
     read_cifar10,
     read_idx,
     read_svhn,
 )
 
+Preprocessing: TypeAlias = Literal["standardised", "small_cnn_zoo"]
+
 
 class VisionTask(Task):
     """Grayscale images [1, H, W] in ten classes.
 
-    A fixed tenth of the train images (``val_fraction``) is held out as val. Pixels are scaled to [0, 1] and
-    standardised by mean and standard deviation (two scalars) of the remaining train images.
+    A fixed tenth of the train images (``val_fraction``) is held out as val. Pixels are standardised by mean
+    and standard deviation (two scalars) of the remaining train images, and colours made gray as Pillow does.
+    The networks of the Small CNN Zoo (Unterthiner et al. 2020) were trained on other inputs: pixels scaled to
+    [-1, 1], and the mean of red, green and blue as gray value.
 
     Args:
         root: Folder that holds the data sets.
         download: Whether to download into ``root`` what is missing (needs torchvision: the extra ``vision``).
         val_fraction: Fraction of the train images held out, in (0, 1).
         seed: Seed of the permutation that chooses them.
+        preprocessing: ``"standardised"``, or ``"small_cnn_zoo"`` for inputs as those networks expect them.
     """
 
     num_classes = 10
@@ -44,14 +52,29 @@ class VisionTask(Task):
     """Height and width in pixels."""
 
     def __init__(
-        self, root: str | Path = "data", download: bool = False, val_fraction: float = 0.1, seed: int = 0
+        self,
+        root: str | Path = "data",
+        download: bool = False,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        preprocessing: Preprocessing = "standardised",
     ) -> None:
+        if preprocessing not in get_args(Preprocessing):
+            raise ValueError(
+                f"preprocessing: got {preprocessing!r}, expected one of {', '.join(get_args(Preprocessing))}"
+            )
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction: got {val_fraction}, expected a fraction between 0 and 1")
         self.root = Path(root)
         self.download = download
         self.val_fraction = val_fraction
         self.seed = seed
+        self.preprocessing: Preprocessing = preprocessing
+
+    @property
+    def gray(self) -> Gray:
+        """How colours become gray values."""
+        return channel_mean if self.preprocessing == "small_cnn_zoo" else luma
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -72,7 +95,9 @@ class VisionTask(Task):
 
     def split(self, which: Which) -> Split:
         check_which(which)
-        return _load(type(self), self.root.resolve(), self.download, self.val_fraction, self.seed)[which]
+        arguments = self.to_config() | {"root": self.root.resolve()}
+        del arguments["name"]
+        return _load(type(self), **arguments)[which]
 
     def to_config(self) -> dict[str, Any]:
         return {
@@ -81,6 +106,7 @@ class VisionTask(Task):
             "download": self.download,
             "val_fraction": self.val_fraction,
             "seed": self.seed,
+            "preprocessing": self.preprocessing,
         }
 
 
@@ -128,7 +154,7 @@ class Cifar10Gray(VisionTask):
         download_cifar10(self.root)
 
     def read(self, train: bool) -> Images:
-        return read_cifar10(self.root / "cifar-10-batches-bin", train)
+        return read_cifar10(self.root / "cifar-10-batches-bin", train, self.gray)
 
 
 @register_task("svhn_gray")
@@ -144,20 +170,21 @@ class SvhnGray(VisionTask):
         download_svhn(self.root)
 
     def read(self, train: bool) -> Images:
-        return read_svhn(self.root / f"{'train' if train else 'test'}_32x32.mat")
+        return read_svhn(self.root / f"{'train' if train else 'test'}_32x32.mat", self.gray)
 
 
 @lru_cache(maxsize=4)
-def _load(
-    cls: type[VisionTask], root: Path, download: bool, val_fraction: float, seed: int
-) -> dict[Which, Split]:
-    task = cls(root, download, val_fraction, seed)
-    if download:
+def _load(cls: type[VisionTask], **arguments: Any) -> dict[Which, Split]:
+    task = cls(**arguments)
+    if task.download:
         task.fetch()
     train, test = task.read(train=True), task.read(train=False)
-    held = max(1, round(val_fraction * len(train.labels)))
-    keep, val = hold_out(len(train.labels), held, seed)
-    mean, std = _pixel_statistics(train.pixels[keep])
+    held = max(1, round(task.val_fraction * len(train.labels)))
+    keep, val = hold_out(len(train.labels), held, task.seed)
+    if task.preprocessing == "small_cnn_zoo":
+        mean, std = 127.5, 127.5
+    else:
+        mean, std = _pixel_statistics(train.pixels[keep])
 
     def part(pixels: np.ndarray, labels: np.ndarray) -> Split:
         x = (pixels.astype(np.float32) - np.float32(mean)) / np.float32(std)

@@ -65,12 +65,14 @@ def build_zoo(
     own = range(part, manifest.shards + 1, parts)
     there = set(manifest.finished(folder))
     todo = [number for number in own if number not in there or not _is_sound(folder, manifest, number)]
-    tables = {number: draw_table(config, *manifest.bounds(number)) for number in todo}
-    total = sum(int(table["epochs"].sum()) for table in tables.values())
+    tables = {number: draw_table(config, *manifest.bounds(number)) for number in own}
+    work = {number: int(table["epochs"].sum()) for number, table in tables.items()}
+    finished_work = sum(work.values()) - sum(work[number] for number in todo)
     with _progress_bar(progress) as bar:
-        job = bar.add_task(f"shard 0/{len(todo)}", total=total)
-        for done, (number, table) in enumerate(tables.items(), start=1):
-            bar.update(job, description=f"shard {done}/{len(todo)}")
+        job = bar.add_task("", total=sum(work.values()), completed=finished_work)
+        for done, number in enumerate(todo, start=len(own) - len(todo) + 1):
+            table = tables[number]
+            bar.update(job, description=f"shard {done}/{len(own)}")
             remove_leftovers(folder, manifest, number)
             params, table = _train_shard(
                 config, task, family, module, table, on_epoch=lambda n: bar.advance(job, n)

@@ -50,6 +50,11 @@ def main(args: list[str]) -> None:
         raise ValueError(f"zoo: got {args[0]!r}, expected build; usage: {_USAGE}")
     parser = build_parser()
     parsed = parser.parse_args(_config_first(args[1:]))
+    if not parsed.config:
+        raise ValueError(
+            "--config: got nothing, expected a recipe, such as recipes/zoo/mnist1d_mlp_tanh.yaml; "
+            f"usage: {_USAGE}"
+        )
     if parsed.out is None:
         raise ValueError(f"--out: got nothing, expected the zoo folder; usage: {_USAGE}")
     options = parsed.as_dict()

@@ -12,6 +12,7 @@ import torch
 from amortopt._types import Params
 from amortopt.tasks import Family, Task, make_family, make_task
 from amortopt.zoo.draw import SplitName, Table
+from amortopt.zoo.small_cnn_zoo import locate, read_small_cnn_zoo
 from amortopt.zoo.store import Manifest, read_manifest, read_shard
 
 
@@ -23,7 +24,8 @@ class Zoo:
         params: Qualified name -> [n, ...].
         table: Column -> [n]: index, seed, learning_rate, init_scale, epochs, split ("train", "val" or
             "test"), finite, and train_, val_, test_ loss (nats) and accuracy (in [0, 1]).
-        config: Recipe that the zoo was built by, as plain json values.
+        config: Recipe that the zoo was built by, as plain json values; of a Small CNN Zoo, its task, family
+            and seed.
     """
 
     params: Params
@@ -93,32 +95,37 @@ def load_zoo(
     device: torch.device | str = "cpu",
     max_epochs: int | None = None,
     keep_diverged: bool = False,
+    activation: str | None = None,
 ) -> Zoo:
-    """Read a zoo that ``build_zoo`` wrote, with all its checksums verified.
+    """Read a zoo that ``build_zoo`` wrote, with all its checksums verified, or a Small CNN Zoo.
 
     Args:
-        folder: Zoo folder.
+        folder: Zoo folder. Of a [Small CNN Zoo][amortopt.zoo.small_cnn_zoo] the folder of one data set; the
+            activation may stand behind it as if it were a subfolder: ``small_cnn_zoo/cifar10/tanh``.
         split: Only the networks of this split; by default all.
         device: Where the params go.
-        max_epochs: Only networks that were trained for at most so many epochs.
+        max_epochs: Only networks that were trained for at most so many epochs (in a Small CNN Zoo, the last
+            checkpoint of a network up to there).
         keep_diverged: Also networks with params that are not finite, which are left out otherwise.
+        activation: Of a Small CNN Zoo, only networks with this activation; a built zoo has but one.
 
     Returns:
         The networks, ordered by index.
 
     Raises:
         FileNotFoundError: If the folder holds no zoo, or an incomplete one; the message says what is missing.
-        ValueError: If a file was truncated or altered, or no network is selected.
+        ValueError: If a file was truncated or altered, the activation is not the zoo's, or no network is
+            selected.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    check_complete(folder, manifest)
-    shards = [read_shard(folder, manifest, shard) for shard in range(1, manifest.shards + 1)]
-    zoo = Zoo(
-        {name: torch.cat([params[name] for params, _ in shards]) for name in manifest.shapes},
-        {name: np.concatenate([table[name] for _, table in shards]) for name in shards[0][1]},
-        manifest.config,
-    )
+    small_cnn_zoo = locate(folder)
+    if small_cnn_zoo is None:
+        zoo = _load_built(folder, activation)
+    else:
+        root, named = small_cnn_zoo
+        zoo = Zoo(
+            *read_small_cnn_zoo(root, activation=activation or named, split=split, max_epochs=max_epochs)
+        )
     chosen = np.ones(len(zoo), dtype=bool) if keep_diverged else zoo.table["finite"]
     if split is not None:
         chosen = chosen & (zoo.table["split"] == split)
@@ -130,6 +137,23 @@ def load_zoo(
             f"in {folder}; build more networks or ask for others"
         )
     return (zoo if chosen.all() else zoo.select(chosen)).to(device)
+
+
+def _load_built(folder: Path, activation: str | None) -> Zoo:
+    """All networks of a zoo that ``build_zoo`` wrote."""
+    manifest = read_manifest(folder)
+    check_complete(folder, manifest)
+    there = manifest.config["family"].get("activation")
+    if activation not in (None, there):
+        raise ValueError(
+            f"activation: got {activation!r}, but the networks in {folder} have {there!r}; name another zoo"
+        )
+    shards = [read_shard(folder, manifest, shard) for shard in range(1, manifest.shards + 1)]
+    return Zoo(
+        {name: torch.cat([params[name] for params, _ in shards]) for name in manifest.shapes},
+        {name: np.concatenate([table[name] for _, table in shards]) for name in shards[0][1]},
+        manifest.config,
+    )
 
 
 def check_complete(folder: Path, manifest: Manifest) -> None:

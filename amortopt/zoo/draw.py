@@ -54,13 +54,30 @@ def draw_table(config: ZooConfig, start: int = 0, stop: int | None = None) -> Ta
 def draw_split(config: ZooConfig, index: np.ndarray) -> np.ndarray:
     """Split of the networks: "train", "val" or "test" per index, shape [n].
 
-    A golden-ratio sequence is spread evenly over [0, 1) at every length, so the fractions hold for any count,
-    and a network keeps its split when the count grows.
+    The fractions hold for any count, and a network keeps its split when the count grows.
     """
     offset = np.random.default_rng([config.seed, _OFFSET]).random()
+    return even_split(index, config.val_fraction, config.test_fraction, offset)
+
+
+def even_split(
+    index: np.ndarray, val_fraction: float, test_fraction: float, offset: float = 0.0
+) -> np.ndarray:
+    """Split of networks by their index: "train", "val" or "test", shape [n].
+
+    A golden-ratio sequence is spread evenly over [0, 1) at every length.
+
+    Args:
+        index: Index of each network, [n].
+        val_fraction: Share of networks for validation.
+        test_fraction: Share of networks for testing.
+        offset: Start of the sequence, in [0, 1).
+
+    Returns:
+        Name of each network's split, [n].
+    """
     u = (offset + _GOLDEN * index) % 1.0
-    held_out = config.val_fraction + config.test_fraction
-    return np.select([u < config.val_fraction, u < held_out], ["val", "test"], default="train")
+    return np.select([u < val_fraction, u < val_fraction + test_fraction], ["val", "test"], default="train")
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> Tensor:

@@ -59,6 +59,9 @@ def test_typo_on_the_command_line_is_named(
         (["--data.networks", "0"], ["networks: got 0"]),
         (["--trainer.max_steps", "-1"], ["max_steps", "max_time"]),
         (["--trainer.accumulate_grad_batches", "2"], ["accumulate_grad_batches", "data.networks"]),
+        (["--data.l1", "[0.0,1.0]"], ["l1: got 0.0 to 1.0"]),
+        (["--data.l1_zero", "1.0"], ["l1_zero: got 1.0"]),
+        (["--model.passes", "0"], ["passes: got 0"]),
         (["--save_every", "0"], ["save_every: got 0"]),
         (["--name", "../elsewhere"], ["name: got '../elsewhere'"]),
         (["--ckpt_path", "last"], ["ckpt_path: got 'last'", "tiny/last.ckpt"]),
@@ -113,6 +116,28 @@ def test_zoo_of_another_family_is_refused(
 ) -> None:
     message = error_of(fit_args(recipe, tmp_path, "--model.family.activation", "relu"), capsys)
     assert message.startswith("family: ") and "relu" in message and "tanh" in message
+
+
+def test_zoo_recipe_for_another_family_builds_nothing(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--model.family.widths", "[40,7,10]", "--data.zoo", str(tmp_path / "zoo")]
+    message = error_of(fit_args(recipe, tmp_path, *args), capsys)
+    assert message.startswith("family: the recipe says widths [40, 7, 10], but the recipe ")
+    assert "makes widths [40, 6, 10]" in message
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_zoo_recipe_lies_beside_the_recipe(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ["--data.zoo", "zoo", "--trainer.max_steps", "1", "--data.zoo_recipe"]
+    message = error_of(fit_args(recipe, tmp_path / "one", *args, "none.yaml"), capsys)
+    assert message.startswith("zoo_recipe: got 'none.yaml'") and str(recipe.parent) in message
+    assert main(["fit", *fit_args(recipe, tmp_path / "two", *args, "zoo.yaml")]) == 0
+    release = load_release(tmp_path / "two" / "tiny" / "release")
+    assert release.recipe["data"]["zoo_recipe"] == "zoo.yaml"  # pyright: ignore[reportArgumentType]
 
 
 def test_strengths_that_nothing_draws_are_named(

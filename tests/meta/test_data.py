@@ -59,14 +59,57 @@ def test_networks_of_the_splits_are_different_ones(zoo: str) -> None:
     assert len(rows) == len(set(rows)) == 24
 
 
+def strengths(data: ZooDataModule, step: int = 0) -> torch.Tensor:
+    l1 = data.draw(step).l1
+    assert l1 is not None
+    return l1
+
+
 def test_strengths_are_log_uniform_with_a_share_of_zeros(zoo: str) -> None:
     assert loaded(zoo).draw(0).l1 is None
-    l1 = loaded(zoo, networks=4000, examples=1, l1=(1e-5, 1e-2), l1_zero=0.25, input_noise=0.0).draw(0).l1
-    assert l1 is not None and l1.shape == (4000,)
-    assert (l1 == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
-    positive = l1[l1 > 0].log10()
+    l1 = strengths(loaded(zoo, networks=4000, examples=1, l1=(1e-5, 1e-2), l1_zero=0.25, input_noise=0.0))
+    assert l1.shape == (4000,)
+    assert (l1 == 0).sum().item() == 1000
+    positive = l1[l1 > 0].log10().sort().values
     assert positive.min() >= -5.001 and positive.max() <= -1.999
-    assert positive.mean().item() == pytest.approx(-3.5, abs=0.1)
+    uniform = torch.linspace(-5, -2, len(positive))
+    torch.testing.assert_close(positive, uniform, rtol=0, atol=0.005)
+
+
+def test_strengths_of_a_step_are_one_per_stratum_in_random_order(zoo: str) -> None:
+    data = loaded(zoo, networks=10, examples=1, l1=(1e-5, 1e-2), l1_zero=0.2)
+    orders = set()
+    for step in range(20):
+        l1 = strengths(data, step)
+        shares = (l1[l1 > 0].log10() + 5) / 3  # in [0, 1)
+        assert (l1 == 0).sum() == 2
+        assert sorted((8 * shares - 1e-4).ceil().clamp(1).int().tolist()) == list(range(1, 9))
+        orders.add(tuple(l1.argsort().tolist()))
+    assert len(orders) > 15
+
+
+def test_share_of_zeros_that_is_no_whole_number_holds_on_average(zoo: str) -> None:
+    data = loaded(zoo, networks=4, examples=1, l1=(1e-5, 1e-2), l1_zero=0.1, input_noise=0.0)
+    counts = torch.tensor([(strengths(data, step) == 0).sum() for step in range(1000)])
+    assert set(counts.tolist()) == {0, 1}
+    assert counts.float().mean().item() == pytest.approx(0.4, abs=0.06)
+
+
+def test_strengths_are_a_function_of_seed_step_and_rank(zoo: str) -> None:
+    settings = {"l1": (1e-5, 1e-2), "networks": 4}
+    l1 = strengths(loaded(zoo, **settings), 3)
+    assert torch.equal(l1, strengths(loaded(zoo, **settings), 3))
+    assert not torch.equal(l1, strengths(loaded(zoo, **settings), 4))
+    assert not torch.equal(l1, strengths(loaded(zoo, seed=1, **settings), 3))
+
+
+def test_validation_strengths_are_zero_the_ends_and_the_middle(zoo: str) -> None:
+    assert loaded(zoo).validation().strengths == {"": 0.0}
+    assert loaded(zoo, l1=(1e-4, 1e-2)).validation().strengths == {
+        **{"": 0.0, "_l1_low": 1e-4, "_l1_mid": 1e-3, "_l1_high": 1e-2}
+    }
+    without = loaded(zoo, l1=(1e-3, 1e-3), l1_zero=0.0).validation().strengths
+    assert set(without.values()) == {1e-3} and len(without) == 4
 
 
 def test_validation_reads_val_networks_and_val_data(zoo: str) -> None:
@@ -86,7 +129,9 @@ def test_validation_reads_val_networks_and_val_data(zoo: str) -> None:
         {"input_noise": -0.1},
         {"l1": (0.0, 1.0)},
         {"l1": (1.0, 0.1)},
+        {"l1": (1e-4, float("nan"))},
         {"l1_zero": 1.5},
+        {"l1_zero": 1.0},
     ],
     ids=str,
 )
@@ -118,3 +163,29 @@ def test_strengths_are_drawn_exactly_if_they_are_read(zoo: str) -> None:
 def test_missing_zoo_without_a_recipe_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         ZooDataModule(str(tmp_path / "zoo")).prepare_data()
+
+
+def test_zoo_recipe_is_looked_for_here_and_in_the_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "repository" / "recipes").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    recipe = tmp_path / "repository" / "recipes" / "zoo.yaml"
+    recipe.write_text("family: {name: mlp, widths: [40, 6, 10]}\ncount: 12\nepochs: 0\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    data = ZooDataModule("zoo", "recipes/zoo.yaml")
+    with pytest.raises(FileNotFoundError, match=r"^zoo_recipe: got 'recipes/zoo.yaml'.*elsewhere"):
+        data.prepare_data()
+    data.recipe_roots = [recipe.parent, tmp_path / "repository"]
+    data.prepare_data()
+    assert len(data.zoo) == 12
+    monkeypatch.chdir(tmp_path / "repository")
+    ZooDataModule("zoo", "recipes/zoo.yaml").prepare_data()
+
+
+def test_task_elsewhere_on_the_disk_is_the_same_task(zoo: str) -> None:
+    data = loaded(zoo)
+    data.zoo.config["task"] = {"name": "cifar10_gray", "root": "here", "download": True}
+    data.check_fits(make_task("cifar10_gray", root="there"), data.zoo.family)
+    with pytest.raises(ValueError, match="task: "):
+        data.check_fits(make_task("cifar10_gray", root="here", seed=1), data.zoo.family)

@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from amortopt.checkpoints import load_release
+from amortopt.l1 import L1Range, l1_norm
 from amortopt.meta.cli import main
 from amortopt.meta.module import OnePassModule
+from amortopt.optim import ScaleGMNOptimizer
+from amortopt.zoo import load_zoo
+from amortopt.zoo.train import evaluate_many
 
 from .tiny import fit_args, write_recipe
 
@@ -53,6 +57,7 @@ def test_fit_release_holds_the_average_and_what_made_it(recipe: Path, tmp_path: 
     release, saved = load_release(tmp_path / "out"), state(tmp_path)["state_dict"]
     for name, value in release.metanet.state_dict().items():
         assert torch.equal(value, saved[f"average.{name}"])
+    for name, value in release.metanet.named_parameters():
         assert name.endswith("gate") or not torch.equal(value, saved[f"metanet.{name}"]) or not value.any()
     assert release.name == "tiny"
     assert release.family["widths"] == [40, 6, 10]
@@ -77,3 +82,40 @@ def test_fit_logs_to_csv(recipe: Path, tmp_path: Path) -> None:
     logged = {"train_loss", "rate", "val_loss", "val_accuracy", "val_accuracy_raw", "train_accuracy"}
     assert logged <= rows[0].keys()
     assert sum(bool(row["val_accuracy"]) for row in rows) == 2
+
+
+def test_fit_logs_each_end_of_the_strengths_and_releases_their_table(recipe: Path, tmp_path: Path) -> None:
+    args = ["--model.metanet.reads", "[l1]", "--data.l1", "[1e-4,1e-2]", "--model.passes", "2"]
+    main(fit_args(recipe, tmp_path, *args))
+    with (tmp_path / "tiny" / "version_0" / "metrics.csv").open() as file:
+        columns = next(csv.reader(file))
+    for at in ("low", "mid", "high"):
+        assert {f"val_objective_l1_{at}", f"val_accuracy_l1_{at}", f"val_cut_l1_{at}"} <= set(columns)
+    release = load_release(tmp_path / "tiny" / "release")
+    assert release.l1_range == L1Range(1e-4, 1e-2, zero=True) and release.passes == 2
+    table = release.results["by l1"]
+    assert list(table) == ["0", "0.0001", "0.00032", "0.001", "0.0032", "0.01"]
+    assert table["0"]["mean_accuracy"] == release.results["after"]["mean_accuracy"]
+    row = table["0.01"]
+    assert row["mean_objective"] > row["mean_loss"] and row["mean_l1_cut"] < 1
+    assert release.card is not None
+    for text in ("| by l1 |", "| 0.00032 |", "trained for 0 and 0.0001 to 0.01", "applied 2 times in a row"):
+        assert text in release.card
+
+
+def test_fit_release_reproduces_its_own_results(recipe: Path, tmp_path: Path) -> None:
+    args = ["--model.metanet.reads", "[grads,l1]", "--data.l1", "[1e-4,1e-2]", "--model.passes", "2"]
+    main(fit_args(recipe, tmp_path, *args))
+    opt = ScaleGMNOptimizer.from_pretrained(tmp_path / "tiny" / "release")
+    assert opt.task is not None and opt.family is not None
+    zoo = load_zoo(recipe.parent / "zoo", "test")
+    train, test = opt.task.split("train"), opt.task.split("test")
+    new = opt.one_shot_params(zoo.params, batch=(train.x[:1000], train.y[:1000]), l1=1e-2)
+    loss, accuracy = evaluate_many(opt.family.build(), new, test, opt.task)
+    row = load_release(tmp_path / "tiny" / "release").results["by l1"]["0.01"]
+    assert row["mean_loss"] == pytest.approx(loss.mean().item(), rel=1e-5)
+    assert row["mean_accuracy"] == pytest.approx(accuracy.mean().item(), abs=1e-3)
+    assert row["mean_l1_cut"] == pytest.approx(
+        (1 - l1_norm(new) / l1_norm(zoo.params)).mean().item(), abs=1e-5
+    )
+    assert row["mean_objective"] == pytest.approx((loss + 1e-2 * l1_norm(new)).mean().item(), rel=1e-5)

@@ -26,12 +26,36 @@ def test_meta_loss_equals_slow_reference(reads: list[str], per_network: bool) ->
     module = tiny_module(reads=reads)
     params, x, y, read, l1 = inputs(module, per_network=per_network)
     total = 0.0
-    for b, new in enumerate(unstack(module.improve(module.metanet, params, read, l1))):
+    for b, new in enumerate(unstack(module.improve(module.metanet, params, read, l1)[0])):
         logits = apply(module.network, new, x[b] if per_network else x)
         total += module.task.loss(logits, y).item()
         if l1 is not None:
             total += l1[b].item() * sum(p.abs().sum().item() for p in new.values())
     assert module.meta_loss(params, x, y, read, l1).item() == pytest.approx(total / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("reads", READS, ids=str)
+def test_passes_are_unrolled_and_their_losses_averaged(reads: list[str]) -> None:
+    module = tiny_module(reads=reads)
+    params, x, y, read, l1 = inputs(module, per_network=False)
+    first = module.meta_loss(params, x, y, read, l1)
+    (once,) = module.improve(module.metanet, params, read, l1)
+    second = module.meta_loss({name: p.detach() for name, p in once.items()}, x, y, read, l1)
+    module.passes = 2
+    assert len(module.improve(module.metanet, params, read, l1)) == 2
+    both = module.meta_loss(params, x, y, read, l1)
+    assert both.item() == pytest.approx((first.item() + second.item()) / 2, rel=1e-6)
+    both.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.metanet.parameters())
+
+
+def test_gradient_flows_through_all_passes() -> None:
+    module = tiny_module(start="identity")
+    params, *_, read, l1 = inputs(module, per_network=False)
+    module.passes = 2
+    once, twice = module.improve(module.metanet, params, read, l1)
+    grads = torch.autograd.grad(sum(p.sum() for p in twice.values()), list(once.values()), allow_unused=True)
+    assert any(g is not None and g.any() for g in grads)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -57,7 +81,7 @@ def test_step_uses_and_moves_every_parameter(activation: str, reads: list[str], 
 def test_start_says_whether_a_fresh_metanet_changes_anything(start: str) -> None:
     module = tiny_module(start=start)  # pyright: ignore[reportArgumentType]
     params, *_, read, l1 = inputs(module, per_network=True)
-    new = module.improve(module.metanet, params, read, l1)
+    (new,) = module.improve(module.metanet, params, read, l1)
     assert all(torch.allclose(new[name], params[name]) for name in params) == (start == "identity")
 
 
@@ -74,6 +98,7 @@ def test_average_starts_as_the_metanet_and_is_not_trained() -> None:
         ("lr", 0.0),
         ("scalar_lr", -1.0),
         ("correction_lr", float("inf")),
+        ("passes", 0),
         ("hold", 1.5),
         ("ema", -0.1),
         ("warmup_steps", -1),

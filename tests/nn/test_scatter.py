@@ -19,7 +19,6 @@ SHUFFLED = INDEX[torch.tensor([5, 0, 7, 2, 1, 4, 3, 6])]
 SLOW: dict[str, Callable[[Tensor], Tensor]] = {
     "segment_sum": lambda rows: rows.sum(0),
     "segment_max": lambda rows: rows.amax(0) if len(rows) else rows.new_zeros(rows.shape[1:]),
-    "segment_logsumexp": lambda rows: rows.logsumexp(0),
 }
 
 
@@ -67,8 +66,6 @@ def test_segment_operations_gradcheck(backend: FakeScatter | None) -> None:
     values = torch.randn(8, 2, dtype=torch.float64, requires_grad=True)
     for operation in (scatter.segment_sum, scatter.segment_softmax):
         assert torch.autograd.gradcheck(lambda x, op=operation: op(x, SHUFFLED, 6), values)
-    some = INDEX.unique(return_inverse=True)[1]
-    assert torch.autograd.gradcheck(lambda x: scatter.segment_logsumexp(x, some, 4, ordered=True), values)
 
 
 def test_segment_operations_without_rows(backend: FakeScatter | None) -> None:

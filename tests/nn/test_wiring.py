@@ -145,13 +145,59 @@ def test_wiring_attend(wired: tuple[Wiring, bool], size: float) -> None:
     torch.testing.assert_close(got, _nodes_in(expected, dense), rtol=1e-9, atol=1e-9)
 
 
-def test_wiring_mean_and_log_mass(wired: tuple[Wiring, bool]) -> None:
+def test_wiring_mean(wired: tuple[Wiring, bool]) -> None:
     wiring, dense = wired
     x = _nodes(dense, 1, K)
-    means = [part.mean(0).expand_as(part) for part in x]
-    _close(wiring.mean(1, _nodes_in(x, dense)), _nodes_in(means, dense))
-    masses = [(1e3 * part).logsumexp(0).expand_as(part) for part in x]
-    _close(wiring.log_mass(1, 1e3 * _nodes_in(x, dense)), _nodes_in(masses, dense))
+    _close(
+        wiring.mean(1, _nodes_in(x, dense)), _nodes_in([part.mean(0).expand_as(part) for part in x], dense)
+    )
+
+
+def test_wiring_order(wired: tuple[Wiring, bool]) -> None:
+    wiring, dense = wired
+    scores = _nodes(dense, 2, 1)
+    start, end = wiring.order(2, _nodes_in(scores, dense), 1e-9)
+    ranks = [part.argsort(0).argsort(0).double() for part in scores]
+    _close(start, _nodes_in([rank / len(rank) for rank in ranks], dense))
+    _close(end, _nodes_in([(rank + 1) / len(rank) for rank in ranks], dense))
+
+
+def test_wiring_order_of_ties_shares_their_parts(wired: tuple[Wiring, bool]) -> None:
+    wiring, dense = wired
+    start, end = wiring.order(1, 0 * _nodes_in(_nodes(dense, 1, 1), dense), 1e-9)
+    _close(start, torch.zeros_like(start))
+    _close(end, torch.ones_like(end))
+
+
+def test_wiring_project_and_listed(wired: tuple[Wiring, bool]) -> None:
+    wiring, dense = wired
+    x, weight = _nodes(dense, 2, K), torch.randn(len(_sizes(dense)), K, 5, dtype=torch.float64)
+    expected = [part @ matrix for part, matrix in zip(x, weight, strict=True)]
+    _close(wiring.project(2, _nodes_in(x, dense), weight), _nodes_in(expected, dense))
+    tables = torch.randn(len(_sizes(dense)), 2, K, dtype=torch.float64)
+    _close(wiring.listed(0, tables), _nodes_in(list(tables), dense))
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["assigned", "known by index"])
+def test_wiring_columns(wired: tuple[Wiring, bool], known: bool) -> None:
+    wiring, dense = wired
+    block = LAYOUT.edge_blocks[2 if known else 1]
+    if known:  # from the outputs, whose units are known, as if they were read
+        block = EdgeBlock(block.block, BLOCK.out, 3, block.out_axis, block.in_axis, 1)
+        if isinstance(wiring, PackedWiring):
+            wiring = PackedWiring(COUNTS, SIZES, [(block.out, block.into)])
+    roles = 2 if known else 4
+    rows, factor = _nodes(dense, block.out, C, roles), _nodes(dense, block.into, 1)
+    assigned = _nodes(dense, block.into, roles)
+    if known:
+        assigned = [torch.eye(2, dtype=torch.float64)] * len(assigned)
+    expected = [
+        torch.einsum("ocr,ir,i->coi", row, share, each[:, 0])
+        for row, share, each in zip(rows, assigned, factor, strict=True)
+    ]
+    given = None if known else _nodes_in(assigned, dense)
+    got = wiring.columns(block, _nodes_in(rows, dense), given, _nodes_in(factor, dense))
+    _close(got, _edges_in(expected, dense))
 
 
 def test_packed_wiring_unpacks_what_it_packs() -> None:

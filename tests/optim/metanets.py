@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -66,10 +68,10 @@ def tanh_spec() -> SymmetrySpec:
 SPEC = tanh_spec()
 
 
-def optimizer(*reads: str, start: float = 0.5) -> ScaleGMNOptimizer:
+def optimizer(*reads: str, start: float = 0.5, **trained: Any) -> ScaleGMNOptimizer:
     """An optimizer for the tanh family; gains 1.5, 1.625, ..."""
     metanet = make_metanet("test-scale", SPEC, start=start, reads=reads)
-    return ScaleGMNOptimizer(metanet, family=TANH, task=TASK, name="test")
+    return ScaleGMNOptimizer(metanet, family=TANH, task=TASK, name="test", **trained)
 
 
 def scaled(module: nn.Module, start: float = 0.5) -> Params:

@@ -174,15 +174,40 @@ def test_one_shot_l1() -> None:
     refused("l1: got 'much', expected a number", model, "l1", l1="much")
 
 
-def test_one_shot_batch() -> None:
+BAD_BATCHES: dict[str, tuple[Any, str]] = {
+    "no pair": (BATCH[0], "got Tensor, expected a pair"),
+    "three": ([*BATCH, 3], "got list, expected a pair"),
+    "lengths": ((BATCH[0], BATCH[1][:3]), r"got x \(4, 40\) and y \(3,\)"),
+    "empty": ((BATCH[0][:0], BATCH[1][:0]), r"got x \(0, 40\) .* N > 0 inputs"),
+    "one-hot": ((BATCH[0], torch.eye(10)[BATCH[1]]), r"got x .* and y \(4, 10\), expected N > 0"),
+    "shape": ((BATCH[0][:, :39], BATCH[1]), r"got x of shape \[4, 39\], expected \[N, 40\]"),
+    "axes": ((BATCH[0][:, None], BATCH[1]), r"got x of shape \[4, 1, 40\], expected \[N, 40\]"),
+    "bool x": ((BATCH[0] > 0, BATCH[1]), "got x of torch.bool, expected floating-point"),
+    "nan": ((BATCH[0].where(BATCH[0] > 9, torch.nan), BATCH[1]), "x has 160 NaN or infinite values of 160"),
+    "float labels": ((BATCH[0], BATCH[1].float()), r"got y of torch.float32, expected class .*y.long\(\)"),
+    "bool labels": ((BATCH[0], BATCH[1] > 3), "got y of torch.bool, expected class indices"),
+    "labels from 1": ((BATCH[0], torch.tensor([1, 2, 10, 3])), "got labels from 1 to 10 in y, .* 0 to 9"),
+    "ignored": ((BATCH[0], torch.tensor([1, 2, -100, 3])), "got labels from -100 to 3 in y"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BATCHES)
+def test_one_shot_batch_that_does_not_fit(name: str) -> None:
+    batch, match = BAD_BATCHES[name]
+    refused(f"^batch: {match}", TANH.build(), "grads", batch=batch)
+    with pytest.raises(ValueError, match=f"^batch: {match}"):
+        optimizer("grads").one_shot_params(params_of(TANH.build()), batch=batch)
+
+
+def test_one_shot_gradients_that_overflow_are_named() -> None:
     model = TANH.build()
-    refused("batch: this checkpoint reads gradients; pass batch=", model, "grads")
-    refused("batch: this checkpoint reads weights alone", model, batch=BATCH)
-    refused("batch: got Tensor, expected a pair", model, "grads", batch=BATCH[0])
-    refused("batch: got list, expected a pair", model, "grads", batch=[*BATCH, 3])
-    refused(r"batch: got x \(4, 40\) and y \(3,\)", model, "grads", batch=(BATCH[0], BATCH[1][:3]))
-    refused(r"N > 0", model, "grads", batch=(BATCH[0][:0], BATCH[1][:0]))
-    refused("batch: the gradient of parameter '0.weight' has", model, "grads", batch=(BATCH[0] / 0, BATCH[1]))
+    model.get_parameter("4.weight").data.fill_(3e38)
+    refused("batch: the gradient of parameter '0.weight' has", model, "grads", batch=BATCH)
+
+
+def test_one_shot_batch_exactly_if_it_is_read() -> None:
+    refused("batch: this checkpoint reads gradients; pass batch=", TANH.build(), "grads")
+    refused("batch: this checkpoint reads weights alone", TANH.build(), batch=BATCH)
 
 
 @pytest.mark.parametrize("passes", [0, -1, 1.0, True, "2"])

@@ -110,6 +110,15 @@ BAD: dict[str, tuple[Any, str]] = {
         params(**{"0_bias": torch.ones(16)}),
         r"'0.bias'\]: got shape \[16\], expected \[32\]",
     ),
+    "other order": (
+        {
+            f"p{i}": params()[f"{layer}.{kind}"]
+            for i, (layer, kind) in enumerate(
+                [(4, "weight"), (4, "bias"), (2, "weight"), (2, "bias"), (0, "weight"), (0, "bias")]
+            )
+        },
+        r"'p0'\]: got shape \[10, 32\], expected \[32, 40\] as the family's '0.weight'",
+    ),
     "input size": (params(**{"0_weight": torch.ones(32, 41)}), r"got shape \[32, 41\], expected \[32, 40\]"),
     "some batched": (params(**{"0_weight": torch.ones(2, 32, 40)}), "network axes"),
     "no networks": ({name: p[None][:0] for name, p in params().items()}, "expected one length B >= 1"),

@@ -62,6 +62,22 @@ def test_vision_train_part_is_standardised(name: str, tmp_path: Path) -> None:
 
 
 @every_task
+def test_vision_inputs_of_the_small_cnn_zoo_are_mean_colours_from_minus_one_to_one(
+    name: str, tmp_path: Path
+) -> None:
+    content = WRITERS[name](tmp_path)
+    test = make_task(name, root=tmp_path, preprocessing="small_cnn_zoo").split("test")
+    pixels = content[False][0].astype(np.float64)
+    expected = 2 * (pixels if pixels.ndim == 3 else pixels.mean(1)) / 255 - 1
+    np.testing.assert_allclose(test.x[:, 0].numpy(), expected, atol=1e-6)
+
+
+def test_vision_preprocessing_is_checked() -> None:
+    with pytest.raises(ValueError, match="preprocessing: got 'raw', expected one of standardised, small_cnn"):
+        make_task("mnist", preprocessing="raw")
+
+
+@every_task
 def test_vision_val_is_a_fixed_tenth_of_train(name: str, tmp_path: Path) -> None:
     task, content = made(name, tmp_path)
     train, val = task.split("train"), task.split("val")

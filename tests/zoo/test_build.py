@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
 
 from amortopt.tasks import init_many
-from amortopt.zoo import ZooConfig, build_zoo, load_zoo
+from amortopt.zoo import ZooConfig, build, build_zoo, load_zoo
+from amortopt.zoo.draw import draw_table
 
 CONFIG = ZooConfig(
     family={"name": "mlp", "activation": "tanh", "widths": [40, 8, 10]},
@@ -217,6 +219,19 @@ def test_killed_build_is_resumed_to_the_same_bits(built: Path, tmp_path: Path) -
         load_zoo(folder)
     build_zoo(CONFIG, folder)
     assert shard_bytes(folder) == shard_bytes(built)
+
+
+def test_progress_of_a_resumed_build_counts_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars = []
+    monkeypatch.setattr(build, "_progress_bar", lambda _: bars.append(Progress(disable=True)) or bars[-1])
+    whole = int(draw_table(CONFIG)["epochs"].sum())
+    for part, parts in ((1, 3), (1, 1), (1, 1)):
+        build_zoo(CONFIG, tmp_path / "z", shard=f"{part}/{parts}")
+    shares, descriptions = [(bar.tasks[0].completed, bar.tasks[0].total) for bar in bars], bars[1].tasks[0]
+    assert shares[1:] == [(whole, whole)] * 2 and 0 < shares[0][1] < whole
+    assert descriptions.description == "shard 3/3"
 
 
 def test_diverged_networks_are_marked_and_left_out(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Parts of benchmarks/sgd_vs_amortized.py."""

@@ -1,0 +1,240 @@
+"""What throughput.py times: meta-steps, single passes, and both sides of the comparison with the edge list.
+
+Memory and references are measured in processes of their own, which this file is the program of, so that one
+leaves nothing behind for the other.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from edge_list import EdgeListGMN
+from torch import Tensor, nn
+
+from amortopt._types import Params
+from amortopt.allocator import keep_freed_memory
+from amortopt.functional import apply_many
+from amortopt.meta.muon import Muon
+from amortopt.meta.schedule import param_groups, update_average
+from amortopt.metanets import make_metanet
+from amortopt.symmetry import extract
+from amortopt.tasks import init_many, make_family
+
+WIDTH, CHANNELS = 64, 8
+SIDES = ("amortopt", "edge list")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family, and how many networks of it.
+
+    Attributes:
+        title: Name in tables.
+        family: Arguments of ``make_family``.
+        networks: Networks per batch B.
+        layers: Layers of the metanet.
+    """
+
+    title: str
+    family: dict[str, Any] = field(hash=False)
+    networks: int
+    layers: int
+
+
+class MetaStep:
+    """A step of meta-training as the recipes take it, on random examples.
+
+    Args:
+        case: Family, networks, layers.
+        examples: Examples N per step.
+        autocast: Whether the metanet runs under bfloat16 autocast.
+        compiled: Whether the meta-loss is compiled.
+    """
+
+    def __init__(self, case: Case, *, examples: int, autocast: bool = False, compiled: bool = False) -> None:
+        torch.manual_seed(0)
+        family = make_family(**case.family)
+        self.network = family.build().requires_grad_(False)
+        spec = extract(self.network, family.example_input())
+        self.metanet = make_metanet(
+            "scalegmn", spec, width=WIDTH, channels=CHANNELS, layers=case.layers, reads=["l1"]
+        )
+        self.metanet.open_gates()
+        self.average = copy.deepcopy(self.metanet).requires_grad_(False)
+        self.optimizer = Muon(param_groups(self.metanet, lr=0.02, scalar_lr=2e-3, correction_lr=3e-4))
+        self.params = init_many(family.build, range(case.networks))
+        self.x = torch.randn(examples, *family.input_shape)
+        self.y = torch.randint(10, (examples,))
+        self.l1 = torch.full((case.networks,), 1e-4)
+        self.autocast = autocast
+        self._loss = torch.compile(self._meta_loss) if compiled else self._meta_loss
+        self._steps = 0
+
+    def _meta_loss(self, params: Params, x: Tensor, y: Tensor, l1: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            new = self.metanet(params, l1=l1)
+        logits = apply_many(self.network, {name: p.float() for name, p in new.items()}, x)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), y.repeat(len(l1)))
+        return loss + (l1 * sum(p.abs().flatten(1).sum(1) for p in new.values())).mean()
+
+    def __call__(self) -> None:
+        """Loss, gradients, clipping, update, average."""
+        self._loss(self.params, self.x, self.y, self.l1).backward()
+        nn.utils.clip_grad_norm_(self.metanet.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._steps += 1
+        update_average(self.average, self.metanet, self._steps, 0.998)
+
+
+class Pass:
+    """One pass of a metanet over networks, and its backward pass.
+
+    Args:
+        side: ``"amortopt"`` or ``"edge list"``.
+        case: Family, networks, layers.
+    """
+
+    def __init__(self, side: str, case: Case) -> None:
+        torch.manual_seed(0)
+        family = make_family(**case.family)
+        spec = extract(family.build(), family.example_input())
+        if side == "edge list":
+            self.metanet: nn.Module = EdgeListGMN(spec, width=WIDTH, layers=case.layers)
+        else:
+            self.metanet = make_metanet("scalegmn", spec, width=WIDTH, channels=CHANNELS, layers=case.layers)
+        self.params = init_many(family.build, range(case.networks))
+
+    def forward(self, count: int | None = None) -> Params:
+        """New params of the first ``count`` networks, by default of all."""
+        return self.metanet({name: p[:count] for name, p in self.params.items()})
+
+    @torch.no_grad()
+    def infer(self) -> None:
+        """A pass that keeps nothing for gradients."""
+        self.forward()
+
+    def both(self, count: int | None = None) -> tuple[float, float]:
+        """Seconds of a pass, and of a pass with its backward pass."""
+        started = time.perf_counter()
+        new = self.forward(count)
+        passed = time.perf_counter()
+        sum(p.square().sum() for p in new.values()).backward()
+        done = time.perf_counter()
+        self.metanet.zero_grad()
+        return passed - started, done - started
+
+
+def best_of(work: Callable[[], Any], *, rounds: int) -> float:
+    """Shortest time in seconds, after one round that does not count."""
+    work()
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def reference_times(case: Case, sides: list[str], rounds: int) -> dict[str, dict[str, float]]:
+    """Shortest seconds of a pass and of a pass with its backward pass, the sides taking turns.
+
+    Fewer rounds than asked for are run once they have taken half a minute.
+    """
+    passes = {side: Pass(side, case) for side in sides}
+    for each in passes.values():
+        each.both(count=1)
+    times: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+    started = time.perf_counter()
+    for _ in range(rounds):
+        for side, each in passes.items():
+            times[side].append(each.both())
+        if time.perf_counter() - started > 30:
+            break
+    return {
+        side: {"forward_s": min(t[0] for t in many), "forward_backward_s": min(t[1] for t in many)}
+        for side, many in times.items()
+    }
+
+
+def memory_growth(side: str, case: Case) -> float:
+    """Bytes by which the resident set grows, at its peak, in a pass with its backward pass."""
+    each = Pass(side, case)
+    each.both(count=1)
+    before = _resident(peak=False)
+    _forget_peak()
+    each.both()
+    return max(0.0, _resident(peak=True) - before)
+
+
+def available_memory() -> float:
+    """Bytes that can be had without swapping; infinite where the system does not tell."""
+    return _proc_bytes("/proc/meminfo", "MemAvailable") or float("inf")
+
+
+def in_process(request: dict[str, Any]) -> Any:
+    """Answer a request in a fresh process with the same allocator and number of threads.
+
+    Args:
+        request: ``{"growth": side, "case": ...}`` or ``{"sides": [...], "rounds": n, "case": ...}``.
+
+    Returns:
+        What [memory_growth][] or [reference_times][] returns.
+
+    Raises:
+        RuntimeError: The process failed; with the end of what it said.
+    """
+    request = request | {"case": asdict(request["case"]), "threads": torch.get_num_threads()}
+    command = [sys.executable, str(Path(__file__).resolve()), json.dumps(request)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"measuring {request} failed ({done.returncode}): {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _answer(request: dict[str, Any]) -> Any:
+    torch.set_num_threads(request["threads"])
+    keep_freed_memory()
+    case = Case(**request["case"])
+    if "growth" in request:
+        return memory_growth(request["growth"], case)
+    return reference_times(case, request["sides"], request["rounds"])
+
+
+def _resident(*, peak: bool) -> float:
+    found = _proc_bytes("/proc/self/status", "VmHWM" if peak else "VmRSS")
+    if found is not None:
+        return found
+    # Elsewhere only the peak is known, in kilobytes, on macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
+
+
+def _forget_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _proc_bytes(file: str, key: str) -> float | None:
+    path = Path(file)
+    if not path.is_file():
+        return None
+    rows = [line.split() for line in path.read_text().splitlines()]
+    return next((1024.0 * float(row[1]) for row in rows if row and row[0] == f"{key}:"), None)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_answer(json.loads(sys.argv[1]))))
