@@ -49,6 +49,8 @@ class OnePassModule(L.LightningModule):
         weight_decay: Decoupled decay of matrices, except the readout's prototypes.
         prototype_decay: Decoupled decay of the prototypes, the weights that are proposed to all networks.
         warmup_steps: Steps in which the learning rates rise.
+        l1_warmup: Share of the budget in which the L1 penalty of the loss rises from 0 to λ. Networks that are
+            made sparse from good dense ones end up better than those that never were dense.
         hold: Share of the budget (steps or time) at full learning rates; they fall linearly to 0 after it.
         ema: Decay of the average of the metanet's weights, which is what is validated and released.
         compile: Whether to compile the meta-loss with ``torch.compile``.
@@ -73,6 +75,7 @@ class OnePassModule(L.LightningModule):
         weight_decay: float = 0.0,
         prototype_decay: float = 0.0,
         warmup_steps: int = 50,
+        l1_warmup: float = 0.25,
         hold: float = 0.5,
         ema: float = 0.998,
         compile: bool = False,
@@ -81,7 +84,7 @@ class OnePassModule(L.LightningModule):
         for key, value in (("lr", lr), ("scalar_lr", scalar_lr), ("correction_lr", correction_lr)):
             if not 0 < value < float("inf"):
                 raise ValueError(f"{key}: got {value}, expected a positive learning rate")
-        for key, value in (("hold", hold), ("ema", ema)):
+        for key, value in (("l1_warmup", l1_warmup), ("hold", hold), ("ema", ema)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{key}: got {value}, expected a number in [0, 1]")
         for key, value in (
@@ -145,14 +148,33 @@ class OnePassModule(L.LightningModule):
         return results
 
     def meta_loss(
-        self, params: Params, x: Tensor, y: Tensor, read: tuple[Tensor, Tensor], l1: Tensor | None
+        self,
+        params: Params,
+        x: Tensor,
+        y: Tensor,
+        read: tuple[Tensor, Tensor],
+        l1: Tensor | None,
+        penalty: Tensor | None = None,
     ) -> Tensor:
-        """Mean over networks and passes of the loss after the pass, in nats."""
+        """Mean over networks and passes of the loss after the pass, in nats.
+
+        Args:
+            params: Networks [B, ...].
+            x: Inputs [N, ...], or [B, N, ...].
+            y: Targets [N].
+            read: Examples for gradients that the metanet reads.
+            l1: L1 strengths [B] that the metanet reads.
+            penalty: L1 strengths [B] of the loss; by default the same.
+
+        Returns:
+            Scalar.
+        """
+        penalty = l1 if penalty is None else penalty
         shared = x.ndim == len(self.task.input_shape) + 1
         means = []
         for new in self.improve(self.metanet, params, read, l1):
             losses = self.task.loss(apply_many(self.network, new, x, shared=shared), y)
-            means.append((losses if l1 is None else losses + l1 * l1_norm(new)).mean())
+            means.append((losses if penalty is None else losses + penalty * l1_norm(new)).mean())
         return torch.stack(means).mean()
 
     def configure_optimizers(self) -> Muon:
@@ -162,7 +184,8 @@ class OnePassModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Meta-loss of a batch."""
-        loss = self._loss(batch.params, batch.x, batch.y, (batch.read.x, batch.read.y), batch.l1)
+        penalty = None if batch.l1 is None else batch.l1 * self.penalty_factor()
+        loss = self._loss(batch.params, batch.x, batch.y, (batch.read.x, batch.read.y), batch.l1, penalty)
         value = loss.detach()
         # Sum and number of the finite losses, without waiting for the device.
         added = torch.stack([torch.nan_to_num(value, 0, 0, 0), value.isfinite().to(value.dtype)])
@@ -253,6 +276,11 @@ class OnePassModule(L.LightningModule):
             warmup_steps=self.hparams["warmup_steps"],
             hold=self.hparams["hold"],
         )
+
+    def penalty_factor(self) -> float:
+        """Factor on the L1 strengths of the loss at the current step, in [0, 1]."""
+        share = self.hparams["l1_warmup"]
+        return min(1.0, self.progress() / share) if share else 1.0
 
     def validation_step(self, batch: Held, batch_idx: int) -> None:
         """Accuracy and val loss after the last pass, of the average and of the metanet itself (``_raw``).

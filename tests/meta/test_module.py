@@ -118,3 +118,24 @@ def test_parts_that_cannot_be_made_are_named(key: str, arguments: dict) -> None:
     made = {"task": {"name": "mnist1d"}, "family": {"name": "mlp"}, "metanet": {"name": "scalegmn"}}
     with pytest.raises(ValueError, match=f"^{key}: got"):
         OnePassModule(**{**made, key: arguments})
+
+
+def test_penalty_rises_over_its_share_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny_module(reads=["l1"])
+    module.hparams["l1_warmup"] = 0.25
+    for progress, expected in ((0.0, 0.0), (0.125, 0.5), (0.25, 1.0), (1.0, 1.0)):
+        monkeypatch.setattr(module, "progress", lambda value=progress: value)
+        assert module.penalty_factor() == pytest.approx(expected)
+    module.hparams["l1_warmup"] = 0.0
+    monkeypatch.setattr(module, "progress", lambda: 0.0)
+    assert module.penalty_factor() == 1
+
+
+def test_penalty_of_the_loss_is_not_what_the_metanet_reads() -> None:
+    module = tiny_module(reads=["l1"])
+    params, x, y, read, l1 = inputs(module, per_network=False)
+    assert l1 is not None
+    plain = module.meta_loss(params, x, y, read, l1, torch.zeros_like(l1))
+    (new,) = module.improve(module.metanet, params, read, l1)
+    penalty = (0.5 * l1 * sum(p.abs().flatten(1).sum(1) for p in new.values())).mean()
+    torch.testing.assert_close(module.meta_loss(params, x, y, read, l1, 0.5 * l1), plain + penalty)
