@@ -49,8 +49,8 @@ class OnePassModule(L.LightningModule):
         weight_decay: Decoupled decay of matrices, except the readout's prototypes.
         prototype_decay: Decoupled decay of the prototypes, the weights that are proposed to all networks.
         warmup_steps: Steps in which the learning rates rise.
-        l1_warmup: Share of the budget in which the L1 penalty of the loss rises from 0 to λ. Networks that are
-            made sparse from good dense ones end up better than those that never were dense.
+        l1_warmup: Share of the budget in which the L1 penalty of the loss rises from 0 to λ. Networks that
+            are made sparse from good dense ones end up better than those that never were dense.
         hold: Share of the budget (steps or time) at full learning rates; they fall linearly to 0 after it.
         ema: Decay of the average of the metanet's weights, which is what is validated and released.
         compile: Whether to compile the meta-loss with ``torch.compile``.
