@@ -72,7 +72,9 @@ class MetaStep:
         )
         self.metanet.open_gates()
         self.average = copy.deepcopy(self.metanet).requires_grad_(False)
-        self.optimizer = Muon(param_groups(self.metanet, lr=0.02, scalar_lr=2e-3, correction_lr=3e-4))
+        self.optimizer = Muon(
+            param_groups(self.metanet, lr=5e-3, prototype_lr=0.04, scalar_lr=2e-3, correction_lr=3e-4)
+        )
         self.params = init_many(family.build, range(case.networks))
         self.x = torch.randn(examples, *family.input_shape)
         self.y = torch.randint(10, (examples,))

@@ -43,7 +43,8 @@ class OnePassModule(L.LightningModule):
             from where training is much faster.
         passes: How often the metanet is applied in a row; the loss is the mean over what every pass returns.
             The released optimizer applies it as often.
-        lr: Learning rate of matrices, updated by Muon.
+        lr: Learning rate of the matrices of the metanet's layers, updated by Muon.
+        prototype_lr: Learning rate of the readout's prototypes, also by Muon.
         scalar_lr: Learning rate of other parameters.
         correction_lr: Learning rate of the readout's corrections per network.
         weight_decay: Decoupled decay of matrices, except the readout's prototypes.
@@ -69,7 +70,8 @@ class OnePassModule(L.LightningModule):
         *,
         start: Literal["identity", "proposal"] = "proposal",
         passes: int = 1,
-        lr: float = 0.02,
+        lr: float = 0.005,
+        prototype_lr: float = 0.04,
         scalar_lr: float = 2e-3,
         correction_lr: float = 3e-4,
         weight_decay: float = 0.0,
@@ -81,7 +83,12 @@ class OnePassModule(L.LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        for key, value in (("lr", lr), ("scalar_lr", scalar_lr), ("correction_lr", correction_lr)):
+        for key, value in (
+            ("lr", lr),
+            ("prototype_lr", prototype_lr),
+            ("scalar_lr", scalar_lr),
+            ("correction_lr", correction_lr),
+        ):
             if not 0 < value < float("inf"):
                 raise ValueError(f"{key}: got {value}, expected a positive learning rate")
         for key, value in (("l1_warmup", l1_warmup), ("hold", hold), ("ema", ema)):
@@ -179,7 +186,7 @@ class OnePassModule(L.LightningModule):
 
     def configure_optimizers(self) -> Muon:
         """Muon for matrices, AdamW for the rest."""
-        keys = ("lr", "scalar_lr", "correction_lr", "weight_decay", "prototype_decay")
+        keys = ("lr", "prototype_lr", "scalar_lr", "correction_lr", "weight_decay", "prototype_decay")
         return Muon(param_groups(self.metanet, **{key: self.hparams[key] for key in keys}))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -227,7 +234,7 @@ class OnePassModule(L.LightningModule):
         if self._skipped_in_a_row >= MOST_SKIPPED:
             raise ValueError(
                 f"the gradients were not finite in {MOST_SKIPPED} steps in a row, up to step "
-                f"{self.global_step + 1}; lower model.lr and model.scalar_lr, and start anew or resume from "
+                f"{self.global_step + 1}; lower the learning rates, and start anew or resume from "
                 "an earlier state"
             )
 

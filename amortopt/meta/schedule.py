@@ -16,6 +16,7 @@ def param_groups(
     metanet: Metanet,
     *,
     lr: float,
+    prototype_lr: float,
     scalar_lr: float,
     correction_lr: float,
     weight_decay: float = 0.0,
@@ -25,12 +26,14 @@ def param_groups(
 
     Args:
         metanet: Its ``matrix_parameters`` are updated by Muon, the others by AdamW.
-        lr: Rate of the matrices.
+        lr: Rate of the matrices, but not of the readout's prototypes. Low: what is read out of a network
+            through features that change quickly is noise.
+        prototype_lr: Rate of the prototypes, which are the weights proposed.
         scalar_lr: Rate of what is neither matrix nor correction.
         correction_lr: Rate of what the readout adds per network to what is common to all networks. Low:
             large updates of these write noise into the weights.
-        weight_decay: Of the matrices, but not of the readout's prototypes.
-        prototype_decay: Of the prototypes, which are the weights proposed.
+        weight_decay: Of the matrices.
+        prototype_decay: Of the prototypes.
 
     Returns:
         Groups for [Muon][amortopt.meta.Muon]; the key ``rate`` keeps the full learning rate.
@@ -45,7 +48,7 @@ def param_groups(
             corrects = in_readout and "prototype" not in name
             groups["correction" if corrects else "other"].append(p)
     decays = {"matrix": weight_decay, "prototype": prototype_decay}
-    rates = {"matrix": lr, "prototype": lr, "correction": correction_lr, "other": scalar_lr}
+    rates = {"matrix": lr, "prototype": prototype_lr, "correction": correction_lr, "other": scalar_lr}
     return [
         {
             "params": groups[kind],

@@ -41,7 +41,7 @@ CELLS: dict[str, Setting] = {
     "mnist1d_mlp_tanh": Setting(noise=0.4, l1=3e-3, plan="full"),
     "mnist1d_mlp_relu": Setting(noise=0.4, l1=3e-3, plan="full"),
     "mnist1d_cnn_tanh": Setting(noise=0.4, l1=3e-3, plan="light"),
-    "mnist1d_cnn_relu": Setting(noise=0.4, l1=3e-3, plan="light"),
+    "mnist1d_cnn_relu": Setting(noise=0.4, l1=3e-3, plan="small"),
     "digits_cnn_tanh": Setting(noise=0.4, l1=3e-3, plan="small"),
 }
 """Label, which is also the name of the zoo's recipe -> setting; in the order of table and pictures."""

@@ -11,7 +11,14 @@ from amortopt.meta.muon import Muon
 from amortopt.meta.schedule import param_groups, rate_factor, update_average
 from tests.meta.tiny import tiny_module
 
-RATES = {"lr": 0.3, "scalar_lr": 0.2, "correction_lr": 0.1, "weight_decay": 0.5, "prototype_decay": 0.7}
+RATES = {
+    "lr": 0.3,
+    "prototype_lr": 0.4,
+    "scalar_lr": 0.2,
+    "correction_lr": 0.1,
+    "weight_decay": 0.5,
+    "prototype_decay": 0.7,
+}
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -34,7 +41,7 @@ def test_param_groups_give_each_parameter_its_rate_and_decay() -> None:
             if not name.startswith("readout"):
                 expected = (0.3, 0.5) if group["muon"] else (0.2, 0.0)
             elif "prototype" in name:
-                expected = (0.3, 0.7) if group["muon"] else (0.2, 0.0)
+                expected = (0.4, 0.7) if group["muon"] else (0.2, 0.0)
             else:
                 expected = (0.1, 0.0)
             assert (group["lr"], group["weight_decay"]) == expected, name
