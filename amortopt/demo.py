@@ -32,10 +32,10 @@ SEED = 90210
 """Seed of the starting networks; the zoos' recipes use others."""
 
 SGD_RATES = {
-    ("tanh", False): {25: 0.1, 150: 0.02},
-    ("tanh", True): {25: 0.2, 150: 0.05},
-    ("relu", False): {25: 0.2, 150: 0.4},
-    ("relu", True): {25: 0.2, 150: 0.2},
+    ("tanh", False): {25: 0.25, 150: 0.02},
+    ("tanh", True): {25: 0.25, 150: 0.04},
+    ("relu", False): {25: 0.1, 150: 0.04},
+    ("relu", True): {25: 0.25, 150: 0.25},
 }
 """(activation, with input noise) -> epochs -> learning rate of SGD with cosine schedule, chosen beforehand on
 validation networks by validation data, as benchmarks/sgd_vs_amortized.py does."""
