@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import matplotlib.image
@@ -7,7 +8,7 @@ import pytest
 
 from amortopt import demo as demo_module
 from amortopt.cli import main
-from amortopt.demo import CHECKPOINTS, demo
+from amortopt.demo import CHECKPOINTS, SGD_RATES, demo
 from tests.releases import untrained_release
 
 

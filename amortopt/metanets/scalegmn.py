@@ -172,7 +172,7 @@ class ScaleGMN(Metanet):
         self._check_inputs(grads, l1)
         read = self._read(params, grads)
         _check_l1(l1, read.count)
-        return self._write(read, self._propose(DenseWiring(read.count, read.sizes), read.features, l1))
+        return self._write(read, self._propose([read], l1)[0])
 
     def forward_mixed(
         self,
@@ -214,7 +214,7 @@ class ScaleGMN(Metanet):
             gradient = None if grads is None else _stacked([grads[position] for position in members])
             reads.append(self._read(own, gradient))
         order = [position for members in buckets.values() for position in members]
-        proposed = self._propose_for(reads, None if l1 is None else l1[order])
+        proposed = self._propose(reads, None if l1 is None else l1[order])
         better: list[Params] = [{} for _ in networks]
         for members, read, proposal in zip(buckets.values(), reads, proposed, strict=True):
             written = self._write(read, proposal)
@@ -222,30 +222,22 @@ class ScaleGMN(Metanet):
                 better[position] = {name: written[name][row] for name in networks[position]}
         return better
 
-    def _propose_for(self, reads: list[_Networks], l1: Tensor | None) -> list[_Features]:
-        """Proposals for several architectures, from one packed batch."""
-        first = reads[0]
-        if len(reads) == 1:
-            return [self._propose(DenseWiring(first.count, first.sizes), first.features, l1)]
-        edges = self.layout.edge_blocks
-        wiring = PackedWiring(
-            [read.count for read in reads],
-            [read.sizes for read in reads],
-            [(b.out, b.into) for b in edges],
-            first.factors[0].device,
-        )
-        packed = self._propose(
+    def _propose(self, reads: list[_Networks], l1: Tensor | None) -> list[_Features]:
+        """Proposals for one or several architectures, in canonical scaling and usual units."""
+        nodes, edges = self.layout.node_blocks, self.layout.edge_blocks
+        counts, sizes = [read.count for read in reads], [read.sizes for read in reads]
+        wiring: Wiring = DenseWiring(counts[0], sizes[0])
+        if len(reads) > 1:
+            pairs = [(b.out, b.into) for b in edges]
+            wiring = PackedWiring(counts, sizes, pairs, reads[0].factors[0].device)
+        by_node, by_edge = self._run(
             wiring,
-            (
-                [wiring.pack_nodes(x) for x in zip(*(read.features[0] for read in reads), strict=True)],
-                [wiring.pack_edges(x) for x in zip(*(read.features[1] for read in reads), strict=True)],
-            ),
+            [wiring.pack_nodes(x) for x in zip(*(read.features[0] for read in reads), strict=True)],
+            [wiring.pack_edges(x) for x in zip(*(read.features[1] for read in reads), strict=True)],
             l1,
         )
-        by_node = [
-            wiring.unpack_nodes(b.node, x) for b, x in zip(self.layout.node_blocks, packed[0], strict=True)
-        ]
-        by_edge = [wiring.unpack_edges(b.out, b.into, x) for b, x in zip(edges, packed[1], strict=True)]
+        by_node = [wiring.unpack_nodes(b.node, x) for b, x in zip(nodes, by_node, strict=True)]
+        by_edge = [wiring.unpack_edges(b, x) for b, x in zip(edges, by_edge, strict=True)]
         return [([x[k] for x in by_node], [x[k] for x in by_edge]) for k in range(len(reads))]
 
     def _read(self, params: Params, grads: Params | None) -> _Networks:
@@ -275,23 +267,24 @@ class ScaleGMN(Metanet):
             edges = [torch.cat([w, unit_rms(g)], 1) for w, g in zip(edges, grads[1], strict=True)]
         return nodes, edges
 
-    def _propose(self, wiring: Wiring, features: _Features, l1: Tensor | None) -> _Features:
-        """Proposed weights in canonical scaling and usual units; the same for dense and packed batches."""
-        nodes, edges = features
-        evens, odds = [], []
+    def _run(self, wiring: Wiring, nodes: list[Tensor], edges: list[Tensor], l1: Tensor | None) -> _Features:
+        """The layers and the readout, on rows."""
+        told = None if l1 is None else self.read_l1(l1_features(l1))
+        evens: list[Tensor | None] = []
+        odds: list[Tensor | None] = []
         for p in range(len(self.layout.nodes)):
-            even = odd = wiring.zeros(p, self.set_embedding, self.set_embedding.shape[1])
+            even, odd = self.set_embedding[p].expand(wiring.lengths[p], -1), None
             if str(p) in self.even_index:
-                even, odd = (wiring.units(p, table[str(p)]) for table in (self.even_index, self.odd_index))
-            even = even + self.set_embedding[p]
-            if l1 is not None:
-                even = even + wiring.spread(p, self.read_l1(l1_features(l1)))
+                even = even + wiring.units(p, self.even_index[str(p)])
+                odd = wiring.units(p, self.odd_index[str(p)])
+            if told is not None:
+                even = even + wiring.spread(p, told)
             for b, read, value in zip(self.layout.node_blocks, self.read_node, nodes, strict=True):
                 if b.node == p:
-                    odd = odd + read(value)
+                    odd = read(value) if odd is None else odd + read(value)
             evens.append(even)
             odds.append(odd)
-        h, v = wiring.join(evens), wiring.join(odds)
+        h, v = wiring.join(evens, self.set_embedding), wiring.join(odds, self.set_embedding)
         edges = [wiring.mix(mix, e) for mix, e in zip(self.read_edge, edges, strict=True)]
         assigned: dict[int, Tensor] = {}
         for layer in self.layers:

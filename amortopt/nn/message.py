@@ -62,80 +62,73 @@ class GraphLayer(nn.Module):
 
         Args:
             wiring: The batch.
-            h: Even node features [.., N, d].
-            v: Odd node features [.., N, d].
+            h: Even node features [N, d].
+            v: Odd node features [N, d].
             edges: One tensor of C channels per edge block.
 
         Returns:
-            New h, v and edges, and the signed role assignment [.., n, R] of every permutable node set.
+            New h, v and edges, and the signed role assignment [n, R] of every permutable node set.
         """
         v = v + self.message(self.message_norm(self._messages(wiring, self.odd_norm(v), edges)))
         h = h + self._even_update(wiring, h, self.invariant(self.odd_norm(v)))
         h = h + self.attended(self._attention(wiring, self.attention_norm(h)))
         h, v, assigned = self._assign(wiring, h, v)
         odd, even = self.odd_norm(v), self.even_norm(h)
-        v = v + self.carried(odd) * self.gate(even) + self._without_odd_sets(wiring, self.written(even))
+        v = v + self.carried(odd) * self.gate(even) + self._written(wiring, even)
         return h, v, self._edge_update(wiring, self.odd_norm(v), edges), assigned
 
     def _messages(self, wiring: Wiring, v: Tensor, edges: list[Tensor]) -> Tensor:
         parts = wiring.split(v)
-        heard = [wiring.zeros(p, v, v.shape[-1]) for p in range(len(parts))]
+        heard: list[Tensor | None] = [None] * len(parts)
         replied = list(heard)
         for b, block in enumerate(self.layout.edge_blocks):
-            heard[block.out] = heard[block.out] + wiring.to_out(
-                block, edges[b], self._per_channel(self.from_in[b](parts[block.into]))
-            )
+            _add(heard, block.out, wiring.to_out(block, edges[b], self.from_in[b](parts[block.into])))
             if self.backward:
-                replied[block.into] = replied[block.into] + wiring.to_in(
-                    block, edges[b], self._per_channel(self.from_out[b](parts[block.out]))
-                )
-        both = [wiring.join(heard), wiring.join(replied)] if self.backward else [wiring.join(heard)]
-        return torch.cat(both, -1)
+                _add(replied, block.into, wiring.to_in(block, edges[b], self.from_out[b](parts[block.out])))
+        both = (heard, replied) if self.backward else (heard,)
+        return torch.cat([wiring.join(messages, v) for messages in both], -1)
 
     def _even_update(self, wiring: Wiring, h: Tensor, x: Tensor) -> Tensor:
         # |x| is what a unit of unknown sign may tell; others tell x itself.
-        told = wiring.join(
-            [
-                part.abs() if node.odd else part
-                for node, part in zip(self.layout.nodes, wiring.split(x), strict=True)
-            ]
-        )
+        parts = zip(self.layout.nodes, wiring.split(x), strict=True)
+        told = wiring.join([part.abs() if node.odd else part for node, part in parts], x)
         return self.down(nn.functional.gelu(self.up(torch.cat([self.even_norm(h), told], -1))))
 
     def _attention(self, wiring: Wiring, h: Tensor) -> Tensor:
-        qkv = self.qkv(h).unflatten(-1, (3, self.heads, -1))
-        parts = qkv.split(wiring.lengths, -4)
-        return wiring.join([wiring.attend(p, *part.unbind(-3)) for p, part in enumerate(parts)])
+        parts = wiring.split(self.qkv(h))
+        return wiring.join([wiring.attend(p, part, self.heads) for p, part in enumerate(parts)], h)
 
     def _assign(self, wiring: Wiring, h: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         evens, odds = wiring.split(h), wiring.split(v)
         assigned: dict[int, Tensor] = {}
-        told, carried = [], []
+        told: list[Tensor | None] = [None] * len(evens)
+        carried = list(told)
         for p, (even, odd) in enumerate(zip(evens, odds, strict=True)):
-            if str(p) not in self.roles:
-                told.append(torch.zeros_like(even))
-                carried.append(torch.zeros_like(even))
-                continue
-            roles = self.roles[str(p)]
-            assert isinstance(roles, RoleAssignment)
-            soft, assigned[p] = roles(wiring, p, even, odd)
-            told.append(soft @ roles.even)
-            carried.append(assigned[p] @ roles.carried)
-        return h + wiring.join(told), v + wiring.join(carried), assigned
+            if str(p) in self.roles:
+                roles = self.roles[str(p)]
+                assert isinstance(roles, RoleAssignment)
+                soft, assigned[p] = roles(wiring, p, even, odd)
+                told[p], carried[p] = soft @ roles.even, assigned[p] @ roles.carried
+        return h + wiring.join(told, h), v + wiring.join(carried, v), assigned
 
-    def _without_odd_sets(self, wiring: Wiring, x: Tensor) -> Tensor:
-        parts = zip(self.layout.nodes, wiring.split(x), strict=True)
-        return wiring.join([torch.zeros_like(part) if node.odd else part for node, part in parts])
+    def _written(self, wiring: Wiring, h: Tensor) -> Tensor:
+        # A unit of unknown sign has no way to write to its odd features.
+        parts = zip(self.layout.nodes, wiring.split(h), strict=True)
+        return wiring.join([None if node.odd else self.written(part) for node, part in parts], h)
 
     def _edge_update(self, wiring: Wiring, v: Tensor, edges: list[Tensor]) -> list[Tensor]:
         parts = wiring.split(v)
+        k = v.shape[1] // self.channels
         updated = []
         for b, block in enumerate(self.layout.edge_blocks):
-            ends = (self.edge_out[b](parts[block.out]), self.edge_in[b](parts[block.into]))
-            a, c = (self._per_channel(end) for end in ends)
-            gain = self.edge_gain[b] / a.shape[-1] ** 0.5
-            updated.append(wiring.mix(self.edge_mix[b], edges[b]) + wiring.outer(block, a * gain[:, None], c))
+            # The gain scales a weight, which is smaller than the nodes.
+            gain = (self.edge_gain[b] / k**0.5)[:, None].expand(-1, k).reshape(-1, 1)
+            a = nn.functional.linear(parts[block.out], gain * self.edge_out[b].weight)
+            change = wiring.outer(block, a, self.edge_in[b](parts[block.into]), self.channels)
+            updated.append(wiring.mix(self.edge_mix[b], edges[b]) + change)
         return updated
 
-    def _per_channel(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.channels, -1))
+
+def _add(sums: list[Tensor | None], position: int, x: Tensor) -> None:
+    own = sums[position]
+    sums[position] = x if own is None else own + x

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from amortopt.graph import EdgeBlock
 from amortopt.nn.scatter import segment_softmax, segment_sum
-from amortopt.nn.wiring import Wiring, compare, part
+from amortopt.nn.wiring import Roles, Wiring
 
 
 class PackedWiring(Wiring):
@@ -80,9 +80,6 @@ class PackedWiring(Wiring):
         """Square root of the network's number of nodes in a set, for each network [B]."""
         return self._sizes[node].to(torch.float64).sqrt()
 
-    def zeros(self, node: int, like: Tensor, width: int) -> Tensor:
-        return like.new_zeros(self.lengths[node], width)
-
     def units(self, node: int, table: Tensor) -> Tensor:
         return table.repeat(self.batch, 1)
 
@@ -94,25 +91,26 @@ class PackedWiring(Wiring):
 
     def to_out(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
         out, into = self._ends[block.out, block.into]
-        sums = segment_sum(edges[:, :, None] * _rows(x, into), out, self.lengths[block.out], ordered=True)
-        return sums.flatten(1) / self._root(block.into)[self._network[block.out], None].to(x)
+        values = _weighted(edges, _rows(x, into))
+        sums = segment_sum(values, out, self.lengths[block.out], ordered=True)
+        return sums / self._root(block.into)[self._network[block.out], None].to(x)
 
     def to_in(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
         out, into = self._ends[block.out, block.into]
-        sums = segment_sum(edges[:, :, None] * _rows(x, out), into, self.lengths[block.into])
-        return sums.flatten(1) / self._root(block.out)[self._network[block.into], None].to(x)
+        sums = segment_sum(_weighted(edges, _rows(x, out)), into, self.lengths[block.into])
+        return sums / self._root(block.out)[self._network[block.into], None].to(x)
 
-    def outer(self, block: EdgeBlock, a: Tensor, b: Tensor) -> Tensor:
+    def outer(self, block: EdgeBlock, a: Tensor, b: Tensor, channels: int) -> Tensor:
         out, into = self._ends[block.out, block.into]
-        return (_rows(a, out) * _rows(b, into)).sum(-1)
+        return (_rows(a, out) * _rows(b, into)).unflatten(1, (channels, -1)).sum(-1)
 
-    def attend(self, node: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, node: int, qkv: Tensor, heads: int) -> Tensor:
+        query, key, value = qkv.unflatten(1, (3, heads, -1)).unbind(1)
         to, of = self._pairs(node)
         logits = (_rows(query, to) * _rows(key, of)).sum(-1) / math.sqrt(query.shape[-1])
         weights = segment_softmax(logits, to, self.lengths[node], ordered=True)
-        return segment_sum(
-            weights[..., None] * _rows(value, of), to, self.lengths[node], ordered=True
-        ).flatten(1)
+        values = _weighted(weights, _rows(value, of).flatten(1))
+        return segment_sum(values, to, self.lengths[node], ordered=True)
 
     def mean(self, node: int, x: Tensor) -> Tensor:
         network = self._network[node]
@@ -121,51 +119,51 @@ class PackedWiring(Wiring):
 
     def order(self, node: int, scores: Tensor, tie: float) -> tuple[Tensor, Tensor]:
         to, of = self._pairs(node)
-        sums = segment_sum(
-            torch.cat(compare(_rows(scores, to), _rows(scores, of), tie), 1),
-            to,
-            self.lengths[node],
-            ordered=True,
-        )
-        return part(sums[:, :1], sums[:, 1:], self._sizes[node][self._network[node], None])
+        ahead = torch.tanh((_rows(scores, to) - _rows(scores, of)) / (2 * tie))
+        sums = segment_sum(torch.cat([ahead, -ahead], 1).relu(), to, self.lengths[node], ordered=True)
+        shares = sums / self._sizes[node][self._network[node], None]
+        return shares[:, :1], 1 - shares[:, 1:]
 
-    def listed(self, node: int, tables: Tensor) -> Tensor:
-        return tables.flatten(0, 1)
+    def play(self, node: int, roles: Roles, table: Tensor) -> Tensor:
+        assigned, factor = roles
+        if assigned is None:
+            return factor * table.flatten(0, 1)
+        return ((assigned * factor)[:, None] @ _rows(table, self._network[node]))[:, 0]
 
-    def columns(self, block: EdgeBlock, rows: Tensor, assigned: Tensor | None, factor: Tensor) -> Tensor:
-        out, into = self._ends[block.out, block.into]
+    def between(self, block: EdgeBlock, out: Roles, table: Tensor, into: Roles) -> Tensor:
+        rows = self.play(block.out, out, table.flatten(2)).unflatten(1, table.shape[2:])
+        to, of = self._ends[block.out, block.into]
+        assigned, factor = into
         if assigned is None:
             first = self._starts[block.into][self._network[block.into]]
-            place = (into - _rows(first, into))[:, None, None].expand(-1, rows.shape[1], 1)
-            edges = _rows(rows, out).gather(2, place)[..., 0]
-        else:
-            edges = (_rows(rows, out) @ _rows(assigned, into)[..., None])[..., 0]
-        return edges * _rows(factor, into)
-
-    def project(self, node: int, x: Tensor, weight: Tensor) -> Tensor:
-        return (x[:, None] @ _rows(weight, self._network[node]))[:, 0]
+            place = (of - _rows(first, of))[:, None, None].expand(-1, rows.shape[1], 1)
+            return _rows(rows, to).gather(2, place)[..., 0] * _rows(factor, of)
+        return (_rows(rows, to) @ _rows(assigned * factor, of)[..., None])[..., 0]
 
     def pack_nodes(self, parts: Sequence[Tensor]) -> Tensor:
-        """Dense features [B, n, F] of a node set per architecture -> rows [n, F]."""
         return torch.cat([part.flatten(0, 1) for part in parts])
 
     def pack_edges(self, parts: Sequence[Tensor]) -> Tensor:
-        """Dense features [B, F, o, i] of an edge block per architecture -> rows [E, F]."""
         return torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part in parts])
 
     def unpack_nodes(self, node: int, rows: Tensor) -> list[Tensor]:
-        """The inverse of :meth:`pack_nodes`."""
         shapes = [(count, size[node]) for count, size in zip(self.counts, self.sizes, strict=True)]
         parts = rows.split([math.prod(shape) for shape in shapes])
         return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
 
-    def unpack_edges(self, out: int, into: int, rows: Tensor) -> list[Tensor]:
-        """The inverse of :meth:`pack_edges`."""
-        shapes = [(n, size[out], size[into]) for n, size in zip(self.counts, self.sizes, strict=True)]
-        parts = rows.split([math.prod(shape) for shape in shapes])
+    def unpack_edges(self, block: EdgeBlock, edges: Tensor) -> list[Tensor]:
+        shapes = [
+            (n, size[block.out], size[block.into]) for n, size in zip(self.counts, self.sizes, strict=True)
+        ]
+        parts = edges.split([math.prod(shape) for shape in shapes])
         return [
             part.unflatten(0, shape).permute(0, 3, 1, 2) for part, shape in zip(parts, shapes, strict=True)
         ]
+
+
+def _weighted(edges: Tensor, x: Tensor) -> Tensor:
+    """Multiply rows [E, C k] by a weight per channel [E, C]."""
+    return (edges[..., None] * x.unflatten(1, (edges.shape[1], -1))).flatten(1)
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

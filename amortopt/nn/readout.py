@@ -77,28 +77,24 @@ class Readout(nn.Module):
         Returns:
             One tensor [.., n, k] per node block and one with k channels per edge block.
         """
-        evens, odds = wiring.split(h), wiring.split(v)
-        strength = [1 + told(even) for told, even in zip(self.strength, evens, strict=True)]
+        odds = wiring.split(v)
+        roles = [
+            (assigned.get(p), 1 + told(even))
+            for p, (told, even) in enumerate(zip(self.strength, wiring.split(h), strict=True))
+        ]
         nodes = []
         for b, m, told in zip(self.layout.node_blocks, self.node_prototype, self.from_node, strict=True):
-            own = self._in_gauge(wiring, b.node, assigned, _blended(blend, m))
-            nodes.append(strength[b.node] * own + told(odds[b.node]))
+            own = wiring.play(b.node, roles[b.node], _blended(blend, m))
+            nodes.append(own + told(odds[b.node]))
         proposed = []
         for p, b in enumerate(self.layout.edge_blocks):
-            rows = self._in_gauge(wiring, b.out, assigned, _blended(blend, self.prototype[p]))
-            rows = (strength[b.out] * rows).unflatten(-1, (b.channels, -1))
-            # Units known by their index play the role of that index.
-            pair = wiring.columns(b, rows, assigned.get(b.into), strength[b.into])
-            a, c = (
-                end.unflatten(-1, (b.channels, -1))
-                for end in (self.from_out[p](odds[b.out]), self.from_in[p](odds[b.into]))
+            table = _blended(blend, self.prototype[p]).unflatten(2, (b.channels, -1))
+            own = wiring.between(b, roles[b.out], table, roles[b.into])
+            ends = self.from_out[p](odds[b.out]), self.from_in[p](odds[b.into])
+            proposed.append(
+                own + wiring.mix(self.from_edge[p], edges[p]) + wiring.outer(b, *ends, b.channels)
             )
-            proposed.append(pair + wiring.mix(self.from_edge[p], edges[p]) + wiring.outer(b, a, c))
         return nodes, proposed
-
-    def _in_gauge(self, wiring: Wiring, node: int, assigned: dict[int, Tensor], m: Tensor) -> Tensor:
-        """Rows of roles [B, R, k] -> rows of a network's units [.., n, k]."""
-        return wiring.project(node, assigned[node], m) if node in assigned else wiring.listed(node, m)
 
 
 def _blended(blend: Tensor, m: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from amortopt.nn.wiring import Wiring
 
-_TIE = 1e-5
+_TIE = 1e-6
 """Differences of this size, relative to the usual one, count as ties: far above rounding, far below usual."""
 
 
@@ -36,12 +36,14 @@ class RoleAssignment(nn.Module):
 
     score: Tensor
     sign: Tensor
+    place: Tensor
 
     def __init__(self, width: int, roles: int, *, odd: bool) -> None:
         super().__init__()
         self.roles, self.odd = roles, odd
         self.register_buffer("score", torch.randn(width) / width**0.5)
         self.register_buffer("sign", torch.randn(width) / width**0.5)
+        self.register_buffer("place", torch.arange(float(roles)), persistent=False)
         self.even = nn.Parameter(torch.randn(roles, width))
         self.carried = nn.Parameter(torch.randn(roles, width))
 
@@ -52,20 +54,21 @@ class RoleAssignment(nn.Module):
         Args:
             wiring: The batch.
             node: Which node set.
-            h: Even features [.., n, d].
-            v: Odd features [.., n, d].
+            h: Even features [n, d].
+            v: Odd features [n, d].
 
         Returns:
-            P and S, both [.., n, R]; the same where units keep their sign.
+            P and S, both [n, R]; the same where units keep their sign.
         """
         # Only what tells units of one network apart may decide between them.
         h = h - wiring.mean(node, h)
-        spread = wiring.mean(node, h.square()).mean(-1, keepdim=True)
-        start, end = wiring.order(node, (h @ self.score)[..., None] * torch.rsqrt(spread + 1e-12), _TIE)
-        edge = torch.arange(self.roles + 1, dtype=h.dtype, device=h.device) / self.roles
-        shared = torch.minimum(end, edge[1:]) - torch.maximum(start, edge[:-1])
-        assigned = shared.clamp(min=0) / (end - start)
+        spread = wiring.mean(node, h.square().mean(-1, keepdim=True))
+        start, end = wiring.order(node, (h @ self.score)[:, None] * torch.rsqrt(spread + 1e-12), _TIE)
+        # In units of a role's length.
+        start, end = start * self.roles, end * self.roles
+        shared = torch.minimum(end, self.place + 1) - torch.maximum(start, self.place)
+        assigned = shared.clamp_(min=0).div_(end - start)
         if not self.odd:
             return assigned, assigned
-        side = (nn.functional.rms_norm(v, v.shape[-1:], eps=1e-4) @ self.sign)[..., None]
-        return assigned, assigned * side * torch.rsqrt(side.square() + _TIE**2)
+        side = (v @ self.sign)[:, None] * torch.rsqrt(v.square().mean(1, keepdim=True) + 1e-4)
+        return assigned, assigned * (side * torch.rsqrt(side.square() + _TIE**2))

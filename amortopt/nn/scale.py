@@ -7,8 +7,11 @@ carried: a unit has an odd feature vector v, which flips with it, beside an even
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from amortopt._types import Params
 from amortopt.graph import EdgeBlock, GraphLayout, NodeBlock
@@ -131,4 +134,24 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.rms_norm(x, (x.shape[-1],), self.gain, self.eps)
+        return _RMSNorm.apply(x.to(self.gain.dtype), self.gain, self.eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """What torch has only on GPUs: x and its norm are all that is kept for gradients."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        scale = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, gain, scale)
+        return (x * scale).mul_(gain)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, gain, scale = ctx.saved_tensors
+        # y = x s w: dx = s g w - x s^3 mean(g w x)
+        product = grad * x
+        to_gain = scale.flatten() @ product.flatten(0, -2)
+        along = (product @ gain)[..., None] * scale**3 / -x.shape[-1]
+        return torch.mul(grad, gain, out=product).mul_(scale).addcmul_(x, along), to_gain, None

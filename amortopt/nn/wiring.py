@@ -1,18 +1,25 @@
 """How nodes and edges are stored in a batch, and the few operations in which they meet.
 
-A metanet is written once against [Wiring][amortopt.nn.wiring.Wiring]. A batch of one architecture runs dense:
-nodes [B, N, d], edges [B, C, o, i], messages are batched matrix products. A batch of mixed architectures
-runs packed (see packed.py): nodes [N, d], edges [E, C], messages are segment sums. Node sets follow each
-other along the node axis, which is the last but one in both.
+A metanet is written once against [Wiring][amortopt.nn.wiring.Wiring]. Nodes are rows [N, d], those of set 0
+of all networks first, then those of set 1, ...; so what is done to every node alike is one matrix product,
+and a node set is a slice. A batch of one architecture runs dense: edges [B, C, o, i], messages are batched
+matrix products. A batch of mixed architectures runs packed (see packed.py): edges [E, C], messages are
+segment sums.
+
+Dense rows run over the nodes of a set and, for each, over the networks. Their [n, B C, k] is without any copy
+what a batched matrix product over networks and channels takes; with the networks outermost it would not be.
 
 Legend: B networks, N nodes of all sets, n nodes of one set, C edge channels, k node channels per edge
-channel, H heads, R roles, o / i nodes of the written / read set.
+channel, H heads, e channels per head, R / S roles, F features of a block, o / i nodes of the written / read
+set.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,35 +27,58 @@ from torch import Tensor
 
 from amortopt.graph import EdgeBlock
 
+Roles: TypeAlias = tuple[Tensor | None, Tensor]
+"""Roles that the nodes of a set play, [n, R], or None where each plays that of its index; a factor [n, 1]."""
+
 
 class Wiring(ABC):
-    """The operations of a batch in which nodes meet edges, or nodes of one network meet each other."""
+    """The operations of a batch in which nodes meet edges, or nodes of one network meet each other.
+
+    ``n``, ``o`` and ``i`` count the rows of a set in all networks.
+    """
 
     batch: int
     """Number of networks B."""
 
     lengths: list[int]
-    """Rows of every node set along the node axis."""
+    """Rows of every node set."""
 
     def split(self, x: Tensor) -> list[Tensor]:
-        """Nodes [.., N, d] -> one tensor [.., n, d] per node set."""
-        return list(x.split(self.lengths, -2))
+        """Nodes [N, d] -> one tensor [n, d] per node set."""
+        return list(x.split(self.lengths))
 
-    def join(self, parts: list[Tensor]) -> Tensor:
-        """One tensor [.., n, d] per node set -> nodes [.., N, d]."""
-        return torch.cat(parts, -2)
+    def join(self, parts: list[Tensor | None], like: Tensor) -> Tensor:
+        """One tensor [n, d] per node set, zeros where there is none -> nodes [N, d] as those of ``like``."""
+        return torch.cat(
+            [
+                like.new_zeros(n, like.shape[1]) if x is None else x
+                for n, x in zip(self.lengths, parts, strict=True)
+            ]
+        )
 
     @abstractmethod
-    def zeros(self, node: int, like: Tensor, width: int) -> Tensor:
-        """Zeros [.., n, width] for a node set."""
+    def pack_nodes(self, parts: Sequence[Tensor]) -> Tensor:
+        """Features [B, units, F] of a node set, one tensor per architecture -> rows [n, F]."""
+
+    @abstractmethod
+    def unpack_nodes(self, node: int, rows: Tensor) -> list[Tensor]:
+        """The inverse of :meth:`pack_nodes`."""
+
+    @abstractmethod
+    def pack_edges(self, parts: Sequence[Tensor]) -> Tensor:
+        """Features [B, F, o, i] of an edge block, one tensor per architecture -> edges with F channels."""
+
+    @abstractmethod
+    def unpack_edges(self, block: EdgeBlock, edges: Tensor) -> list[Tensor]:
+        """The inverse of :meth:`pack_edges`."""
 
     @abstractmethod
     def units(self, node: int, table: Tensor) -> Tensor:
-        """Rows of a table [n, d] for the units of a node set that are known by their index: [.., n, d]."""
+        """Rows of a table [units, d] for the units of a node set that are known by their index: [n, d]."""
 
     @abstractmethod
     def spread(self, node: int, per_network: Tensor) -> Tensor:
-        """One vector per network [B, d] -> the same for each of its nodes in a set, [.., n, d]."""
+        """One vector per network [B, d] -> the same for each of its nodes in a set, [n, d]."""
 
     @abstractmethod
     def mix(self, weight: Tensor, edges: Tensor) -> Tensor:
@@ -56,23 +86,23 @@ class Wiring(ABC):
 
     @abstractmethod
     def to_out(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
-        """Forward message sum_i E_c[o, i] x[i, c] / sqrt(n_i): x [.., i, C, k] -> [.., o, C k]."""
+        """Forward message sum_i E_c[o, i] x[i, c] / sqrt(units): x [i, C k] -> [o, C k]."""
 
     @abstractmethod
     def to_in(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
-        """Backward message sum_o E_c[o, i] x[o, c] / sqrt(n_o): x [.., o, C, k] -> [.., i, C k]."""
+        """Backward message sum_o E_c[o, i] x[o, c] / sqrt(units): x [o, C k] -> [i, C k]."""
 
     @abstractmethod
-    def outer(self, block: EdgeBlock, a: Tensor, b: Tensor) -> Tensor:
-        """Edges sum_k a[o, c, k] b[i, c, k] from a [.., o, C, k] and b [.., i, C, k]."""
+    def outer(self, block: EdgeBlock, a: Tensor, b: Tensor, channels: int) -> Tensor:
+        """Edges sum_k a[o, c, k] b[i, c, k] from a [o, C k] and b [i, C k]."""
 
     @abstractmethod
-    def attend(self, node: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Softmax attention among a set's nodes of each network: three [.., n, H, e] -> [.., n, H e]."""
+    def attend(self, node: int, qkv: Tensor, heads: int) -> Tensor:
+        """Softmax attention among a set's nodes of each network: [n, 3 H e] -> [n, H e]."""
 
     @abstractmethod
     def mean(self, node: int, x: Tensor) -> Tensor:
-        """Mean over a set's nodes of each network, given back to each of them: [.., n, d] -> [.., n, d]."""
+        """Mean over a set's nodes of each network, given back to each of them: [n, d] -> [n, d]."""
 
     @abstractmethod
     def order(self, node: int, scores: Tensor, tie: float) -> tuple[Tensor, Tensor]:
@@ -80,31 +110,20 @@ class Wiring(ABC):
 
         Args:
             node: Which node set.
-            scores: [.., n, 1].
+            scores: [n, 1].
             tie: Scores that differ by much less than this share their parts.
 
         Returns:
-            Both [.., n, 1]; a node's part is 1/n long, that of k tied nodes k/n.
+            Both [n, 1]; among m nodes a part is 1/m long, that of k tied ones k/m.
         """
 
     @abstractmethod
-    def listed(self, node: int, tables: Tensor) -> Tensor:
-        """Rows of a table per network [B, n, k] for the units of a set known by their index: [.., n, k]."""
+    def play(self, node: int, roles: Roles, table: Tensor) -> Tensor:
+        """What a table per network holds for each node of a set: roles, [B, R, k] -> [n, k]."""
 
     @abstractmethod
-    def columns(self, block: EdgeBlock, rows: Tensor, assigned: Tensor | None, factor: Tensor) -> Tensor:
-        """Edges sum_r rows[o, c, r] assigned[i, r] factor[i]; without an assignment, i is r.
-
-        Args:
-            block: The edge block.
-            rows: [.., o, C, R].
-            assigned: Roles of the nodes that are read, [.., i, R].
-            factor: Factor of each of them, [.., i, 1].
-        """
-
-    @abstractmethod
-    def project(self, node: int, x: Tensor, weight: Tensor) -> Tensor:
-        """Product with a matrix per network: x [.., n, R], weight [B, R, k] -> [.., n, k]."""
+    def between(self, block: EdgeBlock, out: Roles, table: Tensor, into: Roles) -> Tensor:
+        """Edges sum_rs out[o, r] table[r, c, s] into[i, s] with a table per network [B, R, C, S]."""
 
 
 class DenseWiring(Wiring):
@@ -117,66 +136,83 @@ class DenseWiring(Wiring):
 
     def __init__(self, batch: int, sizes: tuple[int, ...]) -> None:
         self.batch = batch
-        self.lengths = list(sizes)
+        self.lengths = [batch * size for size in sizes]
 
-    def zeros(self, node: int, like: Tensor, width: int) -> Tensor:
-        return like.new_zeros(self.batch, self.lengths[node], width)
+    def _by_network(self, x: Tensor) -> Tensor:
+        """Rows [n, d] -> [B, units, d]."""
+        return x.unflatten(0, (-1, self.batch)).transpose(0, 1)
+
+    def _by_channel(self, x: Tensor, channels: int) -> Tensor:
+        """Rows [n, C k] -> [B C, units, k]."""
+        return x.reshape(-1, self.batch * channels, x.shape[1] // channels).transpose(0, 1)
+
+    def pack_nodes(self, parts: Sequence[Tensor]) -> Tensor:
+        (x,) = parts
+        return x.transpose(0, 1).flatten(0, 1)
+
+    def unpack_nodes(self, node: int, rows: Tensor) -> list[Tensor]:
+        return [self._by_network(rows)]
+
+    def pack_edges(self, parts: Sequence[Tensor]) -> Tensor:
+        (x,) = parts
+        return x
+
+    def unpack_edges(self, block: EdgeBlock, edges: Tensor) -> list[Tensor]:
+        return [edges]
 
     def units(self, node: int, table: Tensor) -> Tensor:
-        return table.expand(self.batch, *table.shape)
+        return table[:, None].expand(-1, self.batch, -1).flatten(0, 1)
 
     def spread(self, node: int, per_network: Tensor) -> Tensor:
-        return per_network[:, None].expand(-1, self.lengths[node], -1)
+        return per_network.repeat(self.lengths[node] // self.batch, 1)
 
     def mix(self, weight: Tensor, edges: Tensor) -> Tensor:
-        return torch.einsum("cf,bfoi->bcoi", weight, edges)
+        # As one batched product, which no axis has to be moved for.
+        mixed = torch.bmm(weight.expand(self.batch, -1, -1), edges.flatten(2))
+        return mixed.unflatten(2, edges.shape[2:])
 
     def to_out(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
-        return _message(edges, x)
+        return self._message(edges, x)
 
     def to_in(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
-        return _message(edges.transpose(2, 3), x)
+        return self._message(edges.mT, x)
 
-    def outer(self, block: EdgeBlock, a: Tensor, b: Tensor) -> Tensor:
-        return a.transpose(1, 2) @ b.permute(0, 2, 3, 1)
+    def _message(self, edges: Tensor, x: Tensor) -> Tensor:
+        # [B C, to, of] @ [B C, of, k] -> [to B, C k]
+        sums = torch.bmm(edges.flatten(0, 1), self._by_channel(x, edges.shape[1]))
+        return sums.transpose(0, 1).reshape(-1, x.shape[1]).div_(math.sqrt(edges.shape[3]))
 
-    def attend(self, node: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    def outer(self, block: EdgeBlock, a: Tensor, b: Tensor, channels: int) -> Tensor:
+        edges = torch.bmm(self._by_channel(a, channels), self._by_channel(b, channels).mT)
+        return edges.unflatten(0, (self.batch, channels))
+
+    def attend(self, node: int, qkv: Tensor, heads: int) -> Tensor:
+        # [units, B, 3, H, e] -> three [B, H, units, e]
+        q, k, v = qkv.view(-1, self.batch, 3, heads, qkv.shape[1] // (3 * heads)).permute(2, 1, 3, 0, 4)
+        return F.scaled_dot_product_attention(q, k, v).permute(2, 0, 1, 3).reshape(len(qkv), -1)
 
     def mean(self, node: int, x: Tensor) -> Tensor:
-        return x.mean(1, keepdim=True).expand_as(x)
+        by_unit = x.view(-1, self.batch, x.shape[1])
+        return by_unit.mean(0, keepdim=True).expand_as(by_unit).flatten(0, 1)
 
     def order(self, node: int, scores: Tensor, tie: float) -> tuple[Tensor, Tensor]:
-        below, tied = compare(scores, scores.mT, tie)
-        return part(below.sum(2, keepdim=True), tied.sum(2, keepdim=True), self.lengths[node])
+        by_unit = scores.view(-1, self.batch)
+        ahead = (by_unit[:, None] - by_unit).div_(2 * tie).tanh_().relu_()
+        before, after = ahead.sum(1).view_as(scores), ahead.sum(0).view_as(scores)
+        return before / len(by_unit), 1 - after / len(by_unit)
 
-    def listed(self, node: int, tables: Tensor) -> Tensor:
-        return tables
+    def play(self, node: int, roles: Roles, table: Tensor) -> Tensor:
+        return self.pack_nodes([self._play(roles, table)])
 
-    def columns(self, block: EdgeBlock, rows: Tensor, assigned: Tensor | None, factor: Tensor) -> Tensor:
-        edges = rows.transpose(1, 2)
-        if assigned is not None:
-            edges = edges @ assigned.mT[:, None]
-        return edges * factor.mT[:, None]
+    def between(self, block: EdgeBlock, out: Roles, table: Tensor, into: Roles) -> Tensor:
+        roles, channels = table.shape[1:3]
+        # [B, S, R C] -> [B, i, R C] -> [B, R, C i] -> [B, o, C i]; in this order no axis has to be moved.
+        read = self._play(into, table.flatten(1, 2).mT).mT.reshape(self.batch, roles, -1)
+        return self._play(out, read).unflatten(2, (channels, -1)).transpose(1, 2)
 
-    def project(self, node: int, x: Tensor, weight: Tensor) -> Tensor:
-        return x @ weight
-
-
-def _message(edges: Tensor, x: Tensor) -> Tensor:
-    # [B, C, to, from] @ [B, C, from, k] -> [B, to, C k]
-    sums = edges @ x.transpose(1, 2)
-    return sums.transpose(1, 2).flatten(2) / math.sqrt(edges.shape[3])
-
-
-def compare(scores: Tensor, others: Tensor, tie: float) -> tuple[Tensor, Tensor]:
-    """Whether others are below scores, and whether both are tied: 0, 1 or, around ties, between."""
-    below = torch.sigmoid((scores - others) / tie)
-    return below, 1 - (2 * below - 1).abs()
-
-
-def part(below: Tensor, tied: Tensor, count: Tensor | int) -> tuple[Tensor, Tensor]:
-    """Start and end of nodes in [0, 1] by their sums of ``compare`` over all nodes, themselves included."""
-    start = below - tied / 2
-    return start / count, (start + tied) / count
+    def _play(self, roles: Roles, table: Tensor) -> Tensor:
+        """[B, R, k] -> [B, units, k]."""
+        assigned, factor = roles
+        if assigned is None:
+            return self._by_network(factor) * table
+        return torch.bmm(self._by_network(assigned * factor), table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -55,8 +55,13 @@ class Checkpoint:
         found = cell.identity() | plan.part("networks") | {"sha256": self.release.sha256}
         if part == "latency":
             return found | plan.part("repeats")
-        strengths = [cell.setting.l1, *plan.grid(plan.dense)] if self.reads_l1 else []
-        return found | {"l1": strengths}
+        return found | {"l1": [cell.setting.l1, *self.strengths()] if self.reads_l1 else []}
+
+    def strengths(self) -> list[float]:
+        """λ of the curve: the baselines' range, and further up where the checkpoint was trained further."""
+        plan, trained = self.cell.plan, self.release.l1_range
+        high = plan.high if trained is None else max(plan.high, trained.high)
+        return replace(plan, high=high).grid(plan.dense)
 
 
 def find_checkpoints(sources: Sequence[str], *, quick: bool) -> list[Checkpoint]:
@@ -130,7 +135,7 @@ class OnePass:
         if self.checkpoint.reads_l1:
             strength = cell.setting.l1
             result["l1"] = {"l1": strength} | described(self._after(strength), before, strength)
-            for strength in cell.plan.grid(cell.plan.dense):
+            for strength in self.checkpoint.strengths():
                 point = condensed(described(self._after(strength), before, strength))
                 result["curve"].append({"l1": strength} | point)
         return result

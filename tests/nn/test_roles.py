@@ -14,40 +14,47 @@ def _features() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, N, D, dtype=torch.float64), torch.randn(2, N, D, dtype=torch.float64)
 
 
+def _assign(roles: RoleAssignment, h: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """P and S [B, n, R] of a dense batch, from features [B, n, d]."""
+    wiring = DenseWiring(len(h), (h.shape[1],))
+    soft, signed = roles(wiring, 0, *(wiring.pack_nodes([x]) for x in (h, v)))
+    return wiring.unpack_nodes(0, soft)[0], wiring.unpack_nodes(0, signed)[0]
+
+
 def _roles(*, odd: bool = True) -> RoleAssignment:
     return RoleAssignment(D, R, odd=odd).double()
 
 
 @pytest.mark.parametrize("odd", [True, False])
 def test_roles_move_with_permutations_and_signs(odd: bool) -> None:
-    roles, wiring = _roles(odd=odd), DenseWiring(2, (N,))
+    roles = _roles(odd=odd)
     h, v = _features()
     order = torch.randperm(N)
     sign = (2 * torch.randint(2, (N, 1)) - 1).double()
-    soft, signed = roles(wiring, 0, h, v)
-    moved_soft, moved_signed = roles(wiring, 0, h[:, order], (sign if odd else 1) * v[:, order])
+    soft, signed = _assign(roles, h, v)
+    moved_soft, moved_signed = _assign(roles, h[:, order], (sign if odd else 1) * v[:, order])
     torch.testing.assert_close(moved_soft, soft[:, order], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(moved_signed, (sign if odd else 1) * signed[:, order], rtol=1e-9, atol=1e-12)
 
 
 def test_roles_without_signs_ignore_odd_features() -> None:
-    roles, wiring = _roles(odd=False), DenseWiring(2, (N,))
+    roles = _roles(odd=False)
     h, v = _features()
-    soft, signed = roles(wiring, 0, h, v)
-    assert torch.equal(soft, signed) and torch.equal(signed, roles(wiring, 0, h, -v)[1])
+    soft, signed = _assign(roles, h, v)
+    assert torch.equal(soft, signed) and torch.equal(signed, _assign(roles, h, -v)[1])
 
 
 @pytest.mark.parametrize("units", [N, 4, 9])
 def test_roles_are_shared_out_evenly(units: int) -> None:
-    roles, wiring = _roles(), DenseWiring(2, (units,))
-    soft, _ = roles(wiring, 0, *(torch.randn(2, units, D, dtype=torch.float64) for _ in range(2)))
+    roles = _roles()
+    soft, _ = _assign(roles, *(torch.randn(2, units, D, dtype=torch.float64) for _ in range(2)))
     assert bool((soft >= 0).all())
     torch.testing.assert_close(soft.sum(-1), torch.ones(2, units, dtype=torch.float64))
     torch.testing.assert_close(soft.sum(-2), torch.full((2, R), units / R, dtype=torch.float64))
 
 
 def test_roles_of_as_many_units_are_a_bijection() -> None:
-    soft, signed = _roles()(DenseWiring(2, (N,)), 0, *_features())
+    soft, signed = _assign(_roles(), *_features())
     # Up to what rounding leaves of the division of [0, 1].
     torch.testing.assert_close(soft, soft.round(), rtol=0, atol=1e-4)
     torch.testing.assert_close(signed.abs(), soft, rtol=0, atol=1e-4)
@@ -61,7 +68,7 @@ def test_roles_of_packed_networks_are_those_of_dense_ones() -> None:
         0,
         *(torch.cat([network[k][0] for network in networks]) for k in range(2)),
     )
-    dense = [roles(DenseWiring(1, (h.shape[1],)), 0, h, v) for h, v in networks]
+    dense = [_assign(roles, h, v) for h, v in networks]
     for k in range(2):
         torch.testing.assert_close(packed[k], torch.cat([each[k][0] for each in dense]))
 
@@ -70,18 +77,17 @@ def test_roles_of_packed_networks_are_those_of_dense_ones() -> None:
 def test_roles_of_one_unit_are_finite(wiring: Wiring) -> None:
     # Its features tell it apart from nobody.
     roles = RoleAssignment(D, 1, odd=True)
-    h = torch.randn(2, 1, D)
-    h_in = h if isinstance(wiring, DenseWiring) else h.flatten(0, 1)
-    soft, signed = roles(wiring, 0, h_in, torch.randn_like(h_in))
+    h = torch.randn(2, D)
+    soft, signed = roles(wiring, 0, h, torch.randn_like(h))
     assert bool((soft == 1).all()) and bool(signed.isfinite().all())
 
 
 @pytest.mark.parametrize("equal", [N, 2])
 def test_roles_of_equal_units_are_the_same(equal: int) -> None:
-    roles, wiring = _roles(), DenseWiring(2, (N,))
+    roles = _roles()
     h, v = _features()
     h[:, :equal], v[:, :equal] = h[:, :1], v[:, :1]
-    soft, _ = roles(wiring, 0, h, v)
+    soft, _ = _assign(roles, h, v)
     torch.testing.assert_close(soft[:, :equal], soft[:, :1].expand(-1, equal, -1))
     torch.testing.assert_close(soft.sum(-2), torch.ones(2, R, dtype=torch.float64))
 
@@ -89,5 +95,5 @@ def test_roles_of_equal_units_are_the_same(equal: int) -> None:
 def test_roles_of_units_without_odd_features_have_no_sign() -> None:
     h, v = _features()
     v[:, 0] = 0
-    _, signed = _roles()(DenseWiring(2, (N,)), 0, h, v)
+    _, signed = _assign(_roles(), h, v)
     assert bool((signed[:, 0] == 0).all()) and bool((signed[:, 1:].abs().sum(-1) > 0.99).all())

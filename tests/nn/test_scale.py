@@ -170,3 +170,10 @@ def test_rms_norm_of_zero_is_zero_with_a_bounded_gradient() -> None:
     assert not norm(x).any()
     (gradient,) = torch.autograd.grad(norm(x).sum(), x)
     assert float(gradient.abs().max()) <= 100 * (1 + 1e-5)
+
+
+def test_rms_norm_is_torchs() -> None:
+    norm = RMSNorm(5).double()
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(norm(x), torch.nn.functional.rms_norm(x, (5,), norm.gain, norm.eps))
+    assert torch.autograd.gradcheck(lambda x, _: norm(x), (x, norm.gain))

@@ -51,7 +51,8 @@ def _edges(dense: bool, channels: int = C) -> Nets:
 
 
 def _nodes_in(parts: Nets, dense: bool) -> Tensor:
-    return torch.stack(parts) if dense else torch.cat(parts)
+    """Rows, of dense batches node by node, of packed ones network by network."""
+    return torch.stack(parts, 1).flatten(0, 1) if dense else torch.cat(parts)
 
 
 def _edges_in(parts: Nets, dense: bool) -> Tensor:
@@ -67,15 +68,20 @@ def _close(got: Tensor, expected: Tensor) -> None:
 def test_wiring_split_and_join(wired: tuple[Wiring, bool]) -> None:
     wiring, dense = wired
     parts = [_nodes_in(_nodes(dense, node, K), dense) for node in range(4)]
-    for got, part in zip(wiring.split(wiring.join(parts)), parts, strict=True):
+    for got, part in zip(wiring.split(wiring.join(list(parts), parts[0])), parts, strict=True):
         assert torch.equal(got, part)
 
 
-def test_wiring_zeros_units_spread(wired: tuple[Wiring, bool]) -> None:
+def test_wiring_joins_nothing_as_zeros(wired: tuple[Wiring, bool]) -> None:
+    wiring, dense = wired
+    parts = [_nodes_in(_nodes(dense, node, K), dense) for node in range(4)]
+    joined = wiring.join([parts[0], None, parts[2], None], parts[0])
+    assert torch.equal(joined, wiring.join([parts[0], 0 * parts[1], parts[2], 0 * parts[3]], parts[0]))
+
+
+def test_wiring_units_and_spread(wired: tuple[Wiring, bool]) -> None:
     wiring, dense = wired
     networks = len(_sizes(dense))
-    like = torch.zeros((), dtype=torch.float64)
-    assert torch.equal(wiring.zeros(2, like, K), 0 * _nodes_in(_nodes(dense, 2, K), dense))
     table = torch.randn(2, K)
     assert torch.equal(wiring.units(0, table), _nodes_in([table] * networks, dense))
     vectors = torch.randn(networks, K)
@@ -107,7 +113,7 @@ def test_wiring_message(wired: tuple[Wiring, bool], forward: bool) -> None:
     wiring, dense = wired
     edges = _edges(dense)
     x = _nodes(dense, BLOCK.into if forward else BLOCK.out, C, K)
-    given = (BLOCK, _edges_in(edges, dense), _nodes_in(x, dense))
+    given = (BLOCK, _edges_in(edges, dense), _nodes_in(x, dense).flatten(1))
     got = wiring.to_out(*given) if forward else wiring.to_in(*given)
     expected = [_slow_message(e if forward else e.mT, part) for e, part in zip(edges, x, strict=True)]
     _close(got, _nodes_in(expected, dense))
@@ -122,7 +128,8 @@ def test_wiring_outer(wired: tuple[Wiring, bool]) -> None:
             [[torch.dot(x[o, c], y[i, c]) for i in range(len(y))] for o in range(len(x))] for c in range(C)
         ]
         expected.append(torch.tensor(rows, dtype=torch.float64))
-    _close(wiring.outer(BLOCK, _nodes_in(a, dense), _nodes_in(b, dense)), _edges_in(expected, dense))
+    got = wiring.outer(BLOCK, _nodes_in(a, dense).flatten(1), _nodes_in(b, dense).flatten(1), C)
+    _close(got, _edges_in(expected, dense))
 
 
 def _slow_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -141,7 +148,7 @@ def test_wiring_attend(wired: tuple[Wiring, bool], size: float) -> None:
     wiring, dense = wired
     q, k, v = ([size * x for x in _nodes(dense, 2, H, K)] for _ in range(3))
     expected = [_slow_attention(*parts) for parts in zip(q, k, v, strict=True)]
-    got = wiring.attend(2, *(_nodes_in(x, dense) for x in (q, k, v)))
+    got = wiring.attend(2, torch.cat([_nodes_in(x, dense).flatten(1) for x in (q, k, v)], 1), H)
     torch.testing.assert_close(got, _nodes_in(expected, dense), rtol=1e-9, atol=1e-9)
 
 
@@ -169,34 +176,44 @@ def test_wiring_order_of_ties_shares_their_parts(wired: tuple[Wiring, bool]) -> 
     _close(end, torch.ones_like(end))
 
 
-def test_wiring_project_and_listed(wired: tuple[Wiring, bool]) -> None:
+@pytest.mark.parametrize("known", [False, True], ids=["roles", "known by index"])
+def test_wiring_play(wired: tuple[Wiring, bool], known: bool) -> None:
     wiring, dense = wired
-    x, weight = _nodes(dense, 2, K), torch.randn(len(_sizes(dense)), K, 5, dtype=torch.float64)
-    expected = [part @ matrix for part, matrix in zip(x, weight, strict=True)]
-    _close(wiring.project(2, _nodes_in(x, dense), weight), _nodes_in(expected, dense))
-    tables = torch.randn(len(_sizes(dense)), 2, K, dtype=torch.float64)
-    _close(wiring.listed(0, tables), _nodes_in(list(tables), dense))
+    node, roles = (0, 2) if known else (2, 3)
+    tables = torch.randn(len(_sizes(dense)), roles, 5, dtype=torch.float64)
+    shares, factor = _roles(dense, node, roles, known), _nodes(dense, node, 1)
+    expected = [f * (share @ table) for f, share, table in zip(factor, shares, tables, strict=True)]
+    given = None if known else _nodes_in(shares, dense)
+    _close(wiring.play(node, (given, _nodes_in(factor, dense)), tables), _nodes_in(expected, dense))
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["assigned", "known by index"])
-def test_wiring_columns(wired: tuple[Wiring, bool], known: bool) -> None:
-    wiring, dense = wired
-    block = LAYOUT.edge_blocks[2 if known else 1]
-    if known:  # from the outputs, whose units are known, as if they were read
-        block = EdgeBlock(block.block, BLOCK.out, 3, block.out_axis, block.in_axis, 1)
-        if isinstance(wiring, PackedWiring):
-            wiring = PackedWiring(COUNTS, SIZES, [(block.out, block.into)])
-    roles = 2 if known else 4
-    rows, factor = _nodes(dense, block.out, C, roles), _nodes(dense, block.into, 1)
-    assigned = _nodes(dense, block.into, roles)
+def _roles(dense: bool, node: int, roles: int, known: bool) -> Nets:
     if known:
-        assigned = [torch.eye(2, dtype=torch.float64)] * len(assigned)
+        return [torch.eye(roles, dtype=torch.float64)] * len(_sizes(dense))
+    return _nodes(dense, node, roles)
+
+
+@pytest.mark.parametrize(("out", "into"), [(2, 1), (2, 0), (3, 2), (3, 0)])
+def test_wiring_between(wired: tuple[Wiring, bool], out: int, into: int) -> None:
+    wiring, dense = wired
+    block = EdgeBlock(BLOCK.block, out, into, BLOCK.out_axis, BLOCK.in_axis, C)
+    if isinstance(wiring, PackedWiring):
+        wiring = PackedWiring(COUNTS, SIZES, [(out, into)])
+    count = {node: 2 if node in (0, 3) else 4 for node in (out, into)}
+    shares = {node: _roles(dense, node, count[node], node in (0, 3)) for node in (out, into)}
+    factor = {node: _nodes(dense, node, 1) for node in (out, into)}
+    tables = torch.randn(len(_sizes(dense)), count[out], C, count[into], dtype=torch.float64)
     expected = [
-        torch.einsum("ocr,ir,i->coi", row, share, each[:, 0])
-        for row, share, each in zip(rows, assigned, factor, strict=True)
+        torch.einsum("or,rcs,is,o,i->coi", a, table, b, t[:, 0], u[:, 0])
+        for a, table, b, t, u in zip(
+            shares[out], tables, shares[into], factor[out], factor[into], strict=True
+        )
     ]
-    given = None if known else _nodes_in(assigned, dense)
-    got = wiring.columns(block, _nodes_in(rows, dense), given, _nodes_in(factor, dense))
+    ends = [
+        (None if node in (0, 3) else _nodes_in(shares[node], dense), _nodes_in(factor[node], dense))
+        for node in (out, into)
+    ]
+    got = wiring.between(block, ends[0], tables, ends[1])
     _close(got, _edges_in(expected, dense))
 
 
@@ -209,7 +226,7 @@ def test_packed_wiring_unpacks_what_it_packs() -> None:
     for got, part in zip(wiring.unpack_nodes(2, wiring.pack_nodes(nodes)), nodes, strict=True):
         assert torch.equal(got, part)
     packed = wiring.pack_edges(edges)
-    for got, part in zip(wiring.unpack_edges(BLOCK.out, BLOCK.into, packed), edges, strict=True):
+    for got, part in zip(wiring.unpack_edges(BLOCK, packed), edges, strict=True):
         assert torch.equal(got, part)
     one_by_one = [network for part in edges for network in part]
     assert torch.equal(packed, _edges_in(one_by_one, dense=False))
@@ -221,7 +238,7 @@ def test_packed_wiring_serves_blocks_within_one_set() -> None:
     edges = [torch.randn(C, size[2], size[2], dtype=torch.float64) for size in _sizes(False)]
     x = _nodes(False, 2, C, K)
     expected = [_slow_message(e, part) for e, part in zip(edges, x, strict=True)]
-    _close(wiring.to_out(own, _edges_in(edges, False), torch.cat(x)), torch.cat(expected))
+    _close(wiring.to_out(own, _edges_in(edges, False), torch.cat(x).flatten(1)), torch.cat(expected))
 
 
 @pytest.mark.parametrize(("counts", "sizes"), [((), ()), ((1,), ()), ((1, 0), ((1,), (2,)))])
