@@ -55,7 +55,7 @@ class Plan:
 
     networks: int = 8
     examples: int = 1024
-    layers: tuple[int, ...] = (2, 4)
+    layers: tuple[int, ...] = (1, 4)
     latency: tuple[int, ...] = (1, 8, 64, 512)
     reference: tuple[Case, ...] = (
         Case("32 MLPs 40-32-32-10", MLP, 32, 4),
