@@ -183,7 +183,7 @@ PLANS: dict[str, Plan] = {
     "small": Plan(
         lengths=(25, 150),
         tuning=2,
-        methods=_methods(_ALL, ("ce-adam-noise",)),
+        methods=_methods(_ALL, ("ce-sgd", "ce-adam-noise")),
         reach=1,
         strengths=4,
         curve=(Method("sgd", l1=True),),
