@@ -67,7 +67,7 @@ def _usage(description: Mapping[str, Any]) -> str:
 
 ```python
 import amortopt
-opt = amortopt.ScaleGMNOptimizer.from_pretrained("{description["name"]}")  # or the path of this folder
+opt = amortopt.ScaleGMNOptimizer.from_pretrained("{description["name"]}")  # if shipped; else its folder
 better = opt.one_shot({", ".join(given)})  # a new network; `model` stays as it is
 ```"""
     return "\n\n".join([code, *facts])

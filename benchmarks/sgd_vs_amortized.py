@@ -243,6 +243,8 @@ def main(args: list[str] | None = None) -> None:
         store = Store(out / FILE, quick=given.quick)
         if not given.readme:
             _measure(store, given)
+        elif not any("/one_pass/" in key for key in store.records):
+            raise ValueError(f"{store.path} holds no forward pass to report; measure first, without --readme")
         print(report(store))
         if given.readme:
             tables.rewrite_readme(ROOT / "README.md", tables.readme_block(store.records, quick=store.quick))

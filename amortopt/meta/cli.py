@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError  # pyright: ignore[reportPrivateImportUsa
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from amortopt.checkpoints import check_target, checked_name
 from amortopt.meta.data import ZooDataModule
@@ -171,7 +172,10 @@ class FitCLI(LightningCLI):
             board = TensorBoardLogger(self.config["runs"], name=self.config["name"], version=csv.version)
             kwargs["logger"] = [csv, board]
         kwargs["callbacks"] = [*(asked["callbacks"] or []), *callbacks]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except MisconfigurationException as error:
+            raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def main(args: list[str]) -> None:
@@ -205,9 +209,10 @@ def main(args: list[str]) -> None:
             seconds=seconds_of(trainer),
             commit=made_by,
         )
+    passes = "one pass takes" if module.passes == 1 else f"{module.passes} passes take"
     before, after = (100 * results[when]["mean_accuracy"] for when in ("before", "after"))
     print(
-        f"{cli.out}: one pass takes {results['networks']} test networks from {before:.1f} % to {after:.1f} % "
+        f"{cli.out}: {passes} {results['networks']} test networks from {before:.1f} % to {after:.1f} % "
         f"mean test accuracy, after {trainer.global_step} steps"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from amortopt.meta.schedule import param_groups, rate_factor, update_average
 from amortopt.metanets import Metanet, make_metanet
 from amortopt.symmetry import extract
 from amortopt.tasks import make_family, make_task
+from amortopt.zoo.config import differing_keys
 
 MOST_SKIPPED = 50
 """Steps in a row without finite gradients after which training stops."""
@@ -239,12 +241,32 @@ class OnePassModule(L.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is counted to the state."""
+        """Add what is trained, and what is counted, to the state."""
+        checkpoint["model"] = self._trained()
         checkpoint["skipped_steps"] = [self.skipped, self._skipped_in_a_row]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting; states of earlier versions have no count."""
+        """Go on counting; states of earlier versions have no count.
+
+        Raises:
+            ValueError: The state is of another model than this one.
+        """
+        differing = differing_keys(checkpoint.get("model", self._trained()), self._trained(), "model.")
+        if differing:
+            raise ValueError(
+                f"ckpt_path: the state is of another model ({'; '.join(differing)}); pass what the run was "
+                "started with, or start anew under another --name"
+            )
         self.skipped, self._skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
+
+    def _trained(self) -> dict[str, Any]:
+        """What the weights of a state belong to, as plain json values."""
+        described = {
+            "family": self.family.to_config(),
+            "metanet": {"name": self.metanet.name} | dict(self.metanet.config),
+            "passes": self.passes,
+        }
+        return json.loads(json.dumps(described))
 
     def optimizer_step(
         self,

@@ -116,13 +116,13 @@ def read_small_cnn_zoo(
         ``weights.npy``; val results and ``init_scale`` are NaN, as there are none) and the configuration.
 
     Raises:
-        FileNotFoundError: If a file is missing.
+        ValueError: If a file is missing.
         ValueError: If a file is damaged, files do not fit together, the activation is not among them, or no
             network is selected.
     """
     missing = [name for name in (WEIGHTS, METRICS, LAYOUT) if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(
+        raise ValueError(
             f"folder: {folder} is no whole Small CNN Zoo: {', '.join(missing)} missing; {_ADVICE}"
         )
     metrics = _read_metrics(folder / METRICS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from amortopt.checkpoints import load_release
 from amortopt.cli import main
@@ -162,3 +163,27 @@ def test_release_names_the_commit_at_the_start(
     assert main(["fit", *fit_args(recipe, tmp_path, "--trainer.max_steps", "1")]) == 0
     assert head == ["later"]
     assert load_release(tmp_path / "tiny" / "release").commit == "at the start"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "key"),
+    [
+        ("--model.metanet.symmetry", "permutation", "model.metanet.symmetry"),
+        ("--model.metanet.width", "16", "model.metanet.width"),
+        ("--model.passes", "2", "model.passes"),
+    ],
+)
+def test_fit_refuses_to_resume_another_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, key: str
+) -> None:
+    recipe = write_recipe(tmp_path)
+    assert main(["fit", *fit_args(recipe, tmp_path, "--trainer.max_steps", "2")]) == 0
+    resumed = fit_args(recipe, tmp_path, "--ckpt_path", "last", "--trainer.max_steps", "4", option, value)
+    message = error_of(resumed, capsys)
+    assert key in message and value in message and "--name" in message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_fit_says_so_where_there_is_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = fit_args(write_recipe(tmp_path), tmp_path, "--trainer.accelerator", "gpu")
+    assert error_of(args, capsys).startswith("trainer: No supported gpu backend found")

@@ -255,7 +255,7 @@ def test_zoo_prints_what_it_is(folder: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     write(tmp_path / "z")
     (tmp_path / "z" / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{name} missing"):
+    with pytest.raises(ValueError, match=f"{name} missing"):
         load_zoo(tmp_path / "z")
 
 
