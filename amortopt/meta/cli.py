@@ -14,10 +14,10 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from jsonargparse import ArgumentError  # pyright: ignore[reportPrivateImportUsage]
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from amortopt.checkpoints import check_target, checked_name
 from amortopt.meta.data import ZooDataModule
