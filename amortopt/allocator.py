@@ -12,9 +12,8 @@ def keep_freed_memory() -> bool:
     """Have glibc keep large blocks that are freed, for the next that ask.
 
     By default they go back to the system, and every tensor of more than some megabytes is paid for with page
-    faults at its first use. Training steps on the CPU allocate the same large tensors over and over: steps
-    with 2-D CNNs as base networks became 1.6 times faster. The process then holds what it once held at its
-    peak.
+    faults at its first use, and training steps on the CPU allocate the same large tensors over and over. The
+    process then holds what it once held at its peak.
 
     Call it once, before the work: in a command, not on import of a library.
 

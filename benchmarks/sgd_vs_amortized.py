@@ -87,28 +87,14 @@ def checkpoint_parts(checkpoint: Checkpoint, kinds: Sequence[str], advance: Adva
     def one_pass() -> OnePass:
         return OnePass(checkpoint, cell.networks(cell.plan.networks), advance)
 
+    def add(name: str, work: Callable[[], Any], cost: float) -> None:
+        key = f"{cell.label}/{name}/{checkpoint.key}"
+        parts.append(Part(key, checkpoint.identity(name), work, cost * cell.plan.networks, cell))
+
     if "one_pass" in kinds:
-        key = f"{cell.label}/one_pass/{checkpoint.key}"
-        parts.append(
-            Part(
-                key,
-                checkpoint.identity("one_pass"),
-                lambda: one_pass().measure(),
-                10.0 * cell.plan.networks,
-                cell,
-            )
-        )
+        add("one_pass", lambda: one_pass().measure(), 10.0)
     if "timing" in kinds:
-        key = f"{cell.label}/latency/{checkpoint.key}"
-        parts.append(
-            Part(
-                key,
-                checkpoint.identity("latency"),
-                lambda: one_pass().latency(),
-                5.0 * cell.plan.networks,
-                cell,
-            )
-        )
+        add("latency", lambda: one_pass().latency(), 5.0)
     return parts
 
 

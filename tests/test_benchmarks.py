@@ -235,8 +235,8 @@ def test_tables_have_the_papers_columns_and_every_method(bench: Any, records: di
     lines = [line for line in text.splitlines() if line.startswith("|")]
     names = [line.split("|")[1].strip(" *") for line in lines[2:]]
     assert names == [
-        "as they start", "one pass, ScaleGMN", "one pass, symmetry-broken twin", "SGD + noise, 1 epochs",
-        "SGD + noise, 2 epochs", "proximal Adam + noise, 2 epochs",
+        "as they start", "one pass, ScaleGMN, 2 seeds", "one pass, symmetry-broken twin, 1 seed",
+        "SGD + noise, 1 epochs", "SGD + noise, 2 epochs", "proximal Adam + noise, 2 epochs",
     ]  # fmt: skip
     sgd = records[f"{CELL}/rows/l1-sgd-noise"]["result"]["rows"][1]["accuracy"]
     assert f"{sum(sgd) / 4:.1f} ±" in next(line for line in lines if "SGD + noise, 2" in line).split("|")[5]

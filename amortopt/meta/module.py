@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -85,26 +85,9 @@ class OnePassModule(L.LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        for key, value in (
-            ("lr", lr),
-            ("prototype_lr", prototype_lr),
-            ("scalar_lr", scalar_lr),
-            ("correction_lr", correction_lr),
-        ):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{key}: got {value}, expected a positive learning rate")
-        for key, value in (("l1_warmup", l1_warmup), ("hold", hold), ("ema", ema)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{key}: got {value}, expected a number in [0, 1]")
-        for key, value in (
-            ("warmup_steps", warmup_steps),
-            ("weight_decay", weight_decay),
-            ("prototype_decay", prototype_decay),
-        ):
-            if value < 0:
-                raise ValueError(f"{key}: got {value}, expected at least 0")
         check_passes(passes)
         self.save_hyperparameters()
+        _check_schedule(self.hparams)
         self.passes = passes
         self.task, self.family = _made("task", make_task, task), _made("family", make_family, family)
         with torch.random.fork_rng(devices=[]):
@@ -342,6 +325,18 @@ class OnePassModule(L.LightningModule):
 
     def _log_value(self, name: str, value: Tensor) -> None:
         self.log(name, value.float(), batch_size=1, sync_dist=True)
+
+
+def _check_schedule(options: Mapping[str, Any]) -> None:
+    for key in ("lr", "prototype_lr", "scalar_lr", "correction_lr"):
+        if not 0 < options[key] < float("inf"):
+            raise ValueError(f"{key}: got {options[key]}, expected a positive learning rate")
+    for key in ("l1_warmup", "hold", "ema"):
+        if not 0 <= options[key] <= 1:
+            raise ValueError(f"{key}: got {options[key]}, expected a number in [0, 1]")
+    for key in ("warmup_steps", "weight_decay", "prototype_decay"):
+        if options[key] < 0:
+            raise ValueError(f"{key}: got {options[key]}, expected at least 0")
 
 
 def _open_gates(metanet: Metanet) -> None:

@@ -144,10 +144,9 @@ def explanation(cells: Sequence[CellResults], *, quick: bool) -> str:
     noises = sorted({cell.noise for cell in cells if cell.noise})
     strengths = sorted({s for cell in cells for s in _table_strengths(cell)})
     machines = sorted({r["made"]["hardware"] for r in records})
-    seeds = max((len(some) for cell in cells for some in cell.passes.values()), default=0)
     return (
         f"{_all(counts)} networks from seeds that no checkpoint was trained on; one pass: mean over "
-        f"{seeds} meta-training seed{'s' * (seeds != 1)}; ±: 95 % interval over networks and seeds (variance "
+        "meta-training seeds; ±: 95 % interval over networks and, where there are several, seeds (variance "
         "of the seed means over their number + variance of the network means over theirs, Student's t by "
         "Welch and Satterthwaite). SGD (momentum 0.9), Adam and their proximal forms (soft thresholds) start "
         "from the same networks; rate and schedule (constant or cosine) are chosen for every row on other "
@@ -237,7 +236,8 @@ def _entries(cell: CellResults) -> list[tuple[str, Any, Any, tuple[float | None,
     for symmetry in sorted(cell.passes, key=lambda s: list(_SYMMETRIES).index(s) if s in _SYMMETRIES else 9):
         passes, seconds = cell.passes[symmetry], cell.pass_seconds(symmetry)
         l1 = [p["l1"] for p in passes] if all(p["l1"] for p in passes) else None
-        name = f"one pass, {_SYMMETRIES.get(symmetry, symmetry)}"
+        count = f"{len(passes)} seed{'s' * (len(passes) != 1)}"
+        name = f"one pass, {_SYMMETRIES.get(symmetry, symmetry)}, {count}"
         times = (seconds, seconds if l1 else None)
         entries.append((name, [p["ce"] for p in passes], l1, times, symmetry == "scale"))
     for kind in _kinds(cell):
