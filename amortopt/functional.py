@@ -23,11 +23,11 @@ Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 @contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every submodule's own mode afterwards."""
+def eval_mode(module: nn.Module, training: bool = False) -> Iterator[None]:
+    """Eval mode, or training mode, inside; every submodule's own mode afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     try:
-        module.eval()
+        module.train(training)
         yield
     finally:
         for part, mode in modes:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from amortopt._types import Params
-from amortopt.functional import eval_mode
 from amortopt.symmetry import SymmetrySpec, act, extract, inverse, sample
+from amortopt.symmetry.comparison import Comparison
+from amortopt.symmetry.running import Runner, relative
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
@@ -29,6 +28,8 @@ def assert_function_preserved(
 ) -> None:
     """Check that a network computes the same after random elements of its symmetry moved its parameters.
 
+    Buffers of the spec, such as a norm's running statistics, move with them.
+
     Args:
         module: The network; run in eval mode at ``dtype``, and left as it was.
         example_input: What its forward takes; the first axis is the batch.
@@ -43,29 +44,21 @@ def assert_function_preserved(
     Raises:
         AssertionError: The function changed; the message has the error, the seed and the spec.
     """
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    spec = extract(module, inputs) if spec is None else spec
+    spec = extract(module, example_input) if spec is None else spec
     rtol = _TOLERANCES[dtype] if rtol is None else rtol
-    inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
-    params = {name: p.detach().to(dtype) for name, p in module.named_parameters()}
-    buffers = {
-        name: b.to(dtype) if b.is_floating_point() else b.clone() for name, b in module.named_buffers()
-    }
-
-    def run(moved: Params) -> list[Tensor]:
-        return _tensors(functional_call(module, {**buffers, **moved}, inputs))
-
-    with torch.no_grad(), eval_mode(module):
-        before = run(params)
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            g = sample(spec, generator=generator, low=low, high=high, dtype=dtype)
-            error = max(_relative(x, y) for x, y in zip(run(act(spec, g, params)), before, strict=True))
-            if not error <= rtol:
-                raise AssertionError(
-                    f"the function changed: relative difference {error:.3g}, allowed {rtol:.3g} "
-                    f"(seed {seed}, scales {low:g} to {high:g}, {dtype}); the spec claims too much:\n{spec!r}"
-                )
+    comparison = Comparison(spec, Runner(module, example_input, dtype=dtype), ("eval",))
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        device = comparison.device
+        comparison.try_element(
+            sample(spec, generator=generator, low=low, high=high, dtype=dtype, device=device)
+        )
+        error = comparison.errors["eval"]
+        if not error <= rtol:
+            raise AssertionError(
+                f"the function changed: relative difference {error:.3g}, allowed {rtol:.3g} "
+                f"(seed {seed}, scales {low:g} to {high:g}, {dtype}); the spec claims too much:\n{spec!r}"
+            )
 
 
 def assert_equivariant(
@@ -120,7 +113,7 @@ def assert_equivariant(
             if grads is not None:
                 arguments.append(act(spec, g, grads, batched=batched, dual=True))
             after = act(spec, inverse(g), fn(*arguments), batched=batched)
-            errors = {name: _relative(after[name], before[name]) for name in before}
+            errors = {name: relative(after[name], before[name]) for name in before}
             worst = max(
                 errors, key=lambda name: errors[name] if errors[name] == errors[name] else float("inf")
             )
@@ -129,15 +122,3 @@ def assert_equivariant(
                     f"not equivariant: {worst!r} has relative difference {errors[worst]:.3g}, allowed "
                     f"{rtol:.3g} (seed {seed}, scales {low:g} to {high:g}, {first.dtype})"
                 )
-
-
-def _relative(got: Tensor, expected: Tensor) -> float:
-    difference, size = torch.linalg.vector_norm(got - expected), torch.linalg.vector_norm(expected)
-    return float(difference / size) if size > 0 else float(difference)
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    parts = output.values() if isinstance(output, dict) else output
-    return [tensor for part in parts for tensor in _tensors(part)]

@@ -1,9 +1,11 @@
-"""Base networks that every symmetry test, and every metanet test, runs over."""
+"""Base networks that every symmetry test, and every metanet test, runs over.
+
+``CASES`` are plain networks, written here; ``FAMILY_CASES`` are small ones of every family, in networks/.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -11,26 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amortopt.symmetry import ScaleKind
-
-
-@dataclass(frozen=True)
-class Case:
-    """A network as a builder.
-
-    Attributes:
-        name: Test id.
-        build: A new network, different for every global random state.
-        example_input: An input with a batch axis, different for every global random state.
-        kinds: Scale kinds of the hidden groups, in execution order.
-    """
-
-    name: str
-    build: Callable[[], nn.Module]
-    example_input: Callable[[], Tensor]
-    kinds: tuple[ScaleKind, ...]
-
-    def __str__(self) -> str:
-        return self.name
+from tests.networks import attention, convolutional, dense, experts, mobile, recurrent, transformers
+from tests.networks.base import Case as Case
+from tests.networks.base import inputs as _inputs
 
 
 class HandWritten(nn.Module):
@@ -131,10 +116,6 @@ def _mlp_image() -> nn.Module:
     return nn.Sequential(nn.Flatten(), _mlp(nn.ReLU, (48, 7, 3)))
 
 
-def _inputs(*shape: int) -> Callable[[], Tensor]:
-    return lambda: torch.randn(*shape)
-
-
 def _mlp_case(name: str, activation: Callable[[], nn.Module], kind: ScaleKind) -> Case:
     return Case(f"mlp-{name}", lambda: _mlp(activation), _inputs(3, 40), (kind, kind))
 
@@ -211,9 +192,22 @@ CASES: tuple[Case, ...] = (
     Case("cnn-flatten", _cnn_flatten, _inputs(2, 1, 8, 8), ("none", "positive", "positive")),
     Case("cnn-prelu", _cnn_prelu, _inputs(2, 2, 9), ("positive",)),
 )
-"""The networks; a test is parametrized by ``CASES, ids=str``."""
+"""Plain networks; a test is parametrized by ``CASES, ids=str``."""
+
+FAMILY_CASES: tuple[Case, ...] = (
+    *convolutional.CASES,
+    *mobile.CASES,
+    *recurrent.CASES,
+    *attention.CASES,
+    *transformers.CASES,
+    *dense.CASES,
+    *experts.CASES,
+)
+"""Small networks of every family, with the least symmetry that a spec of them must have."""
+
+ALL_CASES = (*CASES, *FAMILY_CASES)
 
 
 def case(name: str) -> Case:
     """The case of that name."""
-    return next(case for case in CASES if case.name == name)
+    return next(case for case in ALL_CASES if case.name == name)

@@ -104,6 +104,13 @@ class Odd(Net):
     def forward(self, x):
         return self.head(torch.cumsum(torch.relu(self.conv(x)).mean(-1), 1))
 
+class Tokens(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = torch.nn.Embedding(7, 4), torch.nn.Linear(4, 2)
+    def forward(self, tokens, x):
+        return self.head(torch.tanh(self.embed(tokens)) + x)
+
 def needs(width):
     return Net()
 
@@ -126,7 +133,33 @@ def test_info_prints_spec_and_proof(networks: str, name: str, capsys: pytest.Cap
     assert main(["info", f"{networks}:{name}", "--input", "2,1,12"]) == 0
     printed = capsys.readouterr().out
     assert "h1^+1" in printed and "positive" in printed
-    assert "1 of 3 groups, 6 units" in printed.partition("proof:")[2]
+    proof = printed.partition("proof:")[2]
+    assert "holds" in proof and "eval mode" in proof and "training mode" in proof
+    assert "1 of 3 groups, 6 units" in proof
+    assert "1 of 1 elements one step outside tried, all change the function" in proof
+    assert "6 continuous directions" in printed
+
+
+def test_info_takes_integers(networks: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", f"{networks}:Tokens", "--input", "3,5:7;3,1,4", "--probes", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "embed.weight" in printed and "outside" not in printed
+    assert main(["info", f"{networks}:Tokens", "--input", "3,5:8;3,1,4"]) == 2
+
+
+def test_info_writes_the_table(networks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "some" / "spec.json"
+    assert main(["info", f"{networks}:Net", "--input", "2,1,12", "--json", str(path)]) == 0
+    spec = amortopt.symmetry.SymmetrySpec.from_json(path.read_text())
+    assert repr(spec) in capsys.readouterr().out
+
+
+def test_info_cuts_long_tables(networks: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", f"{networks}:Net", "--input", "2,1,12", "--rows", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "conv.bias" in printed and "\nhead.bias" not in printed and "... 2 more" in printed
+    assert main(["info", f"{networks}:Net", "--input", "2,1,12", "--rows", "0"]) == 0
+    assert "\nhead.bias" in capsys.readouterr().out
 
 
 def test_info_reports_a_symmetry_that_does_not_hold(
@@ -152,6 +185,8 @@ def test_info_reports_a_symmetry_that_does_not_hold(
         ("Net", None, "--input"),
         ("Net", "2,x", "positive sizes"),
         ("Net", "2,0,12", "positive sizes"),
+        ("Net", "2,1,12:", "positive sizes"),
+        ("Net", "2,1,12:int64", "integers below 50"),
         ("Net", "2,3,12", ""),
         ("Nothing", "2,1,12", "no attribute 'Nothing'"),
         ("needs", "2,1,12", "without arguments"),

@@ -33,7 +33,7 @@ OURS = [command for command in COMMANDS if "amortopt" in command.split()[0]]
 SMALL = {
     "demo": "--networks 2 --epochs [1] --out {tmp}/demo.png",
     "one-shot": "",
-    "info": "",
+    "info": "--probes 2",
     "zoo": "--count 3 --epochs [0,1] --out {tmp}/zoo --progress false",
     "fit": "--data.zoo {tmp}/zoo --data.networks 2 --data.examples 16 --data.val_networks 2 "
     "--runs {tmp}/runs --trainer.max_steps 2 --trainer.enable_progress_bar false --model.metanet.width 8",

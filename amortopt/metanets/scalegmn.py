@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.graph import GraphLayout, Symmetry
+from amortopt.graph import GraphLayout, NodeSet, Symmetry
 from amortopt.metanets.base import Metanet, register_metanet
 from amortopt.nn import DenseWiring, GraphLayer, PackedWiring, RMSNorm, Wiring, canonical_factors
 from amortopt.nn.encoding import Blend, l1_features, tame, unit_rms, usual_size
 from amortopt.nn.readout import Readout
-from amortopt.nn.scale import scale_edge, scale_node
+from amortopt.nn.scale import Factors, rescaled
 from amortopt.symmetry import SymmetrySpec
 
 _Features = tuple[list[Tensor], list[Tensor]]
@@ -25,15 +25,12 @@ _Features = tuple[list[Tensor], list[Tensor]]
 class _Networks:
     """Networks of one architecture, read: params [B, ...], units per set, q and 1/q, block features."""
 
+    count: int
     params: Params
     sizes: tuple[int, ...]
-    factors: list[Tensor]
-    inverse: list[Tensor]
+    factors: Factors
+    inverse: Factors
     features: _Features
-
-    @property
-    def count(self) -> int:
-        return len(self.factors[0])
 
 
 @register_metanet("scalegmn")
@@ -59,7 +56,7 @@ class ScaleGMN(Metanet):
         l1_knots: Prototypes per block between them, see [Blend][amortopt.nn.Blend].
 
     Raises:
-        ValueError: If an argument is out of range, or the spec has a block that a graph cannot carry.
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
@@ -92,20 +89,7 @@ class ScaleGMN(Metanet):
         _check(width, channels, heads, symmetry, direction, reads)
         self.layout = GraphLayout.from_spec(spec, symmetry)
         self._inputs = frozenset(reads)
-        features = 2 if "grads" in reads else 1
-        nodes, edges = self.layout.nodes, self.layout.edge_blocks
-        self.set_embedding = nn.Parameter(torch.randn(len(nodes), width))
-        known = {str(p): node.size for p, node in enumerate(nodes) if not node.permutable}
-        self.even_index = nn.ParameterDict({p: nn.Parameter(torch.randn(n, width)) for p, n in known.items()})
-        self.odd_index = nn.ParameterDict({p: nn.Parameter(torch.randn(n, width)) for p, n in known.items()})
-        self.read_node = nn.ModuleList(
-            nn.Linear(features * b.channels, width, bias=False) for b in self.layout.node_blocks
-        )
-        self.read_edge = nn.ParameterList(
-            torch.randn(channels, features * b.channels) / b.channels**0.5 for b in edges
-        )
-        if "l1" in reads:
-            self.read_l1 = nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
+        self._make_readers(width, channels)
         self.layers = nn.ModuleList(
             GraphLayer(
                 self.layout,
@@ -121,7 +105,28 @@ class ScaleGMN(Metanet):
         blends = 1 if self.blend is None else self.blend.count
         self.readout = Readout(self.layout, width=width, channels=channels, blends=blends)
         self.node_gate = nn.Parameter(torch.zeros(len(self.layout.node_blocks)))
-        self.edge_gate = nn.Parameter(torch.zeros(len(edges)))
+        self.edge_gate = nn.Parameter(torch.zeros(len(self.layout.edge_blocks)))
+
+    def _make_readers(self, width: int, channels: int) -> None:
+        """What turns sets, blocks and the L1 strength into features."""
+        features = 2 if "grads" in self.inputs else 1
+        nodes, edges = self.layout.nodes, self.layout.edge_blocks
+        self.set_embedding = nn.Parameter(torch.randn(len(nodes), width))
+        known = {str(p): node for p, node in enumerate(nodes) if not node.permutable}
+        self.even_index = nn.ParameterDict(
+            {p: nn.Parameter(torch.randn(node.run, width)) for p, node in known.items()}
+        )
+        self.odd_index = nn.ParameterDict(
+            {p: nn.Parameter(torch.randn(node.run, width)) for p, node in known.items() if not node.odd}
+        )
+        self.read_node = nn.ModuleList(
+            nn.Linear(features * b.channels, width, bias=False) for b in self.layout.node_blocks
+        )
+        self.read_edge = nn.ParameterList(
+            torch.randn(channels, features * b.channels) / b.channels**0.5 for b in edges
+        )
+        if "l1" in self.inputs:
+            self.read_l1 = nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -229,7 +234,7 @@ class ScaleGMN(Metanet):
         wiring: Wiring = DenseWiring(counts[0], sizes[0])
         if len(reads) > 1:
             pairs = [(b.out, b.into) for b in edges]
-            wiring = PackedWiring(counts, sizes, pairs, reads[0].factors[0].device)
+            wiring = PackedWiring(counts, sizes, pairs, self.set_embedding.device)
         by_node, by_edge = self._run(
             wiring,
             [wiring.pack_nodes(x) for x in zip(*(read.features[0] for read in reads), strict=True)],
@@ -250,12 +255,13 @@ class ScaleGMN(Metanet):
         features = self._features(
             own, None if grads is None else self._canonical(grads, factors, inverse), sizes
         )
-        return _Networks(params, sizes, factors, inverse, features)
+        first = next(iter(params.values()))
+        return _Networks(first.shape[0], params, sizes, factors, inverse, features)
 
-    def _canonical(self, params: Params, to: list[Tensor], back: list[Tensor]) -> _Features:
+    def _canonical(self, params: Params, to: Factors, back: Factors) -> _Features:
         return (
-            [scale_node(b, self.layout.read_node(b, params), to, back) for b in self.layout.node_blocks],
-            [scale_edge(b, self.layout.read_edge(b, params), to, back) for b in self.layout.edge_blocks],
+            [rescaled(b, self.layout.read_node(b, params), to, back) for b in self.layout.node_blocks],
+            [rescaled(b, self.layout.read_edge(b, params), to, back) for b in self.layout.edge_blocks],
         )
 
     def _features(self, own: _Features, grads: _Features | None, sizes: tuple[int, ...]) -> _Features:
@@ -272,11 +278,12 @@ class ScaleGMN(Metanet):
         told = None if l1 is None else self.read_l1(l1_features(l1))
         evens: list[Tensor | None] = []
         odds: list[Tensor | None] = []
-        for p in range(len(self.layout.nodes)):
+        for p, node in enumerate(self.layout.nodes):
             even, odd = self.set_embedding[p].expand(wiring.lengths[p], -1), None
             if str(p) in self.even_index:
-                even = even + wiring.units(p, self.even_index[str(p)])
-                odd = wiring.units(p, self.odd_index[str(p)])
+                even = even + wiring.units(p, _in_runs(node, self.even_index[str(p)]))
+            if str(p) in self.odd_index:
+                odd = wiring.units(p, _in_runs(node, self.odd_index[str(p)]))
             if told is not None:
                 even = even + wiring.spread(p, told)
             for b, read, value in zip(self.layout.node_blocks, self.read_node, nodes, strict=True):
@@ -297,11 +304,11 @@ class ScaleGMN(Metanet):
         nodes, edges = [], []
         for p, (b, value) in enumerate(zip(self.layout.node_blocks, proposed[0], strict=True)):
             own = self.layout.read_node(b, params)
-            target = scale_node(b, value, factors, inverse)
+            target = rescaled(b, value.to(own.dtype), factors, inverse)
             nodes.append(torch.lerp(own, target, self.node_gate[p]))
         for p, (b, value) in enumerate(zip(self.layout.edge_blocks, proposed[1], strict=True)):
             own = self.layout.read_edge(b, params)
-            target = scale_edge(b, value * usual_size(b, read.sizes), factors, inverse)
+            target = rescaled(b, value.to(own.dtype) * usual_size(b, read.sizes), factors, inverse)
             edges.append(torch.lerp(own, target, self.edge_gate[p]))
         return self.layout.write(params, nodes, edges)
 
@@ -314,12 +321,22 @@ class ScaleGMN(Metanet):
                 )
 
     def _check_sizes(self, sizes: tuple[int, ...]) -> None:
-        for node, size in zip(self.layout.nodes, sizes, strict=True):
-            if not node.permutable and node.size != size:
+        nodes = self.layout.nodes
+        shared = {part.node for node in nodes for part in node.parts}
+        for p, (node, size) in enumerate(zip(nodes, sizes, strict=True)):
+            if node.size != size and (node.parts or p in shared or not node.permutable):
+                why = "its units are known by their index"
+                if node.permutable:
+                    why = "other groups or blocks are about the same units"
                 raise ValueError(
-                    f"params: got {size} units in group {node.group!r}, expected {node.size}; its units are "
-                    "known by their index, so their number cannot change"
+                    f"params: got {size} units in group {node.group!r}, expected {node.size}; {why}, "
+                    "so their number cannot change"
                 )
+
+
+def _in_runs(node: NodeSet, table: Tensor) -> Tensor:
+    """What is known of a run's units, for all runs."""
+    return table if node.run == node.size else table.repeat(node.size // node.run, 1)
 
 
 def _stacked(networks: list[Params]) -> Params:

@@ -12,7 +12,7 @@ from amortopt.graph import EdgeBlock
 
 def usual_size(block: EdgeBlock, sizes: tuple[int, ...]) -> float:
     """Usual size of a weight, 1 / sqrt(fan in)."""
-    return 1 / math.sqrt(sizes[block.into] * block.channels)
+    return 1 / math.sqrt(sizes[block.into] * block.channels / block.view.diagonal)
 
 
 def tame(x: Tensor, limit: float = 1024.0) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from amortopt.graph import GraphLayout
-from amortopt.nn.roles import RoleAssignment
+from amortopt.nn.exchange import Exchange, add
+from amortopt.nn.roles import RoleAssignment, assign
 from amortopt.nn.scale import RMSNorm
 from amortopt.nn.wiring import Wiring
 
@@ -44,11 +45,18 @@ class GraphLayer(nn.Module):
         self.qkv, self.attended = nn.Linear(width, 3 * width, bias=False), linear()
         self.roles = nn.ModuleDict(
             {
-                str(p): RoleAssignment(width, node.size, odd=node.odd)
+                str(p): RoleAssignment(
+                    width,
+                    node.size,
+                    odd=node.odd,
+                    run=node.run if node.parts else None,
+                    known=not node.permutable,
+                )
                 for p, node in enumerate(layout.nodes)
-                if node.permutable
+                if node.sided and not node.known
             }
         )
+        self.exchange = Exchange(layout.nodes, width)
         self.carried, self.gate, self.written = linear(), nn.Linear(width, width), linear()
         self.edge_out = nn.ModuleList(linear() for _ in blocks)
         self.edge_in = nn.ModuleList(linear() for _ in blocks)
@@ -67,12 +75,18 @@ class GraphLayer(nn.Module):
             edges: One tensor of C channels per edge block.
 
         Returns:
-            New h, v and edges, and the signed role assignment [n, R] of every permutable node set.
+            New h, v and edges, and the signed role assignment [n, R] of every node set with roles.
         """
         v = v + self.message(self.message_norm(self._messages(wiring, self.odd_norm(v), edges)))
         h = h + self._even_update(wiring, h, self.invariant(self.odd_norm(v)))
+        if self.exchange.parts:
+            told, carried = self.exchange.up(wiring, self.even_norm(h), self.odd_norm(v))
+            h, v = h + told, v + carried
         h = h + self.attended(self._attention(wiring, self.attention_norm(h)))
         h, v, assigned = self._assign(wiring, h, v)
+        if self.exchange.parts:
+            told, carried = self.exchange.down(wiring, self.even_norm(h), self.odd_norm(v))
+            h, v = h + told, v + carried
         odd, even = self.odd_norm(v), self.even_norm(h)
         v = v + self.carried(odd) * self.gate(even) + self._written(wiring, even)
         return h, v, self._edge_update(wiring, self.odd_norm(v), edges), assigned
@@ -82,9 +96,9 @@ class GraphLayer(nn.Module):
         heard: list[Tensor | None] = [None] * len(parts)
         replied = list(heard)
         for b, block in enumerate(self.layout.edge_blocks):
-            _add(heard, block.out, wiring.to_out(block, edges[b], self.from_in[b](parts[block.into])))
+            add(heard, block.out, wiring.to_out(block, edges[b], self.from_in[b](parts[block.into])))
             if self.backward:
-                _add(replied, block.into, wiring.to_in(block, edges[b], self.from_out[b](parts[block.out])))
+                add(replied, block.into, wiring.to_in(block, edges[b], self.from_out[b](parts[block.out])))
         both = (heard, replied) if self.backward else (heard,)
         return torch.cat([wiring.join(messages, v) for messages in both], -1)
 
@@ -96,20 +110,22 @@ class GraphLayer(nn.Module):
 
     def _attention(self, wiring: Wiring, h: Tensor) -> Tensor:
         parts = wiring.split(self.qkv(h))
-        return wiring.join([wiring.attend(p, part, self.heads) for p, part in enumerate(parts)], h)
+        attended = [
+            wiring.attend(p, part, self.heads) if node.own_units else None
+            for p, (node, part) in enumerate(zip(self.layout.nodes, parts, strict=True))
+        ]
+        return wiring.join(attended, h)
 
     def _assign(self, wiring: Wiring, h: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        evens, odds = wiring.split(h), wiring.split(v)
-        assigned: dict[int, Tensor] = {}
-        told: list[Tensor | None] = [None] * len(evens)
+        assigned = assign(self.roles, self.layout.nodes, wiring, wiring.split(h), wiring.split(v))
+        told: list[Tensor | None] = [None] * len(self.layout.nodes)
         carried = list(told)
-        for p, (even, odd) in enumerate(zip(evens, odds, strict=True)):
-            if str(p) in self.roles:
-                roles = self.roles[str(p)]
-                assert isinstance(roles, RoleAssignment)
-                soft, assigned[p] = roles(wiring, p, even, odd)
-                told[p], carried[p] = soft @ roles.even, assigned[p] @ roles.carried
-        return h + wiring.join(told, h), v + wiring.join(carried, v), assigned
+        for key, own in self.roles.items():
+            assert isinstance(own, RoleAssignment)
+            roles = assigned[int(key)]
+            told[int(key)], carried[int(key)] = roles.roles @ own.even, roles.signed @ own.carried
+        signed = {p: roles.signed for p, roles in assigned.items()}
+        return h + wiring.join(told, h), v + wiring.join(carried, v), signed
 
     def _written(self, wiring: Wiring, h: Tensor) -> Tensor:
         # A unit of unknown sign has no way to write to its odd features.
@@ -127,8 +143,3 @@ class GraphLayer(nn.Module):
             change = wiring.outer(block, a, self.edge_in[b](parts[block.into]), self.channels)
             updated.append(wiring.mix(self.edge_mix[b], edges[b]) + change)
         return updated
-
-
-def _add(sums: list[Tensor | None], position: int, x: Tensor) -> None:
-    own = sums[position]
-    sums[position] = x if own is None else own + x

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from amortopt.graph import EdgeBlock
+from amortopt.graph import EdgeBlock, Part
 from amortopt.nn.scatter import segment_softmax, segment_sum
 from amortopt.nn.wiring import Roles, Wiring
 
@@ -117,7 +117,21 @@ class PackedWiring(Wiring):
         sums = segment_sum(x, network, self.batch, ordered=True)
         return _rows(sums / self._sizes[node][:, None], network)
 
-    def order(self, node: int, scores: Tensor, tie: float) -> tuple[Tensor, Tensor]:
+    def expand(self, part: Part, x: Tensor) -> Tensor:
+        # Sets that are about others have as many nodes in all networks.
+        by_network = x.view(self.batch, 1, -1, 1, x.shape[1])
+        return by_network.expand(-1, part.before, -1, part.repeat, -1).flatten(0, 3)
+
+    def pool(self, part: Part, x: Tensor) -> Tensor:
+        by_network = x.view(self.batch, part.before, -1, part.repeat, x.shape[1])
+        return by_network.mean((1, 3)).flatten(0, 1)
+
+    def order(self, node: int, scores: Tensor, tie: float, run: int | None = None) -> tuple[Tensor, Tensor]:
+        if run is not None:
+            by_run = scores.view(-1, run)
+            ahead = torch.tanh((by_run[:, :, None] - by_run[:, None]) / (2 * tie)).relu()
+            before, after = ahead.sum(2).view_as(scores), ahead.sum(1).view_as(scores)
+            return before / run, 1 - after / run
         to, of = self._pairs(node)
         ahead = torch.tanh((_rows(scores, to) - _rows(scores, of)) / (2 * tie))
         sums = segment_sum(torch.cat([ahead, -ahead], 1).relu(), to, self.lengths[node], ordered=True)

@@ -39,7 +39,10 @@ class Readout(nn.Module):
         self.node_prototype = nn.ParameterList(
             torch.zeros(blends, size[b.node], b.channels) for b in layout.node_blocks
         )
-        self.strength = nn.ModuleList(nn.Linear(width, 1) for _ in size)
+        ends = {b.node for b in layout.node_blocks} | {
+            end for b in layout.edge_blocks for end in (b.out, b.into)
+        }
+        self.strength = nn.ModuleDict({str(p): nn.Linear(width, 1) for p in sorted(ends)})
         rank = max(1, width // 4)
         self.from_out = nn.ModuleList(
             nn.Linear(width, rank * b.channels, bias=False) for b in layout.edge_blocks
@@ -49,7 +52,7 @@ class Readout(nn.Module):
         )
         self.from_edge = nn.ParameterList(torch.zeros(b.channels, channels) for b in layout.edge_blocks)
         self.from_node = nn.ModuleList(nn.Linear(width, b.channels, bias=False) for b in layout.node_blocks)
-        for zero in (*self.strength, *self.from_out, *self.from_node):
+        for zero in (*self.strength.values(), *self.from_out, *self.from_node):
             assert isinstance(zero, nn.Linear)
             nn.init.zeros_(zero.weight)
             if zero.bias is not None:
@@ -78,10 +81,8 @@ class Readout(nn.Module):
             One tensor [.., n, k] per node block and one with k channels per edge block.
         """
         odds = wiring.split(v)
-        roles = [
-            (assigned.get(p), 1 + told(even))
-            for p, (told, even) in enumerate(zip(self.strength, wiring.split(h), strict=True))
-        ]
+        evens = wiring.split(h)
+        roles = {int(p): (assigned.get(int(p)), 1 + told(evens[int(p)])) for p, told in self.strength.items()}
         nodes = []
         for b, m, told in zip(self.layout.node_blocks, self.node_prototype, self.from_node, strict=True):
             own = wiring.play(b.node, roles[b.node], _blended(blend, m))

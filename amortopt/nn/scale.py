@@ -7,22 +7,26 @@ carried: a unit has an odd feature vector v, which flips with it, beside an even
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from amortopt._types import Params
-from amortopt.graph import EdgeBlock, GraphLayout, NodeBlock
+from amortopt.graph import EdgeBlock, GraphLayout, NodeBlock, Scale, Teller, scales_of
+
+Factors: TypeAlias = dict[str, Tensor]
+"""Name of a factor -> [B, n]."""
 
 
-def canonical_factors(layout: GraphLayout, params: Params) -> tuple[list[Tensor], list[Tensor]]:
+def canonical_factors(layout: GraphLayout, params: Params) -> tuple[Factors, Factors]:
     r"""Factors q that scale every unit's incoming weights to norm one.
 
     In the order of the groups, q_o is the norm of everything that writes to unit o, with the factors of what
     it reads already removed: :math:`q_o = \| (W_{oi} q_i)_i, b_o \|`. So q moves like the unit itself under
-    :math:`W' = S_a W S_b^{-1}`, and W_oi q_i / q_o is invariant.
+    :math:`W' = S_a W S_b^{-1}`, and W_oi q_i / q_o is invariant. Where the order is another one, or exponents
+    are others than +1 and -1, the layout knows what tells each factor.
 
     A dead unit that nothing writes to (its incoming weights are exactly zero, or come from dead units) takes
     its factor from what reads it, one over the norm. A unit without any weight, or whose only neighbours have
@@ -34,63 +38,55 @@ def canonical_factors(layout: GraphLayout, params: Params) -> tuple[list[Tensor]
         params: Tensors [B, ...].
 
     Returns:
-        q and 1/q, each one tensor [B, n] per node set; ones for sets that have no positive scaling.
+        q and 1/q, each with one tensor [B, n] per factor of the layout, by its name.
     """
+    if not layout.factors:
+        return {}, {}
     sizes = layout.sizes(params)
     first = next(iter(params.values()))
-    ones = [first.new_ones(first.shape[0], n) for n in sizes]
-    known: list[Tensor | None] = [None if node.positive else ones[p] for p, node in enumerate(layout.nodes)]
-    inverse: list[Tensor | None] = list(known)
-    for node, kind in enumerate(layout.nodes):
-        if kind.positive:
-            norm = _norm(_writers(layout, params, node, known), ones[node])
-            known[node], inverse[node] = norm, _reciprocal(norm, norm > 0)
-    for node, kind in reversed(list(enumerate(layout.nodes))):
-        if kind.positive:
-            own, own_inverse = known[node], inverse[node]
-            assert own is not None and own_inverse is not None
-            norm = _norm(_readers(layout, params, node, inverse), ones[node])
-            dead = own == 0
-            known[node] = torch.where(dead, _reciprocal(norm, dead & (norm > 0)), own)
-            inverse[node] = torch.where(dead, norm, own_inverse)
-    return [q for q in known if q is not None], [q for q in inverse if q is not None]
+    q = {factor.name: first.new_zeros(first.shape[0], sizes[factor.node]) for factor in layout.factors}
+    inverse = dict(q)
+    for told in layout.told:
+        norms = _norms(layout, params, told.first, q, inverse)
+        if norms is not None:
+            q[told.factor], inverse[told.factor] = _factor(told.first, norms, norms > 0)
+    for told in reversed(layout.told):
+        norms = _norms(layout, params, told.otherwise, q, inverse)
+        if norms is not None:
+            dead = q[told.factor] == 0
+            found, found_inverse = _factor(told.otherwise, norms, dead & (norms > 0))
+            q[told.factor] = torch.where(dead, found, q[told.factor])
+            inverse[told.factor] = torch.where(dead, found_inverse, inverse[told.factor])
+    return q, inverse
 
 
-def _writers(layout: GraphLayout, params: Params, node: int, known: list[Tensor | None]) -> list[Tensor]:
-    """What writes to a set from sets of known factor, as rows [B, n, *]."""
-    rows = [
-        layout.read_node(item, params)
-        for item in layout.node_blocks
-        if item.node == node and item.axis.exponent == 1
-    ]
-    for item in layout.edge_blocks:
-        factor = known[item.into]
-        if item.out == node and item.out_axis.exponent == 1 and factor is not None:
-            weights = layout.read_edge(item, params)
-            if item.in_axis.exponent == -1:
-                weights = weights * factor[:, None, None, :]
-            rows.append(weights.transpose(1, 2).flatten(2))
-    return rows
-
-
-def _readers(layout: GraphLayout, params: Params, node: int, inverse: list[Tensor | None]) -> list[Tensor]:
-    """What reads a set, with the written sets' factors removed, as rows [B, n, *]."""
+def _norms(
+    layout: GraphLayout, params: Params, tellers: tuple[Teller, ...], q: Factors, inverse: Factors
+) -> Tensor | None:
+    """Norms of all rows of each unit [B, n], all other factors removed."""
     rows = []
-    for item in layout.edge_blocks:
-        factor = inverse[item.out]
-        if item.into == node and item.out != node and item.in_axis.exponent == -1 and factor is not None:
-            weights = layout.read_edge(item, params)
-            if item.out_axis.exponent == 1:
-                weights = weights * factor[:, None, :, None]
-            rows.append(weights.permute(0, 3, 1, 2).flatten(2))
-    return rows
+    for teller in tellers:
+        value = layout.read(teller.item, params)
+        for dim, scale in teller.others:
+            value = value * _along(scale, dim, value.ndim, inverse, q)
+        # [B, .., N, ..] -> [B, before, n, repeat, ..] -> [B, n, *]
+        parts = value.movedim(teller.dim, 1).unflatten(1, (teller.scale.before, -1, teller.scale.repeat))
+        rows.append(parts.movedim(2, 1).flatten(2))
+    return _norm(torch.cat(rows, -1)) if rows else None
 
 
-def _norm(rows: list[Tensor], like: Tensor) -> Tensor:
-    """Norm of each unit's rows [B, n]; zero without any."""
-    if not rows:
-        return torch.zeros_like(like)
-    x = torch.cat(rows, -1)
+def _factor(tellers: tuple[Teller, ...], norms: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """q and 1/q from norms that go as a power of q; zero elsewhere, with finite gradients."""
+    exponent = tellers[0].scale.exponent
+    norms = torch.where(where, norms, 1)
+    if abs(exponent) > 1:
+        norms = norms ** (1 / abs(exponent))
+    own, other = torch.where(where, norms, 0), torch.where(where, 1 / norms, 0)
+    return (own, other) if exponent > 0 else (other, own)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Norm over the last axis."""
     # What several layers of large or tiny weights multiply up to has squares outside float32's range. A power
     # of two brings them back without rounding.
     peak = x.detach().abs().amax(-1, keepdim=True)
@@ -100,24 +96,21 @@ def _norm(rows: list[Tensor], like: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x * down, dim=-1) * up[..., 0]
 
 
-def _reciprocal(norm: Tensor, where: Tensor) -> Tensor:
-    """One over the norm, zero elsewhere; gradients stay finite."""
-    return torch.where(where, 1 / torch.where(where, norm, 1), 0)
+def rescaled(item: NodeBlock | EdgeBlock, value: Tensor, factors: Factors, inverse: Factors) -> Tensor:
+    """Multiply a block's features by the q of their ends to the power of their exponents."""
+    for dim, scale in scales_of(item):
+        value = value * _along(scale, dim, value.ndim, factors, inverse)
+    return value
 
 
-def scale_node(item: NodeBlock, value: Tensor, factors: list[Tensor], inverse: list[Tensor]) -> Tensor:
-    """Multiply node features [B, n, k] by q to the power of their exponent."""
-    table = {1: factors, -1: inverse}.get(item.axis.exponent)
-    return value if table is None else value * table[item.node][..., None]
-
-
-def scale_edge(item: EdgeBlock, value: Tensor, factors: list[Tensor], inverse: list[Tensor]) -> Tensor:
-    """Multiply edge features [B, k, o, i] by the q of both ends to the power of their exponents."""
-    out = {1: factors, -1: inverse}.get(item.out_axis.exponent)
-    into = {1: factors, -1: inverse}.get(item.in_axis.exponent)
-    if out is not None:
-        value = value * out[item.out][:, None, :, None]
-    return value if into is None else value * into[item.into][:, None, None, :]
+def _along(scale: Scale, dim: int, ndim: int, factors: Factors, inverse: Factors) -> Tensor:
+    """q to the power of its exponent for all units along a dimension of features [B, ...]."""
+    q = (factors if scale.exponent > 0 else inverse)[scale.factor]
+    if abs(scale.exponent) > 1:
+        q = q ** abs(scale.exponent)
+    if scale.before * scale.repeat > 1:
+        q = q[:, None, :, None].expand(-1, scale.before, -1, scale.repeat).flatten(1)
+    return q.view(q.shape[0], *(1,) * (dim - 1), -1, *(1,) * (ndim - 1 - dim))
 
 
 class RMSNorm(nn.Module):

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amortopt.graph import EdgeBlock
+from amortopt.graph import EdgeBlock, Part
 
 Roles: TypeAlias = tuple[Tensor | None, Tensor]
 """Roles that the nodes of a set play, [n, R], or None where each plays that of its index; a factor [n, 1]."""
@@ -105,13 +105,22 @@ class Wiring(ABC):
         """Mean over a set's nodes of each network, given back to each of them: [n, d] -> [n, d]."""
 
     @abstractmethod
-    def order(self, node: int, scores: Tensor, tie: float) -> tuple[Tensor, Tensor]:
+    def expand(self, part: Part, x: Tensor) -> Tensor:
+        """What a set's nodes get from those of a part that they are about: [n of the part, d] -> [n, d]."""
+
+    @abstractmethod
+    def pool(self, part: Part, x: Tensor) -> Tensor:
+        """Mean over a set's nodes that are about the same node of a part: [n, d] -> [n of the part, d]."""
+
+    @abstractmethod
+    def order(self, node: int, scores: Tensor, tie: float, run: int | None = None) -> tuple[Tensor, Tensor]:
         """Where each node's part of [0, 1] starts and ends, a set's nodes of a network put in order of score.
 
         Args:
             node: Which node set.
             scores: [n, 1].
             tie: Scores that differ by much less than this share their parts.
+            run: Put the nodes of every run of this length in order; None for all nodes of the set.
 
         Returns:
             Both [n, 1]; among m nodes a part is 1/m long, that of k tied ones k/m.
@@ -195,11 +204,24 @@ class DenseWiring(Wiring):
         by_unit = x.view(-1, self.batch, x.shape[1])
         return by_unit.mean(0, keepdim=True).expand_as(by_unit).flatten(0, 1)
 
-    def order(self, node: int, scores: Tensor, tie: float) -> tuple[Tensor, Tensor]:
-        by_unit = scores.view(-1, self.batch)
-        ahead = (by_unit[:, None] - by_unit).div_(2 * tie).tanh_().relu_()
-        before, after = ahead.sum(1).view_as(scores), ahead.sum(0).view_as(scores)
-        return before / len(by_unit), 1 - after / len(by_unit)
+    def expand(self, part: Part, x: Tensor) -> Tensor:
+        if part.before * part.repeat == 1:
+            return x
+        by_unit = x.view(1, -1, 1, self.batch, x.shape[1])
+        return by_unit.expand(part.before, -1, part.repeat, -1, -1).flatten(0, 3)
+
+    def pool(self, part: Part, x: Tensor) -> Tensor:
+        if part.before * part.repeat == 1:
+            return x
+        by_unit = x.view(part.before, -1, part.repeat, self.batch, x.shape[1])
+        return by_unit.mean((0, 2)).flatten(0, 1)
+
+    def order(self, node: int, scores: Tensor, tie: float, run: int | None = None) -> tuple[Tensor, Tensor]:
+        count = len(scores) // self.batch if run is None else run
+        by_unit = scores.view(-1, count, self.batch)
+        ahead = (by_unit[:, :, None] - by_unit[:, None]).div_(2 * tie).tanh_().relu_()
+        before, after = ahead.sum(2).view_as(scores), ahead.sum(1).view_as(scores)
+        return before / count, 1 - after / count
 
     def play(self, node: int, roles: Roles, table: Tensor) -> Tensor:
         return self.pack_nodes([self._play(roles, table)])

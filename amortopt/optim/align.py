@@ -94,28 +94,41 @@ def _group_sizes(family: SymmetrySpec, params: Params, names: dict[str, str], le
         lengths = {names[name]: value.shape[0] if value.ndim else 0 for name, value in params.items()}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise ValueError(f"params: got network axes {lengths}, expected one length B >= 1 for all")
-    sizes = {group.name: group.size for group in family.groups if not group.permutable}
+    # Units that are owned come in runs of the family's length.
+    sizes = {g.name: g.size for g in family.groups if not g.permutable or g.within is not None}
     flattened: list[Block] = []
     for block in family.blocks:
+        if block.slices or block.buffer:
+            continue  # a slice's own sizes do not show in the parameter's shape
         shape = params[block.param].shape[lead:]
-        if (block.start, block.stop) != (0, None):
-            continue  # a slice: its own sizes do not show in the parameter's shape
         if len(shape) != len(block.axes):
             flattened.append(block)
             continue
-        known = dict(sizes)  # from other tensors: what this one says of itself is no expectation
-        for axis, size in zip(block.axes, shape, strict=True):
-            expected = axis.size if axis.group is None else sizes.setdefault(axis.group, size)
-            if size != expected:
-                raise _misfit(names[block.param], params[block.param], block, known, lead)
+        expected = _lengths(family, block, sizes)  # from other tensors, not what this one says of itself
+        for group, size in zip(_whole(family, block), shape, strict=True):
+            if group is not None:
+                sizes.setdefault(group, size)
+        if list(shape) != _lengths(family, block, sizes):
+            raise _misfit(names[block.param], params[block.param], block, expected, lead)
     for block in flattened:
         shape = list(params[block.param].shape[lead:])
-        lengths = [
-            axis.size if axis.group is None else sizes.get(axis.group, axis.size) for axis in block.axes
-        ]
+        lengths = _lengths(family, block, sizes)
         if not shape or not _merges(lengths, shape):
-            raise _misfit(names[block.param], params[block.param], block, sizes, lead)
+            raise _misfit(names[block.param], params[block.param], block, lengths, lead)
     return sizes
+
+
+def _whole(family: SymmetrySpec, block: Block) -> list[str | None]:
+    """The group along every axis of a block; None where the length is fixed, as that of one run is."""
+    return [
+        None if family.owner_axis(block, place) is not None else axis.group
+        for place, axis in enumerate(block.axes)
+    ]
+
+
+def _lengths(family: SymmetrySpec, block: Block, sizes: dict[str, int]) -> list[int]:
+    groups = zip(block.axes, _whole(family, block), strict=True)
+    return [axis.size if group is None else sizes.get(group, axis.size) for axis, group in groups]
 
 
 def _merges(lengths: list[int], shape: list[int]) -> bool:
@@ -129,8 +142,7 @@ def _merges(lengths: list[int], shape: list[int]) -> bool:
     return not rest and product == 1
 
 
-def _misfit(key: str, tensor: Tensor, block: Block, sizes: dict[str, int], lead: int) -> ValueError:
-    lengths = [axis.size if axis.group is None else sizes.get(axis.group, axis.size) for axis in block.axes]
+def _misfit(key: str, tensor: Tensor, block: Block, lengths: list[int], lead: int) -> ValueError:
     axes = ", ".join(map(str, (["B", *lengths] if lead else lengths)))
     return ValueError(
         f"params[{key!r}]: got shape {list(tensor.shape)}, expected [{axes}] as the family's {block.param!r} "

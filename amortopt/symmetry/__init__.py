@@ -8,28 +8,38 @@ from amortopt.symmetry.action import compose as compose
 from amortopt.symmetry.action import identity as identity
 from amortopt.symmetry.action import inverse as inverse
 from amortopt.symmetry.action import sample as sample
+from amortopt.symmetry.axes import Axis as Axis
+from amortopt.symmetry.axes import Block as Block
+from amortopt.symmetry.axes import NeuronGroup as NeuronGroup
+from amortopt.symmetry.axes import Operation as Operation
+from amortopt.symmetry.axes import ScaleKind as ScaleKind
+from amortopt.symmetry.axes import meet as meet
 from amortopt.symmetry.extract import UnknownOperationError as UnknownOperationError
 from amortopt.symmetry.extract import UnknownOperationWarning as UnknownOperationWarning
 from amortopt.symmetry.extract import extract as extract
+from amortopt.symmetry.gauge import GaugeDimension as GaugeDimension
+from amortopt.symmetry.gauge import NullDirections as NullDirections
+from amortopt.symmetry.gauge import null_directions as null_directions
 from amortopt.symmetry.match import FamilyMismatchError as FamilyMismatchError
 from amortopt.symmetry.match import Match as Match
 from amortopt.symmetry.match import match as match
-from amortopt.symmetry.spec import Axis as Axis
-from amortopt.symmetry.spec import Block as Block
-from amortopt.symmetry.spec import NeuronGroup as NeuronGroup
-from amortopt.symmetry.spec import Operation as Operation
-from amortopt.symmetry.spec import ScaleKind as ScaleKind
+from amortopt.symmetry.probes import Larger as Larger
 from amortopt.symmetry.spec import SymmetrySpec as SymmetrySpec
-from amortopt.symmetry.spec import meet as meet
+from amortopt.symmetry.verify import Proof as Proof
+from amortopt.symmetry.verify import verify as verify
 
 __all__ = [
     "Axis",
     "Block",
     "Element",
     "FamilyMismatchError",
+    "GaugeDimension",
+    "Larger",
     "Match",
     "NeuronGroup",
+    "NullDirections",
     "Operation",
+    "Proof",
     "ScaleKind",
     "SymmetrySpec",
     "UnknownOperationError",
@@ -41,5 +51,7 @@ __all__ = [
     "inverse",
     "match",
     "meet",
+    "null_directions",
     "sample",
+    "verify",
 ]

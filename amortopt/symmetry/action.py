@@ -1,15 +1,20 @@
-"""Elements of the symmetry group and what they do to parameters."""
+"""Elements of the symmetry group and what they do to parameters.
+
+Legend: B networks, n units of a group, m units of its owner, r = n / m units in every run.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from amortopt._types import Params
-from amortopt.symmetry.spec import Axis, Block, NeuronGroup, SymmetrySpec
+from amortopt.symmetry.axes import Axis, Block, NeuronGroup
+from amortopt.symmetry.spec import SymmetrySpec
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,8 @@ class Element:
     """One permutation and one scale per neuron group.
 
     Unit o of the moved network is unit ``permutations[group][o]`` of the original, multiplied by
-    ``scales[group][o]``.
+    ``scales[group][o]``. The permutation of a group with an owner is of all its units: it moves runs as the
+    owner's permutation moves their units.
 
     Attributes:
         permutations: Group -> int64 [n], or [B, n] with one per network.
@@ -51,7 +57,7 @@ def sample(
 
     Returns:
         An element with all groups of ``spec``: the identity where nothing is allowed, uniform permutations
-        and signs.
+        and signs; a group with an owner moves with it.
 
     Raises:
         ValueError: ``low`` and ``high`` are not 0 < low <= high.
@@ -59,24 +65,46 @@ def sample(
     if not 0 < low <= high < math.inf:
         raise ValueError(f"low, high: got {low}, {high}, expected 0 < low <= high")
     count = 1 if batch is None else batch
-    permutations, scales = {}, {}
+    permutations: dict[str, Tensor] = {}
+    scales: dict[str, Tensor] = {}
     for group in spec.groups:
-        draws = [_draw(group, generator, math.log(low), math.log(high)) for _ in range(count)]
-        rows = [torch.stack(row) if batch is not None else row[0] for row in zip(*draws, strict=True)]
-        permutations[group.name] = rows[0].to(device)
-        scales[group.name] = rows[1].to(device=device, dtype=dtype)
-    return Element(permutations, scales)
+        permutations[group.name] = _draw_permutation(spec, group, permutations, count, generator)
+        scales[group.name] = _draw_scale(group, count, generator, math.log(low), math.log(high))
+    row = slice(None) if batch is not None else 0
+    return Element(
+        {name: permutation[row].to(device) for name, permutation in permutations.items()},
+        {name: scale[row].to(device=device, dtype=dtype) for name, scale in scales.items()},
+    )
 
 
-def _draw(group: NeuronGroup, generator: torch.Generator, low: float, high: float) -> tuple[Tensor, Tensor]:
-    n = group.size
-    permutation = torch.randperm(n, generator=generator) if group.permutable else torch.arange(n)
-    scale = torch.ones(n, dtype=torch.float64)
+def _draw_permutation(
+    spec: SymmetrySpec,
+    group: NeuronGroup,
+    earlier: dict[str, Tensor],
+    count: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """[B, n]: the owner's permutation of the runs, then one inside every run."""
+    run = spec.run(group.name)
+    runs = group.size // run
+    if group.permutable:
+        inside = torch.rand(count, runs, run, generator=generator, dtype=torch.float64).argsort(-1)
+    else:
+        inside = torch.arange(run).expand(count, runs, run)
+    of_run = torch.zeros(count, 1, dtype=torch.int64) if group.within is None else earlier[group.within]
+    return (of_run[:, :, None] * run + inside).reshape(count, group.size)
+
+
+def _draw_scale(
+    group: NeuronGroup, count: int, generator: torch.Generator, low: float, high: float
+) -> Tensor:
+    shape = (count, group.size)
+    scale = torch.ones(shape, dtype=torch.float64)
     if group.kind in ("positive", "free"):
-        scale = torch.exp(low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64))
+        scale = torch.exp(low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64))
     if group.kind in ("sign", "free"):
-        scale = scale * (2 * torch.randint(2, (n,), generator=generator) - 1)
-    return permutation, scale
+        scale = scale * (2 * torch.randint(2, shape, generator=generator) - 1)
+    return scale
 
 
 def identity(spec: SymmetrySpec, *, dtype: torch.dtype = torch.float64) -> Element:
@@ -85,85 +113,6 @@ def identity(spec: SymmetrySpec, *, dtype: torch.dtype = torch.float64) -> Eleme
         {group.name: torch.arange(group.size) for group in spec.groups},
         {group.name: torch.ones(group.size, dtype=dtype) for group in spec.groups},
     )
-
-
-def act(
-    spec: SymmetrySpec, g: Element, params: Params, *, batched: bool = False, dual: bool = False
-) -> Params:
-    r"""Move params along their symmetry orbit.
-
-    For W between groups a (out) and b (in): :math:`W' = S_a P_a W P_b^\top S_b^{-1}` (Kalogeropoulos et al.
-    2024, eq. 2), that is :math:`W'_{oi} = q_o W_{\pi_a(o) \pi_b(i)} / q_i`.
-
-    Args:
-        spec: Symmetry of the base network.
-        g: One permutation and one scale per neuron group; with a leading axis B, one element per network.
-        params: Qualified name -> tensor, with a leading axis B if ``batched``; not modified.
-        batched: Whether the tensors have a leading network axis.
-        dual: Use the opposite exponents: how gradients move, so that the sum of w * g stays.
-
-    Returns:
-        New params, same names, shapes, dtype and device.
-
-    Raises:
-        ValueError: ``g`` lacks a group of ``spec``, or names or shapes of ``params`` are not those of
-            ``spec``.
-    """
-    _check_names(spec, g, params)
-    lead = 1 if batched else 0
-    sign = -1 if dual else 1
-    moved: Params = {}
-    for name, tensor in params.items():
-        blocks = spec.blocks_of(name)
-        if len(blocks) == 1 and blocks[0].start == 0 and blocks[0].stop is None:
-            moved[name] = _act_on_block(blocks[0], g, tensor, lead, sign)
-            continue
-        pieces = []
-        for block in blocks:
-            stop = tensor.shape[lead] if block.stop is None else block.stop
-            part = tensor.narrow(lead, block.start, stop - block.start)
-            pieces.append(_act_on_block(block, g, part, lead, sign))
-        moved[name] = torch.cat(pieces, dim=lead)
-    return moved
-
-
-def _act_on_block(block: Block, g: Element, tensor: Tensor, lead: int, sign: int) -> Tensor:
-    shape = tensor.shape
-    if math.prod(shape[lead:]) != math.prod(block.shape):
-        lead_name, hint = ("B, ", "") if lead else ("", "; pass batched=True for a leading network axis")
-        raise ValueError(
-            f"params[{block.param!r}]: got shape {tuple(shape)}, expected [{lead_name}...] with "
-            f"{math.prod(block.shape)} elements ({'x'.join(map(str, block.shape))}){hint}"
-        )
-    view = tensor.reshape(*shape[:lead], *block.shape)
-    for position, axis in enumerate(block.axes):
-        if axis.group is not None:
-            view = _act_on_axis(axis, g, view, lead + position, lead, sign)
-    return view.reshape(shape)
-
-
-def _act_on_axis(axis: Axis, g: Element, view: Tensor, dim: int, lead: int, sign: int) -> Tensor:
-    assert axis.group is not None
-    permutation, scale = g.permutations[axis.group], g.scales[axis.group]
-    if permutation.ndim == 1:
-        view = view.index_select(dim, permutation)
-    else:
-        rows = torch.arange(view.shape[0], device=view.device)[:, None]
-        view = view.movedim(dim, 1)[rows, permutation].movedim(1, dim)
-    exponent = sign * axis.exponent
-    if exponent == 0:
-        return view
-    factor = _along(scale.to(view.dtype), dim, view.ndim)
-    return view * factor if exponent == 1 else view / factor
-
-
-def _along(tensor: Tensor, dim: int, ndim: int) -> Tensor:
-    """[n] or [B, n] shaped to broadcast with n along ``dim`` and B along the first axis."""
-    shape = [1] * ndim
-    shape[dim] = tensor.shape[-1]
-    if tensor.ndim == 2:
-        shape[0] = tensor.shape[0]
-    return tensor.reshape(shape)
 
 
 def inverse(g: Element) -> Element:
@@ -188,11 +137,210 @@ def compose(g: Element, h: Element) -> Element:
     )
 
 
+def act(
+    spec: SymmetrySpec, g: Element, params: Params, *, batched: bool = False, dual: bool = False
+) -> Params:
+    r"""Move params along their symmetry orbit.
+
+    For W between groups a (out) and b (in): :math:`W' = S_a P_a W P_b^\top S_b^{-1}` (Kalogeropoulos et al.
+    2024, eq. 2), that is :math:`W'_{oi} = q_o W_{\pi_a(o) \pi_b(i)} / q_i`. An axis with exponent e, and with
+    further groups in ``also``, has the product of their :math:`q^e`.
+
+    Args:
+        spec: Symmetry of the base network.
+        g: One permutation and one scale per neuron group; with a leading axis B, one element per network.
+        params: Qualified name -> tensor, with a leading axis B if ``batched``; not modified. All parameters
+            of ``spec``, and any of its buffers.
+        batched: Whether the tensors have a leading network axis.
+        dual: Use the opposite exponents: how gradients move, so that the sum of w * g stays.
+
+    Returns:
+        New params, same names, shapes, dtype and device.
+
+    Raises:
+        ValueError: ``g`` lacks a group of ``spec``, or names or shapes of ``params`` are not those of
+            ``spec``.
+    """
+    _check_names(spec, g, params)
+    if not batched and (many := [name for name, q in g.scales.items() if q.ndim > 1]):
+        raise ValueError(f"g: got one scale per network for {many}, expected batched=True with it")
+    return act_on_some(spec, g, params, batched=batched, dual=dual)
+
+
+def act_on_some(
+    spec: SymmetrySpec, g: Element, params: Params, *, batched: bool = False, dual: bool = False
+) -> Params:
+    """The same for any of the parameters and buffers, without a check that all are there."""
+    action = _Action(spec, g, 1 if batched else 0, -1 if dual else 1)
+    return {name: action.on_param(name, tensor) for name, tensor in params.items()}
+
+
+class _Action:
+    """One element, ready to act on any number of blocks; tensors have ``lead`` network axes."""
+
+    def __init__(self, spec: SymmetrySpec, g: Element, lead: int, sign: int) -> None:
+        self.spec, self.g, self.lead, self.sign = spec, g, lead, sign
+        # Whatever leaves a group as it is costs no pass over the weights. Only those that the spec says are
+        # left alone are looked at: looking waits for the device.
+        self.unscaled = {x.name for x in spec.groups if x.kind == "none" and _all(g.scales[x.name] == 1)}
+        self.in_place: set[str] = set()
+        self.in_order: set[str] = set()
+        for group in spec.groups:
+            if group.permutable:
+                continue
+            units = torch.arange(group.size, device=g.permutations[group.name].device)
+            if (group.within is None or group.within in self.in_place) and _all(
+                g.permutations[group.name] == units
+            ):
+                self.in_place.add(group.name)
+            run = spec.run(group.name)
+            if group.name in self.in_place or _all(g.permutations[group.name] % run == units % run):
+                self.in_order.add(group.name)
+
+    def on_param(self, name: str, tensor: Tensor) -> Tensor:
+        blocks = self.spec.blocks_of(name)
+        if len(blocks) == 1 and not blocks[0].slices:
+            return self._on_block(blocks[0], tensor)
+        own, view = tensor, blocks[0].view
+        if view and math.prod(tensor.shape[self.lead :]) == math.prod(view):
+            tensor = tensor.reshape((*tensor.shape[: self.lead], *view))
+        pieces = []
+        for block in blocks:
+            part = tensor[(slice(None),) * self.lead + block.index]
+            pieces.append((block.slices, self._on_block(block, part)))
+        moved = _joined(pieces, self.lead)
+        if moved is None or moved.shape != tensor.shape:
+            raise ValueError(
+                f"params[{name!r}]: got shape {tuple(tensor.shape)}, expected one that the spec's blocks "
+                f"cover without gaps: {', '.join(block.label for block in blocks)}"
+            )
+        return moved.reshape(own.shape)
+
+    def _on_block(self, block: Block, tensor: Tensor) -> Tensor:
+        lead, shape = self.lead, tensor.shape
+        if len(shape) < lead or math.prod(shape[lead:]) != math.prod(block.shape):
+            lead_name, hint = ("B, ", "") if lead else ("", "; pass batched=True for a leading network axis")
+            raise ValueError(
+                f"params[{block.param!r}]: got shape {tuple(shape)}, expected [{lead_name}...] with "
+                f"{math.prod(block.shape)} elements ({'x'.join(map(str, block.shape))}){hint}"
+            )
+        view = tensor.reshape((*shape[:lead], *block.shape))
+        owners = [self.spec.owner_axis(block, position) for position in range(len(block.axes))]
+        for position, (axis, owner) in enumerate(zip(block.axes, owners, strict=True)):
+            if axis.group is not None and owner is None and axis.group not in self.in_place:
+                view = _select(view, self.g.permutations[axis.group], lead + position)
+        for position, (axis, owner) in enumerate(zip(block.axes, owners, strict=True)):
+            if axis.group is not None and owner is not None:
+                view = self._in_runs(view, block, position, owner)
+            elif (factor := self._factor(axis, view.dtype)) is not None:
+                view = view * _spread(factor, view.ndim, lead + position)
+        return view.reshape(shape)
+
+    def _in_runs(self, view: Tensor, block: Block, position: int, owner: int) -> Tensor:
+        """Move along an axis whose units depend on those of another, which has been moved already."""
+        axis, along = block.axes[position], block.axes[owner].group
+        assert axis.group is not None and along is not None
+        dims = (self.lead + owner, self.lead + position)
+        group = self.spec.group(axis.group)
+        assert group.within is not None
+        # Entry (j, c) is about unit c of the run that j's owner has.
+        repeats = block.axes[owner].size // self.spec.group(group.within).size
+        if axis.group not in self.in_order:
+            source = self._inside(axis.group).repeat_interleave(repeats, -2)
+            rows = torch.arange(source.shape[-2], device=source.device)[:, None]
+            if source.ndim == 3:
+                networks = torch.arange(source.shape[0], device=source.device)[:, None, None]
+                view = view.movedim(dims, (1, 2))[networks, rows, source].movedim((1, 2), dims)
+            else:
+                back = (self.lead, self.lead + 1)
+                index = (slice(None),) * self.lead + (rows, source)
+                view = view.movedim(dims, back)[index].movedim(back, dims)
+        factor = self._factor(axis, view.dtype)
+        if factor is None:
+            return view
+        runs = factor.unflatten(-1, (-1, axis.size)).repeat_interleave(repeats, -2)
+        if position < owner:
+            runs = runs.mT
+        return view * _spread(runs, view.ndim, *sorted(dims))
+
+    def _inside(self, name: str) -> Tensor:
+        """[m, r] or [B, m, r]: which unit of its run every unit comes from."""
+        run = self.spec.run(name)
+        return (self.g.permutations[name] % run).unflatten(-1, (-1, run))
+
+    def _factor(self, axis: Axis, dtype: torch.dtype) -> Tensor | None:
+        """[n] or [B, n]: what the units of an axis' group are multiplied by; None for 1."""
+        factor = None
+        for name, exponent in axis.scales:
+            if name in self.unscaled:
+                continue
+            assert axis.group is not None
+            q = self.g.scales[name].to(dtype)
+            power = _power(q, exponent * self.sign)
+            # A unit of an owner scales all units of its run.
+            repeats = self.spec.group(axis.group).size // self.spec.group(name).size
+            power = power if repeats == 1 else power.repeat_interleave(repeats, -1)
+            factor = power if factor is None else factor * power
+        return factor
+
+
+def _power(q: Tensor, exponent: int) -> Tensor:
+    if exponent < 0:
+        return 1 / _power(q, -exponent)
+    return q if exponent == 1 else q**exponent
+
+
+def _select(view: Tensor, permutation: Tensor, dim: int) -> Tensor:
+    if permutation.ndim == 1:
+        return view.index_select(dim, permutation)
+    rows = torch.arange(view.shape[0], device=view.device)[:, None]
+    return view.movedim(dim, 1)[rows, permutation].movedim(1, dim)
+
+
+def _spread(factor: Tensor, ndim: int, *dims: int) -> Tensor:
+    """A factor per unit shaped to broadcast along ``dims``, in ascending order, and its B along the first."""
+    shape = [1] * ndim
+    for dim, size in zip(dims, factor.shape[-len(dims) :], strict=True):
+        shape[dim] = size
+    if factor.ndim > len(dims):
+        shape[0] = factor.shape[0]
+    return factor.reshape(shape)
+
+
+def _joined(pieces: Sequence[tuple[tuple[tuple[int, int], ...], Tensor]], lead: int) -> Tensor | None:
+    """The tensor that pieces of it, given with their slices, make up; None if no straight cuts separate them.
+
+    Concatenated, not written into an empty tensor: that works for vmap and autograd alike.
+    """
+    if len(pieces) == 1:
+        return pieces[0][1]
+    for dim in range(len(pieces[0][0])):
+        ordered = sorted(pieces, key=lambda piece: piece[0][dim])
+        parts, stop = [[ordered[0]]], ordered[0][0][dim][1]
+        for piece in ordered[1:]:
+            start, end = piece[0][dim]
+            if start >= stop:
+                parts.append([])
+            parts[-1].append(piece)
+            stop = max(stop, end)
+        if len(parts) > 1:
+            joined = [whole for part in parts if (whole := _joined(part, lead)) is not None]
+            return torch.cat(joined, dim=lead + dim) if len(joined) == len(parts) else None
+    return None
+
+
+def _all(condition: Tensor) -> bool:
+    try:
+        return bool(condition.all())
+    except RuntimeError:
+        return False  # under vmap the values of one network cannot be looked at
+
+
 def _check_names(spec: SymmetrySpec, g: Element, params: Params) -> None:
     names = [group.name for group in spec.groups]
     if missing := [name for name in names if name not in g.permutations or name not in g.scales]:
         raise ValueError(f"g: got an element without groups {missing}, expected {names}; use sample(spec)")
-    if params.keys() != set(spec.params):
-        missing = [name for name in spec.params if name not in params]
-        unknown = [name for name in params if name not in spec.params]
+    missing = [name for name in spec.params if name not in params]
+    unknown = sorted(params.keys() - set(spec.params) - set(spec.buffers))
+    if missing or unknown:
         raise ValueError(f"params: got {unknown} that the spec lacks and not {missing} that it has")

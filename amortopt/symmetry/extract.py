@@ -10,10 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import map_arg
 
-from amortopt.symmetry.labels import Atom, Dim, Dims, Labels, fixed, size_of
+from amortopt.symmetry.axes import Operation
+from amortopt.symmetry.dims import Dim, Dims, fixed, is_fixed, size_of
+from amortopt.symmetry.labels import Labels
+from amortopt.symmetry.pieces import Labelled
 from amortopt.symmetry.rules import Call, NoRule, Result, Value, rule_for
-from amortopt.symmetry.spec import Axis, Block, NeuronGroup, Operation, SymmetrySpec
-from amortopt.symmetry.trace import Trace, arguments, module_path, operator_name, shape_of, trace
+from amortopt.symmetry.rules.base import by_axis
+from amortopt.symmetry.spec import SymmetrySpec
+from amortopt.symmetry.table import table_of
+from amortopt.symmetry.trace import (
+    Trace,
+    arguments,
+    module_path,
+    operator_name,
+    shape_of,
+    split_everywhere,
+    trace,
+)
 
 
 class UnknownOperationWarning(UserWarning):
@@ -43,8 +56,8 @@ def extract(
         The symmetry of all named parameters.
 
     Raises:
-        ValueError: The module has no parameters, lazy, integer, complex or shared ones, one that two
-            operations use, does not take this input, or cannot be traced.
+        ValueError: The module has no parameters, lazy, integer or complex ones, does not take this input, or
+            cannot be traced.
         UnknownOperationError: Under ``strict``, an operation without a rule; a ValueError.
 
     Warns:
@@ -56,24 +69,62 @@ def extract(
         >>> print(*extract(net, torch.zeros(5, 4)).blocks_of("0.weight")[0].axes)
         h1^+1 in^-1
     """
-    return _Extraction(trace(module, example_input), strict).run()
+    extraction = _Extraction(trace(module, example_input), strict)
+    if any(parameter not in extraction.used for parameter in extraction.traced.shapes):
+        extraction.read_training(module, example_input)
+    return extraction.spec()
 
 
 class _Extraction:
-    """State of one pass over the graph."""
+    """Labels and what was read from one graph, or two."""
 
     def __init__(self, traced: Trace, strict: bool) -> None:
         self.traced = traced
         self.strict = strict
+        self.training = False
         self.labels = Labels()
         self.params: dict[str, Value] = {}
-        self.user: dict[str, str] = {}
+        self.buffers: dict[str, Dims] = {}
+        # Parameters that are only ever used in parts: the axis, and every part with its first index.
+        self.parts: dict[str, tuple[int, list[tuple[int, Value]]]] = {}
         self.values: dict[torch.fx.Node, Any] = {}
         self.operations: list[Operation] = []
+        self.training_only: list[str] = []
         # Node -> index of the operation that made its value; inputs count down from -1, constants are absent.
         self.made_by: dict[torch.fx.Node, int] = {}
+        self._read()
 
-    def run(self) -> SymmetrySpec:
+    @property
+    def used(self) -> dict[str, None]:
+        """Parameters that an operation uses, in order."""
+        return dict.fromkeys(name for op in self.operations for name in op.params)
+
+    def read_training(self, module: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> None:
+        """Read the graph in training mode too: it may use parameters that the one in eval mode does not.
+
+        What the network computes stays that of eval mode.
+        """
+        operations = list(self.operations)
+        unused = [name for name in self.traced.shapes if name not in self.used]
+        try:
+            self.traced = trace(module, example_input, training=True)
+        except ValueError:
+            return
+        self.training = True
+        if any(name in self.parts for name in self.traced.params.values()):
+            return
+        self._read()
+        extra = [op for op in self.operations[len(operations) :] if any(name in unused for name in op.params)]
+        self.operations, self.training_only = (
+            operations,
+            list(dict.fromkeys(n for op in extra for n in op.params)),
+        )
+
+    def spec(self) -> SymmetrySpec:
+        """The table."""
+        return table_of(self.labels, self._labelled(), tuple(self.operations))
+
+    def _read(self) -> None:
         for node in self.traced.nodes:
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
@@ -85,22 +136,28 @@ class _Extraction:
                 outputs = map_arg(node.args, self._value)
                 for value in _tensors(outputs):
                     self.labels.mark_output(value.dims)
-        return _table_of(self.labels, self._ordered_params(), tuple(self.operations))
 
     def _placeholder(self, node: torch.fx.Node) -> Value | None:
         shape = shape_of(node.meta.get("val"))
         if shape is None:
             return None
         name = self.traced.params.get(node.name)
+        if name in self.params:
+            return self.params[name]
+        if name is not None and (cut := split_everywhere(node)) is not None:
+            self.parts[name] = (cut[0], [(start, self._fresh(name, part)) for start, part in cut[1]])
+            return None
         if name is not None:
-            value = Value(tuple(self.labels.fresh(size, name) for size in shape), shape, name)
-            self.params[name] = value
-            return value
+            self.params[name] = self._fresh(name, shape)
+            return self.params[name]
         if node.name not in self.traced.inputs:
-            return _constant(node)
+            return _constant(node, self.traced.buffers.get(node.name))
         self.made_by[node] = -1 - self.traced.inputs.index(node.name)
         inner = tuple(self.labels.fresh_input(size) for size in shape[1:])
         return Value((fixed(shape[0], "batch"), *inner), shape)
+
+    def _fresh(self, name: str, shape: tuple[int, ...]) -> Value:
+        return Value(tuple(self.labels.fresh(size, name) for size in shape), shape, name)
 
     def _value(self, node: torch.fx.Node) -> Any:
         return self.values.get(node)
@@ -116,22 +173,56 @@ class _Extraction:
             self.made_by[node] = self.made_by.get(source, -1)
             return
         given, op = arguments(node), operator_name(node)
+        source = node.args[0] if node.args else None
+        if isinstance(source, torch.fx.Node) and self.traced.params.get(source.name) in self.parts:
+            self.values[node] = [part for _, part in self.parts[self.traced.params[source.name]][1]]
+            return
         if node in self.traced.softsigns:
             given, op = {"self": self.traced.softsigns[node]}, "aten.softsign"
         args = {key: map_arg(arg, self._value) for key, arg in given.items()}
         output = node.meta.get("val")
-        call = Call(op, args, shape_of(output) or (), module_path(node))
+        outputs = output if isinstance(output, list | tuple) else [output]
+        shapes = tuple(shape_of(part) for part in outputs)
+        call = Call(
+            op, args, shapes[0] if shapes and shapes[0] else (), module_path(node), shapes, self.training
+        )
         names = tuple(dict.fromkeys(value.param for value in _tensors(args) if value.param is not None))
         rule = rule_for(call.op)
+        for value in _tensors(args):
+            self.labels.own_once(value.dims)
         try:
-            if rule is None or shape_of(output) is None:
+            if rule is None or not any(shape is not None for shape in shapes):
                 raise NoRule("")
             result = rule(self.labels, call)
-            self.values[node] = Value(result.dims, call.shape, result.param)
+            self.values[node] = self._results(call, result)
         except NoRule as declined:
             result = Result((), call.op, _settings(args))
             self.values[node] = self._without_rule(call, output, str(declined))
+        self._written_in_place(node, call)
         self._record(node, call, result, names)
+
+    def _results(self, call: Call, result: Result) -> Value | list[Value | None]:
+        for name, dims in result.buffers:
+            known = self.buffers.setdefault(name, dims)
+            for old, new in zip(known, dims, strict=True):
+                self.labels.tie(new, old, call.name)
+        if result.parts is None:
+            return Value(result.dims, call.shape, result.param)
+        return [
+            None if dims is None or shape is None else Value(dims, shape)
+            for dims, shape in zip(result.parts, call.shapes, strict=True)
+        ]
+
+    def _written_in_place(self, node: torch.fx.Node, call: Call) -> None:
+        """What an operation wrote into a tensor that others read too moves as that tensor does."""
+        target = node.args[0] if node.args else None
+        if not call.op.endswith("_") or call.op.endswith("__") or not isinstance(target, torch.fx.Node):
+            return
+        before, after = self.values.get(target), self.values.get(node)
+        if isinstance(before, Value) and isinstance(after, Value) and _has_readers(target, node):
+            for old, new in zip(before.dims, after.dims, strict=True):
+                self.labels.tie(new, old, call.name)
+            self.labels.align(by_axis(before.dims), by_axis(after.dims))
 
     def _record(self, node: torch.fx.Node, call: Call, result: Result, names: tuple[str, ...]) -> None:
         """Append the operation, unless nothing is computed, and note where its value comes from."""
@@ -141,13 +232,6 @@ class _Extraction:
         sources = [self.made_by.get(arg) for arg, skip in zip(inputs, is_param, strict=True) if not skip]
         made_by = sources[0] if sources else None
         if result.kind:
-            for name in names:
-                if name in self.user:
-                    raise ValueError(
-                        f"module: parameter {name!r} is used by two operations: {self.user[name]} and "
-                        f"{call}; a tie is not supported yet, give each use its own parameter"
-                    )
-                self.user[name] = str(call)
             made_by = self._append(result, names, sources)
         if made_by is not None and result.param is None:
             self.made_by[node] = made_by
@@ -171,17 +255,20 @@ class _Extraction:
             config = (*config, ("reads", ",".join(sorted(read) if result.kind == "add" else read)))
         if result.kind == "linear":
             # Weight before bias, as addmm does not have it.
-            names = tuple(sorted(names, key=lambda name: -len(self.params[name].shape)))
+            names = tuple(sorted(names, key=lambda name: -len(self.traced.shapes[name])))
         self.operations.append(Operation(result.kind, names, config))
         return last + 1
 
     def _without_rule(self, call: Call, output: Any, why: str) -> Any:
-        """Allow nothing on what goes in; label what comes out as unmoved."""
+        """Allow nothing on what goes in; label what comes out as unmoved.
+
+        What is computed from constants alone is a constant, whatever the operation.
+        """
         touched = _tensors(call.args)
         lost = [
             var
             for var in self.labels.variables(*(dim for value in touched for dim in value.dims))
-            if not self.labels.is_pinned(var)
+            if self.labels.permutable(var) and self.labels.origin(var) != "constant"
         ]
         if lost:
             origins = ", ".join(dict.fromkeys(self.labels.origin(var) for var in lost))
@@ -206,6 +293,8 @@ class _Extraction:
         for value in touched:
             if value.shape == shape and value.param is None:
                 return Value(value.dims, shape)
+        if all(is_fixed(dim) for value in touched for dim in value.dims):
+            return Value(tuple(fixed(size, "constant") for size in shape), shape)
         batch = [value.dims[0] for value in touched if value.param is None and value.ndim]
         dims: list[Dim] = []
         for axis, size in enumerate(shape):
@@ -216,14 +305,48 @@ class _Extraction:
         self.labels.pin(tuple(dims), call.name)
         return Value(tuple(dims), shape)
 
-    def _ordered_params(self) -> dict[str, Dims]:
-        """Labels of the parameters in the order of their use, then of those that nothing uses."""
-        ordered = [name for op in self.operations for name in op.params]
-        for name, shape in self.traced.shapes.items():
-            if name not in ordered:
-                ordered.append(name)
-                self.params[name] = Value(tuple(fixed(size, "unused") for size in shape), shape, name)
-        return {name: self.params[name].dims for name in ordered}
+    def _labelled(self) -> list[Labelled]:
+        """Parameters in the order of their use, then those that nothing uses, then moved buffers."""
+        found: list[Labelled] = []
+        used = dict.fromkeys([*self.used, *self.training_only])
+        for name in dict.fromkeys([*used, *self.traced.shapes]):
+            shape = self.traced.shapes[name]
+            if name in self.parts:
+                axis, parts = self.parts[name]
+                for start, part in parts:
+                    found.append(Labelled(name, shape, part.dims, _at(start, axis, len(shape))))
+                continue
+            dims = self.params[name].dims if name in used else tuple(fixed(n, "unused") for n in shape)
+            found.append(Labelled(name, shape, dims, (0,) * len(shape)))
+        for name, dims in self.buffers.items():
+            shape = tuple(size_of(dim) for dim in dims)
+            found.append(Labelled(name, shape, dims, (0,) * len(shape), buffer=True))
+        return found
+
+
+def _at(start: int, axis: int, ndim: int) -> tuple[int, ...]:
+    return tuple(start if other == axis else 0 for other in range(ndim))
+
+
+_VIEWS = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("view", "slice", "select", "narrow", "transpose", "permute", "unsqueeze", "squeeze", "expand", "t"),
+        *("chunk", "split", "unbind", "flatten", "unflatten", "reshape", "diagonal", "alias", "detach"),
+    )
+)
+
+
+def _is_view(node: torch.fx.Node) -> bool:
+    if node.op != "call_function":
+        return node.op == "placeholder"
+    return operator_name(node) in _VIEWS or operator_name(node) == "operator.getitem"
+
+
+def _has_readers(target: torch.fx.Node, writer: torch.fx.Node) -> bool:
+    """Whether another operation may read what ``writer`` overwrote."""
+    others = [user for user in target.users if user is not writer]
+    return bool(others) or _is_view(target)
 
 
 def _source(made_by: int | None, position: int) -> str:
@@ -232,9 +355,11 @@ def _source(made_by: int | None, position: int) -> str:
     return f"input{-1 - made_by}" if made_by < 0 else str(made_by - position)
 
 
-def _constant(node: torch.fx.Node) -> Value | None:
+def _constant(node: torch.fx.Node, buffer: str | None = None) -> Value | None:
     shape = shape_of(node.meta.get("val"))
-    return None if shape is None else Value(tuple(fixed(size, "constant") for size in shape), shape)
+    if shape is None:
+        return None
+    return Value(tuple(fixed(size, "constant") for size in shape), shape, buffer=buffer)
 
 
 def _tensors(args: Any) -> list[Value]:
@@ -255,63 +380,3 @@ def _outside() -> int:
     while frame is not None and frame.f_code.co_filename == __file__:
         frame, level = frame.f_back, level + 1
     return level
-
-
-def _table_of(labels: Labels, params: dict[str, Dims], operations: tuple[Operation, ...]) -> SymmetrySpec:
-    """Name the groups along the parameters, in execution order, and write down the axes."""
-    facts: dict[tuple[int, ...], tuple[int, str]] = {}
-    blocks: list[tuple[str, list[tuple[tuple[int, ...], Atom]]]] = []
-    for param, dims in params.items():
-        axes: list[tuple[tuple[int, ...], Atom]] = []
-        for dim in dims:
-            axes.extend(_axes_of(labels, labels.resolve(dim)))
-        # A weight reads from its second axis: naming the axes from the end gives execution order.
-        for key, atom in reversed(axes):
-            if key and key not in facts:
-                facts[key] = (atom.size, labels.origin(key[0]))
-        blocks.append((param, axes))
-    names = _names(facts)
-    groups = tuple(
-        NeuronGroup(names[key], size, labels.kind(key[0]), labels.permutable(key[0]), origin)
-        for key, (size, origin) in facts.items()
-    )
-    return SymmetrySpec(
-        groups,
-        tuple(
-            Block(param, tuple(_axis(names.get(key), atom) for key, atom in axes)) for param, axes in blocks
-        ),
-        operations,
-    )
-
-
-def _axes_of(labels: Labels, dim: Dim) -> list[tuple[tuple[int, ...], Atom]]:
-    """The axes along one dimension, each with the variables of its group; none for a fixed axis."""
-    if len(dim) > 1 and all(labels.is_input(atom) for atom in dim):
-        # A flattened input is one group of its own.
-        key = tuple(atom.var for atom in dim if atom.var is not None)
-        return [(key, Atom(size_of(dim), key[0], dim[0].exponent))]
-    axes: list[tuple[tuple[int, ...], Atom]] = []
-    for atom in dim:
-        if atom.var is not None:
-            axes.append(((atom.var,), atom))
-        elif axes and axes[-1][1].var is None:
-            merged = axes.pop()[1]
-            axes.append(((), Atom(merged.size * atom.size, role=merged.role)))
-        elif atom.size != 1 or len(dim) == 1:
-            axes.append(((), atom))
-    return axes
-
-
-def _axis(name: str | None, atom: Atom) -> Axis:
-    return Axis(None, 0, atom.size, atom.role) if name is None else Axis(name, atom.exponent, atom.size)
-
-
-def _names(facts: dict[tuple[int, ...], tuple[int, str]]) -> dict[tuple[int, ...], str]:
-    """ "in", "h1", "h2", ..., "out"; further inputs and outputs are numbered."""
-    names: dict[tuple[int, ...], str] = {}
-    count = {"in": 0, "h": 0, "out": 0}
-    for key, (_, origin) in facts.items():
-        stem = {"input": "in", "output": "out"}.get(origin, "h")
-        count[stem] += 1
-        names[key] = stem if stem != "h" and count[stem] == 1 else f"{stem}{count[stem]}"
-    return names

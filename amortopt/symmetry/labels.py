@@ -1,9 +1,12 @@
 """What every dimension of every intermediate value is made of, and the constraints found so far.
 
-A dimension is a product of atoms, the last one fastest, as in a flattened array. An atom is either fixed
-(a kernel position, the batch) or a group variable: units that a group element permutes and rescales. The
-invariant that every rule keeps: when the parameters are moved by an element, an intermediate value moves by
-exactly what its labels say.
+The invariant that every rule keeps: when the parameters are moved by an element, an intermediate value moves
+by exactly what its labels say, permuted by its units and multiplied by its scales.
+
+Units may be nested: each unit of an owner has its own run of them (the channels of a head), permuted by a
+permutation of its own. A dimension of nested units is only ever met beside its owner's. Where runs are taken
+apart one by one (queries, keys and values out of one product), the owner becomes an index and the nested
+units a choice: other units for every index.
 
 Variables begin with everything allowed and only ever lose freedom, so too many constraints make the answer
 smaller, never wrong.
@@ -11,206 +14,201 @@ smaller, never wrong.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
-from amortopt.symmetry.spec import ScaleKind, meet
-
-
-@dataclass(frozen=True)
-class Atom:
-    """One factor of a dimension.
-
-    Attributes:
-        size: Number of positions.
-        var: Group variable along it; None if the atom is fixed.
-        exponent: The value is multiplied by q ** exponent, q the variable's scales; 0 for a fixed atom.
-        role: What a fixed atom is: "batch", "kernel", "position", ...
-    """
-
-    size: int
-    var: int | None = None
-    exponent: int = 0
-    role: str = ""
-
-
-Dim: TypeAlias = tuple[Atom, ...]
-Dims: TypeAlias = tuple[Dim, ...]
-
-
-def fixed(size: int, role: str) -> Dim:
-    """A dimension on which nothing acts."""
-    return (Atom(size, role=role),)
-
-
-def size_of(dim: Dim) -> int:
-    """Number of positions along a dimension."""
-    return math.prod(atom.size for atom in dim)
-
-
-def with_exponent(dim: Dim, factor: int) -> Dim:
-    """The same dimension with exponents multiplied: -1 for what is contracted with it, 0 to follow only."""
-    return tuple(Atom(atom.size, atom.var, atom.exponent * factor, atom.role) for atom in dim)
+from amortopt.symmetry import owners, parts, ties
+from amortopt.symmetry.axes import ScaleKind
+from amortopt.symmetry.dims import Atom, Dim, Dims, Item, unscaled
+from amortopt.symmetry.scales import Scales
+from amortopt.symmetry.variables import Variables
 
 
 class Labels:
-    """Group variables under union-find, each with a scale kind and whether it may be permuted."""
+    """All that a rule can ask and say about dimensions."""
 
     def __init__(self) -> None:
-        self._size: list[int] = []
-        self._kind: list[ScaleKind] = []
-        self._permutable: list[bool] = []
-        self._origin: list[str] = []
-        self._reason: list[str] = []
-        self._bound: dict[int, Dim] = {}
+        self._variables = Variables()
+        self._units = self._variables.units
 
-    def fresh(self, size: int, origin: str) -> Dim:
-        """A dimension of one new variable, with everything allowed."""
-        self._size.append(size)
-        self._kind.append("free")
-        self._permutable.append(True)
-        self._origin.append(origin)
-        self._reason.append("")
-        return (Atom(size, len(self._size) - 1, 1),)
+    @property
+    def scales(self) -> Scales:
+        """The scale variables."""
+        return self._variables.scales
+
+    # New dimensions
+
+    def fresh(self, size: int, origin: str, kind: ScaleKind = "free", owner: int | None = None) -> Dim:
+        """A dimension of new units, which may be permuted and have scales of ``kind``."""
+        return self._variables.fresh(size, origin, kind, owner)
 
     def fresh_input(self, size: int) -> Dim:
         """A dimension along the network's input, with nothing allowed."""
-        dim = self.fresh(size, "input")
-        self.pin((dim,))
-        return dim
+        return self._variables.fresh_input(size)
 
-    def is_input(self, atom: Atom) -> bool:
-        """Whether an atom runs along the network's input."""
-        return atom.var is not None and self._origin[atom.var] == "input"
+    def rescaled(self, dim: Dim, kind: ScaleKind = "free") -> Dim:
+        """The same units with new scales of their own."""
+        return self._variables.rescaled(dim, kind)
+
+    def unscaled(self, dim: Dim) -> Dim:
+        """The same units without scales."""
+        return unscaled(dim)
+
+    def stack(self, dims: list[Dim]) -> tuple[Dim, Dim]:
+        """An index and units that are a choice over it, from dimensions of equal size."""
+        return parts.stack(self._variables, dims)
+
+    # What is known
+
+    def resolve(self, dim: Dim) -> Dim:
+        """The dimension in terms of variables that stand for themselves."""
+        return self._variables.resolve(dim)
+
+    def variables(self, *dims: Dim) -> list[int]:
+        """Unit variables along the dimensions, owners and choices too, each once, in order."""
+        return self._variables.units_along(*dims)
+
+    def unit_of(self, dim: Dim) -> int | None:
+        """The unit variable of a dimension that is nothing else."""
+        resolved = self.resolve(dim)
+        atom = resolved[0] if len(resolved) == 1 else None
+        return atom.unit if isinstance(atom, Atom) else None
+
+    def size(self, unit: int) -> int:
+        """Number of units; with an owner, in each run."""
+        return self._units[unit].size
+
+    def origin(self, unit: int) -> str:
+        """Where the variable comes from."""
+        return self._units[unit].origin
+
+    def permutable(self, unit: int) -> bool:
+        """Whether permutations are still allowed."""
+        return self._units[unit].permutable
+
+    def owner(self, unit: int) -> int | None:
+        """The unit variable that owns runs of this one, if it still does."""
+        return self._units.owner(unit)
+
+    def owners(self, unit: int) -> list[int]:
+        """The variable, its owner, the owner's owner and so on."""
+        return self._units.owners(unit)
+
+    def is_input(self, item: Item) -> bool:
+        """Whether an item is an atom along the network's input."""
+        return self._units.is_input(item)
+
+    def is_pinned(self, dim: Dim) -> bool:
+        """Whether nothing is allowed any more along a dimension."""
+        return self._variables.is_pinned(dim)
+
+    def is_choice(self, unit: int) -> bool:
+        """Whether these are other units for every index of an owner."""
+        return bool(self._units.choices(unit))
+
+    def is_used(self, unit: int) -> bool:
+        """Whether a constraint has met these units; a part of a parameter that nothing reads is not used."""
+        return self._units[unit].constrained
+
+    def use(self, dims: Dims) -> None:
+        """Say that these are read: their units may not be given an owner any more."""
+        for atom in self._variables.leaves(*dims):
+            if atom.unit is not None:
+                self._units.constrain(atom.unit)
+
+    def chooses(self, dims: Dims, axis: int) -> int:
+        """Over how many indices of an axis the other dimensions' units are a choice; 1 if they are not."""
+        return parts.number_of_choices(self._variables, dims, axis)
+
+    def select_at(self, dims: Dims, axis: int, index: int) -> Dims:
+        """The labels at one index of an axis that chooses; the axis itself stays, with one position."""
+        return parts.at_choice(self._variables, dims, axis, index)
+
+    # Less freedom
+
+    def limit(self, dims: Dims, kind: ScaleKind, reason: str = "") -> None:
+        """Let what a value is multiplied by be of ``kind`` at most; permutations stay."""
+        self._variables.limit(dims, kind, reason)
+
+    def freeze(self, dims: Dims) -> None:
+        """Allow no permutation along the dimensions; scales stay."""
+        self._variables.freeze(dims)
+
+    def pin(self, dims: Dims, reason: str = "") -> None:
+        """Allow nothing along the dimensions."""
+        self._variables.pin(dims, reason)
 
     def mark_output(self, dims: Dims) -> None:
         """Name what the network returns, with nothing allowed; inputs that are passed on keep their name."""
         self.pin(dims)
-        for var in self.variables(*dims):
-            if self._origin[var] != "input":
-                self._origin[var], self._reason[var] = "output", ""
+        for unit in self.variables(*dims):
+            if self.origin(unit) != "input":
+                self._units[unit].origin = "output"
 
-    def resolve(self, dim: Dim) -> Dim:
-        """The dimension in terms of variables that stand for themselves."""
-        atoms: list[Atom] = []
-        for atom in dim:
-            if atom.var is None or atom.var not in self._bound:
-                atoms.append(atom)
-            else:
-                atoms.extend(self.resolve(with_exponent(self._bound[atom.var], atom.exponent)))
-        return tuple(atoms)
+    def even(self, dims: Dims, axes: tuple[int, ...]) -> Dims:
+        """Let what a value is multiplied by be the same all along some of its axes; the labels then.
 
-    def variables(self, *dims: Dim) -> list[int]:
-        """Variables along the dimensions, each once, in order."""
-        found = [atom.var for dim in dims for atom in self.resolve(dim) if atom.var is not None]
-        return list(dict.fromkeys(found))
+        Nested units may still have a scale in common, that of their owner.
+        """
+        return owners.even(self._variables, dims, axes)
 
-    def kind(self, var: int) -> ScaleKind:
-        """Scale kind that is still allowed."""
-        return self._kind[var]
+    # Owners
 
-    def permutable(self, var: int) -> bool:
-        """Whether permutations are still allowed."""
-        return self._permutable[var]
+    def nest(self, dims: Dims) -> None:
+        """Let units of which nothing is known yet be nested in those of the first dimension."""
+        first, *rest = (dim[0] if len(dim) == 1 else None for dim in dims)
+        if not isinstance(first, Atom) or first.unit is None or self._units.target(first.unit) is not None:
+            return
+        for item in rest:
+            unit = item.unit if isinstance(item, Atom) else None
+            if unit is not None and unit != first.unit:
+                facts = self._units[unit]
+                if not facts.constrained and facts.owner is None:
+                    facts.owner = first.unit
 
-    def is_pinned(self, var: int) -> bool:
-        """Whether nothing is allowed any more."""
-        return self._kind[var] == "none" and not self._permutable[var]
+    def lift(self, unit: int) -> None:
+        """Let units be the same for all units of their owner."""
+        owners.lift_by_one(self._variables, unit)
 
-    def size(self, var: int) -> int:
-        """Number of units."""
-        return self._size[var]
+    def mix(self, others: Dims, along: Dims) -> None:
+        """Say that values at different places of ``along`` meet: nothing in ``others`` is nested in it."""
+        owners.mix(self._variables, others, along)
 
-    def origin(self, var: int) -> str:
-        """Where the variable comes from, and what decided its scale kind."""
-        reason = self._reason[var]
-        return f"{self._origin[var]}, {reason}" if reason else self._origin[var]
+    def own_once(self, dims: Dims) -> None:
+        """Let nothing along a value's dimensions be nested in units that are there twice."""
+        owners.own_once(self._variables, dims)
 
-    def limit(self, dims: Dims, kind: ScaleKind, reason: str = "") -> None:
-        """Let the scales that multiply a value be of ``kind`` at most; permutations stay."""
-        for dim in dims:
-            for atom in self.resolve(dim):
-                if atom.var is not None and atom.exponent != 0:
-                    self._limit(atom.var, kind, reason)
+    def align(self, *values: Mapping[Any, Dim]) -> None:
+        """Say that dimensions with the same key in several values meet: the same units own them."""
+        owners.align(self._variables, values)
 
-    def pin(self, dims: Dims, reason: str = "") -> None:
-        """Allow nothing on any variable along the dimensions."""
-        for var in self.variables(*dims):
-            self._limit(var, "none", reason)
-            self._permutable[var] = False
+    # Equal dimensions
 
     def tie(self, follower: Dim, leader: Dim, reason: str = "") -> None:
-        """Make two dimensions of equal size move alike; where there is a choice, ``follower`` is replaced."""
-        left, right = _essential(self.resolve(follower)), _essential(self.resolve(leader))
-        assert size_of(tuple(left)) == size_of(tuple(right)), "tied dimensions must have equal sizes"
-        if not left or not right:
-            self.pin((tuple(left), tuple(right)), reason)
-        while left and right:
-            first, second = _segment(left, right)
-            # An earlier segment may have replaced a variable of this one.
-            self._tie_segment(self.resolve(first), self.resolve(second), reason)
+        """Make two dimensions of equal size move alike; where there is a choice, ``follower`` gives way."""
+        ties.tie(self._variables, follower, leader, reason)
 
-    def _limit(self, var: int, kind: ScaleKind, reason: str) -> None:
-        allowed = meet(self._kind[var], kind)
-        if allowed != self._kind[var]:
-            self._kind[var] = allowed
-            self._reason[var] = reason
+    def tie_units(self, left: Dim, right: Dim, reason: str = "") -> None:
+        """Make two dimensions' units be permuted alike; scales stay apart."""
+        self.tie(unscaled(left), unscaled(right), reason)
 
-    def _tie_segment(self, first: Dim, second: Dim, reason: str) -> None:
-        if len(first) == 1 and first[0].var is not None and len(second) != 1:
-            self._bind(first[0], second, reason)
-        elif len(second) == 1 and second[0].var is not None and len(first) != 1:
-            self._bind(second[0], first, reason)
-        elif len(first) == 1 and len(second) == 1:
-            self._tie_atoms(first[0], second[0], reason)
-        else:
-            self.pin((first, second), reason)
+    def product(self, left: Dim, right: Dim, reason: str = "") -> Dim:
+        """The dimension of an elementwise product: units tied, scales multiplied."""
+        return ties.product(self._variables, left, right, reason)
 
-    def _tie_atoms(self, first: Atom, second: Atom, reason: str) -> None:
-        if first.var is not None and first.var == second.var:
-            # q^e = q^f: nothing to say, q = 1/q, or q = 1.
-            if first.exponent != second.exponent:
-                opposite = first.exponent == -second.exponent
-                self._limit(first.var, "sign" if opposite else "none", reason)
-        elif first.var is not None and (first.exponent != 0 or second.exponent == 0):
-            self._bind(first, (second,), reason)
-        elif second.var is not None:
-            self._bind(second, (first,), reason)
+    # Parts
 
-    def _bind(self, atom: Atom, target: Dim, reason: str) -> None:
-        """Replace a variable v by a product: v^e = target, so v = target^e for e = +-1."""
-        var = atom.var
-        assert var is not None
-        if var in self.variables(target):
-            self.pin(((atom,), target), reason)
-            return
-        if atom.exponent == 0:
-            # Only permutations of v are seen here: the target may not scale, and v gives up its scales.
-            self.limit((target,), "none", reason)
-        else:
-            self.limit((target,), self._kind[var], self._reason[var])
-        if not self._permutable[var]:
-            for other in self.variables(target):
-                self._permutable[other] = False
-        self._bound[var] = with_exponent(target, atom.exponent)
+    def cut(self, dim: Dim, cuts: list[int]) -> list[Dim]:
+        """Take a dimension apart after the given numbers of positions, the last one being its size."""
+        return ties.cut(self._variables, dim, cuts)
 
+    def split(self, atom: Atom, size: int) -> tuple[Dim, Dim]:
+        """Take an atom apart into ``size`` runs of equal length: an owner and what is nested in it."""
+        return parts.split(self._variables, atom, size)
 
-def _essential(dim: Dim) -> list[Atom]:
-    """The atoms without fixed ones of size one, on which nothing depends."""
-    return [atom for atom in dim if atom.var is not None or atom.size != 1] or list(dim[:1])
+    def select(self, dims: Dims, axis: int, index: int) -> Dims:
+        """Labels of a value's slice at one index of an axis, which is left out.
 
-
-def _segment(left: list[Atom], right: list[Atom]) -> tuple[Dim, Dim]:
-    """Take the shortest prefixes of equal size off both lists; what remains at the end has size one."""
-    first, second = left[:1], right[:1]
-    del left[:1], right[:1]
-    while size_of(tuple(first)) != size_of(tuple(second)):
-        source, taken = (left, first) if size_of(tuple(first)) < size_of(tuple(second)) else (right, second)
-        taken.append(source.pop(0))
-    if not left or not right:
-        first.extend(left)
-        second.extend(right)
-        left.clear()
-        right.clear()
-    return tuple(first), tuple(second)
+        What is nested in that axis becomes a choice: other units at every index.
+        """
+        return parts.select(self._variables, dims, axis, index)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from amortopt.symmetry.spec import Axis, Block, Operation, SymmetrySpec
+from amortopt.symmetry.axes import Axis, Block, Operation
+from amortopt.symmetry.spec import SymmetrySpec
 
 
 class FamilyMismatchError(ValueError):
@@ -46,7 +47,9 @@ def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
         simple = all(op is not None and not op.params for op in (expected, got))
         activations += simple
         position = f"activation {activations}" if simple else f"operation {index}"
-        params.update(_compare_operation(expected, got, position))
+        for name, other in _compare_operation(expected, got, position).items():
+            if params.setdefault(name, other) != other:
+                raise _fail(f"parameter {other!r}", f"{params[name]!r} a second time", "another one")
     _compare_leftovers(family, spec, params)
     groups: dict[str, str] = {}
     for name, other in params.items():
@@ -105,10 +108,11 @@ def _compare_blocks(expected: tuple[Block, ...], got: tuple[Block, ...], groups:
     for mine, theirs in zip(expected, got, strict=True):
         for axis, other in zip_longest(mine.axes, theirs.axes):
             _compare_axes(name, axis, other, (mine, theirs))
-            if axis.group is None:
-                continue
-            if groups.setdefault(axis.group, str(other.group)) != other.group:
-                raise _fail(f"group along {name!r}", f"the same as {groups[axis.group]}", other.group)
+            mine_all = [*([axis.group] if axis.group else []), *(group for group, _ in axis.also)]
+            theirs_all = [*([other.group] if other.group else []), *(group for group, _ in other.also)]
+            for group, its in zip(mine_all, theirs_all, strict=True):
+                if groups.setdefault(group, its) != its:
+                    raise _fail(f"group along {name!r}", f"the same as {groups[group]}", its)
 
 
 def _compare_axes(name: str, axis: Axis | None, other: Axis | None, blocks: tuple[Block, Block]) -> None:
@@ -117,6 +121,8 @@ def _compare_axes(name: str, axis: Axis | None, other: Axis | None, blocks: tupl
         raise _fail(f"axes of {name!r}", shown[0], shown[1])
     if axis.group is None and (axis.size, axis.role) != (other.size, other.role):
         raise _fail(f"{axis.role or 'fixed axis'} of {name!r}", axis, other)
+    if [e for _, e in axis.also] != [e for _, e in other.also]:
+        raise _fail(f"scales of {name!r}", axis, other)
     if axis.exponent != other.exponent:
         raise _fail(f"axes of {name!r}", axis, other, "the weight is stored transposed")
 
@@ -134,6 +140,8 @@ def _compare_groups(family: SymmetrySpec, spec: SymmetrySpec, groups: dict[str, 
                 mine.origin, f"size of group {other!r}"
             )
             raise _fail(what, mine.size, theirs.size)
+        if (groups.get(mine.within or ""), mine.within is None) != (theirs.within, theirs.within is None):
+            raise _fail(f"owner of group {other!r}", groups.get(mine.within or ""), theirs.within)
         for field in ("kind", "permutable"):
             if getattr(mine, field) != getattr(theirs, field):
                 what = "scale kind" if field == "kind" else field

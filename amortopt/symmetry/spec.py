@@ -3,153 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import reduce
-from typing import Any, Literal, TypeAlias, cast, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
-ScaleKind: TypeAlias = Literal["positive", "sign", "free", "none"]
+from amortopt.symmetry.axes import Axis, Block, NeuronGroup, Operation
 
-SCALE_KINDS: tuple[ScaleKind, ...] = get_args(ScaleKind)
+if TYPE_CHECKING:
+    from torch import nn
 
-# The kinds as sets of generators of the nonzero reals: meeting kinds means intersecting sets.
-_GENERATORS: dict[ScaleKind, frozenset[str]] = {
-    "free": frozenset({"positive", "negative"}),
-    "positive": frozenset({"positive"}),
-    "sign": frozenset({"negative"}),
-    "none": frozenset(),
-}
-_FORMAT = 1
+    from amortopt.symmetry.gauge import GaugeDimension
+    from amortopt.symmetry.verify import Proof
 
-
-def meet(*kinds: ScaleKind) -> ScaleKind:
-    """The largest scale kind that every given kind allows.
-
-    Args:
-        *kinds: Scale kinds; none at all gives ``"free"``.
-
-    Returns:
-        Their meet in the lattice free > positive, sign > none.
-
-    Example:
-        >>> meet("free", "sign"), meet("positive", "sign")
-        ('sign', 'none')
-    """
-    common = reduce(frozenset.__and__, (_GENERATORS[kind] for kind in kinds), _GENERATORS["free"])
-    return next(kind for kind, generators in _GENERATORS.items() if generators == common)
-
-
-@dataclass(frozen=True)
-class NeuronGroup:
-    """Units that are permuted and rescaled together.
-
-    Attributes:
-        name: Unique name within the spec.
-        size: Number of units.
-        kind: Which scales q a unit may have: ``positive`` (q > 0), ``sign`` (q = +-1), ``free`` (q != 0) or
-            ``none`` (q = 1).
-        permutable: Whether the units may be permuted; False for the network's inputs and outputs.
-        origin: Where the group comes from, for a person: a module path, or "input" / "output".
-    """
-
-    name: str
-    size: int
-    kind: ScaleKind
-    permutable: bool
-    origin: str
-
-    def __post_init__(self) -> None:
-        if self.kind not in SCALE_KINDS:
-            raise ValueError(f"kind of group {self.name!r}: got {self.kind!r}, expected one of {SCALE_KINDS}")
-        if self.size < 1:
-            raise ValueError(f"size of group {self.name!r}: got {self.size}, expected at least 1")
-
-    @property
-    def trivial(self) -> bool:
-        """Whether nothing may be done to this group."""
-        return not self.permutable and self.kind == "none"
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis of a block.
-
-    Attributes:
-        group: The neuron group along this axis; None for a fixed axis (kernel position, flattened position).
-        exponent: How the block scales with the group: +1 writes to it, -1 reads from it, 0 only follows its
-            permutation.
-        size: Length of the axis.
-        role: What a fixed axis is: "kernel", "position", ...; empty for a group axis.
-    """
-
-    group: str | None
-    exponent: int
-    size: int
-    role: str = ""
-
-    def __post_init__(self) -> None:
-        allowed = (0,) if self.group is None else (-1, 0, 1)
-        if self.exponent not in allowed:
-            raise ValueError(f"exponent of axis {self.group!r}: got {self.exponent}, expected {allowed}")
-
-    def __str__(self) -> str:
-        if self.group is None:
-            return f"{self.size} {self.role}".rstrip()
-        return f"{self.group}^{self.exponent:+d}"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A parameter, or a slice of it, with a neuron group or a fixed role per axis.
-
-    Attributes:
-        param: Qualified parameter name.
-        axes: Axes of ``parameter[start:stop]`` viewed with shape ``tuple(axis.size for axis in axes)``.
-        start: First index of the slice along the parameter's first axis.
-        stop: End of the slice (exclusive); None for the whole rest.
-    """
-
-    param: str
-    axes: tuple[Axis, ...]
-    start: int = 0
-    stop: int | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the block's view."""
-        return tuple(axis.size for axis in self.axes)
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Names of the groups along the axes, fixed axes left out, in the order of the axes."""
-        return tuple(axis.group for axis in self.axes if axis.group is not None)
-
-    @property
-    def label(self) -> str:
-        """The parameter's name, with the slice if it is not the whole parameter."""
-        if self.start == 0 and self.stop is None:
-            return self.param
-        return f"{self.param}[{self.start}:{'' if self.stop is None else self.stop}]"
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One operation that the network computes, as needed to compare two networks.
-
-    Attributes:
-        kind: Canonical name: "linear", "conv2d", "tanh", "max_pool1d", ...
-        params: Qualified names of the parameters it reads, by slot (weight, bias).
-        config: Setting -> value as text, for example ``("stride", "2")``.
-    """
-
-    kind: str
-    params: tuple[str, ...] = ()
-    config: tuple[tuple[str, str], ...] = ()
-
-    def __str__(self) -> str:
-        inside = [*self.params, *(f"{key}={value}" for key, value in self.config)]
-        return f"{self.kind}({', '.join(inside)})"
+_FORMAT = 2
 
 
 @dataclass(frozen=True, repr=False)
@@ -169,17 +36,55 @@ class SymmetrySpec:
     operations: tuple[Operation, ...] = ()
 
     def __post_init__(self) -> None:
-        sizes = {group.name: group.size for group in self.groups}
-        if len(sizes) != len(self.groups):
-            raise ValueError(f"groups: got names {[g.name for g in self.groups]}, expected every name once")
+        names = [group.name for group in self.groups]
+        if len(set(names)) != len(names):
+            raise ValueError(f"groups: got names {names}, expected every name once")
+        for position, group in enumerate(self.groups):
+            if group.within is not None:
+                self._check_owner(group, names[:position])
         for block in self.blocks:
-            for axis in block.axes:
-                if axis.group is not None and sizes.get(axis.group) != axis.size:
-                    known = sizes.get(axis.group, "no such group")
-                    raise ValueError(
-                        f"block {block.label!r}: its axis {axis} has size {axis.size}, expected the size of "
-                        f"group {axis.group!r} ({known}); make axis and group agree"
-                    )
+            for position, axis in enumerate(block.axes):
+                if axis.group is not None:
+                    self._check_axis(block, position, axis, axis.group)
+
+    def _check_owner(self, group: NeuronGroup, earlier: list[str]) -> None:
+        if group.within not in earlier:
+            raise ValueError(
+                f"group {group.name!r}: its owner {group.within!r} is not among the groups before it, "
+                f"{earlier}; list owners first"
+            )
+        if group.size % self.group(group.within).size:
+            raise ValueError(
+                f"group {group.name!r}: got {group.size} units within the {self.group(group.within).size} of "
+                f"{group.within!r}, expected a multiple: runs are equally long"
+            )
+
+    def _check_axis(self, block: Block, position: int, axis: Axis, name: str) -> None:
+        group = self._groups.get(name)
+        size = None if group is None else group.size
+        whole = size == axis.size or (group is not None and self.owner_axis(block, position) is not None)
+        if not whole:
+            raise ValueError(
+                f"block {block.label!r}: its axis {axis} has size {axis.size}, expected the size of "
+                f"group {name!r} ({'no such group' if size is None else size}); make axis and group agree"
+            )
+        for other, _ in axis.also:
+            if other not in self._groups or self._units_of(other) not in self.owners(name):
+                raise ValueError(
+                    f"block {block.label!r}: its axis {axis} is scaled by {other!r}, expected a group of the "
+                    f"same units or of their owners {self.owners(name)}"
+                )
+
+    @cached_property
+    def _groups(self) -> dict[str, NeuronGroup]:
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def _blocks(self) -> dict[str, tuple[Block, ...]]:
+        found: dict[str, list[Block]] = {}
+        for block in self.blocks:
+            found.setdefault(block.param, []).append(block)
+        return {name: tuple(sorted(blocks, key=lambda b: b.slices)) for name, blocks in found.items()}
 
     def group(self, name: str) -> NeuronGroup:
         """The group of that name.
@@ -187,26 +92,91 @@ class SymmetrySpec:
         Raises:
             KeyError: No such group; the message lists those there are.
         """
-        for group in self.groups:
-            if group.name == name:
-                return group
-        raise KeyError(f"group {name!r} is not in this spec; it has {[group.name for group in self.groups]}")
+        if name not in self._groups:
+            raise KeyError(f"group {name!r} is not in this spec; it has {list(self._groups)}")
+        return self._groups[name]
+
+    def run(self, name: str) -> int:
+        """How many of a group's units each unit of its owner owns; without an owner, all of them."""
+        group = self.group(name)
+        return group.size if group.within is None else group.size // self.group(group.within).size
+
+    def owners(self, name: str) -> tuple[str, ...]:
+        """The group, its owner, the owner's owner and so on."""
+        owner = self.group(name).within
+        return (name,) if owner is None else (name, *self.owners(owner))
+
+    def owner_axis(self, block: Block, position: int) -> int | None:
+        """The axis that says which run of its group a block's axis is along; None if it is the whole group.
+
+        Args:
+            block: A block of this spec.
+            position: Which of its axes.
+
+        Returns:
+            Position of another, whole axis along the group's owner, or along a group within that owner.
+        """
+        axis = block.axes[position]
+        group = None if axis.group is None else self._groups.get(axis.group)
+        if (
+            group is None
+            or group.size == axis.size
+            or group.within is None
+            or self.run(group.name) != axis.size
+        ):
+            return None
+        for other, candidate in enumerate(block.axes):
+            if candidate.group is not None and candidate.group in self._groups and other != position:
+                along = self._groups[candidate.group]
+                if along.size == candidate.size and group.within in self.owners(along.name):
+                    return other
+        return None
+
+    def _units_of(self, name: str) -> str:
+        """The group whose units a group is about: itself, or its owner if that owns runs of one unit."""
+        group = self.group(name)
+        return group.within if group.within is not None and self.run(name) == 1 else name
 
     def blocks_of(self, param: str) -> tuple[Block, ...]:
-        """The blocks of one parameter, in order of their slices.
+        """The blocks of one parameter or moved buffer, in order of their slices.
 
         Raises:
             KeyError: No such parameter; the message lists those there are.
         """
-        found = tuple(block for block in self.blocks if block.param == param)
-        if not found:
-            raise KeyError(f"parameter {param!r} is not in this spec; it has {list(self.params)}")
-        return tuple(sorted(found, key=lambda block: block.start))
+        if param not in self._blocks:
+            raise KeyError(f"parameter {param!r} is not in this spec; it has {list(self._blocks)}")
+        return self._blocks[param]
 
-    @property
+    @cached_property
     def params(self) -> tuple[str, ...]:
         """Names of the parameters, in the order of the blocks."""
-        return tuple(dict.fromkeys(block.param for block in self.blocks))
+        return tuple(dict.fromkeys(block.param for block in self.blocks if not block.buffer))
+
+    @cached_property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the buffers that move with the parameters, in the order of the blocks."""
+        return tuple(dict.fromkeys(block.param for block in self.blocks if block.buffer))
+
+    def verify(self, model: nn.Module, example_input: Any, **options: Any) -> Proof:
+        """Prove by running a network that it computes the same under this symmetry, and not under more.
+
+        Args:
+            model: The network; left as it was.
+            example_input: What its forward takes, or a tuple of that.
+            **options: See :func:`amortopt.symmetry.verify.verify`.
+
+        Returns:
+            The proof, which a person can print; ``proof.holds`` says whether it is one.
+        """
+        from amortopt.symmetry.verify import verify
+
+        return verify(self, model, example_input, **options)
+
+    def gauge_dimension(self) -> GaugeDimension:
+        """How large the symmetry is: see :func:`amortopt.symmetry.gauge.gauge_dimension`."""
+        from amortopt.symmetry.gauge import gauge_dimension
+
+        return gauge_dimension(self)
 
     def same_symmetry(self, other: SymmetrySpec) -> bool:
         """Whether both say the same about the same parameters, up to the names and origins of groups."""
@@ -215,16 +185,21 @@ class SymmetrySpec:
     def _canonical(self) -> tuple[Any, ...]:
         """Blocks in a fixed order with groups numbered by first appearance; unused groups as a multiset."""
         number: dict[str, int] = {}
-        blocks = []
-        for block in sorted(self.blocks, key=lambda b: (b.param, b.start, b.stop or math.inf)):
-            axes = [
-                (a.role if a.group is None else number.setdefault(a.group, len(number)), a.exponent, a.size)
-                for a in block.axes
-            ]
-            blocks.append((block.param, block.start, block.stop, tuple(axes)))
-        facts = {group.name: (group.size, group.kind, group.permutable) for group in self.groups}
+
+        def known(name: str | None) -> int | None:
+            return None if name is None else number.setdefault(name, len(number))
+
+        blocks = [
+            (block.param, block.view, block.slices, tuple(_numbered(axis, known) for axis in block.axes))
+            for param in sorted(self._blocks)
+            for block in self._blocks[param]
+        ]
+        for name in list(number):
+            for owner in self.owners(name):
+                known(owner)
+        facts = {g.name: (g.size, g.kind, g.permutable, number.get(g.within or "")) for g in self.groups}
         used = [facts[name] for name in number]
-        unused = sorted(facts[name] for name in facts.keys() - number.keys())
+        unused = sorted(facts[name][:3] for name in facts.keys() - number.keys())
         return tuple(blocks), tuple(used), tuple(unused)
 
     def to_json(self) -> str:
@@ -246,15 +221,12 @@ class SymmetrySpec:
         except json.JSONDecodeError as error:
             raise ValueError(f"text: got no JSON ({error}), expected to_json()'s output") from error
         version = data.get("format") if isinstance(data, Mapping) else None
-        if version != _FORMAT:
+        if version not in (1, _FORMAT):
             raise ValueError(f"text: got format {version!r}, expected {_FORMAT}; extract the spec again")
         try:
             return cls(
                 tuple(NeuronGroup(**group) for group in data["groups"]),
-                tuple(
-                    Block(**{**block, "axes": tuple(Axis(**axis) for axis in block["axes"])})
-                    for block in data["blocks"]
-                ),
+                tuple(_block_from(block) for block in data["blocks"]),
                 tuple(_operation_from(op) for op in data["operations"]),
             )
         except (KeyError, TypeError) as error:
@@ -262,15 +234,41 @@ class SymmetrySpec:
 
     def __repr__(self) -> str:
         groups = [("group", "size", "scale", "permute", "origin")] + [
-            (g.name, str(g.size), g.kind, "yes" if g.permutable else "no", g.origin) for g in self.groups
+            (g.name, str(g.size), g.kind, self._permutes(g), g.origin) for g in self.groups
         ]
         blocks = [("parameter", "shape", "axes")] + [
-            (b.label, "x".join(map(str, b.shape)), ", ".join(map(str, b.axes))) for b in self.blocks
+            (b.label, "x".join(map(str, b.shape)), ", ".join(map(str, b.axes)) + " (buffer)" * b.buffer)
+            for b in self.blocks
         ]
         parts = [_table(groups), _table(blocks)]
         if self.operations:
             parts.append("computes  " + "\n          ".join(map(str, self.operations)))
         return "\n\n".join(parts)
+
+    def _permutes(self, group: NeuronGroup) -> str:
+        if group.within is None:
+            return "yes" if group.permutable else "no"
+        run = self.run(group.name)
+        inside = f", {run} inside" if group.permutable else f", {run} each" if run > 1 else ""
+        return f"with {group.within}{inside}"
+
+
+def _numbered(axis: Axis, known: Callable[[str | None], int | None]) -> tuple[Any, ...]:
+    also = tuple(sorted((known(name), exponent) for name, exponent in axis.also))
+    return axis.role if axis.group is None else known(axis.group), axis.exponent, axis.size, also
+
+
+def _block_from(data: Mapping[str, Any]) -> Block:
+    axes = tuple(
+        Axis(**{**axis, "also": tuple((str(g), int(e)) for g, e in axis.get("also", ()))})
+        for axis in data["axes"]
+    )
+    # Blocks of format 1 had first and last index along the first dimension, and were whole parameters.
+    rest = {
+        key: value for key, value in data.items() if key not in ("axes", "slices", "view", "start", "stop")
+    }
+    slices = tuple((int(start), int(stop)) for start, stop in data.get("slices", ()))
+    return Block(axes=axes, slices=slices, view=tuple(map(int, data.get("view", ()))), **rest)
 
 
 def _operation_from(data: Mapping[str, Any]) -> Operation:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import io
 import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +17,17 @@ from torch.export.graph_signature import InputKind
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from amortopt.functional import eval_mode
+from amortopt.symmetry.concrete import DataDependentError, concrete_graph
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A traced forward pass in eval mode.
+    """A traced forward pass.
 
     Attributes:
         nodes: Nodes of the graph in execution order.
-        params: Node name -> qualified parameter name.
+        params: Node name -> qualified parameter name; of several names the first.
+        buffers: Node name -> qualified buffer name.
         inputs: Names of the nodes that are the network's inputs.
         shapes: Qualified parameter name -> shape, in the order of ``named_parameters``.
         softsigns: Divisions that end a written-out softsign x / (1 + |x|) -> x.
@@ -31,48 +35,86 @@ class Trace:
 
     nodes: tuple[torch.fx.Node, ...]
     params: dict[str, str]
+    buffers: dict[str, str]
     inputs: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]]
     softsigns: dict[torch.fx.Node, torch.fx.Node]
 
 
-def trace(module: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> Trace:
-    """Record what a module computes, in eval mode, without changing it.
+def trace(module: nn.Module, example_input: Tensor | tuple[Tensor, ...], *, training: bool = False) -> Trace:
+    """Record what a module computes without changing it.
 
     Args:
         module: The base network.
         example_input: What ``forward`` takes: a tensor [N, ...] or a tuple of such.
+        training: Whether to trace in training mode instead of eval mode.
 
     Returns:
         The graph before decomposition, with a name for every parameter node.
 
     Raises:
         ValueError: The module has no parameters, has parameters of a kind that no symmetry is defined for
-            (lazy, integer, complex, shared between two names), does not take this input, or cannot be traced.
+            (lazy, integer, complex), does not take this input, or cannot be traced.
     """
     _check_parameters(module)
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     if not inputs or not all(isinstance(x, Tensor) and x.ndim >= 1 for x in inputs):
         got = [type(x).__name__ if not isinstance(x, Tensor) else tuple(x.shape) for x in inputs]
         raise ValueError(f"example_input: got {got}, expected tensors whose first axis is the batch")
-    with eval_mode(module), _silent_tracer():
-        try:
-            with warnings.catch_warnings():
-                # What export says about its own internals is not for the caller.
-                warnings.simplefilter("ignore")
-                program = torch.export.export(module, inputs, strict=False)
-        except Exception as error:
-            raise _explained(module, inputs, error) from error
-    params, users = {}, []
+    graph, held, buffers, users = _graph(module, inputs, training)
+    first = {id(tensor): name for name, tensor in module.named_parameters()}
+    names = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
+    params = {node: names[name] for node, name in held.items()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    nodes, softsigns = _fuse_softsign(tuple(graph.nodes))
+    return Trace(nodes, params, buffers, users, shapes, softsigns)
+
+
+_Graph: TypeAlias = tuple[torch.fx.Graph, dict[str, str], dict[str, str], tuple[str, ...]]
+
+
+def _graph(module: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> _Graph:
+    """The graph, and which of its placeholders are parameters, buffers and inputs."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        # The fast path of attention is one operation for a whole layer.
+        torch.backends.mha.set_fastpath_enabled(False)
+        with eval_mode(module, training), _silent_tracer(), warnings.catch_warnings():
+            # What export says about its own internals is not for the caller.
+            warnings.simplefilter("ignore")
+            try:
+                return _exported(module, inputs)
+            except Exception as error:
+                try:
+                    return concrete_graph(module, inputs)
+                except Exception as other:
+                    raise _explained(module, inputs, error, other) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Graph:
+    program = torch.export.export(module, inputs, strict=False)
+    params, buffers, users = {}, {}, []
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", "")
         if spec.kind == InputKind.PARAMETER and spec.target is not None:
             params[name] = spec.target
+        elif spec.kind == InputKind.BUFFER and spec.target is not None:
+            buffers[name] = spec.target
         elif spec.kind == InputKind.USER_INPUT:
             users.append(name)
-    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-    nodes, softsigns = _fuse_softsign(tuple(program.graph.nodes))
-    return Trace(nodes, params, tuple(users), shapes, softsigns)
+    for node in program.graph.nodes:
+        for value in _tensors_of(node.meta.get("val")):
+            # A size that depends on data has no number here.
+            if not all(isinstance(size, int) for size in value.shape):
+                raise ValueError("a shape depends on the values of tensors")
+    return program.graph, params, buffers, tuple(users)
+
+
+def _tensors_of(value: Any) -> list[Tensor]:
+    parts = value if isinstance(value, list | tuple) else [value]
+    return [part for part in parts if isinstance(part, Tensor)]
 
 
 def _fuse_softsign(
@@ -115,6 +157,25 @@ def arguments(node: torch.fx.Node) -> dict[str, Any]:
     return {arg.name: values[arg.name] for arg in schema if arg.name in values}
 
 
+_SPLITS = ("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.tensor_split", "aten.unsafe_split")
+
+
+def split_everywhere(node: torch.fx.Node) -> tuple[int, list[tuple[int, tuple[int, ...]]]] | None:
+    """How all uses of a parameter split it: the axis; first index and shape of each part."""
+    uses = [user for user in node.users if user.op != "output"]
+    if not uses or len(uses) != len(node.users) or any(operator_name(user) not in _SPLITS for user in uses):
+        return None
+    found = []
+    for user in uses:
+        shapes = [shape_of(part) for part in user.meta["val"]]
+        ndim = len(shapes[0] or ())
+        axis = int(arguments(user).get("dim", 0)) % max(ndim, 1)
+        sizes = [shape[axis] for shape in shapes if shape is not None]
+        starts = [sum(sizes[:k]) for k in range(len(sizes))]
+        found.append((axis, [(start, shape) for start, shape in zip(starts, shapes, strict=True) if shape]))
+    return found[0] if all(other == found[0] for other in found) else None
+
+
 def module_path(node: torch.fx.Node) -> str:
     """Qualified name of the submodule whose forward made this node; empty for the network itself."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
@@ -129,7 +190,6 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
 def _check_parameters(module: nn.Module) -> None:
     if not isinstance(module, nn.Module):
         raise ValueError(f"module: got {type(module).__name__}, expected an nn.Module")
-    names: dict[int, list[str]] = {}
     for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]:
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise ValueError(
@@ -140,42 +200,43 @@ def _check_parameters(module: nn.Module) -> None:
             raise ValueError(
                 f"module: parameter {name!r} has dtype {parameter.dtype}, expected a real floating one"
             )
-        names.setdefault(id(parameter), []).append(name)
-    if not names:
+    if next(module.parameters(), None) is None:
         raise ValueError(f"module: {type(module).__name__} has no parameters, so it has no symmetry to find")
-    for shared in names.values():
-        if len(shared) > 1:
-            raise ValueError(f"module: one parameter has the names {shared}; a tie is not supported yet")
 
 
 @contextlib.contextmanager
 def _silent_tracer() -> Iterator[None]:
     # Where tracing fails, torch logs a long traceback or whole graphs beside the exception that says it all.
-    loggers = [logging.getLogger(f"torch.{name}") for name in ("_subclasses.fake_tensor", "fx", "export")]
-    were = [logger.disabled for logger in loggers]
+    before = logging.root.manager.disable
     try:
-        for logger in loggers:
-            logger.disabled = True
-        yield
+        logging.disable(logging.CRITICAL)
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
-        for logger, was in zip(loggers, were, strict=True):
-            logger.disabled = was
+        logging.disable(before)
 
 
-def _explained(module: nn.Module, inputs: tuple[Tensor, ...], error: Exception) -> ValueError:
+def _explained(
+    module: nn.Module, inputs: tuple[Tensor, ...], exported: Exception, concrete: Exception
+) -> ValueError:
     """Tell an input that does not fit from a forward that cannot be traced."""
     name, shapes = type(module).__name__, [tuple(x.shape) for x in inputs]
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module(*inputs)
+            copy.deepcopy(module)(*inputs)
     except Exception as own:
         return ValueError(
             f"example_input: {name} does not take inputs of shapes {shapes}: {_first_line(own)}"
         )
-    kind = type(error).__name__
-    advice = "; forward may not branch or loop on the values of tensors" if "DataDependent" in kind else ""
-    return ValueError(f"module: {name} runs but cannot be traced ({kind}: {_first_line(error)}){advice}")
+    if isinstance(concrete, DataDependentError):
+        return ValueError(
+            f"module: {name} runs but cannot be traced: {concrete}; forward may not branch or loop on the "
+            "values of tensors"
+        )
+    return ValueError(
+        f"module: {name} runs but cannot be traced ({type(exported).__name__}: {_first_line(exported)})"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ import torch
 from amortopt._types import Params
 from amortopt.metanets import ScaleGMN, make_metanet
 from tests.cases import Case, case
-from tests.metanets.networks import READABLE, SMALL, metanet, networks, relative, spec_of, wider
+from tests.metanets.networks import READABLE, RESIZABLE, SMALL, metanet, networks, relative, spec_of, wider
 
 TANH = case("mlp-tanh")
 
@@ -138,7 +138,7 @@ def test_scalegmn_forward_hears_only_from_what_is_read() -> None:
     assert all(len(layer.from_out) for layer in both.layers)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("base", READABLE, ids=str)
+@pytest.mark.parametrize("base", RESIZABLE, ids=str)
 def test_scalegmn_runs_on_other_widths(base: Case) -> None:
     made = metanet(spec_of(base))
     params = {name: p[None] for name, p in wider(base, 4).items()}
@@ -147,9 +147,12 @@ def test_scalegmn_runs_on_other_widths(base: Case) -> None:
     assert all(bool(p.isfinite().all()) for p in better.values())
 
 
-def test_scalegmn_of_a_block_with_three_groups_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'head\.weight' has 3 group axes, expected at most two"):
-        ScaleGMN(spec_of(case("mixer")))
+def test_scalegmn_refuses_other_widths_of_units_that_several_sets_are_about() -> None:
+    base = case("mixer")
+    params = networks(base)
+    params["units.weight"], params["units.bias"] = torch.zeros(2, 9, 4).double(), torch.zeros(2, 9).double()
+    with pytest.raises(ValueError, match=r"got 9 units in group .*, expected 6; other groups or blocks are"):
+        metanet(spec_of(base))(params)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import amortopt.metanets.scalegmn as scalegmn
 from amortopt._types import Params
-from amortopt.graph import EdgeBlock
+from amortopt.graph import EdgeBlock, NodeBlock
 from amortopt.metanets import ScaleGMN
-from amortopt.nn.scale import scale_edge
+from amortopt.nn.scale import Factors, rescaled
 from amortopt.symmetry import SymmetrySpec
 from amortopt.testing import assert_equivariant
 from tests.cases import Case, case
@@ -64,10 +64,10 @@ def test_scalegmn_permutation_option_fails_on_scalings(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mlp-relu", "residual", "cnn-1d"])
 def test_scalegmn_that_forgets_a_factor_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(item: EdgeBlock, value: Tensor, q: list[Tensor], inverse: list[Tensor]) -> Tensor:
-        return scale_edge(item, value, q, [torch.ones_like(x) for x in inverse])
+    def forgetful(item: NodeBlock | EdgeBlock, value: Tensor, q: Factors, inverse: Factors) -> Tensor:
+        return rescaled(item, value, q, {name: torch.ones_like(x) for name, x in inverse.items()})
 
-    monkeypatch.setattr(scalegmn, "scale_edge", forgetful)
+    monkeypatch.setattr(scalegmn, "rescaled", forgetful)
     with pytest.raises(AssertionError, match="not equivariant"):
         _check(metanet(spec_of(case(name))), spec_of(case(name)), networks(case(name)))
 

@@ -9,7 +9,7 @@ from amortopt._types import Params
 from amortopt.metanets import ScaleGMN
 from amortopt.nn import scatter
 from tests.cases import Case, case
-from tests.metanets.networks import READABLE, metanet, networks, relative, spec_of, wider
+from tests.metanets.networks import RESIZABLE, metanet, networks, relative, spec_of, wider
 from tests.nn.fakes import FakeScatter
 
 
@@ -34,7 +34,7 @@ def _one_by_one(
 
 
 @pytest.mark.parametrize("fake", [False, True], ids=["torch", "torch-scatter"])
-@pytest.mark.parametrize("base", READABLE, ids=str)
+@pytest.mark.parametrize("base", RESIZABLE, ids=str)
 def test_forward_mixed_agrees_with_dense(base: Case, fake: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     module = FakeScatter() if fake else None
     monkeypatch.setattr(scatter, "torch_scatter", lambda: module)

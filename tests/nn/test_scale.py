@@ -8,40 +8,36 @@ import torch
 from amortopt._types import Params
 from amortopt.graph import GraphLayout
 from amortopt.nn import RMSNorm, canonical_factors
-from amortopt.nn.scale import scale_edge, scale_node
-from amortopt.symmetry import Element, act, sample
+from amortopt.nn.scale import rescaled
+from amortopt.symmetry import Element, SymmetrySpec, act, sample
 from tests.cases import Case, case
 from tests.metanets.networks import READABLE, networks, spec_of
+from tests.metanets.specs import SPECS, params_like, random_spec, written
 from tests.metanets.zeros import DEAD, zero
 
 ZEROED = ("mlp-relu", "mlp-identity", "mlp-leaky-relu", "residual", "cnn-flatten")
 
 
-def _moved(layout: GraphLayout, factors: list[torch.Tensor], g: Element) -> list[torch.Tensor]:
+def _moved(factors: dict[str, torch.Tensor], g: Element) -> dict[str, torch.Tensor]:
     """What the factors of the moved network have to be."""
-    moved = []
-    for node, q in zip(layout.nodes, factors, strict=True):
-        there = q.gather(1, g.permutations[node.group])
-        moved.append(there * g.scales[node.group].abs() if node.positive else there)
-    return moved
+    return {name: q.gather(1, g.permutations[name]) * g.scales[name].abs() for name, q in factors.items()}
 
 
-def _check(base: Case, params: Params) -> None:
-    spec = spec_of(base)
+def _check(spec: SymmetrySpec, params: Params) -> None:
     layout = GraphLayout.from_spec(spec)
     g = sample(spec, generator=torch.Generator().manual_seed(1), low=1e-3, high=1e3, batch=2)
     q, inverse = canonical_factors(layout, params)
     moved_q, moved_inverse = canonical_factors(layout, act(spec, g, params, batched=True))
-    torch.testing.assert_close(moved_q, _moved(layout, q, g), rtol=1e-12, atol=0)
-    for x, y in zip(moved_q, moved_inverse, strict=True):
-        torch.testing.assert_close(x * y, (x != 0).to(x), rtol=1e-12, atol=0)
-        assert torch.equal(x == 0, y == 0)
-    assert all(bool(x.isfinite().all()) for x in (*q, *inverse))
+    torch.testing.assert_close(moved_q, _moved(q, g), rtol=1e-12, atol=0)
+    for name, x in moved_q.items():
+        torch.testing.assert_close(x * moved_inverse[name], (x != 0).to(x), rtol=1e-12, atol=0)
+        assert torch.equal(x == 0, moved_inverse[name] == 0)
+    assert all(bool(x.isfinite().all()) for x in (*q.values(), *inverse.values()))
 
 
 @pytest.mark.parametrize("base", READABLE, ids=str)
 def test_canonical_factors_move_like_the_units(base: Case) -> None:
-    _check(base, networks(base))
+    _check(spec_of(base), networks(base))
 
 
 @pytest.mark.parametrize("dead", DEAD)
@@ -49,7 +45,7 @@ def test_canonical_factors_move_like_the_units(base: Case) -> None:
 def test_canonical_factors_of_dead_units_move_like_the_units(name: str, dead: str) -> None:
     params = networks(case(name))
     zero(params, dead)
-    _check(case(name), params)
+    _check(spec_of(case(name)), params)
 
 
 @pytest.mark.parametrize("name", ["mlp-relu", "mlp-identity", "residual"])
@@ -57,15 +53,15 @@ def test_canonical_factors_of_random_sparse_networks_move_like_the_units(name: s
     for share in (0.5, 0.9, 0.97):
         params = networks(case(name))
         params = {key: p * (torch.rand_like(p) > share) for key, p in params.items()}
-        _check(case(name), params)
+        _check(spec_of(case(name)), params)
 
 
 def test_canonical_factors_of_a_network_of_zeros_are_zero() -> None:
     base = case("mlp-relu")
     layout = GraphLayout.from_spec(spec_of(base))
     q, inverse = canonical_factors(layout, {name: 0 * p for name, p in networks(base).items()})
-    for node, x, y in zip(layout.nodes, q, inverse, strict=True):
-        assert bool((x == y).all()) and bool((x == (0 if node.positive else 1)).all())
+    assert len(q) == 2
+    assert not any(bool(x.any()) for x in (*q.values(), *inverse.values()))
 
 
 def test_canonical_factors_of_a_dead_unit_come_from_its_readers() -> None:
@@ -75,8 +71,8 @@ def test_canonical_factors_of_a_dead_unit_come_from_its_readers() -> None:
     params["0.weight"][:, 3] = 0
     params["0.bias"][:, 3] = 0
     q, inverse = canonical_factors(layout, params)
-    column = params["2.weight"][:, :, 3] * inverse[2]
-    torch.testing.assert_close(q[1][:, 3], 1 / column.norm(dim=1))
+    column = params["2.weight"][:, :, 3] * inverse["h2"]
+    torch.testing.assert_close(q["h1"][:, 3], 1 / column.norm(dim=1))
 
 
 def test_canonical_factors_of_a_chain_of_dead_units_come_from_its_end() -> None:
@@ -88,8 +84,8 @@ def test_canonical_factors_of_a_chain_of_dead_units_come_from_its_end() -> None:
     params["2.weight"][:, 2:, 0] = 0
     _, inverse = canonical_factors(GraphLayout.from_spec(spec_of(base)), params)
     end = params["4.weight"][:, :, 1].norm(dim=1)
-    torch.testing.assert_close(inverse[2][:, 1], end)
-    torch.testing.assert_close(inverse[1][:, 0], params["2.weight"][:, 1, 0].abs() * end)
+    torch.testing.assert_close(inverse["h2"][:, 1], end)
+    torch.testing.assert_close(inverse["h1"][:, 0], params["2.weight"][:, 1, 0].abs() * end)
 
 
 def test_canonical_weights_of_live_units_have_norm_one() -> None:
@@ -98,16 +94,15 @@ def test_canonical_weights_of_live_units_have_norm_one() -> None:
     params = {name: p * 100 for name, p in networks(base).items()}
     q, inverse = canonical_factors(layout, params)
     for edges, nodes in list(zip(layout.edge_blocks, layout.node_blocks, strict=True))[:-1]:
-        weight = scale_edge(edges, layout.read_edge(edges, params), inverse, q)
-        bias = scale_node(nodes, layout.read_node(nodes, params), inverse, q)
+        weight = rescaled(edges, layout.read_edge(edges, params), inverse, q)
+        bias = rescaled(nodes, layout.read_node(nodes, params), inverse, q)
         norms = torch.cat([weight[:, 0], bias], 2).norm(dim=2)
         torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
 @pytest.mark.parametrize("name", ["mlp-tanh", "mlp-gelu", "cnn-2d"])
-def test_canonical_factors_are_one_without_positive_scalings(name: str) -> None:
-    q, inverse = canonical_factors(GraphLayout.from_spec(spec_of(case(name))), networks(case(name)))
-    assert all(bool((x == 1).all()) for x in (*q, *inverse))
+def test_canonical_factors_are_those_of_positive_scalings_only(name: str) -> None:
+    assert canonical_factors(GraphLayout.from_spec(spec_of(case(name))), networks(case(name))) == ({}, {})
 
 
 @pytest.mark.parametrize("dead", DEAD)
@@ -117,9 +112,43 @@ def test_canonical_factors_gradients_are_finite_with_exact_zeros(dead: str) -> N
     zero(params, dead)
     params = {name: p.requires_grad_() for name, p in params.items()}
     q, inverse = canonical_factors(GraphLayout.from_spec(spec_of(base)), params)
-    loss = torch.stack([x.sum() for x in (*q, *inverse)]).sum()
+    loss = torch.stack([x.sum() for x in (*q.values(), *inverse.values())]).sum()
     for gradient in torch.autograd.grad(loss, list(params.values()), allow_unused=True):
         assert gradient is None or bool(gradient.isfinite().all())
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_canonical_factors_of_any_symmetry_move_like_the_units(name: str) -> None:
+    params = params_like(SPECS[name])
+    _check(SPECS[name], params)
+    q, _ = canonical_factors(GraphLayout.from_spec(SPECS[name]), params)
+    assert all(bool((x > 0).all()) for x in q.values())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_canonical_factors_of_random_symmetries_move_like_the_units(seed: int) -> None:
+    spec = random_spec(seed)
+    _check(spec, params_like(spec))
+
+
+def test_canonical_factors_start_where_everything_read_is_known() -> None:
+    # The scale behind the depthwise weights is listed first and needs the one before them.
+    layout = GraphLayout.from_spec(SPECS["depthwise-after"])
+    order = [told.factor for told in layout.told]
+    assert order == ["s", "b", "a"]
+
+
+def test_canonical_factors_of_squares_are_roots() -> None:
+    spec = written("x 3 none no\na 4 positive yes", {"w": "a^+2, x^-1"})
+    params = params_like(spec)
+    q, _ = canonical_factors(GraphLayout.from_spec(spec), params)
+    torch.testing.assert_close(q["a"].square(), params["w"].norm(dim=2))
+
+
+def test_canonical_factors_that_nothing_tells_are_zero() -> None:
+    spec = written("a 4 positive yes\nb 3 positive yes", {"w": "a^+1, b^-1"})
+    q, inverse = canonical_factors(GraphLayout.from_spec(spec), params_like(spec))
+    assert not any(bool(x.any()) for x in (*q.values(), *inverse.values()))
 
 
 def test_canonical_factors_gradcheck() -> None:
@@ -135,7 +164,7 @@ def test_canonical_factors_gradcheck() -> None:
 
     def factors(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, ...]:
         q, inverse = canonical_factors(layout, {**fixed, "a.weight": weight, "a.bias": bias})
-        return (*q, *inverse)
+        return (*q.values(), *inverse.values())
 
     inputs = [params[name].requires_grad_() for name in ("a.weight", "a.bias")]
     assert torch.autograd.gradcheck(factors, inputs)
@@ -150,8 +179,8 @@ def test_canonical_factors_float32_of_four_layers(value: float) -> None:
     layout = GraphLayout.from_spec(spec_of(base))
     expected, _ = canonical_factors(layout, params)
     got, _ = canonical_factors(layout, {name: p.float() for name, p in params.items()})
-    for x, y in zip(got, expected, strict=True):
-        torch.testing.assert_close(x.double(), y, rtol=1e-5, atol=0)
+    for name, q in got.items():
+        torch.testing.assert_close(q.double(), expected[name], rtol=1e-5, atol=0)
 
 
 def test_rms_norm_is_odd_and_has_unit_scale() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from amortopt.graph import EdgeBlock, GraphLayout
+from amortopt.graph import EdgeBlock, GraphLayout, Part
 from amortopt.nn import DenseWiring, PackedWiring, Wiring, scatter
 from tests.cases import case
 from tests.metanets.networks import spec_of
@@ -21,6 +22,11 @@ COUNTS, SIZES = (2, 1, 1), ((2, 3, 4, 2), (2, 5, 1, 2), (2, 1, 6, 2))
 C, K, H = 2, 3, 2
 Nets = list[Tensor]
 """One tensor [n, ...] or [C, o, i] per network."""
+
+
+def _between(out: int, into: int, channels: int) -> EdgeBlock:
+    ends = replace(BLOCK.out_end, node=out), replace(BLOCK.in_end, node=into)
+    return EdgeBlock(BLOCK.view, *ends, channels)
 
 
 def _sizes(dense: bool) -> list[tuple[int, ...]]:
@@ -196,7 +202,7 @@ def _roles(dense: bool, node: int, roles: int, known: bool) -> Nets:
 @pytest.mark.parametrize(("out", "into"), [(2, 1), (2, 0), (3, 2), (3, 0)])
 def test_wiring_between(wired: tuple[Wiring, bool], out: int, into: int) -> None:
     wiring, dense = wired
-    block = EdgeBlock(BLOCK.block, out, into, BLOCK.out_axis, BLOCK.in_axis, C)
+    block = _between(out, into, C)
     if isinstance(wiring, PackedWiring):
         wiring = PackedWiring(COUNTS, SIZES, [(out, into)])
     count = {node: 2 if node in (0, 3) else 4 for node in (out, into)}
@@ -217,6 +223,43 @@ def test_wiring_between(wired: tuple[Wiring, bool], out: int, into: int) -> None
     _close(got, _edges_in(expected, dense))
 
 
+PARTS = [
+    Part(2, before, repeat, odd=False, plays=True) for before, repeat in ((1, 1), (1, 3), (2, 1), (2, 3))
+]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=str)
+@pytest.mark.parametrize("dense", [True, False])
+def test_wiring_expand_and_pool(part: Part, dense: bool) -> None:
+    # Two networks of one size each: what is about other units has as many in all networks.
+    units, b, r = 4, part.before, part.repeat
+    sizes = (2, 3, units, units * b * r)
+    wiring = DenseWiring(2, sizes) if dense else PackedWiring([1, 1], [sizes, sizes])
+    x = torch.randn(2, units, K, dtype=torch.float64)
+    wide = torch.randn(2, units * b * r, K, dtype=torch.float64)
+    expanded, pooled = torch.zeros_like(wide), torch.zeros_like(x)
+    for place in range(units * b * r):
+        unit = place // r % units
+        expanded[:, place] = x[:, unit]
+        pooled[:, unit] += wide[:, place] / (b * r)
+    pack = lambda x: wiring.pack_nodes([x] if dense else [x[:1], x[1:]])  # noqa: E731
+    _close(wiring.expand(part, pack(x)), pack(expanded))
+    _close(wiring.pool(part, pack(wide)), pack(pooled))
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_wiring_order_inside_runs(dense: bool) -> None:
+    sizes = (2, 3, 6, 2)
+    wiring = DenseWiring(2, sizes) if dense else PackedWiring([1, 1], [sizes, sizes])
+    scores = torch.tensor([[3.0, 1, 2, 9, 8, 8], [0, 5, 4, 7, 7, 7]], dtype=torch.float64)[..., None]
+    starts = torch.tensor([[2.0, 0, 1, 2, 0, 0], [0, 2, 1, 0, 0, 0]], dtype=torch.float64)[..., None] / 3
+    ends = torch.tensor([[3.0, 1, 2, 3, 2, 2], [1, 3, 2, 3, 3, 3]], dtype=torch.float64)[..., None] / 3
+    pack = lambda x: wiring.pack_nodes([x] if dense else [x[:1], x[1:]])  # noqa: E731
+    got = wiring.order(2, pack(scores), 1e-6, 3)
+    _close(got[0], pack(starts))
+    _close(got[1], pack(ends))
+
+
 def test_packed_wiring_unpacks_what_it_packs() -> None:
     wiring = PackedWiring(COUNTS, SIZES, [(BLOCK.out, BLOCK.into)])
     nodes = [torch.randn(n, size[2], K) for n, size in zip(COUNTS, SIZES, strict=True)]
@@ -233,7 +276,7 @@ def test_packed_wiring_unpacks_what_it_packs() -> None:
 
 
 def test_packed_wiring_serves_blocks_within_one_set() -> None:
-    own = EdgeBlock(BLOCK.block, 2, 2, BLOCK.out_axis, BLOCK.in_axis, 1)
+    own = _between(2, 2, 1)
     wiring = PackedWiring(COUNTS, SIZES, [(2, 2)])
     edges = [torch.randn(C, size[2], size[2], dtype=torch.float64) for size in _sizes(False)]
     x = _nodes(False, 2, C, K)

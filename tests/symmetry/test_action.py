@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -8,7 +9,6 @@ from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.symmetry import (
-    Axis,
     Block,
     Element,
     NeuronGroup,
@@ -21,6 +21,7 @@ from amortopt.symmetry import (
     sample,
 )
 from tests.cases import CASES, Case, case
+from tests.symmetry.nested import nested
 
 
 def _spec_and_params(case: Case) -> tuple[SymmetrySpec, Params]:
@@ -34,22 +35,38 @@ def _close(got: Params, expected: Params) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
 
 
+def _units(spec: SymmetrySpec, block: Block, index: tuple[int, ...]) -> list[int | None]:
+    """For every axis of an entry, the unit of the axis' group that it is about."""
+    units: list[int | None] = []
+    for position, (axis, i) in enumerate(zip(block.axes, index, strict=True)):
+        owner = spec.owner_axis(block, position)
+        if owner is not None and axis.group is not None:
+            along = block.axes[owner].group
+            assert along is not None
+            of_owner = spec.group(spec.group(axis.group).within or "").size
+            i += index[owner] * of_owner // spec.group(along).size * spec.run(axis.group)
+        units.append(None if axis.group is None else i)
+    return units
+
+
 def _act_reference(spec: SymmetrySpec, g: Element, params: Params) -> Params:
-    """Entry by entry: W'[o, i] = q_o W[perm(o), perm(i)] / q_i."""
-    moved = {}
+    """Entry by entry: W'[o, i] = q_o^e W[perm(o), perm(i)] q_i^f."""
+    moved = {name: torch.full_like(p, float("nan")) for name, p in params.items()}
     for block in spec.blocks:
-        view = params[block.param].reshape(block.shape)
+        view = params[block.param][block.index].reshape(block.shape)
         out = torch.empty_like(view)
-        for index in torch.cartesian_prod(*(torch.arange(n) for n in block.shape)).reshape(
-            -1, len(block.shape)
-        ):
+        for index in itertools.product(*map(range, block.shape)):
             source, factor = [], 1.0
-            for axis, i in zip(block.axes, index.tolist(), strict=True):
-                source.append(i if axis.group is None else int(g.permutations[axis.group][i]))
-                if axis.group is not None:
-                    factor *= float(g.scales[axis.group][i]) ** axis.exponent
-            out[tuple(index)] = factor * view[tuple(source)]
-        moved[block.param] = out.reshape(params[block.param].shape)
+            for position, (axis, unit) in enumerate(zip(block.axes, _units(spec, block, index), strict=True)):
+                if unit is None or axis.group is None:
+                    source.append(index[position])
+                    continue
+                source.append(int(g.permutations[axis.group][unit]) % axis.size)
+                for name, exponent in ((axis.group, axis.exponent), *axis.also):
+                    mine = unit * spec.group(name).size // spec.group(axis.group).size
+                    factor *= float(g.scales[name][mine]) ** exponent
+            out[index] = factor * view[tuple(source)]
+        moved[block.param][block.index] = out.reshape(params[block.param][block.index].shape)
     return moved
 
 
@@ -57,12 +74,19 @@ def _act_reference(spec: SymmetrySpec, g: Element, params: Params) -> Params:
 def test_act_agrees_with_the_entrywise_reference(name: str, generator: torch.Generator) -> None:
     spec, params = _spec_and_params(case(name))
     g = sample(spec, generator=generator)
-    _close(act(spec, g, params), {n: _act_reference(spec, g, params)[n] for n in params})
+    _close(act(spec, g, params), _act_reference(spec, g, params))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_elements_form_a_group_that_acts(case: Case, generator: torch.Generator) -> None:
-    spec, params = _spec_and_params(case)
+def test_act_on_nested_groups_agrees_with_the_entrywise_reference(generator: torch.Generator) -> None:
+    spec, params = nested()
+    for _ in range(5):
+        g = sample(spec, generator=generator)
+        _close(act(spec, g, params), _act_reference(spec, g, params))
+
+
+@pytest.mark.parametrize("setting", [*CASES, None], ids=str)
+def test_elements_form_a_group_that_acts(setting: Case | None, generator: torch.Generator) -> None:
+    spec, params = nested() if setting is None else _spec_and_params(setting)
     g, h, k = (sample(spec, generator=generator) for _ in range(3))
     _close(act(spec, identity(spec), params), params)
     _close(act(spec, inverse(g), act(spec, g, params)), params)
@@ -70,9 +94,9 @@ def test_elements_form_a_group_that_acts(case: Case, generator: torch.Generator)
     _close(act(spec, compose(compose(g, h), k), params), act(spec, compose(g, compose(h, k)), params))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_act_on_a_batch_is_act_on_every_network(case: Case, generator: torch.Generator) -> None:
-    spec, params = _spec_and_params(case)
+@pytest.mark.parametrize("setting", [*CASES, None], ids=str)
+def test_act_on_a_batch_is_act_on_every_network(setting: Case | None, generator: torch.Generator) -> None:
+    spec, params = nested() if setting is None else _spec_and_params(setting)
     stacked = {name: torch.stack([p, 2 * p, p.sin()]) for name, p in params.items()}
     shared, own = sample(spec, generator=generator), sample(spec, generator=generator, batch=3)
     for i in range(3):
@@ -87,11 +111,35 @@ def test_act_on_a_batch_is_act_on_every_network(case: Case, generator: torch.Gen
     _close(back, stacked)
 
 
-def test_act_runs_under_vmap(generator: torch.Generator) -> None:
-    spec, params = _spec_and_params(case("cnn-flatten"))
+@pytest.mark.parametrize("setting", [case("cnn-flatten"), None], ids=str)
+def test_act_runs_under_vmap(setting: Case | None, generator: torch.Generator) -> None:
+    spec, params = nested() if setting is None else _spec_and_params(setting)
     stacked = {name: torch.stack([p, 2 * p]) for name, p in params.items()}
-    g = sample(spec, generator=generator)
+    g, own = sample(spec, generator=generator), sample(spec, generator=generator, batch=2)
     _close(torch.vmap(lambda p: act(spec, g, p))(stacked), act(spec, g, stacked, batched=True))
+
+    def of_one(permutations: Params, scales: Params, p: Params) -> Params:
+        return act(spec, Element(permutations, scales), p)
+
+    moved = torch.vmap(of_one)(own.permutations, own.scales, stacked)
+    _close(moved, act(spec, own, stacked, batched=True))
+
+
+def test_act_is_differentiable_in_params_and_scales(generator: torch.Generator) -> None:
+    spec, params = nested()
+    g = sample(spec, generator=generator, low=0.5, high=2)
+    names = ["w", "grouped", "turned", "both"]
+
+    def run(scale: Tensor, *some: Tensor) -> tuple[Tensor, ...]:
+        moved = act(
+            spec,
+            dataclasses.replace(g, scales={**g.scales, "qk": scale}),
+            {**params, **dict(zip(names, some, strict=True))},
+        )
+        return tuple(moved[name] for name in names)
+
+    inputs = [x.clone().requires_grad_() for x in (g.scales["qk"], *(params[name] for name in names))]
+    assert torch.autograd.gradcheck(run, inputs)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -132,19 +180,31 @@ def test_act_leaves_its_input_and_dtype_alone(generator: torch.Generator) -> Non
     )
 
 
-def test_act_moves_the_slices_of_a_parameter_separately(generator: torch.Generator) -> None:
-    group = NeuronGroup("h", 3, "sign", True, "")
-    spec = SymmetrySpec(
-        (group,),
-        (Block("w", (Axis("h", 1, 3),), 0, 3), Block("w", (Axis("h", 0, 3),), 3, 6)),
-    )
-    w = torch.randn(6, dtype=torch.float64)
+def test_samples_move_runs_with_their_owners(generator: torch.Generator) -> None:
+    spec, _ = nested()
+    g = sample(spec, generator=generator, batch=4)
+    for group in spec.groups:
+        permutation = g.permutations[group.name]
+        assert torch.equal(permutation.sort(-1).values, torch.arange(group.size).expand(4, -1))
+        if group.within is None:
+            continue
+        run = spec.run(group.name)
+        owner = g.permutations[group.within].repeat_interleave(run, -1)
+        assert torch.equal(permutation // run, owner)
+        if not group.permutable:
+            assert torch.equal(permutation % run, torch.arange(group.size).expand(4, -1) % run)
+    # The runs have permutations of their own: one of 6 runs of 2 is not another.
+    inside = (g.permutations["fine"] % 2).unflatten(-1, (6, 2))[..., 0]
+    assert (inside == 0).any() and (inside == 1).any()
+
+
+def test_buffers_move_if_they_are_given(generator: torch.Generator) -> None:
+    spec, params = nested()
     g = sample(spec, generator=generator)
-    order, sign = g.permutations["h"], g.scales["h"]
-    expected = torch.cat([sign * w[:3][order], w[3:][order]])
-    _close(act(spec, g, {"w": w}), {"w": expected})
-    stacked = act(spec, g, {"w": torch.stack([w, w])}, batched=True)
-    _close(stacked, {"w": torch.stack([expected, expected])})
+    without = {name: p for name, p in params.items() if name not in spec.buffers}
+    moved = act(spec, g, params)
+    assert spec.buffers == ("stats",) and "stats" in moved
+    _close(act(spec, g, without), {name: moved[name] for name in without})
 
 
 def test_samples_are_of_the_groups_kind(generator: torch.Generator) -> None:
@@ -180,6 +240,18 @@ def test_act_refuses_what_does_not_fit(generator: torch.Generator) -> None:
         act(spec, g, {n.replace("4.bias", "other"): p for n, p in params.items()})
     with pytest.raises(ValueError, match=r"'0\.weight'.*32x40.*batched=True"):
         act(spec, g, {n: torch.stack([p, p]) for n, p in params.items()})
+    with pytest.raises(ValueError, match=r"'0\.weight'.*\[B, \.\.\.\]"):
+        act(spec, g, params, batched=True)
+    with pytest.raises(ValueError, match=r"one scale per network for .*'h1'.*batched=True"):
+        act(spec, sample(spec, generator=generator, batch=2), params)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (7, 6), (6, 7), (6, 5)])
+def test_act_refuses_what_slices_do_not_cover(shape: tuple[int, int], generator: torch.Generator) -> None:
+    spec, params = nested()
+    wrong = {**params, "rows": torch.zeros(shape, dtype=torch.float64)}
+    with pytest.raises(ValueError, match=r"params\['rows'\]: got shape"):
+        act(spec, sample(spec, generator=generator), wrong)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (2, 1), (1, float("inf")), (float("nan"), 1)])

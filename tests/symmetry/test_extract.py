@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amortopt.symmetry import Axis, UnknownOperationError, UnknownOperationWarning, extract
 from amortopt.testing import assert_function_preserved
 from tests.cases import CASES, Case, HandWritten, case
+from tests.networks import bad
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -159,32 +162,23 @@ def test_an_unknown_operation_raises_when_strict() -> None:
         extract(_Cumulative(), torch.randn(3, 4), strict=True)
 
 
+class _Fft(nn.Module):
+    """Has no rule, and mixes the units."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft(x).real
+
+
 @pytest.mark.parametrize(
-    "net",
-    [
-        nn.Sequential(
-            nn.Conv1d(2, 4, 3), nn.Tanh(), nn.Conv1d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(32, 2)
-        ),
-        nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(40, 2)),
-        nn.Sequential(nn.Conv1d(2, 4, 3), nn.LayerNorm(10), nn.ReLU(), nn.Flatten(), nn.Linear(40, 2)),
-        nn.Sequential(nn.ConvTranspose1d(2, 4, 3), nn.Flatten(), nn.Linear(56, 2)),
-        nn.Sequential(
-            nn.Conv1d(2, 4, 3), nn.Flatten(), nn.Unflatten(1, (8, 5)), nn.ReLU(), nn.Conv1d(8, 2, 2)
-        ),
-        nn.Sequential(nn.Conv1d(2, 4, 3, padding=1, padding_mode="circular"), nn.Tanh(), nn.Conv1d(4, 2, 3)),
-        nn.GRU(12, 4, batch_first=True),
-        nn.MultiheadAttention(12, 3, batch_first=True),
-    ],
-    ids=lambda net: f"{type(net[1] if isinstance(net, nn.Sequential) else net).__name__}",
+    "odd", [_Fft(), nn.Softmax(1), nn.Unflatten(1, (2, 3))], ids=lambda m: type(m).__name__
 )
-def test_what_has_no_rule_yet_is_never_claimed(net: nn.Module) -> None:
-    x = torch.randn(3, 2, 12)
-    inputs = (x, x, x) if isinstance(net, nn.MultiheadAttention) else (x,)
+def test_what_has_no_rule_is_never_claimed(odd: nn.Module) -> None:
+    net, x = nn.Sequential(nn.Linear(4, 6), odd, nn.Flatten(), nn.Linear(6, 2)), torch.randn(3, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnknownOperationWarning)
-        spec = extract(net, inputs)
+        spec = extract(net, x)
     assert set(spec.params) == {name for name, _ in net.named_parameters()}
-    assert_function_preserved(net, inputs, spec)
+    assert_function_preserved(net, x, spec)
 
 
 class _Function(nn.Module):
@@ -243,15 +237,6 @@ def test_an_unused_parameter_does_not_move() -> None:
     assert block.axes == (Axis(None, 0, 2, "unused"), Axis(None, 0, 3, "unused"))
 
 
-class _Branching(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x) if x.sum() > 0 else -self.layer(x)
-
-
 class _Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -267,10 +252,47 @@ def _tied() -> nn.Module:
     return net
 
 
-def _with_parameter(parameter: Tensor) -> nn.Module:
-    net = nn.Linear(4, 3)
-    net.extra = nn.Parameter(parameter, requires_grad=False)
-    return net
+@pytest.mark.parametrize("build", [_Twice, _tied])
+def test_a_parameter_used_twice_moves_by_both_uses(build: Callable[[], nn.Module]) -> None:
+    net, x = nn.Sequential(nn.Linear(3, 4), build()), torch.randn(2, 3)
+    spec = extract(net, x)
+    (block,) = spec.blocks_of(next(name for name in spec.params if name.endswith("weight") and "1." in name))
+    assert block.groups[0] == block.groups[1]
+    assert_function_preserved(net, x, spec)
+
+
+def test_a_parameter_with_two_names_stands_once() -> None:
+    assert extract(_tied(), torch.zeros(2, 4)).params == ("0.weight", "0.bias", "2.bias")
+
+
+@pytest.mark.parametrize("build", [bad.Masked, bad.MaskByValue])
+def test_shapes_and_constants_that_export_cannot_follow_are_traced_by_running(
+    build: Callable[[], nn.Module],
+) -> None:
+    net, x = build(), torch.randn(4, 4)
+    spec = extract(net, x)
+    assert any(group.permutable for group in spec.groups)
+    assert_function_preserved(net, x, spec)
+
+
+def test_parameters_that_only_training_uses_move_with_what_they_read() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head, self.extra = nn.Linear(3, 5), nn.Linear(5, 2), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            x = torch.relu(self.stem(x))
+            return (
+                (self.head(x), self.extra(F.dropout(x, 0.5, self.training)))
+                if self.training
+                else (self.head(x),)
+            )
+
+    net, x = Auxiliary(), torch.randn(4, 3)
+    spec = extract(net, x)
+    assert spec.blocks_of("extra.weight")[0].axes[1] == spec.blocks_of("head.weight")[0].axes[1]
+    assert spec.verify(net, x).holds
 
 
 @pytest.mark.parametrize(
@@ -278,14 +300,14 @@ def _with_parameter(parameter: Tensor) -> nn.Module:
     [
         (nn.Tanh, "has no parameters"),
         (lambda: nn.LazyLinear(3), "'weight' is lazy"),
-        (lambda: _with_parameter(torch.ones(2, dtype=torch.int64)), r"'extra' has dtype torch\.int64"),
+        (lambda: bad.with_parameter(torch.ones(2, dtype=torch.int64)), r"'extra' has dtype torch\.int64"),
         (
-            lambda: _with_parameter(torch.ones(2, dtype=torch.complex64)),
+            lambda: bad.with_parameter(torch.ones(2, dtype=torch.complex64)),
             r"'extra' has dtype torch\.complex64",
         ),
-        (_tied, r"\['0\.weight', '2\.weight'\]; a tie is not supported yet"),
-        (_Twice, r"'layer\.weight' is used by two operations: aten\.linear at 'layer' and aten\.linear"),
-        (_Branching, "runs but cannot be traced"),
+        (bad.Branching, "Branching runs but cannot be traced.*forward may not branch or loop"),
+        (bad.Halting, "Halting runs but cannot be traced.*forward may not branch or loop"),
+        (bad.ThroughNumpy, "a tensor comes from outside of torch's operations"),
         (lambda: nn.Linear(5, 3), r"example_input: Linear does not take inputs of shapes \[\(2, 4\)\]"),
         (lambda: torch.zeros(3), "got Tensor, expected an nn.Module"),
     ],
@@ -299,3 +321,20 @@ def test_bad_modules_are_named(build: object, message: str) -> None:
 def test_bad_example_inputs_are_named(example: object) -> None:
     with pytest.raises(ValueError, match=r"example_input: got .* expected tensors"):
         extract(nn.Linear(4, 3), example)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", bad.BAD)
+def test_what_cannot_be_extracted_is_an_error_in_one_line(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^(module|example_input): ") as caught:
+        extract(bad.BAD[name](), bad.X)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", bad.ODD)
+def test_modules_out_of_the_ordinary_have_a_spec_that_holds(name: str) -> None:
+    net = bad.ODD[name]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownOperationWarning)
+        spec = extract(net, bad.X)
+    assert set(spec.params) == {name for name, _ in net.named_parameters()}
+    assert_function_preserved(net, bad.X, spec)

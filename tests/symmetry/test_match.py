@@ -189,3 +189,43 @@ def test_another_image_size_before_a_flatten_is_named() -> None:
 def test_the_case_list_has_distinct_names() -> None:
     assert len({c.name for c in CASES}) == len(CASES)
     assert case("mlp-tanh").name == "mlp-tanh"
+
+
+def _normed(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), activation(), nn.Conv1d(4, 4, 3, groups=4)),
+        *(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)),
+    )
+
+
+def test_match_finds_networks_with_norms_and_groups_of_the_same_units() -> None:
+    x = torch.randn(2, 1, 12)
+    found = match(extract(_normed(), x), extract(_normed(), x))
+    assert found.params == {name: name for name, _ in _normed().named_parameters()}
+
+
+def test_match_refuses_another_scale_of_the_same_units() -> None:
+    x = torch.randn(2, 1, 12)
+    with pytest.raises(FamilyMismatchError, match="activation"):
+        match(extract(_normed(), x), extract(_normed(nn.Tanh), x))
+
+
+class _Reused(nn.Module):
+    """Two layers that may be one."""
+
+    def __init__(self, *, shared: bool) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
+        self.b = self.a if shared else nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.b(torch.tanh(self.a(x)))))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_match_tells_a_shared_layer_from_two(shared: bool) -> None:
+    x = torch.randn(2, 3)
+    family, other = extract(_Reused(shared=shared), x), extract(_Reused(shared=not shared), x)
+    assert match(family, family).params == {name: name for name in family.params}
+    with pytest.raises(FamilyMismatchError):
+        match(family, other)

@@ -15,8 +15,12 @@ from amortopt.symmetry.rules.base import rule as rule
 from amortopt.symmetry.rules.base import rule_for as rule_for
 
 from . import arithmetic as arithmetic
+from . import attention as attention
 from . import contraction as contraction
 from . import elementwise as elementwise
+from . import indexing as indexing
+from . import normalization as normalization
+from . import recurrent as recurrent
 from . import reduction as reduction
 from . import shape as shape
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from amortopt.symmetry.labels import Dims, Labels
+from amortopt.symmetry.dims import Dim, Dims
+from amortopt.symmetry.labels import Labels
 
 
 class NoRule(Exception):
@@ -21,11 +22,13 @@ class Value:
         dims: What each dimension is made of.
         shape: Its sizes.
         param: Qualified name if it is a parameter, possibly transposed.
+        buffer: Qualified name if it is a buffer.
     """
 
     dims: Dims
     shape: tuple[int, ...]
     param: str | None = None
+    buffer: str | None = None
 
     @property
     def ndim(self) -> int:
@@ -41,14 +44,18 @@ class Call:
         op: Operator without overload, "aten.conv2d".
         args: Argument name -> Value for a tensor, else the Python value; in the order of the operator's
             schema.
-        shape: Shape of the output.
+        shape: Shape of the output; of the first one if there are several.
         path: Module path, for messages.
+        shapes: Shapes of all outputs; None for what is not a tensor.
+        training: Whether the network was traced in training mode.
     """
 
     op: str
     args: dict[str, Any]
     shape: tuple[int, ...]
     path: str
+    shapes: tuple[tuple[int, ...] | None, ...] = ()
+    training: bool = False
 
     @property
     def name(self) -> str:
@@ -61,6 +68,10 @@ class Call:
         if not isinstance(value, Value):
             raise NoRule(f"its argument {key!r} is not one tensor")
         return value
+
+    def axis(self, key: str, ndim: int) -> int:
+        """An argument that is a dimension of a tensor with ``ndim`` of them."""
+        return int(self.args[key]) % max(ndim, 1)
 
     def optional(self, key: str) -> Value | None:
         """A tensor argument that may be left out."""
@@ -79,12 +90,16 @@ class Result:
         kind: Canonical name of the operation, "" for one that computes nothing (dropout in eval mode).
         config: What distinguishes two calls of that kind, apart from parameters.
         param: Qualified name if the output is still that parameter.
+        parts: Labels of every output of an operation with several; None for what nothing is known of.
+        buffers: Labels of buffers that move with the parameters.
     """
 
     dims: Dims
     kind: str = ""
     config: tuple[tuple[str, str], ...] = ()
     param: str | None = None
+    parts: tuple[Dims | None, ...] | None = None
+    buffers: tuple[tuple[str, Dims], ...] = ()
 
 
 Rule: TypeAlias = Callable[[Labels, Call], Result]
@@ -107,6 +122,21 @@ def rule(*ops: str) -> Callable[[Rule], Rule]:
 def rule_for(op: str) -> Rule | None:
     """The rule for an operator such as "aten.conv2d"; None if there is none."""
     return _RULES.get(op)
+
+
+def held(labels: Labels, dims: Dims, rank: int, reason: str) -> Dims:
+    """Hold the order of the last ``rank`` dimensions, which a window mixes; the labels before them."""
+    axes = tuple(range(len(dims) - rank, len(dims)))
+    even = labels.even(dims, axes)
+    labels.mix(even[:-rank], dims[-rank:])
+    labels.freeze(dims[-rank:])
+    labels.limit(even[-rank:], "none", reason)
+    return even[:-rank]
+
+
+def by_axis(dims: Dims) -> dict[int, Dim]:
+    """Dimensions by their place counted from the end, as broadcasting aligns them."""
+    return {axis - len(dims): dim for axis, dim in enumerate(dims)}
 
 
 def per_axis(value: Any, count: int) -> str:

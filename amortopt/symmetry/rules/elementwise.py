@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from amortopt.symmetry.labels import Labels, fixed, with_exponent
-from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule
-from amortopt.symmetry.spec import ScaleKind
+from amortopt.symmetry.axes import ScaleKind
+from amortopt.symmetry.dims import fixed
+from amortopt.symmetry.labels import Labels
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
 
 
 def _unary(labels: Labels, call: Call, kind: ScaleKind) -> Result:
@@ -19,13 +20,29 @@ def _input(call: Call) -> Value:
     return call.value("self" if "self" in call.args else "input")
 
 
-@rule("relu", "leaky_relu", "abs")
+@rule("relu", "leaky_relu", "abs", "rrelu")
 def homogeneous(labels: Labels, call: Call) -> Result:
     """f(q x) = q f(x) for q > 0."""
     return _unary(labels, call, "positive")
 
 
-@rule("tanh", "sin", "erf", "atan", "asinh", "sinh", "softsign", "sgn", "sign", "hardshrink", "softshrink")
+@rule(
+    "tanh",
+    "sin",
+    "tan",
+    "erf",
+    "erfinv",
+    "atan",
+    "asin",
+    "atanh",
+    "asinh",
+    "sinh",
+    "softsign",
+    "sgn",
+    "sign",
+    "hardshrink",
+    "softshrink",
+)
 def odd(labels: Labels, call: Call) -> Result:
     """f(-x) = -f(x)."""
     return _unary(labels, call, "sign")
@@ -34,7 +51,7 @@ def odd(labels: Labels, call: Call) -> Result:
 _OTHER = (
     *("gelu", "silu", "sigmoid", "softplus", "elu", "selu", "celu", "mish", "hardswish", "hardsigmoid"),
     *("relu6", "log_sigmoid", "threshold", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt"),
-    *("reciprocal", "cos", "square"),
+    *("cos", "log2", "log10", "exp2", "erfc", "logit", "sinc", "digamma", "lgamma"),
 )  # fmt: skip
 
 
@@ -44,7 +61,7 @@ def other(labels: Labels, call: Call) -> Result:
     return _unary(labels, call, "none")
 
 
-@rule("hardtanh", "clamp")
+@rule("hardtanh", "clamp", "clamp_min", "clamp_max", "clip")
 def clip(labels: Labels, call: Call) -> Result:
     """Clipping to [-a, a] is odd, to [0, inf) homogeneous."""
     keys = ("min_val", "max_val") if call.name == "hardtanh" else ("min", "max")
@@ -69,21 +86,26 @@ def prelu(labels: Labels, call: Call) -> Result:
         raise NoRule("its slopes are not a vector")
     labels.limit(x.dims, "positive", call.name)
     per_channel = weight.shape[0] > 1
-    slopes = with_exponent(x.dims[1], 0) if per_channel else fixed(1, "slope")
+    slopes = labels.unscaled(labels.resolve(x.dims[1])) if per_channel else fixed(1, "slope")
     labels.tie(weight.dims[0], slopes, call.name)
     return Result(x.dims, "prelu")
 
 
 @rule("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 def dropout(labels: Labels, call: Call) -> Result:
-    """Nothing in eval mode. Forced on, a plain one scales units at random, alike under any scale."""
-    del labels
+    """Nothing in eval mode; in training mode alike for all units, and under any scale unless it shifts."""
     if call.args.get("train", False):
-        raise NoRule("it is random also in eval mode")
+        if not call.training:
+            raise NoRule("it is random also in eval mode")
+        if "alpha" in call.name:
+            labels.limit(_input(call).dims, "none", call.name)
     return Result(_input(call).dims)
 
 
-@rule("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "_to_copy", "to", "type_as", "float")
+@rule(
+    *("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "_to_copy", "to", "type_as", "float"),
+    *("double", "half", "positive", "resolve_conj", "resolve_neg"),
+)
 def same(labels: Labels, call: Call) -> Result:
     """Nothing is computed."""
     del labels
@@ -97,7 +119,36 @@ def negated(labels: Labels, call: Call) -> Result:
     return _unary(labels, call, "free")
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax")
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
 def softmax(labels: Labels, call: Call) -> Result:
     """Permutations only."""
-    return _unary(labels, call, "none")
+    x = _input(call)
+    axis = call.axis("dim", x.ndim)
+    labels.limit(x.dims, "none", call.name)
+    labels.mix((*x.dims[:axis], *x.dims[axis + 1 :]), (x.dims[axis],))
+    return Result(x.dims, call.name, (("dim", str(axis)),))
+
+
+@rule("glu")
+def gated(labels: Labels, call: Call) -> Result:
+    """a * sigmoid(b) with the two halves of a dimension: the gate is permuted like what it gates."""
+    x = _input(call)
+    axis = call.axis("dim", x.ndim)
+    size = x.shape[axis] // 2
+    value, gate = labels.cut(x.dims[axis], [size, 2 * size])
+    # What both halves have in common along the other dimensions is in the gate too.
+    labels.limit((gate, *x.dims[:axis], *x.dims[axis + 1 :]), "none", call.name)
+    dim = labels.product(gate, value, call.name)
+    return Result((*x.dims[:axis], dim, *x.dims[axis + 1 :]), call.name, (("dim", str(axis)),))
+
+
+@rule("copy")
+def copied(labels: Labels, call: Call) -> Result:
+    """Written over: the tensor moves like what is written into it."""
+    x, source = call.value("self"), call.value("src")
+    if x.shape != source.shape:
+        raise NoRule("it is broadcast")
+    for own, other in zip(x.dims, source.dims, strict=True):
+        labels.tie(own, other, call.name)
+    labels.align(by_axis(x.dims), by_axis(source.dims))
+    return Result(x.dims, call.name)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from amortopt.symmetry.labels import Dims, Labels, fixed
-from amortopt.symmetry.rules.base import Call, Result, Value, per_axis, rule
-from amortopt.symmetry.spec import ScaleKind
+from amortopt.symmetry.axes import ScaleKind
+from amortopt.symmetry.dims import Dims, fixed, is_fixed
+from amortopt.symmetry.labels import Labels
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, held, per_axis, rule
 
 
 def _pool(labels: Labels, call: Call, kind: ScaleKind, settings: tuple[str, ...]) -> Result:
     """Positions are mixed in a window; everything else is kept."""
     x = call.value("self")
-    rank = int(call.name[-2])
-    labels.pin(x.dims[-rank:], call.name)
-    labels.limit(x.dims, kind, call.name)
+    rank = int(re.findall(r"(\d)d", call.name)[0])
+    kept = held(labels, x.dims, rank, call.name)
+    labels.limit(kept, kind, call.name)
     given = {key: call.args[key] for key in settings if key in call.args}
     if given.get("stride") == []:
         given["stride"] = given["kernel_size"]
@@ -23,13 +25,24 @@ def _pool(labels: Labels, call: Call, kind: ScaleKind, settings: tuple[str, ...]
         (key, str(value) if isinstance(value, bool) else per_axis(value, rank))
         for key, value in given.items()
     )
-    return Result((*x.dims[:-rank], *positions), call.name, config)
+    dims = (*kept, *positions)
+    if len(call.shapes) < 2:
+        return Result(dims, call.name, config)
+    # The second output are places of maxima, which have no scale.
+    places = tuple(labels.unscaled(labels.resolve(dim)) for dim in dims)
+    return Result((), call.name, config, parts=(dims, places))
 
 
-@rule("max_pool1d", "max_pool2d", "max_pool3d")
+@rule(
+    *(f"max_pool{rank}d" for rank in (1, 2, 3)),
+    *(f"max_pool{rank}d_with_indices" for rank in (1, 2, 3)),
+    *(f"adaptive_max_pool{rank}d" for rank in (1, 2, 3)),
+)
 def max_pool(labels: Labels, call: Call) -> Result:
     """Commutes with positive scales, not with signs."""
-    return _pool(labels, call, "positive", ("kernel_size", "stride", "padding", "dilation", "ceil_mode"))
+    return _pool(
+        labels, call, "positive", ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "output_size")
+    )
 
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
@@ -49,6 +62,20 @@ def adaptive_avg_pool(labels: Labels, call: Call) -> Result:
     return Result(result.dims, result.kind, (("output_size", per_axis(call.shape[-rank:], rank)),))
 
 
+@rule(
+    *(f"upsample_{kind}" for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "trilinear3d")),
+    *(f"upsample_{kind}" for kind in ("bilinear2d", "bicubic2d", "_nearest_exact1d", "_nearest_exact2d")),
+    *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+)
+def upsample(labels: Labels, call: Call) -> Result:
+    """Linear, position by position."""
+    x = call.value("input" if "input" in call.args else "self")
+    kept = held(labels, x.dims, x.ndim - 2, call.name)
+    positions = tuple(fixed(size, "position") for size in call.shape[2:])
+    config = (("size", per_axis(call.shape[2:], len(positions))),)
+    return Result((*kept, *positions), call.name, config)
+
+
 @rule("mean", "sum")
 def linear_reduction(labels: Labels, call: Call) -> Result:
     """A sum over units keeps their permutations only."""
@@ -62,17 +89,52 @@ def linear_reduction(labels: Labels, call: Call) -> Result:
 @rule("amax", "amin")
 def extremum(labels: Labels, call: Call) -> Result:
     """Positive scales of what is not reduced, permutations of what is."""
-    x, axes, dims = _reduced(labels, call)
-    labels.limit(x.dims, "positive", call.name)
+    _, axes, dims = _reduced(labels, call)
+    labels.limit(dims, "positive", call.name)
     return Result(dims, call.name, (("dim", str(axes)),))
+
+
+@rule("max", "min", "median")
+def extremum_with_place(labels: Labels, call: Call) -> Result:
+    """The same with the place of the extremum, which is another one after a permutation."""
+    if isinstance(call.args.get("other"), Value):
+        raise NoRule("it is elementwise")
+    x, axes, dims = _reduced(labels, call)
+    labels.limit(dims, "positive", call.name)
+    config = (("dim", str(axes)),)
+    if len(call.shapes) < 2:
+        return Result(dims, call.name, config)
+    labels.freeze(tuple(x.dims[axis] for axis in axes))
+    places = tuple(labels.unscaled(labels.resolve(dim)) for dim in dims)
+    return Result((), call.name, config, parts=(dims, places))
+
+
+@rule("var", "std", "logsumexp", "prod", "any", "all", "count_nonzero")
+def other_reduction(labels: Labels, call: Call) -> Result:
+    """Permutations only."""
+    _, axes, dims = _reduced(labels, call)
+    labels.limit(dims, "none", call.name)
+    return Result(dims, call.name, (("dim", str(axes)),))
+
+
+@rule("cumsum")
+def running_sum(labels: Labels, call: Call) -> Result:
+    """Linear along positions; along units their order would matter."""
+    x = call.value("self")
+    if not is_fixed(labels.resolve(x.dims[call.axis("dim", x.ndim)])):
+        raise NoRule("")
+    return Result(x.dims, call.name, (("dim", str(call.args["dim"])),))
 
 
 def _reduced(labels: Labels, call: Call) -> tuple[Value, tuple[int, ...], Dims]:
     x, axes = call.value("self"), _axes(call.args.get("dim"), call.value("self").ndim)
-    labels.limit(tuple(x.dims[axis] for axis in axes), "none", call.name)
+    even = labels.even(x.dims, axes)
+    labels.mix(
+        tuple(dim for axis, dim in enumerate(even) if axis not in axes), tuple(x.dims[a] for a in axes)
+    )
     keep: Dims = ((),) if call.args.get("keepdim", False) else ()
     dims: Dims = ()
-    for axis, dim in enumerate(x.dims):
+    for axis, dim in enumerate(even):
         dims += keep if axis in axes else (dim,)
     return x, axes, dims
 
