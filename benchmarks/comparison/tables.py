@@ -6,10 +6,10 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from amortopt.files import write_whole
+from _readme import rewrite_readme as rewrite_readme
+
 from amortopt.picture import duration
 from comparison.cells import CELLS
 from comparison.store import Record, summary
@@ -121,20 +121,6 @@ def readme_block(records: Mapping[str, Record], *, quick: bool) -> str:
         lines += [_line(row, bold=bold) for row, bold in _short_rows(cell)]
     notes = [explanation(cells, quick=quick), *(line for cell in cells for line in _cost(cell))]
     return "\n".join([BEGIN, *lines, "", *(f"- {note}" for note in notes), END])
-
-
-def rewrite_readme(path: Path, block: str) -> None:
-    """Put the block between the README's marks.
-
-    Raises:
-        ValueError: The README lacks the marks.
-    """
-    text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{path} lacks the marks {BEGIN} and {END}; put them where the results belong")
-    write_whole(path, (before + block + after).encode())
 
 
 def explanation(cells: Sequence[CellResults], *, quick: bool) -> str:
