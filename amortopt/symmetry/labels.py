@@ -161,7 +161,7 @@ class Labels:
             return
         for item in rest:
             unit = item.unit if isinstance(item, Atom) else None
-            if unit is not None and unit != first.unit:
+            if unit is not None and unit not in self.owners(first.unit):
                 facts = self._units[unit]
                 if not facts.constrained and facts.owner is None:
                     facts.owner = first.unit

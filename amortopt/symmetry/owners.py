@@ -20,12 +20,16 @@ def lift_by_one(variables: Variables, unit: int) -> None:
 
 def mix(variables: Variables, others: Dims, along: Dims) -> None:
     """Say that values at different places of ``along`` meet: nothing in ``others`` is nested in it."""
-    mixed = {atom.unit for atom in variables.leaves(*along)}
-    for atom in variables.leaves(*others):
-        own = variables.units.owners(atom.unit)
-        for unit, owner in pairwise(own):
-            if owner in mixed:
-                lift(variables, unit, variables.units.owner(owner))
+    while (unit := _nested(variables, others, along)) is not None:
+        lift_by_one(variables, unit)
+
+
+def _nested(variables: Variables, others: Dims, along: Dims) -> int | None:
+    """The first units along ``others``, or owners of such, that are nested in units of ``along``."""
+    owners = {atom.unit for atom in variables.leaves(*along)}
+    leaves = variables.leaves(*others) if owners else []
+    pairs = (pair for leaf in leaves for pair in pairwise(variables.units.owners(leaf.unit)))
+    return next((unit for unit, owner in pairs if owner in owners), None)
 
 
 def own_once(variables: Variables, dims: Dims) -> None:
@@ -83,6 +87,9 @@ def even(variables: Variables, dims: Dims, axes: Sequence[int]) -> Dims:
     dims = tuple(variables.resolve(dim) for dim in dims)
     others = tuple(dim for axis, dim in enumerate(dims) if axis not in axes)
     owners = {leaf.unit for leaf in variables.leaves(*others) if leaf.unit is not None}
+    for leaf in variables.leaves(*(dims[axis] for axis in axes)):
+        assert leaf.unit is not None
+        variables.units.constrain(leaf.unit)
     moved: dict[int, Monomial] = {}
     for axis in axes:
         moved = _both(moved, _common(variables, dims[axis], owners))

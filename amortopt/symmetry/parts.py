@@ -19,6 +19,8 @@ def split(variables: Variables, atom: Atom, size: int) -> tuple[Dim, Dim]:
         return variables.fresh_input(size), variables.fresh_input(inner)
     if units.choices(atom.unit):
         lift(variables, atom.unit, units.owner_of_choices(atom.unit))
+        if (known := variables.resolve((atom,))) != (atom,):
+            return _tied_product(variables, known, size)
     own = units.constrain(atom.unit)
     if variables.is_pinned((atom,)):
         return fixed(size, "position"), fixed(inner, "position")
@@ -27,6 +29,15 @@ def split(variables: Variables, atom: Atom, size: int) -> tuple[Dim, Dim]:
     bind(variables, Atom(atom.size, atom.unit), (*variables.dim_of(owner), *variables.dim_of(run)), "")
     outer, nested = variables.resolve((atom,))
     return (outer,), (nested,)
+
+
+def _tied_product(variables: Variables, dim: Dim, size: int) -> tuple[Dim, Dim]:
+    """An owner and what is nested in it, made equal to a dimension."""
+    owner = variables.fresh(size, "")
+    (atom,) = atoms_of(owner)
+    run = variables.fresh(size_of(dim) // size, "", owner=atom.unit)
+    tie(variables, (*owner, *run), dim, "taken apart")
+    return owner, run
 
 
 def select(variables: Variables, dims: Dims, axis: int, index: int) -> Dims:
@@ -42,15 +53,25 @@ def select(variables: Variables, dims: Dims, axis: int, index: int) -> Dims:
         mix(variables, rest, (dim,))
         variables.pin((dim,), "selected from")
         return rest
-    nested = [leaf.unit for leaf in variables.leaves(*rest) if along in units.owners(leaf.unit)[1:]]
     variables.pin((dim,), "selected from")
-    for unit in nested:
-        assert unit is not None
-        if not units.choices(unit):
-            variables.choose(unit, along)
-        elif units.index(unit) != along:
+    while (unit := _not_chosen(variables, rest, along)) is not None:
+        if units.choices(unit):
             lift(variables, unit, units.owner(along))
+        else:
+            variables.choose(unit, along)
     return tuple(variables.at(variables.resolve(other), along, index) for other in rest)
+
+
+def _not_chosen(variables: Variables, dims: Dims, index: int) -> int | None:
+    """The first units nested in those of an index, owners first, that are no choice over it."""
+    units = variables.units
+    for leaf in variables.leaves(*dims):
+        own = units.owners(leaf.unit)
+        nested = own[: own.index(index)] if index in own else []
+        for unit in reversed(nested):
+            if units.index(unit) != index:
+                return unit
+    return None
 
 
 def stack(variables: Variables, parts: list[Dim]) -> tuple[Dim, Dim]:

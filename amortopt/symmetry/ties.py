@@ -155,12 +155,15 @@ def bind(variables: Variables, atom: Atom, target: Dim, reason: str) -> None:
     if unit in variables.units_along(target):
         variables.pin(((atom,), target), reason)
         return
-    if units.choices(unit):
-        lift(variables, unit, units.owner_of_choices(unit))
+    chosen = units.chosen_by(unit)
+    if units.choices(unit) or chosen:
+        if units.choices(unit):
+            lift(variables, unit, units.owner_of_choices(unit))
+        for other in chosen:
+            lift(variables, other, units.owner(unit))
+        # What is alike at every index may have replaced variables here.
         tie(variables, (atom,), target, reason)
         return
-    for chosen in units.chosen_by(unit):
-        lift(variables, chosen, units.owner(unit))
     if not units[unit].permutable:
         variables.freeze((target,))
     for other in variables.leaves(target):
@@ -257,10 +260,12 @@ def _cut_sum(variables: Variables, total: Sum, cuts: list[int]) -> list[Dim]:
 
 
 def _partition(variables: Variables, unit: int, sizes: list[int]) -> None:
-    """Let units be several kinds of units one after the other."""
+    """Let units be several kinds of units one after the other, unless they turn out to be something else."""
     units = variables.units
     if units.choices(unit):
         lift(variables, unit, units.owner_of_choices(unit))
+        if units.target(unit) is not None:
+            return
     own = units.constrain(unit)
     parts = [variables.dim_of(units.new(size, own.origin, own.owner, own.permutable)) for size in sizes]
     bind(variables, Atom(own.size, unit), (Sum(tuple(parts)),), "")

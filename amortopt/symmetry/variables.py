@@ -148,12 +148,12 @@ class Variables:
     def choose(self, unit: int, index: int) -> None:
         """Make units nested in an index a choice, and what owns them in between first."""
         between = self.units.owner(unit)
-        if between in (None, index):
-            owners = [self.units.owner(index)] * self.units[index].size
-        else:
+        owners = [self.units.owner(index)] * self.units[index].size
+        if between is not None and between != index:
             if not self.units.choices(between):
                 self.choose(between, index)
             owners = list(self.units.choices(between))
+            assert self.units.index(between) == index, "an owner in between is a choice over another index"
         for shared in (unit, index):
             self.no_common_scale(shared)
         own = self.units.constrain(unit)

@@ -19,7 +19,9 @@ from . import attention as attention
 from . import contraction as contraction
 from . import elementwise as elementwise
 from . import indexing as indexing
+from . import joining as joining
 from . import normalization as normalization
+from . import positions as positions
 from . import recurrent as recurrent
 from . import reduction as reduction
 from . import shape as shape

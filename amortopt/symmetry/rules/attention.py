@@ -7,7 +7,7 @@ from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.arithmetic import together
 from amortopt.symmetry.rules.base import Call, Result, Value, rule
 from amortopt.symmetry.rules.contraction import multiplied
-from amortopt.symmetry.rules.shape import copies
+from amortopt.symmetry.rules.positions import copies
 
 
 @rule("scaled_dot_product_attention")

@@ -118,6 +118,7 @@ def contract(labels: Labels, terms: Sequence[tuple[str, Value]], out: str, reaso
     labels.align(*(dict(zip(term, value.dims, strict=True)) for term, value in terms))
     summed = tuple(found[letter] for letter in letters if letter not in out)
     kept = tuple(found[letter] for letter in out)
+    labels.use(summed)
     for dim in summed:
         labels.limit((dim,), "none", reason)
     labels.mix(kept, summed)

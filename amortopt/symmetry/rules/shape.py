@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
-from amortopt.symmetry.dims import Atom, Dim, Dims, Item, Sum, fixed, is_fixed, size_of, sum_of
+from amortopt.symmetry.dims import Atom, Dim, Dims, Item, Sum, fixed, size_of
 from amortopt.symmetry.labels import Labels
-from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
+from amortopt.symmetry.rules.base import Call, NoRule, Result, rule
 
 
 @rule(
@@ -156,45 +155,6 @@ def _order(call: Call, ndim: int) -> tuple[int, ...]:
     return tuple(order)
 
 
-@rule("cat", "concat", "concatenate")
-def concatenate(labels: Labels, call: Call) -> Result:
-    """Along its dimension the parts follow each other; along all others they move alike."""
-    values = [value for value in call.args["tensors"] if isinstance(value, Value) and value.shape != (0,)]
-    if len(values) != len(call.args["tensors"]) or len({value.ndim for value in values}) != 1:
-        raise NoRule("a part is not a tensor like the others")
-    axis = call.axis("dim", values[0].ndim)
-    dims = [
-        () if other == axis else _alike(labels, [value.dims[other] for value in values], call.name)
-        for other in range(values[0].ndim)
-    ]
-    labels.align(*(by_axis(value.dims) for value in values))
-    dims[axis] = sum_of([labels.resolve(value.dims[axis]) for value in values])
-    return Result(tuple(dims), "cat", (("dim", str(axis)),))
-
-
-def _alike(labels: Labels, parts: list[Dim], reason: str) -> Dim:
-    """One dimension for values that are put beside each other."""
-    leader = next((part for part in parts if labels.variables(part)), parts[0])
-    for part in parts:
-        if part is leader:
-            continue
-        if not labels.variables(part):
-            labels.pin((leader,), reason)
-        else:
-            labels.tie(part, leader, reason)
-    return leader
-
-
-@rule("hstack", "vstack", "dstack")
-def concatenate_along(labels: Labels, call: Call) -> Result:
-    """Concatenation along the dimension that the name says."""
-    values = call.args["tensors"]
-    axis = {"hstack": 1, "vstack": 0, "dstack": 2}[call.name]
-    if not all(isinstance(value, Value) and value.ndim > axis for value in values) or values[0].ndim < 2:
-        raise NoRule("its parts have too few dimensions")
-    return concatenate(labels, replace(call, args={"tensors": values, "dim": axis}))
-
-
 @rule("channel_shuffle")
 def channel_shuffle(labels: Labels, call: Call) -> Result:
     """Runs of channels are dealt out in turn."""
@@ -202,198 +162,6 @@ def channel_shuffle(labels: Labels, call: Call) -> Result:
     owner, run = taken_apart(labels, x.dims[1], (groups, x.shape[1] // groups))
     dims = (x.dims[0], labels.resolve((*run, *owner)), *x.dims[2:])
     return Result(dims, call.name, (("groups", str(groups)),))
-
-
-@rule("stack")
-def stack(labels: Labels, call: Call) -> Result:
-    """A new dimension of values that move alike."""
-    values = call.args["tensors"]
-    if not all(isinstance(value, Value) for value in values):
-        raise NoRule("a part is not a tensor")
-    axis = call.axis("dim", values[0].ndim + 1)
-    dims = [_alike(labels, [value.dims[k] for value in values], call.name) for k in range(values[0].ndim)]
-    labels.align(*(by_axis(value.dims) for value in values))
-    dims.insert(axis, fixed(len(values), "position"))
-    return Result(tuple(dims), "stack", (("dim", str(axis)),))
-
-
-@rule("slice", "narrow")
-def slice_(labels: Labels, call: Call) -> Result:
-    """A range of a dimension: units outside it are others than those inside."""
-    x = call.value("self")
-    axis = call.axis("dim", x.ndim)
-    size, start = x.shape[axis], call.args.get("start")
-    start = 0 if start is None else max(start + size, 0) if start < 0 else min(start, size)
-    stop = start + call.shape[axis] * (call.args.get("step") or 1)
-    config = (("dim", str(axis)), ("start", str(start)), ("length", str(call.shape[axis])))
-    if call.shape[axis] == size:
-        return Result(x.dims, param=x.param)
-    if (call.args.get("step") or 1) != 1 or not call.shape[axis]:
-        dim = _unordered(labels, x.dims[axis], call.shape[axis], call.name)
-    else:
-        _unselected(labels, x, axis)
-        cuts = sorted({start, stop, size} - {0})
-        dim = labels.cut(x.dims[axis], cuts)[0 if start == 0 else 1]
-    dims = (*x.dims[:axis], dim, *x.dims[axis + 1 :])
-    labels.use(dims)
-    return Result(dims, "slice", config)
-
-
-def _unselected(labels: Labels, x: Value, axis: int) -> None:
-    """Units nested in a dimension that is taken apart in pieces of several are alike in all of them."""
-    labels.mix(tuple(dim for other, dim in enumerate(x.dims) if other != axis), (x.dims[axis],))
-
-
-def _unordered(labels: Labels, dim: Dim, size: int, reason: str) -> Dim:
-    """A dimension whose positions are put into another order, or some of them left out."""
-    inputs = any(labels.is_input(item) for item in labels.resolve(dim))
-    labels.pin((dim,), reason)
-    return labels.fresh_input(size) if inputs else fixed(size, "position")
-
-
-@rule("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk")
-def split(labels: Labels, call: Call) -> Result:
-    """Parts of a dimension, one after the other."""
-    x = call.value("self")
-    axis = call.axis("dim", x.ndim)
-    sizes = [shape[axis] for shape in call.shapes if shape is not None]
-    config = (("dim", str(axis)), ("sizes", str(sizes)))
-    if all(size == 1 for size in sizes):
-        parts = [labels.select(x.dims, axis, k) for k in range(len(sizes))]
-        return Result(
-            (), "split", config, parts=tuple((*p[:axis], fixed(1, "position"), *p[axis:]) for p in parts)
-        )
-    _unselected(labels, x, axis)
-    cuts = [sum(sizes[: k + 1]) for k in range(len(sizes))]
-    pieces = labels.cut(x.dims[axis], cuts)
-    labels.use((*x.dims, *pieces))
-    return Result(
-        (), "split", config, parts=tuple((*x.dims[:axis], piece, *x.dims[axis + 1 :]) for piece in pieces)
-    )
-
-
-@rule("unbind")
-def unbind(labels: Labels, call: Call) -> Result:
-    """Every index of a dimension."""
-    x = call.value("self")
-    axis = call.axis("dim", x.ndim)
-    parts = tuple(labels.select(x.dims, axis, k) for k in range(x.shape[axis]))
-    return Result((), "unbind", (("dim", str(axis)),), parts=parts)
-
-
-@rule("select")
-def select(labels: Labels, call: Call) -> Result:
-    """One index of a dimension."""
-    x = call.value("self")
-    axis = call.axis("dim", x.ndim)
-    index = int(call.args["index"]) % x.shape[axis]
-    config = (("dim", str(axis)), ("index", str(index)))
-    return Result(labels.select(x.dims, axis, index), "select", config)
-
-
-@rule("expand", "expand_as", "broadcast_to")
-def expand(labels: Labels, call: Call) -> Result:
-    """Copies along a dimension of size one, or along a new one."""
-    x = call.value("self")
-    new = len(call.shape) - x.ndim
-    dims: list[Dim] = []
-    for axis, size in enumerate(call.shape):
-        own = x.dims[axis - new] if axis >= new else ()
-        if axis >= new and x.shape[axis - new] == size:
-            dims.append(own)
-            continue
-        if own:
-            labels.tie(own, fixed(1, "broadcast"), call.name)
-        dims.append(copies(labels, size, dims[-1] if dims else ()))
-    same = call.shape == x.shape
-    return Result(tuple(dims), "" if same else "expand", param=x.param if same else None)
-
-
-def copies(labels: Labels, size: int, before: Dim) -> Dim:
-    """A dimension along which all values are equal: whatever permutes it changes nothing."""
-    resolved = labels.resolve(before)
-    atom = resolved[-1] if resolved else None
-    owner = atom.unit if isinstance(atom, Atom) and len(resolved) == 1 else None
-    return labels.fresh(size, "constant", "none", owner=owner)
-
-
-@rule("repeat", "tile")
-def repeat(labels: Labels, call: Call) -> Result:
-    """The whole dimension again and again."""
-    x = call.value("self")
-    new = len(call.shape) - x.ndim
-    dims: list[Dim] = []
-    for axis, size in enumerate(call.shape):
-        own = x.dims[axis - new] if axis >= new else ()
-        length = x.shape[axis - new] if axis >= new else 1
-        if length == 1 and size > 1 and own:
-            labels.tie(own, fixed(1, "broadcast"), call.name)
-        dims.append(own if size == length else (*copies(labels, size // length, ()), *labels.resolve(own)))
-    return Result(tuple(dims), "repeat", (("shape", str(call.shape)),))
-
-
-@rule("repeat_interleave")
-def repeat_interleave(labels: Labels, call: Call) -> Result:
-    """Every unit again and again: a run of copies."""
-    x = call.value("self")
-    if isinstance(call.args.get("repeats"), Value) or call.args.get("dim") is None:
-        raise NoRule("its numbers of copies vary")
-    axis = call.axis("dim", x.ndim)
-    own = labels.resolve(x.dims[axis])
-    dim = (*own, *copies(labels, call.shape[axis] // x.shape[axis], own))
-    return Result((*x.dims[:axis], dim, *x.dims[axis + 1 :]), "repeat_interleave", (("dim", str(axis)),))
-
-
-@rule("flip", "roll", "rot90")
-def reordered(labels: Labels, call: Call) -> Result:
-    """Positions change places, so units along them may not."""
-    x = call.value("self")
-    axes = call.args.get("dims")
-    over = range(x.ndim) if axes in (None, []) else axes if isinstance(axes, list | tuple) else [axes]
-    dims = list(x.dims)
-    for axis in over:
-        dims[axis % x.ndim] = _unordered(labels, dims[axis % x.ndim], call.shape[axis % x.ndim], call.name)
-    if call.name == "rot90":
-        raise NoRule("it turns two dimensions")
-    shifts = call.args.get("shifts", "")
-    return Result(tuple(dims), call.name, (("dims", str(list(over))), ("shifts", str(shifts))))
-
-
-@rule("pad", "constant_pad_nd")
-def pad(labels: Labels, call: Call) -> Result:
-    """Zeros before and after move with any units; other values around units do not."""
-    x = call.value("self")
-    widths, mode = list(call.args["pad"]), str(call.args.get("mode", "constant"))
-    value = call.args.get("value")
-    if mode == "constant" and value not in (None, 0):
-        labels.limit(x.dims, "none", call.name)
-    dims = list(x.dims)
-    for place in range(len(widths) // 2):
-        axis = x.ndim - 1 - place
-        before, after = widths[2 * place : 2 * place + 2]
-        if (before, after) == (0, 0):
-            continue
-        dim = labels.resolve(dims[axis])
-        if is_fixed(dim) or mode != "constant" or min(before, after) < 0 or value not in (None, 0):
-            dims[axis] = _unordered(labels, dim, call.shape[axis], call.name)
-        else:
-            zeros = [labels.fresh(size, "constant") if size else () for size in (before, after)]
-            dims[axis] = sum_of([part for part in (zeros[0], dim, zeros[1]) if part])
-    return Result(tuple(dims), call.name, (("pad", str(widths)), ("mode", mode)))
-
-
-@rule(
-    *(f"{kind}_pad{rank}d" for kind in ("reflection", "replication") for rank in (1, 2, 3)),
-    *("_pad_circular",),
-)
-def mirrored(labels: Labels, call: Call) -> Result:
-    """Positions again at the borders."""
-    x = call.value("self")
-    widths = list(call.args["padding" if "padding" in call.args else "pad"])
-    dims = list(x.dims)
-    for axis in range(x.ndim - len(widths) // 2, x.ndim):
-        dims[axis] = _unordered(labels, dims[axis], call.shape[axis], call.name)
-    return Result(tuple(dims), call.name, (("pad", str(widths)),))
 
 
 @rule("pixel_shuffle")
@@ -416,13 +184,3 @@ def pixel_unshuffle(labels: Labels, call: Call) -> Result:
     channels = (*labels.resolve(x.dims[-3]), *fixed(factor**2, "position"))
     positions = tuple(fixed(size, "position") for size in call.shape[-2:])
     return Result((*x.dims[:-3], channels, *positions), call.name, (("factor", str(factor)),))
-
-
-@rule("unfold")
-def windows(labels: Labels, call: Call) -> Result:
-    """Windows along a dimension, as a new last one."""
-    x = call.value("self")
-    axis = call.axis("dimension", x.ndim)
-    labels.pin((x.dims[axis],), call.name)
-    count, size = fixed(call.shape[axis], "position"), fixed(call.shape[-1], "position")
-    return Result((*x.dims[:axis], count, *x.dims[axis + 1 :], size), call.name, (("dim", str(axis)),))

@@ -1,0 +1,129 @@
+"""Dimensions put one after the other, and taken apart again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from amortopt.symmetry.dims import Dim, fixed, sum_of
+from amortopt.symmetry.labels import Labels
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
+from amortopt.symmetry.rules.positions import unordered
+
+
+@rule("cat", "concat", "concatenate")
+def concatenate(labels: Labels, call: Call) -> Result:
+    """Along its dimension the parts follow each other; along all others they move alike."""
+    values = [value for value in call.args["tensors"] if isinstance(value, Value) and value.shape != (0,)]
+    if len(values) != len(call.args["tensors"]) or len({value.ndim for value in values}) != 1:
+        raise NoRule("a part is not a tensor like the others")
+    axis = call.axis("dim", values[0].ndim)
+    dims = [
+        () if other == axis else _alike(labels, [value.dims[other] for value in values], call.name)
+        for other in range(values[0].ndim)
+    ]
+    labels.align(*(by_axis(value.dims) for value in values))
+    dims[axis] = sum_of([labels.resolve(value.dims[axis]) for value in values])
+    return Result(tuple(dims), "cat", (("dim", str(axis)),))
+
+
+def _alike(labels: Labels, parts: list[Dim], reason: str) -> Dim:
+    """One dimension for values that are put beside each other."""
+    leader = next((part for part in parts if labels.variables(part)), parts[0])
+    for part in parts:
+        if part is leader:
+            continue
+        if not labels.variables(part):
+            labels.pin((leader,), reason)
+        else:
+            labels.tie(part, leader, reason)
+    return leader
+
+
+@rule("hstack", "vstack", "dstack")
+def concatenate_along(labels: Labels, call: Call) -> Result:
+    """Concatenation along the dimension that the name says."""
+    values = call.args["tensors"]
+    axis = {"hstack": 1, "vstack": 0, "dstack": 2}[call.name]
+    if not all(isinstance(value, Value) and value.ndim > axis for value in values) or values[0].ndim < 2:
+        raise NoRule("its parts have too few dimensions")
+    return concatenate(labels, replace(call, args={"tensors": values, "dim": axis}))
+
+
+@rule("stack")
+def stack(labels: Labels, call: Call) -> Result:
+    """A new dimension of values that move alike."""
+    values = call.args["tensors"]
+    if not all(isinstance(value, Value) for value in values):
+        raise NoRule("a part is not a tensor")
+    axis = call.axis("dim", values[0].ndim + 1)
+    dims = [_alike(labels, [value.dims[k] for value in values], call.name) for k in range(values[0].ndim)]
+    labels.align(*(by_axis(value.dims) for value in values))
+    dims.insert(axis, fixed(len(values), "position"))
+    return Result(tuple(dims), "stack", (("dim", str(axis)),))
+
+
+@rule("slice", "narrow")
+def slice_(labels: Labels, call: Call) -> Result:
+    """A range of a dimension: units outside it are others than those inside."""
+    x = call.value("self")
+    axis = call.axis("dim", x.ndim)
+    size, start = x.shape[axis], call.args.get("start")
+    start = 0 if start is None else max(start + size, 0) if start < 0 else min(start, size)
+    stop = start + call.shape[axis] * (call.args.get("step") or 1)
+    config = (("dim", str(axis)), ("start", str(start)), ("length", str(call.shape[axis])))
+    if call.shape[axis] == size:
+        return Result(x.dims, param=x.param)
+    if (call.args.get("step") or 1) != 1 or not call.shape[axis]:
+        dim = unordered(labels, x.dims[axis], call.shape[axis], call.name)
+    else:
+        _unselected(labels, x, axis)
+        cuts = sorted({start, stop, size} - {0})
+        dim = labels.cut(x.dims[axis], cuts)[0 if start == 0 else 1]
+    dims = (*x.dims[:axis], dim, *x.dims[axis + 1 :])
+    labels.use(dims)
+    return Result(dims, "slice", config)
+
+
+def _unselected(labels: Labels, x: Value, axis: int) -> None:
+    """Units nested in a dimension that is taken apart in pieces of several are alike in all of them."""
+    labels.mix(tuple(dim for other, dim in enumerate(x.dims) if other != axis), (x.dims[axis],))
+
+
+@rule("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk")
+def split(labels: Labels, call: Call) -> Result:
+    """Parts of a dimension, one after the other."""
+    x = call.value("self")
+    axis = call.axis("dim", x.ndim)
+    sizes = [shape[axis] for shape in call.shapes if shape is not None]
+    config = (("dim", str(axis)), ("sizes", str(sizes)))
+    if all(size == 1 for size in sizes):
+        parts = [labels.select(x.dims, axis, k) for k in range(len(sizes))]
+        return Result(
+            (), "split", config, parts=tuple((*p[:axis], fixed(1, "position"), *p[axis:]) for p in parts)
+        )
+    _unselected(labels, x, axis)
+    cuts = [sum(sizes[: k + 1]) for k in range(len(sizes))]
+    pieces = labels.cut(x.dims[axis], cuts)
+    labels.use((*x.dims, *pieces))
+    return Result(
+        (), "split", config, parts=tuple((*x.dims[:axis], piece, *x.dims[axis + 1 :]) for piece in pieces)
+    )
+
+
+@rule("unbind")
+def unbind(labels: Labels, call: Call) -> Result:
+    """Every index of a dimension."""
+    x = call.value("self")
+    axis = call.axis("dim", x.ndim)
+    parts = tuple(labels.select(x.dims, axis, k) for k in range(x.shape[axis]))
+    return Result((), "unbind", (("dim", str(axis)),), parts=parts)
+
+
+@rule("select")
+def select(labels: Labels, call: Call) -> Result:
+    """One index of a dimension."""
+    x = call.value("self")
+    axis = call.axis("dim", x.ndim)
+    index = int(call.args["index"]) % x.shape[axis]
+    config = (("dim", str(axis)), ("index", str(index)))
+    return Result(labels.select(x.dims, axis, index), "select", config)
