@@ -60,6 +60,8 @@ def info(
         print(f"\nnote: {message}")
     print(f"\nfound in {seconds:.1f} s: {spec.gauge_dimension()}", flush=True)
     proof = spec.verify(network, inputs, elements=_ELEMENTS, probes=probes, progress=_progress())
+    if not proof.errors:
+        raise ValueError(f"input: {proof}")
     if not proof.holds:
         raise ValueError(f"the symmetry does not hold, which is a fault of amortopt: {proof}")
     print(f"\nproof: {proof}")

@@ -47,6 +47,8 @@ def assert_function_preserved(
     spec = extract(module, example_input) if spec is None else spec
     rtol = _TOLERANCES[dtype] if rtol is None else rtol
     comparison = Comparison(spec, Runner(module, example_input, dtype=dtype), ("eval",))
+    if not comparison.shows:
+        raise AssertionError(f"nothing was compared: {'; '.join(comparison.notes)}")
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         device = comparison.device

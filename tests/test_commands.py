@@ -136,7 +136,7 @@ def test_info_prints_spec_and_proof(networks: str, name: str, capsys: pytest.Cap
     proof = printed.partition("proof:")[2]
     assert "holds" in proof and "eval mode" in proof and "training mode" in proof
     assert "1 of 3 groups, 6 units" in proof
-    assert "1 of 1 elements one step outside tried, all change the function" in proof
+    assert "1 of 1 elements one step outside tried; all change the function" in proof
     assert "6 continuous directions" in printed
 
 

@@ -343,4 +343,9 @@ def _check_names(spec: SymmetrySpec, g: Element, params: Params) -> None:
     missing = [name for name in spec.params if name not in params]
     unknown = sorted(params.keys() - set(spec.params) - set(spec.buffers))
     if missing or unknown:
-        raise ValueError(f"params: got {unknown} that the spec lacks and not {missing} that it has")
+        parts = [f"without {missing}"] * bool(missing)
+        parts += [f"with {unknown}, which the spec does not move"] * bool(unknown)
+        raise ValueError(
+            f"params: got them {' and '.join(parts)}; give all of spec.params, under these names, and of the "
+            "buffers those of spec.buffers"
+        )

@@ -54,8 +54,9 @@ class Comparison:
                 if mode == "eval" or len(self.modes) == 1:
                     raise _does_not_run(mode, error) from error
                 self.notes.append(f"{mode} mode left out, it does not run on this input: {_line(error)}")
-        if not any(bool(t.any()) for outputs, _ in self.before.values() for t in outputs):
-            self.notes.append("all outputs are zero, which shows nothing; try another input")
+        self.shows = any(bool(t.any()) for outputs, _ in self.before.values() for t in outputs)
+        if not self.shows:
+            self.notes.append("there is no output that is not zero, which shows nothing; try another input")
 
     @property
     def device(self) -> torch.device:
@@ -82,6 +83,8 @@ class Comparison:
 
     def try_element(self, g: Element) -> None:
         """Move by an element of the spec and add what it shows to ``errors`` and ``statistics``."""
+        if not self.shows:
+            return
         moved = act(self.spec, g, self.own)
         for mode, (expected, buffers) in self.different.items():
             got, after = self.runner.run(moved, training=mode == "training")
@@ -119,7 +122,9 @@ def _max(a: float, b: float) -> float:
 
 
 def _does_not_run(mode: Mode, error: Exception) -> ValueError:
-    return ValueError(f"model: does not run on the example input in {mode} mode: {_line(error)}")
+    return ValueError(
+        f"model: does not run on the example input in float64 and {mode} mode: {_line(error)[:300]}"
+    )
 
 
 def _line(error: Exception) -> str:

@@ -61,6 +61,11 @@ def size_of(dim: Dim) -> int:
     return math.prod(item.size for item in dim)
 
 
+def unit_of(dim: Dim) -> int | None:
+    """The unit variable of a dimension that is nothing else."""
+    return dim[0].unit if len(dim) == 1 and isinstance(dim[0], Atom) else None
+
+
 def atoms_of(dim: Dim) -> Iterator[Atom]:
     """All atoms, parts of sums too, in order."""
     for item in dim:
@@ -130,7 +135,7 @@ def times(*scales: Monomial) -> Monomial:
 def sum_of(parts: list[Dim]) -> Dim:
     """Parts one after the other: sums within are opened, neighbouring fixed parts joined."""
     flat: list[Dim] = []
-    for part in parts:
+    for part in (part or fixed(1, "position") for part in parts):
         for piece in part[0].parts if len(part) == 1 and isinstance(part[0], Sum) else (part,):
             last = flat[-1] if flat else ()
             if last and is_fixed(last) and is_fixed(piece):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,13 +20,16 @@ from amortopt.symmetry.rules.base import by_axis
 from amortopt.symmetry.spec import SymmetrySpec
 from amortopt.symmetry.table import table_of
 from amortopt.symmetry.trace import (
+    CHECKS,
     Trace,
     arguments,
+    has_readers,
     module_path,
     operator_name,
     shape_of,
     split_everywhere,
     trace,
+    wrapped_graph,
 )
 
 
@@ -90,6 +94,8 @@ class _Extraction:
         self.values: dict[torch.fx.Node, Any] = {}
         self.operations: list[Operation] = []
         self.training_only: list[str] = []
+        # What went into a node whose value is no tensor with labels: a number, an object of the tracer's own.
+        self.hidden: dict[torch.fx.Node, list[Value]] = {}
         # Node -> index of the operation that made its value; inputs count down from -1, constants are absent.
         self.made_by: dict[torch.fx.Node, int] = {}
         self._read()
@@ -128,14 +134,36 @@ class _Extraction:
         for node in self.traced.nodes:
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
-            elif node.op == "get_attr":
-                self.values[node] = _constant(node)
-            elif node.op == "call_function":
-                self._call(node)
             elif node.op == "output":
-                outputs = map_arg(node.args, self._value)
-                for value in _tensors(outputs):
+                for value in _tensors(map_arg(node.args, self._value)):
                     self.labels.mark_output(value.dims)
+            else:
+                self._step(node)
+
+    def _step(self, node: torch.fx.Node) -> None:
+        if node.op == "get_attr":
+            self.values[node] = _constant(node)
+        elif node.op == "call_function" and (body := wrapped_graph(node)) is not None:
+            self._inline(node, *body)
+        elif node.op == "call_function" and operator_name(node) not in CHECKS:
+            self._call(node)
+
+    def _inline(self, node: torch.fx.Node, graph: torch.fx.Graph, inputs: Sequence[Any]) -> None:
+        """Read the body of an operation that only says how to run it: without gradients, in another type."""
+        holders = [inner for inner in graph.nodes if inner.op == "placeholder"]
+        for holder, given in zip(holders, inputs, strict=True):
+            self.values[holder] = map_arg(given, self._value)
+            if isinstance(given, torch.fx.Node):
+                self.made_by |= {holder: self.made_by[given]} if given in self.made_by else {}
+                self.hidden |= {holder: self.hidden[given]} if given in self.hidden else {}
+        for inner in graph.nodes:
+            if inner.op == "output":
+                results = inner.args[0]
+                self.values[node] = map_arg(results, self._value)
+                last = next((n for n in reversed(inner.all_input_nodes) if n in self.made_by), None)
+                self.made_by |= {node: self.made_by[last]} if last is not None else {}
+            elif inner.op != "placeholder":
+                self._step(inner)
 
     def _placeholder(self, node: torch.fx.Node) -> Value | None:
         shape = shape_of(node.meta.get("val"))
@@ -168,8 +196,10 @@ class _Extraction:
             assert isinstance(source, torch.fx.Node)
             parts = self.values.get(source)
             self.values[node] = None
-            if isinstance(parts, list) and isinstance(index, int):
+            if isinstance(parts, list | tuple) and isinstance(index, int):
                 self.values[node] = parts[index]
+            if source in self.hidden and self.values[node] is None:
+                self.hidden[node] = self.hidden[source]
             self.made_by[node] = self.made_by.get(source, -1)
             return
         given, op = arguments(node), operator_name(node)
@@ -187,7 +217,8 @@ class _Extraction:
             op, args, shapes[0] if shapes and shapes[0] else (), module_path(node), shapes, self.training
         )
         names = tuple(dict.fromkeys(value.param for value in _tensors(args) if value.param is not None))
-        rule = rule_for(call.op)
+        hidden = [value for source in node.all_input_nodes for value in self.hidden.get(source, ())]
+        rule = None if hidden else rule_for(call.op)
         for value in _tensors(args):
             self.labels.own_once(value.dims)
         try:
@@ -197,7 +228,10 @@ class _Extraction:
             self.values[node] = self._results(call, result)
         except NoRule as declined:
             result = Result((), call.op, _settings(args))
-            self.values[node] = self._without_rule(call, output, str(declined))
+            self.values[node] = self._without_rule(call, output, str(declined), hidden)
+        values = self.values[node]
+        if not all(isinstance(v, Value) for v in (values if isinstance(values, list) else [values])):
+            self.hidden[node] = [*hidden, *_tensors(args)]
         self._written_in_place(node, call)
         self._record(node, call, result, names)
 
@@ -219,7 +253,7 @@ class _Extraction:
         if not call.op.endswith("_") or call.op.endswith("__") or not isinstance(target, torch.fx.Node):
             return
         before, after = self.values.get(target), self.values.get(node)
-        if isinstance(before, Value) and isinstance(after, Value) and _has_readers(target, node):
+        if isinstance(before, Value) and isinstance(after, Value) and has_readers(target, node):
             for old, new in zip(before.dims, after.dims, strict=True):
                 self.labels.tie(new, old, call.name)
             self.labels.align(by_axis(before.dims), by_axis(after.dims))
@@ -259,12 +293,12 @@ class _Extraction:
         self.operations.append(Operation(result.kind, names, config))
         return last + 1
 
-    def _without_rule(self, call: Call, output: Any, why: str) -> Any:
+    def _without_rule(self, call: Call, output: Any, why: str, hidden: list[Value]) -> Any:
         """Allow nothing on what goes in; label what comes out as unmoved.
 
         What is computed from constants alone is a constant, whatever the operation.
         """
-        touched = _tensors(call.args)
+        touched = [*_tensors(call.args), *hidden]
         lost = [
             var
             for var in self.labels.variables(*(dim for value in touched for dim in value.dims))
@@ -326,27 +360,6 @@ class _Extraction:
 
 def _at(start: int, axis: int, ndim: int) -> tuple[int, ...]:
     return tuple(start if other == axis else 0 for other in range(ndim))
-
-
-_VIEWS = frozenset(
-    f"aten.{name}"
-    for name in (
-        *("view", "slice", "select", "narrow", "transpose", "permute", "unsqueeze", "squeeze", "expand", "t"),
-        *("chunk", "split", "unbind", "flatten", "unflatten", "reshape", "diagonal", "alias", "detach"),
-    )
-)
-
-
-def _is_view(node: torch.fx.Node) -> bool:
-    if node.op != "call_function":
-        return node.op == "placeholder"
-    return operator_name(node) in _VIEWS or operator_name(node) == "operator.getitem"
-
-
-def _has_readers(target: torch.fx.Node, writer: torch.fx.Node) -> bool:
-    """Whether another operation may read what ``writer`` overwrote."""
-    others = [user for user in target.users if user is not writer]
-    return bool(others) or _is_view(target)
 
 
 def _source(made_by: int | None, position: int) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from amortopt.symmetry import owners, parts, ties
 from amortopt.symmetry.axes import ScaleKind
-from amortopt.symmetry.dims import Atom, Dim, Dims, Item, unscaled
+from amortopt.symmetry.dims import Atom, Dim, Dims, Item, unit_of, unscaled
 from amortopt.symmetry.scales import Scales
 from amortopt.symmetry.variables import Variables
 
@@ -70,9 +70,7 @@ class Labels:
 
     def unit_of(self, dim: Dim) -> int | None:
         """The unit variable of a dimension that is nothing else."""
-        resolved = self.resolve(dim)
-        atom = resolved[0] if len(resolved) == 1 else None
-        return atom.unit if isinstance(atom, Atom) else None
+        return unit_of(self.resolve(dim))
 
     def size(self, unit: int) -> int:
         """Number of units; with an owner, in each run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amortopt.symmetry.dims import Atom, Dim, Dims, atoms_of, fixed, size_of
+from amortopt.symmetry.dims import Atom, Dim, Dims, atoms_of, fixed, size_of, unit_of
 from amortopt.symmetry.owners import mix
 from amortopt.symmetry.ties import bind, lift, tie
 from amortopt.symmetry.variables import Variables
@@ -48,7 +48,7 @@ def select(variables: Variables, dims: Dims, axis: int, index: int) -> Dims:
     units = variables.units
     dim = variables.resolve(dims[axis])
     rest = (*dims[:axis], *dims[axis + 1 :])
-    along = _unit_of(dim)
+    along = unit_of(dim)
     if along is None:
         mix(variables, rest, (dim,))
         variables.pin((dim,), "selected from")
@@ -91,7 +91,7 @@ def stack(variables: Variables, parts: list[Dim]) -> tuple[Dim, Dim]:
 
 def number_of_choices(variables: Variables, dims: Dims, axis: int) -> int:
     """Over how many indices of an axis the other dimensions' units are a choice; 1 if they are not."""
-    along = _unit_of(dims[axis])
+    along = unit_of(dims[axis])
     if along is not None and any(variables.scales.reduce(atom.scale) for atom in atoms_of(dims[axis])):
         # A scale of the index would be lost.
         return 1
@@ -103,13 +103,8 @@ def number_of_choices(variables: Variables, dims: Dims, axis: int) -> int:
 
 def at_choice(variables: Variables, dims: Dims, axis: int, index: int) -> Dims:
     """The labels at one index of an axis that chooses; the axis itself stays, with one position."""
-    along = _unit_of(dims[axis])
+    along = unit_of(dims[axis])
     assert along is not None, "the axis has to choose"
     chosen = [variables.at(variables.resolve(dim), along, index) for dim in dims]
     chosen[axis] = fixed(1, "position")
     return tuple(chosen)
-
-
-def _unit_of(dim: Dim) -> int | None:
-    """The unit variable of a dimension that is nothing else."""
-    return dim[0].unit if len(dim) == 1 and isinstance(dim[0], Atom) else None

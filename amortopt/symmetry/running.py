@@ -91,7 +91,7 @@ def generic(runner: Runner, statistics: Sequence[str], noise: float, seed: int =
     """The same network at weights and inputs in general position.
 
     At its initialisation a network has symmetries that it loses in training: zero biases, unit gains and
-    running statistics can be permuted at will. Inputs that are all zero become normal random numbers.
+    running statistics can be permuted at will. Inputs whose entries are all equal become random.
 
     Args:
         runner: Not modified.
@@ -109,9 +109,13 @@ def generic(runner: Runner, statistics: Sequence[str], noise: float, seed: int =
         return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
     def fill(x: Tensor) -> Tensor:
-        if not x.is_floating_point() or (seed == 0 and x.any()):
+        if not x.is_floating_point() or not x.numel():
             return x
-        return normal(x) * x.std(correction=0) + x if x.any() else normal(x)
+        first = x.flatten()[0]
+        if bool((x == first).all()):
+            # Equal entries hide what permutes them; zeros hide everything.
+            return normal(x) * (first.abs() if first else 1) + x
+        return x if seed == 0 else normal(x) * x.std(correction=0) + x
 
     def disturbed(p: Tensor) -> Tensor:
         size = float(torch.linalg.vector_norm(p)) / math.sqrt(max(p.numel(), 1))

@@ -66,6 +66,11 @@ def trace(module: nn.Module, example_input: Tensor | tuple[Tensor, ...], *, trai
     names = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
     params = {node: names[name] for node, name in held.items()}
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    if any("_for_grad" in str(getattr(node.target, "__name__", "")) for node in graph.nodes):
+        raise ValueError(
+            f"module: {type(module).__name__} uses torch.func.grad, vjp or jacrev in forward, whose inner "
+            "operations tracing takes as constants; write out the derivative, or use torch.autograd.grad"
+        )
     nodes, softsigns = _fuse_softsign(tuple(graph.nodes))
     return Trace(nodes, params, buffers, users, shapes, softsigns)
 
@@ -157,6 +162,30 @@ def arguments(node: torch.fx.Node) -> dict[str, Any]:
     return {arg.name: values[arg.name] for arg in schema if arg.name in values}
 
 
+CHECKS = frozenset(
+    f"aten.{name}"
+    for name in ("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range_for_size")
+)
+"""Operations that look at values and compute nothing."""
+
+
+def wrapped_graph(node: torch.fx.Node) -> tuple[torch.fx.Graph, tuple[Any, ...]] | None:
+    """The graph that a node runs as it is, with its inputs: under no_grad, autocast or checkpointing."""
+    if not isinstance(node.target, torch._ops.HigherOrderOperator):
+        return None
+    bodies = [
+        (place, getattr(arg.graph.owning_module, str(arg.target), None))
+        for place, arg in enumerate(node.args)
+        if isinstance(arg, torch.fx.Node) and arg.op == "get_attr"
+    ]
+    graphs = [(place, body) for place, body in bodies if isinstance(body, torch.fx.GraphModule)]
+    if str(node.target).split(".")[-1] not in _WRAPPERS or len(graphs) != 1:
+        return None
+    ((place, body),) = graphs
+    return body.graph, node.args[place + 1 :]
+
+
+_WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_checkpoint", "wrap")
 _SPLITS = ("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.tensor_split", "aten.unsafe_split")
 
 
@@ -176,6 +205,27 @@ def split_everywhere(node: torch.fx.Node) -> tuple[int, list[tuple[int, tuple[in
     return found[0] if all(other == found[0] for other in found) else None
 
 
+_VIEWS = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("view", "slice", "select", "narrow", "transpose", "permute", "unsqueeze", "squeeze", "expand", "t"),
+        *("chunk", "split", "unbind", "flatten", "unflatten", "reshape", "diagonal", "alias", "detach"),
+    )
+)
+
+
+def _is_view(node: torch.fx.Node) -> bool:
+    if node.op != "call_function":
+        return node.op == "placeholder"
+    return operator_name(node) in _VIEWS or operator_name(node) == "operator.getitem"
+
+
+def has_readers(target: torch.fx.Node, writer: torch.fx.Node) -> bool:
+    """Whether another operation may read what ``writer`` overwrote."""
+    others = [user for user in target.users if user is not writer]
+    return bool(others) or _is_view(target)
+
+
 def module_path(node: torch.fx.Node) -> str:
     """Qualified name of the submodule whose forward made this node; empty for the network itself."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
@@ -190,6 +240,11 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
 def _check_parameters(module: nn.Module) -> None:
     if not isinstance(module, nn.Module):
         raise ValueError(f"module: got {type(module).__name__}, expected an nn.Module")
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel | torch.jit.ScriptModule):
+        raise ValueError(
+            f"module: got {type(module).__name__}, expected the network inside it; pass module.module, or "
+            "the module that was scripted"
+        )
     for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]:
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise ValueError(

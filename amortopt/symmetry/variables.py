@@ -18,7 +18,9 @@ from amortopt.symmetry.dims import (
     Sum,
     atoms_of,
     essential,
+    is_fixed,
     sum_of,
+    unit_of,
     with_scales,
 )
 from amortopt.symmetry.scales import Scales
@@ -52,10 +54,15 @@ class Variables:
         return (Atom(self.units[unit].size, unit, scale),)
 
     def fresh_scale(self, unit: int, kind: ScaleKind) -> int:
-        """A new scale variable over a unit variable; over a choice, one for every index too."""
-        var = self.scales.fresh(unit, kind)
+        """A new scale variable over a unit variable or what it stands for; over a choice, for every index."""
+        target = self.units.target(unit)
+        if target is not None and (same := unit_of(target)) is not None:
+            return self.fresh_scale(same, kind)
+        var = self.scales.fresh(unit, kind if target is None or not is_fixed(target) else "none")
+        if target is not None:
+            self.scales.share(var, [atom.scale for atom in atoms_of(self.rescaled(target, kind))])
         if choices := self.units.choices(unit):
-            self.scales.choose(var, [self.scales.fresh(choice, kind) for choice in choices])
+            self.scales.choose(var, [self.fresh_scale(choice, kind) for choice in choices])
         return var
 
     def rescaled(self, dim: Dim, kind: ScaleKind) -> Dim:

@@ -65,16 +65,17 @@ class Proof:
         errors = [f"{error:.1e} in {mode} mode" for mode, error in self.errors.items()]
         errors += [] if self.statistics is None else [f"{self.statistics:.1e} in running statistics"]
         verdict = "holds" if self.holds else f"DOES NOT HOLD (allowed: {self.rtol:.0e})"
+        shown = f"{verdict}: relative difference of the outputs {', '.join(errors)}"
         lines = [
-            f"{verdict}: relative difference of the outputs {', '.join(errors)}",
+            shown if errors else "SHOWS NOTHING: no output was compared",
             f"{self.elements} random elements in float64, scales of magnitude {self.low:g} to {self.high:g}; "
             f"they move {self.moved} of {self.groups} groups, {self.units} units",
         ]
         if self.probes:
             verdict = (
-                "that change nothing, so the spec could allow:" if self.larger else "all change the function"
+                "these change nothing, so the spec could allow:" if self.larger else "all change the function"
             )
-            lines.append(f"{self.probes} of {self.possible} elements one step outside tried, {verdict}")
+            lines.append(f"{self.probes} of {self.possible} elements one step outside tried; {verdict}")
             lines += [f"  {larger}" for larger in self.larger]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes), f"{self.seconds:.1f} s"])
 

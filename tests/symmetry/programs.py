@@ -298,7 +298,8 @@ def batch_norm(p: Program, x: Tensor, r: Random) -> Tensor:
 @_step(1, ndim=2)
 def group_norm(p: Program, x: Tensor, r: Random) -> Tensor:
     size = x.shape[1]
-    groups = r.choice([n for n in range(1, size + 1) if size % n == 0])
+    # One value by itself would be normalized to zero.
+    groups = r.choice([n for n in range(1, size + x.ndim - 2) if size % n == 0] or [1])
     weight = p.weight(size) if r.random() < 0.8 else None
     return F.group_norm(x, groups, weight, p.weight(size) if r.random() < 0.7 else None, 1e-3)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from amortopt.symmetry import Axis, UnknownOperationError, UnknownOperationWarning, extract
 from amortopt.testing import assert_function_preserved
@@ -338,3 +339,54 @@ def test_modules_out_of_the_ordinary_have_a_spec_that_holds(name: str) -> None:
         spec = extract(net, bad.X)
     assert set(spec.params) == {name for name, _ in net.named_parameters()}
     assert_function_preserved(net, bad.X, spec)
+
+
+class _Wrapped(nn.Module):
+    """A hidden layer that is computed in some special way."""
+
+    def __init__(self, how: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.how = nn.Linear(4, 6), nn.Linear(6, 3), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.how(self.a, x))
+
+
+def _no_grad(layer: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return layer(x).relu()
+
+
+def _autocast(layer: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.float32):
+        x = layer(x).relu()
+    return x.to(layer.weight.dtype)
+
+
+def _checkpointed(layer: nn.Module, x: Tensor) -> Tensor:
+    return checkpoint(lambda v: layer(v).relu(), x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("how", [_no_grad, _autocast, _checkpointed])
+def test_how_a_part_is_run_costs_nothing(how: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    spec = extract(_Wrapped(how), torch.randn(5, 4), strict=True)
+    assert (spec.group("h1").kind, spec.group("h1").permutable) == ("positive", True)
+
+
+def test_a_number_that_leaves_the_tensors_holds_what_it_came_from() -> None:
+    net, x = _Wrapped(lambda layer, v: layer(v) * layer(v).max().item()), torch.randn(5, 4)
+    with pytest.warns(UnknownOperationWarning, match=r"aten\.mul.*a\.weight"):
+        spec = extract(net, x)
+    assert spec.group("h1").trivial
+    assert_function_preserved(net, x, spec)
+
+
+def test_derivatives_by_torch_func_are_refused() -> None:
+    net = _Wrapped(lambda layer, v: torch.func.grad(lambda h: h.cosh().log().sum())(layer(v)))
+    with pytest.raises(ValueError, match=r"_Wrapped uses torch\.func\.grad"):
+        extract(net, torch.randn(5, 4))
+
+
+def test_a_wrapper_is_refused_with_what_to_pass() -> None:
+    with pytest.raises(ValueError, match=r"got DataParallel.*pass module\.module"):
+        extract(nn.DataParallel(nn.Linear(4, 3)), torch.randn(5, 4))

@@ -297,7 +297,7 @@ def test_verify_refuses_what_does_not_fit() -> None:
     spec = normed_spec()
     with pytest.raises(ValueError, match=r"lacks \['conv.weight'.*extract it from this model"):
         extract(nn.Linear(2, 3), torch.zeros(1, 2)).verify(Normed(), torch.zeros(5, 2, 9))
-    with pytest.raises(ValueError, match="does not run on the example input in eval mode"):
+    with pytest.raises(ValueError, match="does not run on the example input in float64 and eval mode"):
         spec.verify(Normed(), torch.zeros(5, 3, 9))
     with pytest.raises(ValueError, match="elements: got 0"):
         proof_of(spec, elements=0)
@@ -310,3 +310,19 @@ def test_a_network_on_the_gpu_is_proved_there() -> None:
     net = Normed().cuda()
     proof = normed_spec().verify(net, torch.randn(5, 2, 9, device="cuda"))
     assert proof.holds and proof.errors.keys() == {"eval", "training"} and proof.larger == ()
+
+
+def test_verify_shows_nothing_where_nothing_can_differ() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    spec = extract(net, torch.randn(2, 4))
+    proof = spec.verify(net, torch.randn(0, 4))
+    assert not proof.holds and "SHOWS NOTHING" in repr(proof)
+    with pytest.raises(AssertionError, match="nothing was compared"):
+        assert_function_preserved(net, torch.randn(0, 4), spec)
+
+
+def test_verify_is_not_fooled_by_inputs_that_are_all_equal() -> None:
+    net = nn.Linear(4, 3)
+    spec = extract(net, torch.ones(2, 4))
+    wrong = replace(spec, groups=tuple(replace(g, permutable=g.name == "in") for g in spec.groups))
+    assert not wrong.verify(net, torch.ones(2, 4)).holds

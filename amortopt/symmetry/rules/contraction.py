@@ -232,8 +232,13 @@ def _held_positions(labels: Labels, x: Value, weight: Value, rank: int, call: Ca
     """Hold positions, of the input and of the kernel; the labels of the input's other dimensions."""
     for dim, size in zip(weight.dims[2:], weight.shape[2:], strict=True):
         labels.tie(dim, fixed(size, "kernel"), call.name)
-    before = x.dims[:-rank] if _is_pointwise(weight, rank, call) else held(labels, x.dims, rank, call.name)
-    labels.mix(before[:-1], before[-1:])
+    if not _is_pointwise(weight, rank, call):
+        before = held(labels, x.dims, rank, call.name)
+        labels.mix(before[:-1], before[-1:])
+        return before
+    before, positions = x.dims[:-rank], x.dims[-rank:]
+    depthwise = call.args["groups"] == x.shape[-rank - 1]
+    labels.mix((*before[:-1], *(() if depthwise else positions)), before[-1:])
     return before
 
 

@@ -76,6 +76,7 @@ def group_norm(labels: Labels, call: Call) -> Result:
     channels = x.dims[1]
     if 1 < groups < x.shape[1]:
         owner, run = taken_apart(labels, channels, (groups, x.shape[1] // groups))
+        labels.mix((owner,), (run,))
         channels = labels.resolve((*owner, *run))
     labels.limit((channels,), "sign" if groups == x.shape[1] else "none", call.name)
     out = _affine(labels, call, (channels,))
