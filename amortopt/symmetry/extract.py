@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from amortopt.symmetry.axes import Operation
 from amortopt.symmetry.dims import Dim, Dims, fixed, is_fixed, size_of
 from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.pieces import Labelled
-from amortopt.symmetry.rules import Call, NoRule, Result, Value, rule_for
+from amortopt.symmetry.rules import Call, NoRule, Result, Rule, Value, rule_for
 from amortopt.symmetry.rules.base import by_axis
 from amortopt.symmetry.spec import SymmetrySpec
 from amortopt.symmetry.table import table_of
@@ -93,41 +94,46 @@ class _Extraction:
         self.parts: dict[str, tuple[int, list[tuple[int, Value]]]] = {}
         self.values: dict[torch.fx.Node, Any] = {}
         self.operations: list[Operation] = []
-        self.training_only: list[str] = []
         # What went into a node whose value is no tensor with labels: a number, an object of the tracer's own.
         self.hidden: dict[torch.fx.Node, list[Value]] = {}
+        self.read: dict[str, None] = {}
+        # Buffers that are read other than as a norm's statistics.
+        self.held: set[str] = set()
         # Node -> index of the operation that made its value; inputs count down from -1, constants are absent.
         self.made_by: dict[torch.fx.Node, int] = {}
         self._read()
 
     @property
     def used(self) -> dict[str, None]:
-        """Parameters that an operation uses, in order."""
-        return dict.fromkeys(name for op in self.operations for name in op.params)
+        """Parameters that an operation reads, in order."""
+        return dict(self.read)
 
     def read_training(self, module: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> None:
         """Read the graph in training mode too: it may use parameters that the one in eval mode does not.
 
         What the network computes stays that of eval mode.
         """
-        operations = list(self.operations)
-        unused = [name for name in self.traced.shapes if name not in self.used]
+        operations, unused = list(self.operations), [n for n in self.traced.shapes if n not in self.used]
         try:
             self.traced = trace(module, example_input, training=True)
         except ValueError:
+            self.traced = replace(self.traced, nodes=())
+        if not self.traced.nodes or any(name in self.parts for name in self.traced.params.values()):
+            warnings.warn(
+                f"parameters {unused} are not used in eval mode, and training mode cannot be read; they are "
+                "taken as fixed, so that what training mode computes with them may change",
+                UnknownOperationWarning,
+                stacklevel=_outside(),
+            )
             return
         self.training = True
-        if any(name in self.parts for name in self.traced.params.values()):
-            return
         self._read()
-        extra = [op for op in self.operations[len(operations) :] if any(name in unused for name in op.params)]
-        self.operations, self.training_only = (
-            operations,
-            list(dict.fromkeys(n for op in extra for n in op.params)),
-        )
+        self.operations = operations
 
     def spec(self) -> SymmetrySpec:
         """The table."""
+        for name in self.held & self.buffers.keys():
+            self.labels.pin(self.buffers[name], "buffer")
         return table_of(self.labels, self._labelled(), tuple(self.operations))
 
     def _read(self) -> None:
@@ -213,10 +219,11 @@ class _Extraction:
         output = node.meta.get("val")
         outputs = output if isinstance(output, list | tuple) else [output]
         shapes = tuple(shape_of(part) for part in outputs)
-        call = Call(
-            op, args, shapes[0] if shapes and shapes[0] else (), module_path(node), shapes, self.training
-        )
+        whole = shapes[0] if shapes and shapes[0] else ()
+        integer = _is_integer(outputs[0] if outputs else None)
+        call = Call(op, args, whole, module_path(node), shapes, self.training, integer)
         names = tuple(dict.fromkeys(value.param for value in _tensors(args) if value.param is not None))
+        self.read |= dict.fromkeys(names)
         hidden = [value for source in node.all_input_nodes for value in self.hidden.get(source, ())]
         rule = None if hidden else rule_for(call.op)
         for value in _tensors(args):
@@ -224,9 +231,11 @@ class _Extraction:
         try:
             if rule is None or not any(shape is not None for shape in shapes):
                 raise NoRule("")
-            result = rule(self.labels, call)
+            result = _applied(rule, self.labels, call)
+            self.held |= {v.buffer for v in _tensors(args) if v.buffer} - {name for name, _ in result.buffers}
             self.values[node] = self._results(call, result)
         except NoRule as declined:
+            self.held |= {v.buffer for v in _tensors(args) if v.buffer}
             result = Result((), call.op, _settings(args))
             self.values[node] = self._without_rule(call, output, str(declined), hidden)
         values = self.values[node]
@@ -254,6 +263,9 @@ class _Extraction:
             return
         before, after = self.values.get(target), self.values.get(node)
         if isinstance(before, Value) and isinstance(after, Value) and has_readers(target, node):
+            if before.shape != after.shape:
+                self.labels.pin((*before.dims, *after.dims), call.name)
+                return
             for old, new in zip(before.dims, after.dims, strict=True):
                 self.labels.tie(new, old, call.name)
             self.labels.align(by_axis(before.dims), by_axis(after.dims))
@@ -342,7 +354,7 @@ class _Extraction:
     def _labelled(self) -> list[Labelled]:
         """Parameters in the order of their use, then those that nothing uses, then moved buffers."""
         found: list[Labelled] = []
-        used = dict.fromkeys([*self.used, *self.training_only])
+        used = self.used
         for name in dict.fromkeys([*used, *self.traced.shapes]):
             shape = self.traced.shapes[name]
             if name in self.parts:
@@ -356,6 +368,18 @@ class _Extraction:
             shape = tuple(size_of(dim) for dim in dims)
             found.append(Labelled(name, shape, dims, (0,) * len(shape), buffer=True))
         return found
+
+
+def _applied(rule: Rule, labels: Labels, call: Call) -> Result:
+    """What a rule finds; a call that it was not written for is as one that it declines."""
+    try:
+        return rule(labels, call)
+    except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise NoRule(f"its rule does not cover this use: {type(error).__name__}") from error
+
+
+def _is_integer(output: Any) -> bool:
+    return isinstance(output, Tensor) and not (output.is_floating_point() or output.is_complex())
 
 
 def _at(start: int, axis: int, ndim: int) -> tuple[int, ...]:

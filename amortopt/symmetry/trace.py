@@ -128,7 +128,12 @@ def _fuse_softsign(
     """Find F.softsign, which is odd although its parts are not, and leave its inner nodes out."""
     found, inner = {}, set()
     for node in nodes:
-        if node.op != "call_function" or operator_name(node) != "aten.div" or len(node.args) != 2:
+        if (
+            node.op != "call_function"
+            or operator_name(node) != "aten.div"
+            or len(node.args) != 2
+            or node.kwargs
+        ):
             continue
         x, total = node.args
         if not isinstance(x, torch.fx.Node) or not _calls(total, "aten.add") or total.args[1:] != (1,):
@@ -136,7 +141,9 @@ def _fuse_softsign(
         magnitude = total.args[0]
         if _calls(magnitude, "aten.abs") and magnitude.args == (x,):
             found[node] = x
-            inner |= {part for part in (magnitude, total) if len(part.users) == 1}
+            # What something else reads too stays.
+            if len(total.users) == 1:
+                inner |= {total} if len(magnitude.users) > 1 else {total, magnitude}
     return tuple(node for node in nodes if node not in inner), found
 
 
@@ -205,25 +212,23 @@ def split_everywhere(node: torch.fx.Node) -> tuple[int, list[tuple[int, tuple[in
     return found[0] if all(other == found[0] for other in found) else None
 
 
-_VIEWS = frozenset(
+_ALLOCATES = frozenset(
     f"aten.{name}"
     for name in (
-        *("view", "slice", "select", "narrow", "transpose", "permute", "unsqueeze", "squeeze", "expand", "t"),
-        *("chunk", "split", "unbind", "flatten", "unflatten", "reshape", "diagonal", "alias", "detach"),
+        *("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+        *("matmul", "mm", "bmm", "addmm", "einsum", "add", "sub", "mul", "div", "cat", "stack", "clone"),
+        *("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "embedding", "softmax"),
+        *("relu", "gelu", "silu", "tanh", "sigmoid", "hardswish", "zeros", "zeros_like", "new_zeros", "sum"),
+        *("mean", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "scaled_dot_product_attention"),
     )
 )
-
-
-def _is_view(node: torch.fx.Node) -> bool:
-    if node.op != "call_function":
-        return node.op == "placeholder"
-    return operator_name(node) in _VIEWS or operator_name(node) == "operator.getitem"
 
 
 def has_readers(target: torch.fx.Node, writer: torch.fx.Node) -> bool:
     """Whether another operation may read what ``writer`` overwrote."""
     others = [user for user in target.users if user is not writer]
-    return bool(others) or _is_view(target)
+    # What is not known to have memory of its own may be a view of something that others read.
+    return bool(others) or target.op != "call_function" or operator_name(target) not in _ALLOCATES
 
 
 def module_path(node: torch.fx.Node) -> str:

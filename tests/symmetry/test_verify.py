@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from amortopt.symmetry import Axis, Block, NeuronGroup, SymmetrySpec, extract
 from amortopt.symmetry.axes import ScaleKind
 from amortopt.symmetry.probes import candidates, element_of, spread
+from amortopt.testing import assert_function_preserved
 from tests.cases import CASES, Case, case
 from tests.symmetry.nested import nested
 
@@ -324,5 +325,7 @@ def test_verify_shows_nothing_where_nothing_can_differ() -> None:
 def test_verify_is_not_fooled_by_inputs_that_are_all_equal() -> None:
     net = nn.Linear(4, 3)
     spec = extract(net, torch.ones(2, 4))
-    wrong = replace(spec, groups=tuple(replace(g, permutable=g.name == "in") for g in spec.groups))
+    wrong = dataclasses.replace(
+        spec, groups=tuple(dataclasses.replace(g, permutable=g.name == "in") for g in spec.groups)
+    )
     assert not wrong.verify(net, torch.ones(2, 4)).holds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from amortopt.symmetry.dims import Dim, Dims, fixed, with_exponent
+from amortopt.symmetry.dims import Dim, Dims, fixed, size_of, with_exponent
 from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
 from amortopt.symmetry.rules.contraction import multiplied
@@ -201,6 +201,11 @@ def masked_fill(labels: Labels, call: Call) -> Result:
 def _gate(labels: Labels, gate: Value, dims: Dims, reason: str) -> None:
     """A gate without scales over a value: it is permuted like it."""
     labels.limit(gate.dims, "none", reason)
+    sizes = [size_of(dim) for dim in dims]
+    if gate.ndim > len(dims) or any(
+        gate.shape[axis] not in (1, sizes[axis]) for axis in range(-gate.ndim, 0)
+    ):
+        raise NoRule("what it chooses by is wider than what it chooses from")
     for axis in range(-gate.ndim, 0):
         if gate.shape[axis] != 1:
             multiplied(labels, gate.dims[axis], labels.unscaled(labels.resolve(dims[axis])), reason)

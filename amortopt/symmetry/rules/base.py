@@ -48,6 +48,7 @@ class Call:
         path: Module path, for messages.
         shapes: Shapes of all outputs; None for what is not a tensor.
         training: Whether the network was traced in training mode.
+        integer: Whether the output holds integers or truth values.
     """
 
     op: str
@@ -56,6 +57,7 @@ class Call:
     path: str
     shapes: tuple[tuple[int, ...] | None, ...] = ()
     training: bool = False
+    integer: bool = False
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amortopt.symmetry.dims import Atom, Dim, Dims, fixed, with_exponent
+from amortopt.symmetry.dims import Atom, Dim, Dims, fixed, size_of, with_exponent
 from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, held, per_axis, rule
 from amortopt.symmetry.rules.shape import taken_apart
@@ -35,7 +35,7 @@ def matmul(labels: Labels, call: Call) -> Result:
 def _matmul(labels: Labels, x: Value, y: Value, reason: str) -> Dims:
     if not x.ndim or not y.ndim:
         raise NoRule("a factor is a scalar")
-    letters = _letters(max(x.ndim, y.ndim) + 1)
+    letters = _letters(max(x.ndim, y.ndim, 2) + 1)
     batch, row, inner, column = letters[:-3], letters[-3], letters[-2], letters[-1]
     left = inner if x.ndim == 1 else batch[len(batch) - (x.ndim - 2) :] + row + inner
     right = inner if y.ndim == 1 else batch[len(batch) - (y.ndim - 2) :] + inner + column
@@ -172,6 +172,8 @@ def _letters(count: int) -> str:
 def add_bias(labels: Labels, bias: Value | None, out: Dim, others: Dims, reason: str) -> None:
     """A bias moves with the outputs and is constant along everything else, which then cannot scale."""
     if bias is not None:
+        if bias.ndim != 1 or bias.shape[0] != size_of(out):
+            raise NoRule("its bias is not one number per output")
         labels.tie(bias.dims[0], out, reason)
         labels.limit(others, "none", f"bias of {reason}")
 

@@ -107,9 +107,10 @@ def dropout(labels: Labels, call: Call) -> Result:
     *("double", "half", "positive", "resolve_conj", "resolve_neg"),
 )
 def same(labels: Labels, call: Call) -> Result:
-    """Nothing is computed."""
-    del labels
+    """Nothing is computed, unless it is rounded."""
     x = _input(call)
+    if call.integer:
+        labels.limit(x.dims, "none", call.name)
     return Result(x.dims, param=x.param)
 
 

@@ -19,6 +19,8 @@ def embedding(labels: Labels, call: Call) -> Result:
 @rule("embedding_bag")
 def embedding_bag(labels: Labels, call: Call) -> Result:
     """Sums, means or maxima of rows of a table."""
+    if call.args.get("per_sample_weights") is not None:
+        raise NoRule("it has weights per sample")
     weight = call.value("weight")
     labels.mix((weight.dims[1],), (weight.dims[0],))
     _known(labels, weight.dims[0], weight.shape[0], call.name)
@@ -142,11 +144,15 @@ def scatter(labels: Labels, call: Call) -> Result:
     x, places, source = call.value("self"), call.value("index"), call.args.get("src", call.args.get("value"))
     axis = call.axis("dim", x.ndim)
     dims = _alike_except(labels, x, places, axis, call.name)
+    if call.args.get("reduce") is not None:
+        raise NoRule("it multiplies or adds in place")
     if isinstance(source, Value):
-        labels.limit((source.dims[axis],), "none", call.name)
+        labels.mix((*source.dims[:axis], *source.dims[axis + 1 :]), (source.dims[axis],))
+        labels.pin((source.dims[axis],), call.name)
         for other, dim in enumerate(source.dims):
             if other != axis:
                 labels.tie(dim, dims[other], call.name)
+        labels.align(by_axis(dims), by_axis(source.dims))
     else:
         labels.limit(dims, "none", call.name)
     return Result(dims, call.name, (("dim", str(axis)),))

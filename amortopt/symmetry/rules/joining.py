@@ -74,7 +74,7 @@ def slice_(labels: Labels, call: Call) -> Result:
     if call.shape[axis] == size:
         return Result(x.dims, param=x.param)
     if (call.args.get("step") or 1) != 1 or not call.shape[axis]:
-        dim = unordered(labels, x.dims[axis], call.shape[axis], call.name)
+        dim = unordered(labels, x.dims, axis, call.shape[axis], call.name)
     else:
         _unselected(labels, x, axis)
         cuts = sorted({start, stop, size} - {0})

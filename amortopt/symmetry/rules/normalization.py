@@ -95,7 +95,8 @@ def vector_norm(labels: Labels, call: Call) -> Result:
         tuple(x.dims[a] for a in range(x.ndim) if (a in over) is within) for within in (True, False)
     )
     labels.limit(summed, "sign", call.name)
-    labels.limit(rest, "positive", call.name)
+    # Counting what is not zero (order 0) has no scale.
+    labels.limit(rest, "positive" if call.args.get("ord", call.args.get("p", 2)) != 0 else "none", call.name)
     labels.mix(rest, summed)
     keep: Dims = ((),) if call.args.get("keepdim") else ()
     dims: Dims = ()

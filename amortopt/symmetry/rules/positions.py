@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amortopt.symmetry.dims import Atom, Dim, fixed, is_fixed, sum_of
 from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule
@@ -68,7 +70,7 @@ def reordered(labels: Labels, call: Call) -> Result:
     over = range(x.ndim) if axes in (None, []) else axes if isinstance(axes, list | tuple) else [axes]
     dims = list(x.dims)
     for axis in over:
-        dims[axis % x.ndim] = unordered(labels, dims[axis % x.ndim], call.shape[axis % x.ndim], call.name)
+        dims[axis % x.ndim] = unordered(labels, dims, axis % x.ndim, call.shape[axis % x.ndim], call.name)
     if call.name == "rot90":
         raise NoRule("it turns two dimensions")
     shifts = call.args.get("shifts", "")
@@ -91,8 +93,9 @@ def pad(labels: Labels, call: Call) -> Result:
             continue
         dim = labels.resolve(dims[axis])
         if is_fixed(dim) or mode != "constant" or min(before, after) < 0 or value not in (None, 0):
-            dims[axis] = unordered(labels, dim, call.shape[axis], call.name)
+            dims[axis] = unordered(labels, dims, axis, call.shape[axis], call.name)
         else:
+            labels.mix((*dims[:axis], *dims[axis + 1 :]), (dim,))
             zeros = [labels.fresh(size, "constant") if size else () for size in (before, after)]
             dims[axis] = sum_of([part for part in (zeros[0], dim, zeros[1]) if part])
     return Result(tuple(dims), call.name, (("pad", str(widths)), ("mode", mode)))
@@ -108,7 +111,7 @@ def mirrored(labels: Labels, call: Call) -> Result:
     widths = list(call.args["padding" if "padding" in call.args else "pad"])
     dims = list(x.dims)
     for axis in range(x.ndim - len(widths) // 2, x.ndim):
-        dims[axis] = unordered(labels, dims[axis], call.shape[axis], call.name)
+        dims[axis] = unordered(labels, dims, axis, call.shape[axis], call.name)
     return Result(tuple(dims), call.name, (("pad", str(widths)),))
 
 
@@ -117,13 +120,15 @@ def windows(labels: Labels, call: Call) -> Result:
     """Windows along a dimension, as a new last one."""
     x = call.value("self")
     axis = call.axis("dimension", x.ndim)
-    labels.pin((x.dims[axis],), call.name)
+    unordered(labels, x.dims, axis, call.shape[axis], call.name)
     count, size = fixed(call.shape[axis], "position"), fixed(call.shape[-1], "position")
     return Result((*x.dims[:axis], count, *x.dims[axis + 1 :], size), call.name, (("dim", str(axis)),))
 
 
-def unordered(labels: Labels, dim: Dim, size: int, reason: str) -> Dim:
-    """A dimension whose positions are put into another order, or some of them left out."""
+def unordered(labels: Labels, dims: Sequence[Dim], axis: int, size: int, reason: str) -> Dim:
+    """A value's axis whose positions are put into another order, or some of them left out."""
+    dim = dims[axis]
     inputs = any(labels.is_input(item) for item in labels.resolve(dim))
+    labels.mix((*dims[:axis], *dims[axis + 1 :]), (dim,))
     labels.pin((dim,), reason)
     return labels.fresh_input(size) if inputs else fixed(size, "position")

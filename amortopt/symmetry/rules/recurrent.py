@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from amortopt.symmetry.axes import ScaleKind
 from amortopt.symmetry.dims import Dim, Dims, Sum, fixed, sum_of, with_exponent
 from amortopt.symmetry.labels import Labels
-from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
 
 _GATES = {"lstm": "i f g o", "gru": "r z n", "rnn_tanh": "n", "rnn_relu": "n"}
 """Gates in the order of the weights' rows; g and n are candidates for the state, the others lie in (0, 1)."""
@@ -104,7 +104,12 @@ def cell(labels: Labels, call: Call) -> Result:
     labels.mix(x.dims[:-1], (x.dims[-1],))
     after = _step(labels, call.name.removesuffix("_cell"), x.dims[-1], weights, call.path or call.name)
     for before, now in zip(states, after, strict=False):
+        labels.limit(before.dims[:-1], "none", call.name)
+        for own, other in zip(before.dims[:-1], x.dims[:-1], strict=True):
+            labels.tie(own, other, call.name)
+        labels.mix(before.dims[:-1], (before.dims[-1],))
         labels.tie(before.dims[-1], now, call.name)
+        labels.align(by_axis(x.dims[:-1]), by_axis(before.dims[:-1]))
     parts = tuple((*x.dims[:-1], dim) for dim in after[: len(states)])
     if len(states) == 1:
         return Result(parts[0], call.name)

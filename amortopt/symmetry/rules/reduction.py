@@ -79,6 +79,8 @@ def upsample(labels: Labels, call: Call) -> Result:
 @rule("mean", "sum")
 def linear_reduction(labels: Labels, call: Call) -> Result:
     """A sum over units keeps their permutations only."""
+    if call.integer:
+        raise NoRule("it rounds")
     x, axes, dims = _reduced(labels, call)
     spatial = x.ndim >= 3 and axes == tuple(range(2, x.ndim))
     if call.name == "mean" and spatial:
@@ -121,9 +123,11 @@ def other_reduction(labels: Labels, call: Call) -> Result:
 def running_sum(labels: Labels, call: Call) -> Result:
     """Linear along positions; along units their order would matter."""
     x = call.value("self")
-    if not is_fixed(labels.resolve(x.dims[call.axis("dim", x.ndim)])):
+    axis = call.axis("dim", x.ndim)
+    if not is_fixed(labels.resolve(x.dims[axis])):
         raise NoRule("")
-    return Result(x.dims, call.name, (("dim", str(call.args["dim"])),))
+    labels.mix((*x.dims[:axis], *x.dims[axis + 1 :]), (x.dims[axis],))
+    return Result(x.dims, call.name, (("dim", str(axis)),))
 
 
 def _reduced(labels: Labels, call: Call) -> tuple[Value, tuple[int, ...], Dims]:

@@ -43,6 +43,9 @@ def regroup(labels: Labels, dims: Dims, after: tuple[int, ...]) -> Dims:
     Raises:
         NoRule: A group would have to be taken apart in a way that no symmetry survives.
     """
+    if not after:
+        # A number has no dimension left that could say what it is multiplied by.
+        labels.limit(dims, "none", "reshape")
     before, sizes, result = list(dims), list(after), list[Dim]()
     while sizes:
         # The shortest runs of dimensions on both sides with as many positions.
