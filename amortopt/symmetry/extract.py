@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import map_arg
 
-from amortopt.symmetry.axes import Operation
 from amortopt.symmetry.dims import Dim, Dims, fixed, is_fixed, size_of
 from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.pieces import Labelled
+from amortopt.symmetry.recording import Recording, tensors
 from amortopt.symmetry.rules import Call, NoRule, Result, Rule, Value, rule_for
 from amortopt.symmetry.rules.base import by_axis
 from amortopt.symmetry.spec import SymmetrySpec
@@ -93,14 +93,12 @@ class _Extraction:
         # Parameters that are only ever used in parts: the axis, and every part with its first index.
         self.parts: dict[str, tuple[int, list[tuple[int, Value]]]] = {}
         self.values: dict[torch.fx.Node, Any] = {}
-        self.operations: list[Operation] = []
+        self.recording = Recording(traced.shapes)
         # What went into a node whose value is no tensor with labels: a number, an object of the tracer's own.
         self.hidden: dict[torch.fx.Node, list[Value]] = {}
         self.read: dict[str, None] = {}
         # Buffers that are read other than as a norm's statistics.
         self.held: set[str] = set()
-        # Node -> index of the operation that made its value; inputs count down from -1, constants are absent.
-        self.made_by: dict[torch.fx.Node, int] = {}
         self._read()
 
     @property
@@ -113,7 +111,7 @@ class _Extraction:
 
         What the network computes stays that of eval mode.
         """
-        operations, unused = list(self.operations), [n for n in self.traced.shapes if n not in self.used]
+        unused = [name for name in self.traced.shapes if name not in self.used]
         try:
             self.traced = trace(module, example_input, training=True)
         except ValueError:
@@ -127,21 +125,22 @@ class _Extraction:
             )
             return
         self.training = True
+        computed, self.recording = self.recording, Recording(self.traced.shapes)
         self._read()
-        self.operations = operations
+        self.recording = computed
 
     def spec(self) -> SymmetrySpec:
         """The table."""
         for name in self.held & self.buffers.keys():
             self.labels.pin(self.buffers[name], "buffer")
-        return table_of(self.labels, self._labelled(), tuple(self.operations))
+        return table_of(self.labels, self._labelled(), tuple(self.recording.operations))
 
     def _read(self) -> None:
         for node in self.traced.nodes:
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
             elif node.op == "output":
-                for value in _tensors(map_arg(node.args, self._value)):
+                for value in tensors(map_arg(node.args, self._value)):
                     self.labels.mark_output(value.dims)
             else:
                 self._step(node)
@@ -160,14 +159,14 @@ class _Extraction:
         for holder, given in zip(holders, inputs, strict=True):
             self.values[holder] = map_arg(given, self._value)
             if isinstance(given, torch.fx.Node):
-                self.made_by |= {holder: self.made_by[given]} if given in self.made_by else {}
+                self.recording.passed_on(given, holder)
                 self.hidden |= {holder: self.hidden[given]} if given in self.hidden else {}
         for inner in graph.nodes:
             if inner.op == "output":
                 results = inner.args[0]
                 self.values[node] = map_arg(results, self._value)
-                last = next((n for n in reversed(inner.all_input_nodes) if n in self.made_by), None)
-                self.made_by |= {node: self.made_by[last]} if last is not None else {}
+                for result in inner.all_input_nodes:
+                    self.recording.passed_on(result, node)
             elif inner.op != "placeholder":
                 self._step(inner)
 
@@ -186,7 +185,7 @@ class _Extraction:
             return self.params[name]
         if node.name not in self.traced.inputs:
             return _constant(node, self.traced.buffers.get(node.name))
-        self.made_by[node] = -1 - self.traced.inputs.index(node.name)
+        self.recording.made_by[node] = -1 - self.traced.inputs.index(node.name)
         inner = tuple(self.labels.fresh_input(size) for size in shape[1:])
         return Value((fixed(shape[0], "batch"), *inner), shape)
 
@@ -206,7 +205,7 @@ class _Extraction:
                 self.values[node] = parts[index]
             if source in self.hidden and self.values[node] is None:
                 self.hidden[node] = self.hidden[source]
-            self.made_by[node] = self.made_by.get(source, -1)
+            self.recording.passed_on(source, node)
             return
         given, op = arguments(node), operator_name(node)
         source = node.args[0] if node.args else None
@@ -222,27 +221,27 @@ class _Extraction:
         whole = shapes[0] if shapes and shapes[0] else ()
         integer = _is_integer(outputs[0] if outputs else None)
         call = Call(op, args, whole, module_path(node), shapes, self.training, integer)
-        names = tuple(dict.fromkeys(value.param for value in _tensors(args) if value.param is not None))
-        self.read |= dict.fromkeys(names)
+        self.read |= dict.fromkeys(value.param for value in tensors(args) if value.param is not None)
         hidden = [value for source in node.all_input_nodes for value in self.hidden.get(source, ())]
         rule = None if hidden else rule_for(call.op)
-        for value in _tensors(args):
+        for value in tensors(args):
             self.labels.own_once(value.dims)
         try:
             if rule is None or not any(shape is not None for shape in shapes):
                 raise NoRule("")
             result = _applied(rule, self.labels, call)
-            self.held |= {v.buffer for v in _tensors(args) if v.buffer} - {name for name, _ in result.buffers}
+            self.held |= {v.buffer for v in tensors(args) if v.buffer} - {name for name, _ in result.buffers}
             self.values[node] = self._results(call, result)
         except NoRule as declined:
-            self.held |= {v.buffer for v in _tensors(args) if v.buffer}
+            self.held |= {v.buffer for v in tensors(args) if v.buffer}
             result = Result((), call.op, _settings(args))
             self.values[node] = self._without_rule(call, output, str(declined), hidden)
         values = self.values[node]
         if not all(isinstance(v, Value) for v in (values if isinstance(values, list) else [values])):
-            self.hidden[node] = [*hidden, *_tensors(args)]
+            self.hidden[node] = [*hidden, *tensors(args)]
         self._written_in_place(node, call)
-        self._record(node, call, result, names)
+        inputs = [self.traced.softsigns[node]] if node in self.traced.softsigns else node.all_input_nodes
+        self.recording.record(node, call, result, {source: self.values.get(source) for source in inputs})
 
     def _results(self, call: Call, result: Result) -> Value | list[Value | None]:
         for name, dims in result.buffers:
@@ -270,47 +269,12 @@ class _Extraction:
                 self.labels.tie(new, old, call.name)
             self.labels.align(by_axis(before.dims), by_axis(after.dims))
 
-    def _record(self, node: torch.fx.Node, call: Call, result: Result, names: tuple[str, ...]) -> None:
-        """Append the operation, unless nothing is computed, and note where its value comes from."""
-        inputs = [self.traced.softsigns[node]] if node in self.traced.softsigns else node.all_input_nodes
-        values = [self.values.get(arg) for arg in inputs]
-        is_param = [isinstance(value, Value) and value.param is not None for value in values]
-        sources = [self.made_by.get(arg) for arg, skip in zip(inputs, is_param, strict=True) if not skip]
-        made_by = sources[0] if sources else None
-        if result.kind:
-            made_by = self._append(result, names, sources)
-        if made_by is not None and result.param is None:
-            self.made_by[node] = made_by
-            first = node.args[0] if node.args else None
-            if call.op.endswith("_") and isinstance(first, torch.fx.Node):
-                self.made_by[first] = made_by
-
-    def _append(self, result: Result, names: tuple[str, ...], sources: list[int | None]) -> int:
-        last = len(self.operations) - 1
-        previous = self.operations[-1] if self.operations else None
-        is_bias = result.kind == "add" and names and sources == [last] and not result.config
-        if is_bias and previous is not None and previous.kind == "linear" and len(previous.params) == 1:
-            # x @ W.T + b is a dense layer, however it is written.
-            self.operations[-1] = Operation("linear", (*previous.params, *names), previous.config)
-            return last
-        config = result.config
-        if sources != [last]:
-            # Offsets to the operations read, inputs as "input0": what makes a skip connection another
-            # network.
-            read = [_source(source, last + 1) for source in sources]
-            config = (*config, ("reads", ",".join(sorted(read) if result.kind == "add" else read)))
-        if result.kind == "linear":
-            # Weight before bias, as addmm does not have it.
-            names = tuple(sorted(names, key=lambda name: -len(self.traced.shapes[name])))
-        self.operations.append(Operation(result.kind, names, config))
-        return last + 1
-
     def _without_rule(self, call: Call, output: Any, why: str, hidden: list[Value]) -> Any:
         """Allow nothing on what goes in; label what comes out as unmoved.
 
         What is computed from constants alone is a constant, whatever the operation.
         """
-        touched = [*_tensors(call.args), *hidden]
+        touched = [*tensors(call.args), *hidden]
         lost = [
             var
             for var in self.labels.variables(*(dim for value in touched for dim in value.dims))
@@ -386,12 +350,6 @@ def _at(start: int, axis: int, ndim: int) -> tuple[int, ...]:
     return tuple(start if other == axis else 0 for other in range(ndim))
 
 
-def _source(made_by: int | None, position: int) -> str:
-    if made_by is None:
-        return "constant"
-    return f"input{-1 - made_by}" if made_by < 0 else str(made_by - position)
-
-
 def _constant(node: torch.fx.Node, buffer: str | None = None) -> Value | None:
     shape = shape_of(node.meta.get("val"))
     if shape is None:
@@ -399,16 +357,8 @@ def _constant(node: torch.fx.Node, buffer: str | None = None) -> Value | None:
     return Value(tuple(fixed(size, "constant") for size in shape), shape, buffer=buffer)
 
 
-def _tensors(args: Any) -> list[Value]:
-    if isinstance(args, Value):
-        return [args]
-    if isinstance(args, dict):
-        args = list(args.values())
-    return [value for arg in args for value in _tensors(arg)] if isinstance(args, list | tuple) else []
-
-
 def _settings(args: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple((key, str(arg)) for key, arg in args.items() if not _tensors(arg) and arg is not None)
+    return tuple((key, str(arg)) for key, arg in args.items() if not tensors(arg) and arg is not None)
 
 
 def _outside() -> int:

@@ -173,7 +173,7 @@ class Labels:
         owners.mix(self._variables, others, along)
 
     def own_once(self, dims: Dims) -> None:
-        """Let nothing along a value's dimensions be nested in units that are there twice."""
+        """Let nothing along a value's dimensions be nested in units that are not there, or twice."""
         owners.own_once(self._variables, dims)
 
     def align(self, *values: Mapping[Any, Dim]) -> None:

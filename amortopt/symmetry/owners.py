@@ -33,7 +33,7 @@ def _nested(variables: Variables, others: Dims, along: Dims) -> int | None:
 
 
 def own_once(variables: Variables, dims: Dims) -> None:
-    """Let nothing along a value's dimensions be nested in units that are there twice."""
+    """Let nothing along a value's dimensions be nested in units that are not there, or twice."""
     units = variables.units
     while True:
         nested = {leaf.unit for leaf in variables.leaves(*dims) if len(units.owners(leaf.unit)) > 1}
@@ -41,7 +41,7 @@ def own_once(variables: Variables, dims: Dims) -> None:
             return
         count = sum((_occurrences(variables.resolve(dim)) for dim in dims), Counter[int]())
         pairs = (pair for unit in nested for pair in pairwise(units.owners(unit)))
-        stray = next((unit for unit, owner in pairs if count[owner] > 1), None)
+        stray = next((unit for unit, owner in pairs if count[owner] != 1), None)
         if stray is None:
             return
         lift_by_one(variables, stray)

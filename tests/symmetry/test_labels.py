@@ -266,6 +266,13 @@ def test_nothing_is_nested_in_units_that_are_there_twice() -> None:
     assert labels.owner(_unit(labels, nested)) is None
 
 
+def test_nothing_is_nested_in_units_that_are_not_there() -> None:
+    labels = Labels()
+    nested = _owned(labels, labels.fresh(2, "owner"), 3)
+    labels.own_once((nested,))
+    assert labels.owner(_unit(labels, nested)) is None
+
+
 def test_parts_of_a_sum_may_have_the_same_owner() -> None:
     labels = Labels()
     owner = labels.fresh(2, "owner")
