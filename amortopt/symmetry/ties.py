@@ -123,7 +123,18 @@ def _tie_scales(variables: Variables, first: Dim, second: Dim, reason: str) -> N
         variables.pin((x, y), reason)
         return
     for a, b in zip(atoms_of(x), atoms_of(y), strict=True):
-        variables.scales.tie(a.scale, b.scale, reason, variables.units.owners(a.unit))
+        if choices := variables.units.choices(a.unit):
+            _tie_at_every_index(variables, a, b, len(choices), reason)
+        else:
+            variables.scales.tie(a.scale, b.scale, reason, variables.units.owners(a.unit))
+
+
+def _tie_at_every_index(variables: Variables, first: Atom, second: Atom, count: int, reason: str) -> None:
+    """Tie the scales of two atoms of a choice; what stands for all of them is left as it is."""
+    index = variables.units.index(first.unit)
+    for k in range(count):
+        one, other = (variables.at((atom,), index, k) for atom in (first, second))
+        _tie_scales(variables, one, other, reason)
 
 
 # Variables
@@ -189,8 +200,7 @@ def _share_scales(variables: Variables, atom: Atom, target: Dim, reason: str) ->
         if len(shares) == 1:
             assert is_fixed(target), "a variable is bound to another one by uniting them"
             scales.limit(((var, 1),), "none", reason)
-        for share in shares:
-            scales.limit(share, scales.kind(var), scales.reason(var))
+        variables.limit((with_scales(target, iter(shares)),), scales.kind(var), scales.reason(var))
 
 
 def lift(variables: Variables, unit: int, owner: int | None) -> None:

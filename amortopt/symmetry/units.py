@@ -3,6 +3,7 @@
 A variable stands for itself or is bound to a dimension of other variables (a union-find with products and
 sums). Units of an owner come in runs of equal length, one run for each of the owner's units. Where runs are
 taken apart one by one, the owner becomes an index and its units a choice: other variables for every index.
+What is said of a choice or of its scales is said of these; the variable itself only stands for them.
 """
 
 from __future__ import annotations

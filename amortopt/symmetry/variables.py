@@ -195,7 +195,7 @@ class Variables:
     def is_pinned(self, dim: Dim) -> bool:
         """Whether nothing is allowed any more along a dimension."""
         return not any(self.units[unit].permutable for unit in self.units_along(dim)) and not any(
-            self.scales.reduce(atom.scale) for atom in self.leaves(dim)
+            self.scales.reduce(atom.scale) for atom in self.leaves(dim) if not self.units.choices(atom.unit)
         )
 
     # Less freedom
@@ -203,7 +203,8 @@ class Variables:
     def limit(self, dims: Dims, kind: ScaleKind, reason: str) -> None:
         """Let what a value is multiplied by be of ``kind`` at most; permutations stay."""
         for atom in self.leaves(*dims):
-            self.scales.limit(atom.scale, kind, reason, self.units.owners(atom.unit))
+            if not self.units.choices(atom.unit):
+                self.scales.limit(atom.scale, kind, reason, self.units.owners(atom.unit))
 
     def freeze(self, dims: Dims) -> None:
         """Allow no permutation along the dimensions; scales stay."""
