@@ -17,18 +17,24 @@ if TYPE_CHECKING:
     from amortopt.checkpoints import list_shipped as list_shipped
     from amortopt.checkpoints import load_release as load_release
     from amortopt.checkpoints import save_release as save_release
+    from amortopt.optim.learned import UNFOptimizer as UNFOptimizer
     from amortopt.optim.one_shot import ScaleGMNOptimizer as ScaleGMNOptimizer
     from amortopt.optim.structure import OutOfFamilyWarning as OutOfFamilyWarning
+    from amortopt.rule_release import load_rule as load_rule
+    from amortopt.rule_release import save_rule as save_rule
     from amortopt.symmetry.match import FamilyMismatchError as FamilyMismatchError
 
 __all__ = [
     "FamilyMismatchError",
     "OutOfFamilyWarning",
     "ScaleGMNOptimizer",
+    "UNFOptimizer",
     "__version__",
     "list_shipped",
     "load_release",
+    "load_rule",
     "save_release",
+    "save_rule",
     "symmetry",
     "testing",
 ]
@@ -37,9 +43,12 @@ _HOME = {
     "FamilyMismatchError": "amortopt.symmetry",
     "OutOfFamilyWarning": "amortopt.optim",
     "ScaleGMNOptimizer": "amortopt.optim",
+    "UNFOptimizer": "amortopt.optim",
     "list_shipped": "amortopt.checkpoints",
     "load_release": "amortopt.checkpoints",
+    "load_rule": "amortopt.rule_release",
     "save_release": "amortopt.checkpoints",
+    "save_rule": "amortopt.rule_release",
 }
 
 

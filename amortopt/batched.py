@@ -5,11 +5,14 @@ data. A chain of linear layers, convolutions and elementwise maps needs neither:
 product, a convolution one grouped convolution with its bias, and inputs that all networks share stay one
 tensor until the first weights.
 
-Legend: B networks, N examples, F features, C / O channels in and out.
+A module of another kind can bring a form of its own: see [ManyModule][amortopt.batched.ManyModule].
+
+Legend: B networks, N examples, F features, C / O channels in and out, V rows of a table.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -49,6 +52,59 @@ def elementwise(cls: T) -> T:
     """Class decorator: the module maps every number by itself and has no parameters."""
     _ELEMENTWISE.add(cls)
     return cls
+
+
+class ManyModule(nn.Module, ABC):
+    """A module with a form of its own for many networks of its architecture at once."""
+
+    @abstractmethod
+    def forward_many(self, params: Params, x: Tensor) -> Tensor:
+        """Run B networks at once, each as ``forward`` runs one.
+
+        Args:
+            params: All parameters by name, [B, ...].
+            x: Inputs [B, N, ...].
+
+        Returns:
+            Outputs [B, N, ...], differentiable in ``params`` to any order.
+        """
+
+
+def linear_many(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Linear layers of B networks: x [B, ..., F], weight [B, O, F], bias [B, O] -> [B, ..., O]."""
+    rows = x.flatten(1, -2)
+    out = rows @ weight.mT if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
+    return out.unflatten(1, x.shape[1:-1])
+
+
+def embedding_many(table: Tensor, index: Tensor) -> Tensor:
+    """Look-ups in the tables of B networks: table [B, V, F], index int64 [B, ...] -> [B, ..., F]."""
+    count, rows = table.shape[:2]
+    first = rows * torch.arange(count, device=index.device)
+    return F.embedding(index + first.view(-1, *[1] * (index.ndim - 1)), table.flatten(0, 1))
+
+
+def run_many(module: nn.Module, params: Params, x: Tensor, *, count: int, shared: bool) -> Tensor | None:
+    """Run B networks at once by the form that their module brings, or as a chain of known layers.
+
+    Args:
+        module: What to compute; parameters that ``params`` leaves out keep the module's own values.
+        params: Tensors [B, ...].
+        x: Inputs [N, ...], or [B, N, ...] with ``shared=False``.
+        count: Number of networks B.
+        shared: Whether ``x`` is one batch for all networks.
+
+    Returns:
+        Outputs [B, N, ...], differentiable in ``params`` and ``x`` to any order; None if the module has no
+        such form.
+    """
+    if not isinstance(module, ManyModule):
+        return run_chain(module, params, x, count=count, shared=shared)
+    own = dict(module.named_parameters())
+    if not params.keys() <= own.keys() or any(_hooked(part) for part in module.modules()):
+        return None
+    full = {name: params[name] if name in params else p.expand(count, *p.shape) for name, p in own.items()}
+    return module.forward_many(full, x.expand(count, *x.shape) if shared else x)
 
 
 def run_chain(module: nn.Module, params: Params, x: Tensor, *, count: int, shared: bool) -> Tensor | None:

@@ -8,34 +8,41 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
-from amortopt._types import Params
-from amortopt._version import __version__
-from amortopt.files import write_folder
 from amortopt.l1 import L1Range
 from amortopt.metanets import Metanet, make_metanet
 from amortopt.model_card import model_card
+from amortopt.release_folder import CARD as CARD
+from amortopt.release_folder import CONFIG as CONFIG
+from amortopt.release_folder import WEIGHTS as WEIGHTS
+from amortopt.release_folder import (
+    Kind,
+    card_of,
+    locate,
+    read_config,
+    read_weights,
+    shipped,
+    shipped_root,
+    unfit,
+    versions,
+    write_release,
+)
+from amortopt.release_folder import canonical as _canonical  # noqa: F401
+from amortopt.release_folder import check_target as check_target
+from amortopt.release_folder import checked_name as checked_name
+from amortopt.release_folder import sha256 as _sha256  # noqa: F401
 from amortopt.symmetry import SymmetrySpec
 
 FORMAT = 1
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _DESCRIPTIONS = ("task", "family", "recipe", "seeds", "results", "commit")
-_AGAIN = "get the checkpoint again, whole"
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +133,6 @@ def save_release(
     """
     check_target(folder)
     check_passes(passes)
-    target = Path(os.path.abspath(folder))
     description: dict[str, Any] = {
         "format": FORMAT,
         "name": checked_name(name),
@@ -140,22 +146,17 @@ def save_release(
         "l1_range": None if l1_range is None else l1_range.to_config(),
         "passes": passes,
         "commit": commit,
-        "versions": {"amortopt": __version__, "torch": str(torch.__version__)},
+        "versions": versions(),
     }
     if not metanet.name:
         raise ValueError(
             f"metanet: {type(metanet).__name__} has no registered name; decorate it with register_metanet"
         )
-    weights = safetensors.torch.save(_state_of(metanet))
-    description = {key: _as_json(key, value) for key, value in description.items()}
-    description["sha256"] = {WEIGHTS: _sha256(weights), CONFIG: _sha256(_canonical(description))}
-    files = {
-        WEIGHTS: weights,
-        CONFIG: (json.dumps(description, indent=2, allow_nan=False) + "\n").encode(),
-        CARD: (card if card is not None else model_card(description, parameter_count(metanet))).encode(),
-    }
-    write_folder(target, files, "the checkpoint")
-    return target
+
+    def text(described: dict[str, Any]) -> str:
+        return card if card is not None else model_card(described, parameter_count(metanet))
+
+    return write_release(folder, metanet, description, text, "metanet")
 
 
 def load_release(source: str | os.PathLike[str]) -> Release:
@@ -172,28 +173,15 @@ def load_release(source: str | os.PathLike[str]) -> Release:
         FileNotFoundError: No such checkpoint, or one of its files is missing.
         ValueError: A file was truncated or altered, has another format version, or does not fit the others.
     """
-    if not isinstance(source, (str, os.PathLike)):
-        raise ValueError(
-            f"source: got {type(source).__name__}, expected a folder, a shipped name or a hub id, as a string"
-        )
-    folder = _locate(source)
-    config = _read_config(folder / CONFIG)
-    path = folder / WEIGHTS
-    weights = _read(path)
-    expected = config["sha256"][WEIGHTS]
-    if (sha256 := _sha256(weights)) != expected:
-        raise ValueError(
-            f"{path} was truncated or altered: got sha256 {sha256[:12]}… ({len(weights)} bytes), expected "
-            f"{expected[:12]}… as in {CONFIG}; {_AGAIN}"
-        )
-    metanet = _metanet_of(config, path, weights)
-    card = folder / CARD
+    folder = locate(source, _shipped_root(), "metanet")
+    config = read_config(folder / CONFIG, "metanet", FORMAT, ("spec", *_DESCRIPTIONS))
+    metanet = _metanet_of(config, folder / WEIGHTS)
     return Release(
         metanet=metanet,
         name=config["name"],
         **{key: config[key] for key in _DESCRIPTIONS},
-        card=card.read_text(encoding="utf-8") if card.is_file() else None,
-        sha256=sha256,
+        card=card_of(folder),
+        sha256=config["sha256"][WEIGHTS],
         versions=config["versions"],
         # Checkpoints of earlier versions do not record these two.
         l1_range=L1Range.from_config(config["l1_range"]) if config.get("l1_range") else None,
@@ -201,91 +189,25 @@ def load_release(source: str | os.PathLike[str]) -> Release:
     )
 
 
-def list_shipped() -> list[str]:
-    """Names of the checkpoints that come with the package, sorted."""
-    root = _shipped_root()
-    if not root.is_dir():
-        return []
-    return sorted(
-        entry.name
-        for entry in root.iterdir()
-        if entry.is_dir() and _NAME.fullmatch(entry.name) and (entry / CONFIG).is_file()
-    )
+def list_shipped(kind: Kind = "metanet") -> list[str]:
+    """Names of the checkpoints that come with the package.
+
+    Args:
+        kind: ``"metanet"``, those for [ScaleGMNOptimizer][amortopt.ScaleGMNOptimizer]; or ``"rule"``, those for
+            [UNFOptimizer][amortopt.UNFOptimizer].
+
+    Returns:
+        The names, sorted.
+    """
+    return shipped(_shipped_root(), kind)
 
 
 def _shipped_root() -> Path:
-    """The checkout's ``checkpoints`` folder if the package runs from one, else the wheel's."""
-    package = Path(__file__).resolve().parent
-    checkout = package.parent
-    if (checkout / "pyproject.toml").is_file() and (checkout / "checkpoints").is_dir():
-        return checkout / "checkpoints"
-    return package / "_checkpoints"
+    return shipped_root(Path(__file__).resolve().parent)
 
 
-def _locate(source: str | os.PathLike[str]) -> Path:
-    path, text = Path(source), os.fspath(source)
-    if text and path.is_dir():
-        return path
-    if text and path.exists():
-        raise ValueError(f"source: {text} is a file, expected a checkpoint's folder; pass the folder")
-    shipped = list_shipped()
-    if text in shipped:
-        return _shipped_root() / text
-    known = f"shipped checkpoints are {', '.join(shipped) or '(none)'}"
-    if isinstance(source, str) and _HUB_ID.fullmatch(source):
-        return _download(source, known)
-    close = difflib.get_close_matches(text.lower(), shipped, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise FileNotFoundError(
-        f"source: got {text!r}, which is no folder and no shipped checkpoint{hint}; {known}; "
-        "a hub id looks like 'owner/name'"
-    )
-
-
-def _download(hub_id: str, known: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(hub_id, allow_patterns=[WEIGHTS, CONFIG, CARD]))
-    except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise FileNotFoundError(
-            f"source: got {hub_id!r}, which is no folder here, and the hub did not give it "
-            f"({type(error).__name__}: {reason}); check the id and the connection, or pass a folder; {known}"
-        ) from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(_read(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): it was truncated or altered; {_AGAIN}") from error
-    version = config.get("format") if isinstance(config, dict) else None
-    if version != FORMAT:
-        raise ValueError(
-            f"{path}: got format version {version!r}, expected {FORMAT}; use the amortopt version that wrote "
-            "it, or a checkpoint of this one"
-        )
-    keys = ("name", "metanet", "spec", *_DESCRIPTIONS, "versions", "sha256")
-    if missing := [key for key in keys if key not in config]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; {_AGAIN}")
-    sums = config["sha256"]
-    rest = {key: value for key, value in config.items() if key != "sha256"}
-    intact = isinstance(sums, dict) and sums.get(CONFIG) == _sha256(_canonical(rest))
-    if not intact or not isinstance(sums.get(WEIGHTS), str):
-        raise ValueError(
-            f"{path} was altered: its content does not have the sha256 that it records; {_AGAIN}, or write a "
-            "changed one with save_release"
-        )
-    checked_name(config["name"])
-    return config
-
-
-def _metanet_of(config: dict[str, Any], path: Path, weights: bytes) -> Metanet:
-    try:
-        state = safetensors.torch.load(weights)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file ({error}); {_AGAIN}") from error
+def _metanet_of(config: dict[str, Any], path: Path) -> Metanet:
+    state = read_weights(path, config)
     try:
         spec = SymmetrySpec.from_json(config["spec"])
         # Its initial weights are replaced at once: the caller's random state is not to notice.
@@ -296,81 +218,15 @@ def _metanet_of(config: dict[str, Any], path: Path, weights: bytes) -> Metanet:
             metanet.to(dtypes.pop())
         metanet.load_state_dict(state)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path.with_name(CONFIG)} does not fit {WEIGHTS} or this version of amortopt "
-            f"(written by {config['versions'].get('amortopt')}, this is {__version__}): {reason}"
-        ) from error
+        unfit(path, config, error)
     return metanet.eval()
-
-
-def _state_of(metanet: Metanet) -> Params:
-    state: Params = {}
-    for key, value in metanet.state_dict().items():
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(f"metanet: state {key!r} is {type(value).__name__}, expected tensors only")
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ValueError(f"metanet: state {key!r} has NaN or infinite values; do not release this one")
-        # Clones, because safetensors refuses tensors that share memory.
-        state[key] = value.detach().cpu().clone().contiguous()
-    return state
 
 
 def parameter_count(metanet: Metanet) -> int:
     return sum(p.numel() for p in metanet.parameters())
 
 
-def checked_name(name: object) -> str:
-    """The name of a checkpoint; raises a ``ValueError`` if it is not safe as one."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(
-            f"name: got {name!r}, expected lower-case letters, digits, '.', '_' and '-', starting with a "
-            "letter or digit"
-        )
-    return name
-
-
 def check_passes(passes: object) -> None:
     """Raise a ``ValueError`` unless ``passes`` is a positive whole number."""
     if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
         raise ValueError(f"passes: got {passes!r}, expected a whole number >= 1")
-
-
-def _as_json(key: str, value: Any) -> Any:
-    """The value as json gives it back: tuples become lists, keys become text."""
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        advice = "use finite numbers, text, lists and dicts"
-        raise ValueError(f"{key}: json cannot hold it ({error}); {advice}") from error
-
-
-def check_target(folder: str | os.PathLike[str]) -> None:
-    """Raise a ``ValueError`` unless a checkpoint can go to this folder without touching anything else."""
-    if not isinstance(folder, (str, os.PathLike)):
-        raise ValueError(f"folder: got {type(folder).__name__}, expected a path, as a string or a Path")
-    target = Path(folder)
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"folder: {target} is a file, expected a folder; choose another one")
-    if not target.exists():
-        return
-    foreign = sorted(e.name for e in target.iterdir() if e.name not in (WEIGHTS, CONFIG, CARD))
-    if foreign:
-        raise ValueError(
-            f"folder: {target} holds other files than a checkpoint's ({', '.join(foreign[:3])}); "
-            "choose a new or an empty folder"
-        )
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: a checkpoint has {WEIGHTS} and {CONFIG}; {_AGAIN}")
-    return path.read_bytes()
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from amortopt._types import Params
-from amortopt.batched import run_chain
+from amortopt.batched import run_many
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``loss(logits [N, C], y [N]) -> scalar``."""
@@ -132,8 +132,8 @@ def apply(module: nn.Module, params: Params, x: Tensor) -> Tensor:
 def apply_many(module: nn.Module, params: Params, x: Tensor, *, shared: bool = True) -> Tensor:
     """Run B networks of one architecture at once.
 
-    Chains of common layers run as batched products (see [run_chain][amortopt.batched.run_chain]), every other
-    module under ``vmap``.
+    Chains of common layers and modules that bring a form of their own run as batched products (see
+    [run_many][amortopt.batched.run_many]), every other module under ``vmap``.
 
     Args:
         module: What to compute.
@@ -148,7 +148,7 @@ def apply_many(module: nn.Module, params: Params, x: Tensor, *, shared: bool = T
         ValueError: If the network axes of ``params`` and ``x`` do not fit.
     """
     _check_network_axis(params, shared, x=x)
-    out = run_chain(module, params, x, count=num_networks(params), shared=shared)
+    out = run_many(module, params, x, count=num_networks(params), shared=shared)
     if out is not None:
         return out
     return vmap(lambda p, xs: apply(module, p, xs), in_dims=(0, None if shared else 0))(params, x)

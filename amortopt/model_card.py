@@ -141,3 +141,43 @@ def _call(config: Mapping[str, Any]) -> str:
     """``{"name": "mlp", "widths": [4, 3]}`` -> ``mlp(widths=[4, 3])``."""
     arguments = ", ".join(f"{key}={_cell(value)}" for key, value in config.items() if key != "name")
     return config.get("name", "unknown") + (f"({arguments})" if arguments else "")
+
+
+def rule_card(description: Mapping[str, Any], parameters: int) -> str:
+    """Markdown text about an update rule: what it is for, how to use it, what it reached and how it was made.
+
+    Args:
+        description: Content of the release's ``config.json``.
+        parameters: Number of the rule's parameters.
+
+    Returns:
+        The text; it says nothing that the fields do not say.
+    """
+    name, rule = description["name"], description["rule"]
+    tasks = [
+        f"- `{_call(each['family'])}` on `{_call(each['task'])}`"
+        for each in description["tasks"]
+        if {"family", "task"} <= set(each)
+    ]
+    parts = [
+        f"{_FRONT}\n# {name}",
+        f"A trained update rule (`{rule['net']}`, {parameters:,} parameters): an optimizer that reads weights, "
+        "gradients and their history, knows the symmetry of the network, and works for any architecture.",
+        f"""## Use
+
+```python
+import amortopt
+opt = amortopt.UNFOptimizer.from_pretrained("{name}", model, example_input=x)  # if shipped; else its folder
+loss.backward()
+opt.step()
+```""",
+        f"## Trained on\n\n{chr(10).join(tasks) or 'Not recorded.'}",
+        f"## Results\n\n{_results(description['results'])}",
+        f"## How it was made\n\n{_origin(description)}",
+        """## Limits
+
+- Other architectures and data run without a warning: what was measured is in the table above.
+- The learning rate is a factor; 1 is what the rule was trained for.
+- The file format is safetensors and json; no pickle is read.""",
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -12,13 +12,15 @@ import yaml
 
 from amortopt.checkpoints import load_release
 from amortopt.cli import main
+from amortopt.rule_release import load_rule
 from amortopt.zoo import load_zoo
 from tests.tasks.archives import write_cifar10, write_idx, write_svhn
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml"))
 ZOOS = [path for path in RECIPES if path.startswith("recipes/zoo/")]
-FITS = [path for path in RECIPES if path not in ZOOS]
+RULES = [path for path in RECIPES if path.startswith("recipes/unf_")]
+FITS = [path for path in RECIPES if path not in ZOOS + RULES]
 
 STAND_INS: dict[str, Callable[[Path], Any]] = {
     "cifar10_gray": write_cifar10,
@@ -64,8 +66,8 @@ def tiny_zoo(path: str, scratch: Path) -> Path:
     return out
 
 
-def test_there_are_recipes_of_both_kinds() -> None:
-    assert ZOOS and FITS
+def test_there_are_recipes_of_all_kinds() -> None:
+    assert ZOOS and FITS and RULES
 
 
 @pytest.mark.parametrize("path", RECIPES)
@@ -108,3 +110,21 @@ def test_fit_recipe_takes_five_steps(path: str, scratch: Path, tmp_path: Path) -
     assert (release.l1_range is None) == (strengths is None)
     if release.l1_range is not None:
         assert [release.l1_range.low, release.l1_range.high] == strengths
+
+
+@pytest.mark.parametrize("path", RULES)
+def test_rule_recipe_takes_a_step_per_task(path: str, tmp_path: Path) -> None:
+    recipe = read(path)
+    inner = [entry | {"batch": 2, "networks": 2} for entry in recipe["model"]["inner"]]
+    steps = str(len(inner))
+    small = [
+        *("--model.rule.width", "4", "--model.rule.depth", "1", "--model.inner", yaml.safe_dump(inner)),
+        *("--model.estimator.truncation", "2", "--model.horizon", "2", "--model.first_horizon", "2"),
+        *("--model.val_networks", "1", "--trainer.val_check_interval", steps, "--trainer.max_steps", steps),
+        *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--runs", str(tmp_path)),
+    ]
+    assert main(["fit", "--config", path, *small]) == 0
+    release = load_rule(tmp_path / recipe["name"] / "release")
+    assert release.name == recipe["name"] == Path(path).stem.replace("_", "-")
+    assert release.results["training"]["steps"] == len(release.results["tasks"]) == len(inner)
+    assert release.results["training"]["skipped_gradients"] == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+import yaml
 from jsonargparse import ArgumentError  # pyright: ignore[reportPrivateImportUsage]
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
@@ -21,9 +22,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from amortopt.checkpoints import check_target, checked_name
 from amortopt.meta.data import ZooDataModule
+from amortopt.meta.learned import UpdateRuleModule
 from amortopt.meta.module import OnePassModule
 from amortopt.meta.progress import FitProgress
 from amortopt.meta.release import commit, write_release
+from amortopt.meta.rule_results import write_rule_release
 
 _IRRELEVANT = (
     r"\s*``instantiate_classes`` was deprecated",  # jsonargparse, called by Lightning
@@ -40,12 +43,17 @@ _CHATTER = re.compile(r"💡 Tip: |[GTH]PU available: ")  # of Lightning's Train
 
 
 class FitCLI(LightningCLI):
-    """Parses a meta-training recipe and makes module, data and Trainer; runs nothing by itself."""
+    """Parses a meta-training recipe and makes module, data and Trainer; runs nothing by itself.
+
+    Args:
+        args: Arguments of the command.
+    """
 
     def __init__(self, args: list[str]) -> None:
+        self.rule = about_a_rule(args)
         super().__init__(
-            OnePassModule,
-            ZooDataModule,
+            UpdateRuleModule if self.rule else OnePassModule,
+            None if self.rule else ZooDataModule,
             save_config_callback=None,  # the release holds the recipe, the loggers hold the settings
             trainer_defaults={"max_epochs": -1, "num_sanity_val_steps": 0, "enable_model_summary": False},
             seed_everything_default=0,
@@ -70,7 +78,8 @@ class FitCLI(LightningCLI):
             "--ckpt_path", type=str | None, default=None, help="Resume: 'last', or a .ckpt file of a run."
         )
         parser.add_argument("--save_every", type=int, default=500, help="Save the state every so many steps.")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        if not self.rule:
+            parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the given arguments, whatever the process was called with."""
@@ -152,7 +161,11 @@ class FitCLI(LightningCLI):
         if asked["accumulate_grad_batches"] != 1:
             raise ValueError(
                 f"trainer.accumulate_grad_batches: got {asked['accumulate_grad_batches']}, expected 1; raise "
-                "data.networks instead"
+                f"{'networks' if self.rule else 'data.networks'} instead"
+            )
+        if self.rule and asked["gradient_clip_val"] is not None:
+            raise ValueError(
+                f"trainer.gradient_clip_val: got {asked['gradient_clip_val']}, expected none; set model.clip"
             )
         callbacks: list[L.Callback] = [
             ModelCheckpoint(
@@ -187,10 +200,10 @@ def main(args: list[str]) -> None:
     """
     with _quiet():
         cli = FitCLI(_config_first(args))
-        trainer, module, data = cli.trainer, cli.model, cli.datamodule
+        trainer, module, data = cli.trainer, cli.model, getattr(cli, "datamodule", None)
         made_by = commit()
-        assert isinstance(module, OnePassModule) and isinstance(data, ZooDataModule)
-        data.recipe_roots = cli.recipe_roots
+        if isinstance(data, ZooDataModule):
+            data.recipe_roots = cli.recipe_roots
         trainer.fit(module, data, ckpt_path=cli.state(), weights_only=True)
         if trainer.interrupted:
             return
@@ -198,23 +211,48 @@ def main(args: list[str]) -> None:
         if not trainer.is_global_zero:
             return
         module.to(trainer.strategy.root_device)
-        results = write_release(
-            cli.out,
-            module,
-            data,
-            name=cli.config["name"],
-            recipe=cli.recipe(),
-            seed=int(cli.config["seed_everything"]),
-            steps=trainer.global_step,
-            seconds=seconds_of(trainer),
-            commit=made_by,
-        )
+        said = _release(cli, made_by)
+    print(f"{cli.out}: {said}, after {trainer.global_step} steps")
+
+
+def _release(cli: FitCLI, made_by: str | None) -> str:
+    """Write the release checkpoint; returns what it can do, in words."""
+    module = cli.model
+    about: dict[str, Any] = {
+        "name": cli.config["name"],
+        "recipe": cli.recipe(),
+        "seed": int(cli.config["seed_everything"]),
+        "steps": cli.trainer.global_step,
+        "seconds": seconds_of(cli.trainer),
+        "commit": made_by,
+    }
+    if isinstance(module, UpdateRuleModule):
+        results = write_rule_release(cli.out, module, **about)
+        reached = (f"{name} {task['final_loss']:.3f}" for name, task in results["tasks"].items())
+        return f"train losses after {results['horizon']} inner steps: {', '.join(reached)}"
+    results = write_release(cli.out, module, cli.datamodule, **about)
     passes = "one pass takes" if module.passes == 1 else f"{module.passes} passes take"
     before, after = (100 * results[when]["mean_accuracy"] for when in ("before", "after"))
-    print(
-        f"{cli.out}: {passes} {results['networks']} test networks from {before:.1f} % to {after:.1f} % "
-        f"mean test accuracy, after {trainer.global_step} steps"
-    )
+    tested = f"{results['networks']} test networks"
+    return f"{passes} {tested} from {before:.1f} % to {after:.1f} % mean test accuracy"
+
+
+def about_a_rule(args: list[str]) -> bool:
+    """Whether a recipe or an option has ``model.rule``: an update rule is trained, not a one-pass metanet."""
+    for position, arg in enumerate(args):
+        option, _, value = arg.partition("=")
+        if option == "--model.rule" or option.startswith("--model.rule."):
+            return True
+        if option not in _CONFIG:
+            continue
+        path = Path(value or "".join(args[position + 1 : position + 2]))
+        try:
+            model = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("model")
+        except (OSError, ValueError, AttributeError, yaml.YAMLError):
+            continue  # the parser says what is wrong with it
+        if isinstance(model, dict) and "rule" in model:
+            return True
+    return False
 
 
 def seconds_of(trainer: L.Trainer) -> float:

@@ -65,7 +65,7 @@ class Held:
     strengths: dict[str, float]
 
 
-class _Endless:
+class Endless:
     """Yields forever: what a step reads is drawn from its number, so there is nothing to iterate over."""
 
     def __iter__(self) -> Iterator[int]:
@@ -251,9 +251,9 @@ class ZooDataModule(L.LightningDataModule):
         self.check_strengths(module.metanet)
         self.load(trainer.strategy.root_device, module.task)
 
-    def train_dataloader(self) -> _Endless:
+    def train_dataloader(self) -> Endless:
         """Forever nothing: see ``on_after_batch_transfer``."""
-        return _Endless()
+        return Endless()
 
     def val_dataloader(self) -> range:
         """One batch."""

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from amortopt.l1 import l1_norm
 from amortopt.meta.data import Batch, Held
 from amortopt.meta.evaluate import evaluate_pass
 from amortopt.meta.muon import Muon
-from amortopt.meta.schedule import param_groups, rate_factor, update_average
+from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
 from amortopt.metanets import Metanet, make_metanet
 from amortopt.symmetry import extract
 from amortopt.tasks import make_family, make_task
@@ -268,17 +267,7 @@ class OnePassModule(L.LightningModule):
 
     def progress(self) -> float:
         """Share of the budget that is used up: of steps or of time, whichever is larger, in [0, 1]."""
-        trainer = self.trainer
-        shares = [0.0]
-        if trainer.max_steps > 0:
-            shares.append(trainer.global_step / trainer.max_steps)
-        for timer in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-            if isinstance(timer, Timer) and (left := timer.time_remaining()) is not None:
-                elapsed = timer.time_elapsed()
-                shares.append(elapsed / max(elapsed + left, 1e-9))
-        share = min(1.0, max(shares))
-        # Clocks differ between processes, and so would the metanets.
-        return share if trainer.world_size == 1 else trainer.strategy.broadcast(share)
+        return budget_used(self.trainer)
 
     def rate_factor(self) -> float:
         """Factor on all learning rates at the current step."""

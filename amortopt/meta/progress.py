@@ -65,6 +65,7 @@ class FitProgress(ProgressBar):
         elapsed = timedelta(seconds=int(task.elapsed or 0))
         names = ("train_loss", "val_loss", "val_accuracy", "train_accuracy", "val_accuracy_raw")
         names += tuple(f"val_{what}_l1_{at}" for at in ("low", "mid", "high") for what in ("accuracy", "cut"))
+        names += getattr(pl_module, "reported", ())
         skipped = f"; {pl_module.skipped} steps skipped" if getattr(pl_module, "skipped", 0) else ""
         self._bar.console.print(
             f"{elapsed} step {trainer.global_step}{_shown(trainer, names)}{skipped}", highlight=False

@@ -1,10 +1,12 @@
-"""Learning rates and averages: which parameters get which rate, and how it falls."""
+"""Budget, learning rates and averages: which parameters get which rate, and how it falls."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import lightning.pytorch as L
 import torch
+from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 
 from amortopt.metanets import Metanet
@@ -78,6 +80,27 @@ def rate_factor(step: int, progress: float, *, warmup_steps: int, hold: float, f
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     decay = 1.0 if progress < hold or hold >= 1 else max(floor, (1 - progress) / (1 - hold))
     return warmup * decay
+
+
+def budget_used(trainer: L.Trainer) -> float:
+    """Share of a run's budget that is used up.
+
+    Args:
+        trainer: With a limit of steps or, by a Timer, of time.
+
+    Returns:
+        The larger share of the two, in [0, 1]; the same in all processes.
+    """
+    shares = [0.0]
+    if trainer.max_steps > 0:
+        shares.append(trainer.global_step / trainer.max_steps)
+    for timer in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(timer, Timer) and (left := timer.time_remaining()) is not None:
+            elapsed = timer.time_elapsed()
+            shares.append(elapsed / max(elapsed + left, 1e-9))
+    share = min(1.0, max(shares))
+    # Clocks differ between processes, and so would the metanets.
+    return share if trainer.world_size == 1 else trainer.strategy.broadcast(share)
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@ from amortopt.tasks.base import Task as Task
 from amortopt.tasks.base import make_task as make_task
 from amortopt.tasks.base import register_task as register_task
 from amortopt.tasks.base import task_names as task_names
+from amortopt.tasks.corpora import Lm1b as Lm1b
+from amortopt.tasks.corpora import TextFile as TextFile
 from amortopt.tasks.digits import Digits as Digits
 from amortopt.tasks.families import Cnn as Cnn
 from amortopt.tasks.families import Family as Family
@@ -12,7 +14,13 @@ from amortopt.tasks.families import Mlp as Mlp
 from amortopt.tasks.families import family_names as family_names
 from amortopt.tasks.families import init_many as init_many
 from amortopt.tasks.families import make_family as make_family
+from amortopt.tasks.families import register_family as register_family
 from amortopt.tasks.mnist1d import Mnist1d as Mnist1d
+from amortopt.tasks.sequences import CharRnn as CharRnn
+from amortopt.tasks.sequences import Transformer as Transformer
+from amortopt.tasks.text import PydocText as PydocText
+from amortopt.tasks.text import TextTask as TextTask
+from amortopt.tasks.vision import Cifar10 as Cifar10
 from amortopt.tasks.vision import Cifar10Gray as Cifar10Gray
 from amortopt.tasks.vision import FashionMnist as FashionMnist
 from amortopt.tasks.vision import Mnist as Mnist
@@ -20,22 +28,30 @@ from amortopt.tasks.vision import SvhnGray as SvhnGray
 from amortopt.tasks.vision import VisionTask as VisionTask
 
 __all__ = [
+    "CharRnn",
+    "Cifar10",
     "Cifar10Gray",
     "Cnn",
     "Digits",
     "Family",
     "FashionMnist",
+    "Lm1b",
     "Mlp",
     "Mnist",
     "Mnist1d",
+    "PydocText",
     "Split",
     "SvhnGray",
     "Task",
+    "TextFile",
+    "TextTask",
+    "Transformer",
     "VisionTask",
     "family_names",
     "init_many",
     "make_family",
     "make_task",
+    "register_family",
     "register_task",
     "task_names",
 ]

@@ -22,8 +22,8 @@ class Split:
     """One part of a task's data.
 
     Attributes:
-        x: Inputs, float32 [N, *input_shape], standardised by the train part.
-        y: Class indices, int64 [N].
+        x: Inputs [N, *input_shape]: float32, standardised by the train part, or int64 symbols.
+        y: Class indices, int64 [N, *target_shape].
     """
 
     x: Tensor
@@ -43,7 +43,7 @@ class Split:
 
 
 class Task(ABC):
-    """Data and loss of a classification problem.
+    """Data and loss of a classification problem: one class per input, or one per position of a sequence.
 
     A task holds its arguments and no tensors: the data are read on first use and shared in the process by all
     tasks with the same arguments, so tasks are cheap to make and to send to workers.
@@ -52,6 +52,8 @@ class Task(ABC):
     name: str
     """Name in the registry, see [make_task][amortopt.tasks.make_task]."""
     num_classes: int
+    target_shape: tuple[int, ...] = ()
+    """Shape of one input's classes: () for one class, [T] for one per position."""
 
     @property
     @abstractmethod
@@ -78,31 +80,35 @@ class Task(ABC):
         """JSON-able ``{"name": ..., **arguments}``; ``make_task(**config)`` makes the same task."""
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy in nats.
+        """Mean cross-entropy in nats, over examples and positions.
 
         Args:
-            logits: [..., N, C]; leading axes are networks.
-            y: Class indices [N], or [..., N].
+            logits: [..., N, *target_shape, C]; leading axes are networks.
+            y: Class indices [N, *target_shape], or [..., N, *target_shape].
 
         Returns:
-            [...]: a scalar for one network.
+            [...]: a scalar for one network. Differentiable in ``logits`` to any order.
         """
-        if logits.ndim == 2:
-            return F.cross_entropy(logits, y)
-        picked = logits.gather(-1, y.expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-        return (logits.logsumexp(-1) - picked).mean(-1)
+        shape = logits.shape[:-1]
+        each = F.cross_entropy(logits.flatten(0, -2), y.expand(shape).flatten(), reduction="none")
+        return each.unflatten(0, shape).mean(self._example_axes)
 
     def accuracy(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Fraction of examples whose largest logit is the label's.
+        """Fraction of classes that have the largest logit.
 
         Args:
-            logits: [..., N, C]; leading axes are networks.
-            y: Class indices [N], or [..., N].
+            logits: [..., N, *target_shape, C]; leading axes are networks.
+            y: Class indices [N, *target_shape], or [..., N, *target_shape].
 
         Returns:
             [...] in [0, 1], in the dtype of ``logits``.
         """
-        return (logits.argmax(-1) == y).to(logits.dtype).mean(-1)
+        return (logits.argmax(-1) == y).to(logits.dtype).mean(self._example_axes)
+
+    @property
+    def _example_axes(self) -> tuple[int, ...]:
+        """Axes of examples and their positions, from the back, where the class axis is gone."""
+        return tuple(range(-1 - len(self.target_shape), 0))
 
     def augment(self, x: Tensor, noise: float, generator: torch.Generator | None = None) -> Tensor:
         """Add white noise to inputs.
@@ -116,12 +122,14 @@ class Task(ABC):
             New inputs; ``x`` itself when ``noise`` is 0.
 
         Raises:
-            ValueError: If ``noise`` is negative or not finite.
+            ValueError: If ``noise`` is negative or not finite, or inputs are symbols.
         """
         if not 0 <= noise < float("inf"):
             raise ValueError(f"noise: got {noise}, expected a finite standard deviation >= 0")
         if noise == 0:
             return x
+        if not x.is_floating_point():
+            raise ValueError(f"noise: got {noise} for inputs of {x.dtype}, expected 0; symbols take no noise")
         return x + noise * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
     def __repr__(self) -> str:

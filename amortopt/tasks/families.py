@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,21 +40,18 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class Family(ABC):
     """Base networks of one architecture; see [make_family][amortopt.tasks.make_family]."""
 
+    name: ClassVar[str]
+    """Name in the registry, see [make_family][amortopt.tasks.make_family]."""
     activation: str
     input_shape: tuple[int, ...]
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Name in the registry."""
 
     @abstractmethod
     def build(self) -> nn.Module:
         """A new network in eval mode, initialised by PyTorch's defaults from the global random state."""
 
+    @abstractmethod
     def example_input(self) -> Tensor:
-        """Zeros [1, *input_shape], for tracing."""
-        return torch.zeros(1, *self.input_shape)
+        """One input [1, *input_shape], for tracing."""
 
     def to_config(self) -> dict[str, Any]:
         """JSON-able ``{"name": ..., **arguments}``; ``make_family(**config)`` makes the same family."""
@@ -62,6 +59,26 @@ class Family(ABC):
         return {"name": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
 
+F = TypeVar("F", bound=type[Family])
+_FAMILIES: dict[str, type[Family]] = {}
+
+
+def register_family(name: str) -> Callable[[F], F]:
+    """Class decorator: make a family known to [make_family][amortopt.tasks.make_family] as ``name``."""
+
+    def add(cls: F) -> F:
+        if name in _FAMILIES:
+            raise ValueError(
+                f"name: family {name!r} is already {_FAMILIES[name].__qualname__}; choose another name"
+            )
+        cls.name = name
+        _FAMILIES[name] = cls
+        return cls
+
+    return add
+
+
+@register_family("mlp")
 @dataclass(frozen=True)
 class Mlp(Family):
     """Fully connected network: ``nn.Sequential`` of ``Linear`` and activation, names ``0.weight``, ...
@@ -78,18 +95,19 @@ class Mlp(Family):
     input_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", _sizes("widths", self.widths, at_least=2))
-        object.__setattr__(self, "input_shape", _sizes("input_shape", self.input_shape or self.widths[:1]))
-        _check_activation(self.activation)
+        object.__setattr__(self, "widths", check_sizes("widths", self.widths, at_least=2))
+        object.__setattr__(
+            self, "input_shape", check_sizes("input_shape", self.input_shape or self.widths[:1])
+        )
+        check_activation(self.activation)
         if torch.Size(self.input_shape).numel() != self.widths[0]:
             raise ValueError(
                 f"widths: got {self.widths[0]} input units, expected {torch.Size(self.input_shape).numel()} "
                 f"for input_shape {self.input_shape}"
             )
 
-    @property
-    def name(self) -> str:
-        return "mlp"
+    def example_input(self) -> Tensor:
+        return torch.zeros(1, *self.input_shape)
 
     def build(self) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()] if len(self.input_shape) > 1 else []
@@ -98,6 +116,7 @@ class Mlp(Family):
         return nn.Sequential(*layers, nn.Linear(self.widths[-2], self.widths[-1])).eval()
 
 
+@register_family("cnn")
 @dataclass(frozen=True)
 class Cnn(Family):
     """Small CNN: strided convolutions with an activation each, global average pool, one ``Linear``.
@@ -123,18 +142,17 @@ class Cnn(Family):
     padding: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", _sizes("channels", self.channels))
-        object.__setattr__(self, "input_shape", _sizes("input_shape", self.input_shape, at_least=2))
-        _check_activation(self.activation)
+        object.__setattr__(self, "channels", check_sizes("channels", self.channels))
+        object.__setattr__(self, "input_shape", check_sizes("input_shape", self.input_shape, at_least=2))
+        check_activation(self.activation)
         if len(self.input_shape) > 3:
             raise ValueError(
                 f"input_shape: got {self.input_shape}, expected (channels, length) or "
                 "(channels, height, width)"
             )
 
-    @property
-    def name(self) -> str:
-        return "cnn"
+    def example_input(self) -> Tensor:
+        return torch.zeros(1, *self.input_shape)
 
     def build(self) -> nn.Module:
         flat = len(self.input_shape) == 2
@@ -151,9 +169,6 @@ class Cnn(Family):
         return nn.Sequential(*layers, pool, nn.Flatten(), nn.Linear(fan_in, self.num_classes)).eval()
 
 
-_FAMILIES: dict[str, type[Family]] = {"mlp": Mlp, "cnn": Cnn}
-
-
 def family_names() -> list[str]:
     """Names that [make_family][amortopt.tasks.make_family] knows, sorted."""
     return sorted(_FAMILIES)
@@ -163,8 +178,8 @@ def make_family(name: str, **kwargs: Any) -> Family:
     """Make a family of base networks by name.
 
     Args:
-        name: ``"mlp"`` or ``"cnn"``.
-        **kwargs: Fields of [Mlp][amortopt.tasks.Mlp] or [Cnn][amortopt.tasks.Cnn]; lists are taken as tuples.
+        name: One of [family_names][amortopt.tasks.family_names], such as ``"mlp"``.
+        **kwargs: Fields of the family's class, such as [Mlp][amortopt.tasks.Mlp]; lists are taken as tuples.
 
     Returns:
         The family.
@@ -191,13 +206,14 @@ def init_many(
     r"""Initial params of many networks, each a function of its own seed alone.
 
     Weights and biases of linear and convolutional layers are uniform in
-    :math:`\pm \text{init\_scale} / \sqrt{\text{fan\_in}}` (PyTorch's default at scale 1); other parameters
-    keep the values that ``build`` gives them. The global random state is left as it was.
+    :math:`\pm \text{init\_scale} / \sqrt{\text{fan\_in}}`, embeddings normal with standard deviation
+    init_scale (PyTorch's defaults at scale 1); other parameters keep the values that ``build`` gives them.
+    The global random state is left as it was.
 
     Args:
         build: Makes one network, such as ``family.build``.
         seeds: One seed per network.
-        init_scale: Factor on the range (unitless): one for all networks or one per network.
+        init_scale: Factor on the draws (unitless): one for all networks or one per network.
 
     Returns:
         Params with tensors [B, ...], float32, on the CPU.
@@ -216,16 +232,22 @@ def init_many(
         torch.manual_seed(0)
         module = build()
     start = params_of(module)
-    bounds = _uniform_bounds(module)
-    sizes = [start[name].numel() for name in bounds]
+    bounds, normal = _uniform_bounds(module), _embeddings(module)
+    sizes = [start[name].numel() for name in (*bounds, *normal)]
+    uniform = sum(sizes[: len(bounds)])
     generator = torch.Generator()
+
+    def draw(seed: int) -> Tensor:
+        generator.manual_seed(seed)
+        flat = 2 * torch.rand(uniform, generator=generator) - 1
+        return torch.cat([flat, torch.randn(sum(sizes) - uniform, generator=generator)]) if normal else flat
+
     # One flat draw per network: only the generator is sequential, the rest is stacked.
-    flat = torch.stack([torch.rand(sum(sizes), generator=generator.manual_seed(s)) for s in seeds])
-    flat = (2 * flat - 1) * torch.tensor([float(s) for s in scales]).unsqueeze(1)
-    drawn = dict(zip(bounds, flat.split(sizes, dim=1), strict=True))
+    flat = torch.stack([draw(s) for s in seeds]) * torch.tensor([float(s) for s in scales]).unsqueeze(1)
+    drawn = dict(zip((*bounds, *normal), flat.split(sizes, dim=1), strict=True))
     params = stack([start] * len(seeds))
     return {
-        name: bounds[name] * drawn[name].reshape(value.shape) if name in bounds else value
+        name: bounds.get(name, 1.0) * drawn[name].reshape(value.shape) if name in drawn else value
         for name, value in params.items()
     }
 
@@ -241,13 +263,18 @@ def _uniform_bounds(module: nn.Module) -> dict[str, float]:
     return bounds
 
 
-def _sizes(name: str, value: Iterable[int], at_least: int = 1) -> tuple[int, ...]:
+def _embeddings(module: nn.Module) -> list[str]:
+    """Names of the tables that are drawn from the normal distribution."""
+    return [f"{path}.weight" for path, layer in module.named_modules() if isinstance(layer, nn.Embedding)]
+
+
+def check_sizes(name: str, value: Iterable[int], at_least: int = 1) -> tuple[int, ...]:
     sizes = tuple(value)
     if len(sizes) < at_least or not all(isinstance(s, int) and s > 0 for s in sizes):
         raise ValueError(f"{name}: got {sizes}, expected at least {at_least} positive integer(s)")
     return sizes
 
 
-def _check_activation(activation: str) -> None:
+def check_activation(activation: str) -> None:
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: got {activation!r}, expected one of {', '.join(ACTIVATIONS)}")

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 Gray: TypeAlias = Callable[[np.ndarray], np.ndarray]
-"""``gray(rgb uint8 [N, 3, ...]) -> [N, ...]``, in [0, 255]."""
+"""``gray(rgb uint8 [N, 3, ...]) -> [N, ...]``, in [0, 255]; or [N, 3, ...], colours kept."""
 
 _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -29,10 +29,11 @@ _NUM_CLASSES = 10
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Grayscale images as they stand in a file.
+    """Images as they stand in a file.
 
     Attributes:
-        pixels: Gray values in [0, 255], [N, H, W]: uint8, or float32 if ``channel_mean`` made them.
+        pixels: Values in [0, 255]: gray [N, H, W] or colours [N, 3, H, W]; uint8, or float32 if
+            ``channel_mean`` made them.
         labels: Class indices [N], 0 to 9.
     """
 
@@ -65,6 +66,38 @@ def channel_mean(rgb: np.ndarray) -> np.ndarray:
     return rgb.sum(1, dtype=np.uint32).astype(np.float32) / np.float32(3)
 
 
+def colours(rgb: np.ndarray) -> np.ndarray:
+    """Keep the colours: uint8 [N, 3, ...] as it is, in place of a gray value."""
+    return rgb
+
+
+def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Make square images smaller, each new pixel the mean of the area it covers.
+
+    Args:
+        pixels: Values in [0, 255], uint8 or float32 [..., H, H].
+        side: New height and width, at most H.
+
+    Returns:
+        [..., side, side], same dtype: uint8 rounded to the nearest (halves up), from whole numbers, so the
+        same bits on every machine.
+
+    Raises:
+        ValueError: If ``side`` is not in 1 to H, or the images are not square.
+    """
+    height, width = pixels.shape[-2:]
+    if height != width or not 1 <= side <= height:
+        raise ValueError(f"size: got {side} for images of {(height, width)} pixels, expected 1 to {height}")
+    # In units of 1/side old pixels: where old and new pixels overlap, along one axis.
+    old, new = np.arange(height) * side, np.arange(side) * height
+    overlap = np.minimum(old + side, new[:, None] + height) - np.maximum(old, new[:, None])
+    weights = np.maximum(overlap, 0).astype(np.float32)
+    total = weights @ pixels @ weights.T  # of bytes: whole numbers, exact below 2^24
+    if pixels.dtype == np.uint8:
+        return ((2 * total.astype(np.int64) + height**2) // (2 * height**2)).astype(np.uint8)
+    return (total / np.float32(height**2)).astype(pixels.dtype)
+
+
 def read_idx(folder: Path, train: bool, side: int) -> Images:
     """Read one part of an MNIST-like data set, plain or gzipped.
 
@@ -90,12 +123,12 @@ def read_idx(folder: Path, train: bool, side: int) -> Images:
 
 
 def read_cifar10(folder: Path, train: bool, gray: Gray = luma) -> Images:
-    """Read one part of the binary version of CIFAR-10, in grayscale.
+    """Read one part of the binary version of CIFAR-10.
 
     Args:
         folder: Holds ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``.
         train: Train part or test part.
-        gray: Gray value of a colour: ``luma`` or ``channel_mean``.
+        gray: Gray value of a colour: ``luma`` or ``channel_mean``; ``colours`` keeps all three.
 
     Returns:
         The images.

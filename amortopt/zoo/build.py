@@ -55,37 +55,70 @@ def build_zoo(
         ValueError: If the recipe does not fit together, or the folder holds something else.
         OSError: If the disk is full; finished shards are kept.
     """
-    part, parts = parse_shard(shard)
-    folder = Path(folder)
     task, family = config.make_task(), config.make_family()
     module = _architecture(task, family, device)
     manifest = Manifest(config.to_dict(), {name: list(p.shape) for name, p in params_of(module).items()})
-    open_folder(folder, manifest)
 
+    def train(number: int, on_epoch: Callable[[int], None]) -> tuple[Params, Table]:
+        table = draw_table(config, *manifest.bounds(number))
+        return _train_shard(config, task, family, module, table, on_epoch)
+
+    def work(number: int) -> int:
+        return int(draw_table(config, *manifest.bounds(number))["epochs"].sum())
+
+    return build_shards(
+        folder, manifest, train, work, shard=shard, device=device, progress=progress, unit="networks x epochs"
+    )
+
+
+def build_shards(
+    folder: str | Path,
+    manifest: Manifest,
+    train: Callable[[int, Callable[[int], None]], tuple[Params, Table]],
+    work: Callable[[int], int],
+    *,
+    shard: str = "1/1",
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+    unit: str = "networks",
+) -> list[int]:
+    """Train and store the shard files of a zoo of any kind, as far as they are not there yet.
+
+    Args:
+        folder: Zoo folder; made if it is not there. Several processes may build into one.
+        manifest: What the folder is to hold.
+        train: Number of a shard file and what to report finished work to -> params [n, ...] and table of its
+            networks; has to depend on the manifest's recipe alone.
+        work: Number of a shard file -> its share of the work, in ``unit``.
+        shard: ``"k/n"``: build the k-th of n parts of the zoo (k from 1), one part per process.
+        device: Where ``train`` trains, for the record.
+        progress: Whether to show a progress bar.
+        unit: Unit of the work, for the progress bar.
+
+    Returns:
+        Numbers of the shard files that are still missing, which other processes are to build; empty if the
+        zoo is complete.
+
+    Raises:
+        ValueError: If ``shard`` is malformed, or the folder holds something else.
+        OSError: If the disk is full; finished shards are kept.
+    """
+    part, parts = parse_shard(shard)
+    folder = Path(folder)
+    open_folder(folder, manifest)
     own = range(part, manifest.shards + 1, parts)
     there = set(manifest.finished(folder))
     todo = [number for number in own if number not in there or not _is_sound(folder, manifest, number)]
-    tables = {number: draw_table(config, *manifest.bounds(number)) for number in own}
-    work = {number: int(table["epochs"].sum()) for number, table in tables.items()}
-    finished_work = sum(work.values()) - sum(work[number] for number in todo)
+    shares = {number: work(number) for number in own}
+    finished_work = sum(shares.values()) - sum(shares[number] for number in todo)
     with _progress_bar(progress) as bar:
-        job = bar.add_task("", total=sum(work.values()), completed=finished_work)
+        job = bar.add_task("", unit=unit, total=sum(shares.values()), completed=finished_work)
         for done, number in enumerate(todo, start=len(own) - len(todo) + 1):
-            table = tables[number]
             bar.update(job, description=f"shard {done}/{len(own)}")
             remove_leftovers(folder, manifest, number)
-            params, table = _train_shard(
-                config, task, family, module, table, on_epoch=lambda n: bar.advance(job, n)
-            )
-            write_shard(
-                folder,
-                manifest,
-                number,
-                params,
-                table,
-                torch=torch.__version__,
-                device=torch.device(device).type,
-            )
+            params, table = train(number, lambda n: bar.advance(job, n))
+            notes = {"torch": torch.__version__, "device": torch.device(device).type}
+            write_shard(folder, manifest, number, params, table, **notes)
     finished = manifest.finished(folder)
     if len(finished) == manifest.shards and (todo or not (folder / "metadata.csv").is_file()):
         write_summary(folder, manifest)
@@ -166,7 +199,7 @@ def _is_sound(folder: Path, manifest: Manifest, shard: int) -> bool:
     try:
         read_shard(folder, manifest, shard)
     except ValueError as error:
-        warnings.warn(f"building a shard anew: {error}", stacklevel=3)
+        warnings.warn(f"building a shard anew: {error}", stacklevel=4)
         return False
     return True
 
@@ -176,7 +209,7 @@ def _progress_bar(shown: bool) -> Progress:
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("networks x epochs"),
+        TextColumn("{task.fields[unit]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         disable=not shown,

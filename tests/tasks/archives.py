@@ -1,9 +1,11 @@
-"""Small archives in the image data sets' own formats, and the arrays that stand in them."""
+"""Small archives in the data sets' own formats, and what stands in them."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +66,24 @@ def write_svhn(root: Path) -> dict[bool, tuple[np.ndarray, np.ndarray]]:
         savemat(root / f"{name}_32x32.mat", {"X": pixels.transpose(2, 3, 1, 0), "y": stored})
         content[train] = pixels, labels
     return content
+
+
+LM1B = "1-billion-word-language-modeling-benchmark-r13output"
+LM1B_PART = f"{LM1B}/training-monolingual.tokenized.shuffled/news.en-00001-of-00100"
+
+
+def write_lm1b(root: Path, text: str, *, name: str = LM1B_PART, packed: bool) -> Path:
+    """Write the one train part that is read, in a folder or in the archive among others; returns the file."""
+    root.mkdir(parents=True, exist_ok=True)
+    if not packed:
+        path = root / name
+        path.parent.mkdir(parents=True)
+        path.write_text(text, encoding="utf-8", newline="")
+        return path
+    path = root / f"{LM1B}.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for member, content in ((f"{LM1B}/README", "read me"), ("../escaped", "x"), (name, text)):
+            info = tarfile.TarInfo(member)
+            info.size = len(content.encode())
+            archive.addfile(info, io.BytesIO(content.encode()))
+    return path

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amortopt.tasks import Mnist1d, Split, make_task, task_names
+from amortopt.tasks import Mnist1d, PydocText, Split, make_task, task_names
 from amortopt.tasks.base import hold_out
 
 
@@ -37,6 +37,30 @@ def test_task_augment_adds_seeded_noise_of_the_given_size() -> None:
     assert torch.equal(noisy[0], noisy[1])
     assert noisy[0].std().item() == pytest.approx(0.4, rel=0.02)
     assert task.augment(x, 0.0) is x and not x.any()
+
+
+def test_task_augment_refuses_symbols() -> None:
+    x = torch.zeros(2, 32, dtype=torch.int64)
+    assert PydocText().augment(x, 0.0) is x
+    with pytest.raises(ValueError, match=r"noise: got 0.1 for inputs of torch.int64, expected 0"):
+        PydocText().augment(x, 0.1)
+
+
+def test_task_loss_of_sequences_is_the_mean_over_windows_and_positions(generator: torch.Generator) -> None:
+    task = PydocText(length=5)
+    logits = torch.randn(3, 7, 5, 97, generator=generator, dtype=torch.float64)
+    y = torch.randint(97, (7, 5), generator=generator)
+    expected = torch.stack([F.cross_entropy(one.flatten(0, 1), y.flatten()) for one in logits])
+    torch.testing.assert_close(task.loss(logits, y), expected)
+    torch.testing.assert_close(task.loss(logits, y.expand(3, 7, 5)), expected)
+    torch.testing.assert_close(task.loss(logits[1], y), expected[1])
+    torch.testing.assert_close(torch.func.vmap(task.loss, in_dims=(0, None))(logits, y), expected)
+
+
+def test_task_accuracy_of_sequences_counts_positions() -> None:
+    y = torch.tensor([[0, 1], [2, 3]])
+    logits = F.one_hot(torch.tensor([[[0, 1], [2, 3]], [[0, 0], [0, 3]]]), 97).float()
+    assert PydocText(length=2).accuracy(logits, y).tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])

@@ -8,6 +8,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +16,14 @@ import torch
 from PIL import Image
 
 from amortopt.tasks import Task, VisionTask, make_task
-from amortopt.tasks.formats import luma
+from amortopt.tasks.formats import luma, shrink
 from tests.tasks import archives
 
 Content = dict[bool, tuple[np.ndarray, np.ndarray]]
 WRITERS: dict[str, Callable[[Path], Content]] = {
     "mnist": lambda root: archives.write_idx(root, "MNIST", packed=False),
     "fashion_mnist": lambda root: archives.write_idx(root, "FashionMNIST", packed=True),
+    "cifar10": archives.write_cifar10,
     "cifar10_gray": archives.write_cifar10,
     "svhn_gray": archives.write_svhn,
 }
@@ -33,6 +35,11 @@ def gray(pixels: np.ndarray) -> np.ndarray:
     if pixels.ndim == 3:
         return pixels
     return np.stack([np.asarray(Image.fromarray(p.transpose(1, 2, 0)).convert("L")) for p in pixels])
+
+
+def as_read(name: str, pixels: np.ndarray) -> np.ndarray:
+    """The pixels [N, C, H, W] that a task makes of a file's."""
+    return pixels if name == "cifar10" else gray(pixels)[:, None]
 
 
 def made(name: str, root: Path) -> tuple[Task, Content]:
@@ -48,8 +55,8 @@ def test_vision_test_part_is_the_standardised_file(name: str, tmp_path: Path) ->
     assert test.x.shape == (archives.TEST, *task.input_shape) and test.x.dtype == torch.float32
     assert test.y.tolist() == labels.tolist() and test.y.dtype == torch.int64
     # Standardising is affine and increasing: undo it with two grey levels and compare all pixels.
-    expected = torch.from_numpy(gray(pixels).astype(np.float64))
-    x = test.x[:, 0].double()
+    expected = torch.from_numpy(as_read(name, pixels).astype(np.float64))
+    x = test.x.double()
     scale = (expected.max() - expected.min()) / (x.max() - x.min())
     torch.testing.assert_close((x - x.min()) * scale + expected.min(), expected, atol=1e-3, rtol=0)
 
@@ -68,13 +75,53 @@ def test_vision_inputs_of_the_small_cnn_zoo_are_mean_colours_from_minus_one_to_o
     content = WRITERS[name](tmp_path)
     test = make_task(name, root=tmp_path, preprocessing="small_cnn_zoo").split("test")
     pixels = content[False][0].astype(np.float64)
-    expected = 2 * (pixels if pixels.ndim == 3 else pixels.mean(1)) / 255 - 1
-    np.testing.assert_allclose(test.x[:, 0].numpy(), expected, atol=1e-6)
+    if name != "cifar10":
+        pixels = (pixels if pixels.ndim == 3 else pixels.mean(1))[:, None]
+    np.testing.assert_allclose(test.x.numpy(), 2 * pixels / 255 - 1, atol=1e-6)
 
 
 def test_vision_preprocessing_is_checked() -> None:
     with pytest.raises(ValueError, match="preprocessing: got 'raw', expected one of standardised, small_cnn"):
         make_task("mnist", preprocessing="raw")
+
+
+@every_task
+def test_vision_images_are_shrunk_to_a_size(name: str, tmp_path: Path) -> None:
+    content = WRITERS[name](tmp_path)
+    task = make_task(name, root=tmp_path, size=4)
+    assert make_task(**task.to_config()) == task
+    x = task.split("test").x.double()
+    assert x.shape == (archives.TEST, 3 if name == "cifar10" else 1, 4, 4) and task.input_shape == x.shape[1:]
+    # The mean of an area, to the nearest grey level: undo the standardisation by the line through all pixels.
+    pixels = torch.from_numpy(as_read(name, content[False][0]).astype(np.float64))
+    expected = torch.nn.functional.adaptive_avg_pool2d(pixels, 4)
+    slope = ((x - x.mean()) * (expected - expected.mean())).mean() / x.var(unbiased=False)
+    assert ((x - x.mean()) * slope + expected.mean() - expected).abs().max() < 1.0
+
+
+@every_task
+def test_vision_config_without_a_size_is_as_it_was(name: str) -> None:
+    """Zoos are stored under their task's config."""
+    assert set(make_task(name).to_config()) == {
+        "name", "root", "download", "val_fraction", "seed", "preprocessing",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("side", "size"), [(28, 8), (32, 16), (5, 3), (3, 3), (7, 1)])
+def test_shrink_is_the_mean_of_the_area(side: int, size: int) -> None:
+    """Against the obvious way: every pixel repeated, so that areas are whole."""
+    pixels = np.random.RandomState(side).randint(0, 256, (2, side, side)).astype(np.uint8)
+    fine = pixels.repeat(size, -1).repeat(size, -2).astype(np.int64)
+    sums = fine.reshape(2, size, side, size, side).sum((2, 4))
+    np.testing.assert_array_equal(shrink(pixels, size), (2 * sums + side**2) // (2 * side**2))
+    floats = shrink(pixels.astype(np.float32), size)
+    np.testing.assert_allclose(floats, sums / side**2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0, 33, 8.0, -1])
+def test_vision_size_is_checked(size: Any) -> None:
+    with pytest.raises(ValueError, match=r"size: got .* expected 1 to 32 pixels"):
+        make_task("cifar10", size=size)
 
 
 @every_task
@@ -173,7 +220,8 @@ def stub_downloads(monkeypatch: pytest.MonkeyPatch, source: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "files"), [("mnist", 4), ("fashion_mnist", 4), ("cifar10_gray", 1), ("svhn_gray", 2)]
+    ("name", "files"),
+    [("mnist", 4), ("fashion_mnist", 4), ("cifar10", 1), ("cifar10_gray", 1), ("svhn_gray", 2)],
 )
 def test_vision_download_fetches_what_is_missing_once(
     name: str, files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -183,7 +231,7 @@ def test_vision_download_fetches_what_is_missing_once(
         archives.write_idx(source, "MNIST", packed=True)
     else:
         WRITERS[name](source)
-    if name == "cifar10_gray":
+    if name.startswith("cifar10"):
         with tarfile.open(source / "cifar-10-binary.tar.gz", "w:gz") as packed:
             packed.add(source / "cifar-10-batches-bin", "cifar-10-batches-bin")
     asked = stub_downloads(monkeypatch, source)

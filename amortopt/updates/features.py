@@ -1,0 +1,76 @@
+"""What an update rule reads: running averages of the gradient, normalised per tensor, and the time.
+
+Legend: B networks, N elements, M running averages, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from amortopt.updates.layout import UpdateLayout
+
+RuleState: TypeAlias = dict[str, Tensor]
+"""``step`` [*batch], ``momenta`` [*batch, M, N], ``second`` [*batch, S, N]; all of the rule's number format, float32."""
+
+MOMENTA = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+SECOND = (0.99, 0.999)
+TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
+_TINY = 1e-16
+
+
+def time_features(step: Tensor) -> Tensor:
+    r""":math:`\tanh(t / \tau - 1)` for eleven time scales.
+
+    Args:
+        step: Steps taken so far, [B].
+
+    Returns:
+        [B, 11].
+    """
+    scales = step.new_tensor(TIMESCALES)
+    return torch.tanh(step.unsqueeze(-1) / scales - 1)
+
+
+def running(average: Tensor, value: Tensor, decays: Tensor, inplace: bool) -> Tensor:
+    """Exponential running averages: decay * average + (1 - decay) * value.
+
+    Args:
+        average: [B, M, N].
+        value: [B, N].
+        decays: [M].
+        inplace: Whether to overwrite ``average``.
+    """
+    weight = (1 - decays).unsqueeze(-1)
+    value = value.unsqueeze(-2).expand_as(average)
+    return average.lerp_(value, weight) if inplace else average.lerp(value, weight)
+
+
+def mean_square(part: Tensor) -> Tensor:
+    """Mean square per block: [B, L, *shape, F] -> [B, L, F]."""
+    return part.square().flatten(2, -2).mean(2)
+
+
+def normalised(layout: UpdateLayout, parts: list[Tensor], bound: float) -> tuple[list[Tensor], Tensor]:
+    """Divide every block by its root mean square, then clip.
+
+    Args:
+        layout: Of the base network.
+        parts: By bucket, [B, L, *shape, F].
+        bound: Largest absolute value of what comes out.
+
+    Returns:
+        By bucket, [B, L, *shape, F]; and the logarithms of the root mean squares [B, blocks, F].
+    """
+    squares = torch.cat([mean_square(part) for part in parts], dim=1) + _TINY
+    factors = layout.split_blocks(squares.rsqrt())
+    scaled = [(part * factor).clamp(-bound, bound) for part, factor in zip(parts, factors, strict=True)]
+    return scaled, 0.5 * squares.log()
+
+
+def stacked(features: Sequence[Tensor]) -> Tensor:
+    """[B, N] tensors as channels: [B, N, F]."""
+    return torch.stack(list(features), dim=-1)

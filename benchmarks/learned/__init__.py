@@ -1,0 +1,1 @@
+"""What benchmarks/learned_optimizers.py is made of."""

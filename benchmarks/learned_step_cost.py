@@ -1,0 +1,174 @@
+"""What a step of ``UNFOptimizer`` costs, as a multiple of a step of ``torch.optim.Adam(foreach=True)``.
+
+Commands:
+    python benchmarks/learned_step_cost.py            # about 3 minutes -> benchmarks/results/learned_step_cost.*
+    python benchmarks/learned_step_cost.py --quick    # seconds -> runs/learned_step_cost_quick
+    python benchmarks/learned_step_cost.py --threads 1 --rule unf-small --out FOLDER
+
+Both optimizers move copies of one network with the same gradients and take turns; times are the shortest of all
+rounds. The machine should do nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from torch import nn
+
+from amortopt import UNFOptimizer
+from amortopt._version import __version__
+from amortopt.files import write_whole
+from amortopt.meta.release import commit, hardware
+from amortopt.updates import UpdateRule
+
+ROOT = Path(__file__).parents[1]
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network that is moved.
+
+    Attributes:
+        title: Row of the table.
+        widths: Of an MLP, inputs and outputs among them.
+        rounds: Steps of each optimizer.
+        goal: Largest ratio aimed at on two cores.
+    """
+
+    title: str
+    widths: tuple[int, ...]
+    rounds: int
+    goal: float
+
+    def build(self) -> nn.Sequential:
+        """A network with gradients."""
+        torch.manual_seed(0)
+        layers: list[nn.Module] = []
+        for a, b in pairwise(self.widths):
+            layers += [nn.Linear(a, b), nn.Tanh()]
+        net = nn.Sequential(*layers[:-1])
+        for p in net.parameters():
+            p.grad = 0.01 * torch.randn_like(p)
+        return net
+
+
+CASES = (
+    Case("MLP 40-32-32-10", (40, 32, 32, 10), 1000, 8),
+    Case("25 layers, 100 k weights in total", (63,) * 26, 200, 15),
+    Case("25 layers of 100 k weights", (316,) * 26, 10, 15),
+    Case("MLP 784-700-600-64-10", (784, 700, 600, 64, 10), 20, 40),
+)
+
+
+def measure(cases: Sequence[Case], rule: UpdateRule | str) -> dict[str, Any]:
+    """All measurements, as the JSON file has them.
+
+    Args:
+        cases: Networks.
+        rule: The update rule.
+
+    Returns:
+        Numbers with what they were made by.
+    """
+    started = time.time()
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "made_by": {
+            "commit": commit(),
+            "amortopt": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "hardware": hardware(torch.device("cpu")),
+            "threads": torch.get_num_threads(),
+            "load_average": os.getloadavg()[0],
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        },
+        "rule": rule if isinstance(rule, str) else rule.config,
+        "cases": [_case(case, rule) for case in cases],
+    }
+    results["made_by"]["load_average_at_the_end"] = os.getloadavg()[0]
+    results["made_by"]["seconds"] = round(time.time() - started, 1)
+    return results
+
+
+def _case(case: Case, rule: UpdateRule | str) -> dict[str, Any]:
+    print(f"{time.strftime('%H:%M:%S')} {case.title}", flush=True)
+    net = case.build()
+    twin = copy.deepcopy(net)
+    for p, q in zip(net.parameters(), twin.parameters(), strict=True):
+        q.grad = p.grad
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "adam": torch.optim.Adam(twin.parameters(), foreach=True),
+        "unf": UNFOptimizer(net, torch.zeros(2, case.widths[0]), rule=rule),
+    }
+    times: dict[str, list[float]] = {name: [] for name in optimizers}
+    for turn in range(case.rounds + 2):
+        for name, optimizer in optimizers.items():
+            started = time.perf_counter()
+            optimizer.step()
+            if turn >= 2:  # the first ones allocate
+                times[name].append(time.perf_counter() - started)
+    best = {name: min(many) for name, many in times.items()}
+    return {
+        **asdict(case),
+        "weights": sum(p.numel() for p in net.parameters()),
+        "seconds": best,
+        "ratio": best["unf"] / best["adam"],
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown of a results file."""
+    by = results["made_by"]
+    lines = [
+        "# Cost of a step of UNFOptimizer",
+        "",
+        f"{by['hardware']}; {by['threads']} threads; torch {by['torch']}; commit {by['commit']}; load average "
+        f"{by['load_average']:.1f} at the start. Shortest of all rounds, in turns with Adam(foreach=True).",
+        "",
+        "| network | weights | Adam, ms | UNFOptimizer, ms | ratio | goal |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in results["cases"]:
+        adam, unf = (1e3 * row["seconds"][name] for name in ("adam", "unf"))
+        lines.append(
+            f"| {row['title']} | {row['weights']:,} | {adam:.2f} | {unf:.2f} | {row['ratio']:.1f}x | {row['goal']:g}x |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="the two small networks, few rounds")
+    parser.add_argument("--threads", type=int, default=2, help="threads of both optimizers")
+    parser.add_argument("--rule", type=str, default="", help="shipped name or folder; by default an untrained rule")
+    parser.add_argument("--out", type=Path, default=None, help="folder for learned_step_cost.json and .md")
+    options = parser.parse_args(argv)
+    if options.threads < 1:
+        parser.error(f"--threads: got {options.threads}, expected at least 1")
+    torch.set_num_threads(options.threads)
+    cases = [Case(c.title, c.widths, 20, c.goal) for c in CASES[:2]] if options.quick else CASES
+    results = measure(cases, options.rule or UpdateRule())
+    folder = options.out or ROOT / ("runs/learned_step_cost_quick" if options.quick else "benchmarks/results")
+    text = table(results)
+    write_whole(folder / "learned_step_cost.json", (json.dumps(results, indent=2) + "\n").encode())
+    write_whole(folder / "learned_step_cost.md", text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
