@@ -14,7 +14,7 @@ from torch import Tensor
 from amortopt.updates.layout import UpdateLayout
 
 RuleState: TypeAlias = dict[str, Tensor]
-"""``step`` [*batch], ``momenta`` [*batch, M, N], ``second`` [*batch, S, N]; all of the rule's number format, float32."""
+"""``step`` [*batch], ``momenta`` [*batch, M, N], ``second`` [*batch, S, N]; float32."""
 
 MOMENTA = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 SECOND = (0.99, 0.999)

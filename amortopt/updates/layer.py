@@ -1,15 +1,16 @@
 r"""A universal neural functional layer whose weights are shared by the roles of tensors and axes.
 
-The layer of Zhou, Finn and Harrison (2024, arXiv 2402.05232, eq. 5) has one weight matrix for every pair of tensors and
-every equivariant map between them, so it belongs to one architecture. Here maps that play the same role share their
-matrix, so that one layer serves every architecture: for elements x of a block,
+The layer of Zhou, Finn and Harrison (2024, arXiv 2402.05232, eq. 5) has one matrix for every pair of
+tensors and every equivariant map between them, so it belongs to one architecture. Here maps that play the
+same role share their matrix, so that one layer serves every architecture: for an element x of a block,
 
-.. math:: y = A x + \sum_{\text{axes } a} \big(R_a\, \bar x_a + \sum_{r} D_{a r}\, u_{g(a), r}\big) + S\, \bar x
+.. math:: y = A x + \sum_a \big(R_a\, \bar x_a + \sum_{r} D_{a r}\, u_{g(a), r}\big) + S\, \bar x
     + \sum_k G_k\, \bar x_k + T x^\top + K\, \bar x_{\text{kernel}} + P\, \bar x_{\text{pair}},
 
-with the mean :math:`\bar x_a` over all axes but a, the mean :math:`u_{g, r}` of such rows over all tensors that group g has
-role r in, the block's mean, the mean over all blocks of class k, and, where they exist, the transpose, the mean over
-kernel positions, and the mean over all matrices between the same two groups.
+with, for every axis a, the mean :math:`\bar x_a` over all others, the mean :math:`u_{g, r}` of such rows over
+all tensors that group g has role r in, the block's mean, the mean over all blocks of class k, and, where they
+exist, the transpose, the mean over kernel positions, and the mean over all matrices between the same two
+groups.
 
 Legend: B networks, N elements, R rows, C channels in, D channels out.
 """
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from amortopt.updates.layout import CLASSES, ROLES, Bucket, Side, UpdateLayout
 
 Reach: TypeAlias = Literal["unf", "nfn", "deepset", "mlp"]
-"""What an element hears of: everything equivariant; its own and neighbouring layers; its own tensor; itself."""
+"""What an element hears of: everything; its own and neighbouring layers; its tensor; nothing but itself."""
 REACHES: tuple[Reach, ...] = get_args(Reach)
 Parts: TypeAlias = list[Tensor]
 """Elements by bucket, [B, L, *shape, C] each."""
@@ -37,8 +38,9 @@ class UpdateLayer(nn.Module):
     Args:
         channels_in: Channels C.
         channels_out: Channels D.
-        reach: Which of the maps it has: ``unf`` all; ``nfn`` those along units, within and between neighbouring
-            layers (Zhou et al. 2023, arXiv 2302.14040); ``deepset`` the block's mean; ``mlp`` none.
+        reach: Which of the maps it has: ``unf`` all; ``nfn`` those along units, within and between
+            neighbouring layers (Zhou et al. 2023, arXiv 2302.14040); ``deepset`` the block's mean; ``mlp``
+            none.
     """
 
     def __init__(self, channels_in: int, channels_out: int, reach: Reach) -> None:
@@ -185,7 +187,7 @@ def _spread(rows: Tensor, bucket: Bucket, kept: tuple[int, ...]) -> Tensor:
 
 
 def _row(part: Tensor, side: Side, rank: int) -> Tensor:
-    """Mean over all axes but one, or along the diagonal of the first two: [B, L, *shape, C] -> [B, L, n, C]."""
+    """Mean over all axes but one, or the diagonal of the first two: [B, L, *shape, C] -> [B, L, n, C]."""
     if side.axis is None:
         row = part.diagonal(dim1=2, dim2=3).movedim(-1, 2)
         return row.flatten(3, -2).mean(3) if row.ndim > 4 else row

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -15,81 +14,23 @@ from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.symmetry import Axis, Block, SymmetrySpec
-
-ROLES = ("vector", "out", "in", "kernel", "diagonal")
-"""What a unit is to a block: the axis of a vector; the first, second or a later axis of a matrix; or both axes."""
-CLASSES = ("vector", "matrix")
-"""What a block is: one axis that is longer than 1, or more."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """One axis of a bucket's blocks that is kept while the others are averaged.
-
-    Attributes:
-        role: Position in ``ROLES``.
-        axis: Position of the axis in the bucket's shape; None for the diagonal of the first two.
-        rows: First of its rows and the one after the last; L blocks times n units.
-        units: Network-wide unit of each row.
-    """
-
-    role: int
-    axis: int | None
-    rows: tuple[int, int]
-    units: tuple[int, ...] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Blocks of one shape that are treated alike, behind each other in the flat vector.
-
-    Attributes:
-        shape: Shape of a block's elements; neighbouring fixed axes are one axis.
-        kind: Position in ``CLASSES``.
-        blocks: First block and the one after the last, in the order of the flat vector.
-        elements: First element and the one after the last.
-        sides: Axes along which rows are averaged.
-        square: Whether the first two axes are of one group, as in a recurrent layer.
-    """
-
-    shape: tuple[int, ...]
-    kind: int
-    blocks: tuple[int, int]
-    elements: tuple[int, int]
-    sides: tuple[Side, ...]
-    square: bool
-
-    @property
-    def count(self) -> int:
-        """Number of blocks L."""
-        return self.blocks[1] - self.blocks[0]
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A block as a bucket wants it."""
-
-    block: Block
-    shape: tuple[int, ...]
-    groups: tuple[str | None, ...]  # None: an axis that may not be kept
-    kind: int
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        square = len(self.groups) > 1 and self.groups[0] is not None and self.groups[0] == self.groups[1]
-        return self.kind, self.shape, tuple(group is None for group in self.groups), square
+from amortopt.updates.pieces import CLASSES as CLASSES
+from amortopt.updates.pieces import ROLES as ROLES
+from amortopt.updates.pieces import Bucket as Bucket
+from amortopt.updates.pieces import Piece, fits, piece_of, sides_of
+from amortopt.updates.pieces import Side as Side
 
 
 class UpdateLayout:
     """The parameters of one base network as a flat vector, with the units that rows and columns belong to.
 
-    Blocks of equal shape lie behind each other, vectors first, so that metanets for updates treat all of them in one
-    operation. A fixed axis (kernel positions) counts as units of its own.
+    Blocks of equal shape lie behind each other, vectors first, so that metanets for updates treat all of them
+    in one operation. A fixed axis (kernel positions) counts as units of its own.
 
     Args:
         spec: Symmetry of the base network.
-        shapes: Qualified name -> shape of every parameter; those that ``spec`` lacks are allowed, their axes are
-            taken as fixed.
+        shapes: Qualified name -> shape of every parameter; those that ``spec`` lacks are allowed, their axes
+            are taken as fixed.
 
     Raises:
         ValueError: A parameter of ``spec`` is missing or has another shape.
@@ -102,7 +43,7 @@ class UpdateLayout:
             raise ValueError("shapes: got no parameters, expected at least one")
         self._check()
         self._placed = self._place(
-            [self._piece(block) for name in self.shapes for block in self._blocks(name)]
+            [piece_of(spec, block) for name in self.shapes for block in self._blocks(name)]
         )
         self.device = torch.device("cpu")
 
@@ -118,7 +59,7 @@ class UpdateLayout:
         for name, shape in self.shapes.items():
             covered = 0
             for block in self._blocks(name):
-                if not _fits(block, shape):
+                if not fits(block, shape):
                     raise ValueError(
                         f"symmetry: block {block.label!r} has shape {block.shape}, but the model's parameter "
                         f"has shape {shape}; {advice}"
@@ -135,36 +76,8 @@ class UpdateLayout:
             return self.spec.blocks_of(name)
         return (Block(name, tuple(Axis(None, 0, n, "fixed") for n in self.shapes[name])),)
 
-    def _piece(self, block: Block) -> _Piece:
-        shape: list[int] = []
-        groups: list[str | None] = []
-        fixed_before = False
-        for position, axis in enumerate(block.axes):
-            fixed = axis.group is None
-            if axis.size == 1 and (fixed or len(block.axes) > 1):
-                continue
-            if fixed and fixed_before:
-                shape[-1] *= axis.size
-                continue
-            fixed_before = fixed
-            shape.append(axis.size)
-            groups.append(self._keepable(block, position))
-        if not shape:
-            shape, groups = [1], [f"\0{block.label}"]
-        return _Piece(block, tuple(shape), tuple(groups), int(len(shape) > 1))
-
-    def _keepable(self, block: Block, position: int) -> str | None:
-        """Units along an axis: a group's, units of its own if it is fixed, None if rows of a run are no units."""
-        axis = block.axes[position]
-        if axis.group is None:
-            return f"\0{block.label}\0{position}"
-        group = self.spec.group(axis.group)
-        if group.within is not None and self.spec.run(group.name) == 1:
-            group = self.spec.group(group.within)  # a further scaling of the owner's own units
-        return group.name if group.size == axis.size else None
-
-    def _place(self, pieces: list[_Piece]) -> list[_Piece]:
-        buckets: dict[tuple[object, ...], list[_Piece]] = {}
+    def _place(self, pieces: list[Piece]) -> list[Piece]:
+        buckets: dict[tuple[object, ...], list[Piece]] = {}
         for piece in pieces:
             buckets.setdefault(piece.key, []).append(piece)
         ordered = [buckets[key] for key in sorted(buckets, key=lambda key: key[0])]  # type: ignore[arg-type,return-value]
@@ -180,9 +93,9 @@ class UpdateLayout:
         self._lay_out(ordered, first)
         return [piece for bucket in ordered for piece in bucket]
 
-    def _lay_out(self, ordered: list[list[_Piece]], first: dict[str, int]) -> None:
+    def _lay_out(self, ordered: list[list[Piece]], first: dict[str, int]) -> None:
         # Rows are ordered by role, so that all rows of a role are one matrix product.
-        wanted = [(role, b, axis) for b, bucket in enumerate(ordered) for axis, role in _sides(bucket[0])]
+        wanted = [(role, b, axis) for b, bucket in enumerate(ordered) for axis, role in sides_of(bucket[0])]
         wanted.sort(key=lambda side: (side[0], side[1]))
         sides: dict[int, list[Side]] = {b: [] for b in range(len(ordered))}
         row = 0
@@ -257,7 +170,7 @@ class UpdateLayout:
 
     @cached_property
     def pairs(self) -> tuple[tuple[tuple[int, int, bool], ...], ...]:
-        """Matrices between the same two groups: (bucket, block within it, whether transposed), at least two each."""
+        """Matrices between the same two groups, two or more: bucket, block in it, whether transposed."""
         found: dict[tuple[str, str], list[tuple[int, int, bool]]] = {}
         for b, bucket in enumerate(self.buckets):
             for k, piece in enumerate(self._placed[slice(*bucket.blocks)]):
@@ -281,7 +194,7 @@ class UpdateLayout:
         ]
 
     def split_blocks(self, blocks: Tensor) -> list[Tensor]:
-        """What is said of blocks, by bucket: [B, blocks, C] -> [B, L, 1, ..., C], to be broadcast over elements."""
+        """What is said of blocks, by bucket: [B, blocks, C] -> [B, L, 1, ..., C]."""
         parts = blocks.split([bucket.count for bucket in self.buckets], dim=1)
         return [
             part.reshape(*part.shape[:2], *[1] * len(bucket.shape), part.shape[-1])
@@ -375,31 +288,3 @@ class UpdateLayout:
         for name, home in self._homes.items():
             found[name] = flat.index_select(-1, home).reshape((*flat.shape[:-1], *self.shapes[name]))
         return {name: found[name] for name in self.shapes}
-
-
-def _sides(piece: _Piece) -> list[tuple[int | None, int]]:
-    """Axis (None: the diagonal) and role of what is kept of a block."""
-    if piece.kind == 0:
-        return [(0, 0)] if piece.groups[0] is not None else []
-    found: list[tuple[int | None, int]] = [
-        (axis, min(axis, 2) + 1) for axis, group in enumerate(piece.groups) if group is not None
-    ]
-    if piece.key[-1]:
-        found.append((None, ROLES.index("diagonal")))
-    return found
-
-
-def _fits(block: Block, shape: tuple[int, ...]) -> bool:
-    """Whether a block can be cut out of a parameter of this shape and viewed with its axes."""
-    whole = block.view or shape
-    slices = block.slices or tuple((0, size) for size in whole)
-    if math.prod(whole) != math.prod(shape) or len(slices) != len(whole):
-        return False
-    if not all(0 <= start < stop <= size for (start, stop), size in zip(slices, whole, strict=True)):
-        return False
-    # Axes refine the dimensions: every dimension is a product of neighbouring axes.
-    ends = {math.prod(block.shape[:k]) for k in range(len(block.shape) + 1)}
-    cut = [stop - start for start, stop in slices]
-    return math.prod(cut) == math.prod(block.shape) and all(
-        math.prod(cut[:k]) in ends for k in range(len(cut) + 1)
-    )

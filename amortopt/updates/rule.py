@@ -22,11 +22,12 @@ _LOGS = 4  # logarithms of sizes that a block tells: weights, gradient, base, an
 class UpdateRule(nn.Module):
     r"""A learned update for the parameters of any base network.
 
-    .. math:: W \leftarrow W - \eta\,\alpha\,\big(e^{g(\cdot)} \odot b + \beta\, f(W, \nabla, \{m^{\gamma_i}\}, t)\big)
+    .. math:: W \leftarrow W - \eta\alpha\big(e^{g} \odot b + \beta f(W, \nabla, \{m^{\gamma_i}\}, t)\big)
 
-    with f and g two outputs of a metanet over the elements of all parameters, :math:`\alpha, \beta` and the decay
-    :math:`\gamma_0` of the base learned as well (Zhou, Finn and Harrison 2024, sec. 4.3, where g = 0 and b is the momentum
-    :math:`m^{\gamma_0}`). With ``base="adam"``, b is the momentum over the root of the second moment.
+    with f and g two outputs of a metanet over the elements of all parameters, :math:`\alpha, \beta` and the
+    decay :math:`\gamma_0` of the base learned as well (Zhou, Finn and Harrison 2024, sec. 4.3, where g = 0
+    and b is the momentum :math:`m^{\gamma_0}`). With ``base="adam"``, b is the momentum over the root of the
+    second moment.
 
     Args:
         net: What the metanet hears of beside an element: see :class:`amortopt.updates.layer.UpdateLayer`.
@@ -196,7 +197,7 @@ class UpdateRule(nn.Module):
 
 
 def _of_blocks(layout: UpdateLayout, told: Tensor, weights: Tensor) -> Tensor:
-    """Multiply what is told of the blocks of every class by its own matrix: [B, blocks, C] -> [B, blocks, D]."""
+    """Multiply what is told of blocks by the matrix of their class: [B, blocks, C] -> [B, blocks, D]."""
     spans = {kind: stop - start for kind, (_, (start, stop)) in layout.by_class.items()}
     parts = [
         part @ weights[kind]

@@ -18,7 +18,9 @@ NETWORKS = [*CASES, *FAMILY_CASES]
 SOME = [
     case
     for case in NETWORKS
-    if any(word in case.name.lower() for word in ("lstm", "rnn", "conv2d", "transformer", "resnet", "residual"))
+    if any(
+        word in case.name.lower() for word in ("lstm", "rnn", "conv2d", "transformer", "resnet", "residual")
+    )
 ]
 
 
