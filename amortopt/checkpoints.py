@@ -193,8 +193,8 @@ def list_shipped(kind: Kind = "metanet") -> list[str]:
     """Names of the checkpoints that come with the package.
 
     Args:
-        kind: ``"metanet"``, those for [ScaleGMNOptimizer][amortopt.ScaleGMNOptimizer]; or ``"rule"``, those for
-            [UNFOptimizer][amortopt.UNFOptimizer].
+        kind: ``"metanet"``, those for [ScaleGMNOptimizer][amortopt.ScaleGMNOptimizer]; or ``"rule"``, those
+            for [UNFOptimizer][amortopt.UNFOptimizer].
 
     Returns:
         The names, sorted.

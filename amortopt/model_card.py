@@ -161,7 +161,8 @@ def rule_card(description: Mapping[str, Any], parameters: int) -> str:
     ]
     parts = [
         f"{_FRONT}\n# {name}",
-        f"A trained update rule (`{rule['net']}`, {parameters:,} parameters): an optimizer that reads weights, "
+        f"A trained update rule (`{rule['net']}`, {parameters:,} parameters): an optimizer that reads "
+        f"weights, "
         "gradients and their history, knows the symmetry of the network, and works for any architecture.",
         f"""## Use
 

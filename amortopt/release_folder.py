@@ -1,4 +1,4 @@
-"""A folder with weights, everything that made them, and a model card: what all releases share. Never a pickle.
+"""A folder with weights, everything that made them, and a model card: what releases share. Never a pickle.
 
 - ``model.safetensors``: the state of a module
 - ``config.json``: how to build the module, what was run, what was measured, checksums
@@ -26,7 +26,7 @@ from amortopt._version import __version__
 from amortopt.files import write_folder
 
 Kind: TypeAlias = Literal["metanet", "rule"]
-"""What a release holds: a metanet for one pass, or an update rule; the key of ``config.json`` that says how to build it."""
+"""What a release holds, a metanet for one pass or an update rule; also its key in ``config.json``."""
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 AGAIN = "get the checkpoint again, whole"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")

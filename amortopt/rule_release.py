@@ -126,16 +126,16 @@ def load_rule(source: str | os.PathLike[str]) -> RuleRelease:
     """Read an update rule and check that it is whole and unaltered.
 
     Args:
-        source: A folder; else the name of a shipped rule, see ``list_shipped("rule")``; else a Hugging Face hub id
-            ``"owner/name"``, downloaded and cached by ``huggingface_hub``.
+        source: A folder; else the name of a shipped rule, see ``list_shipped("rule")``; else a Hugging Face
+            hub id ``"owner/name"``, downloaded and cached by ``huggingface_hub``.
 
     Returns:
         The release, its rule on the CPU and in eval mode.
 
     Raises:
         FileNotFoundError: No such release, or one of its files is missing.
-        ValueError: A file was truncated or altered, has another format version, does not fit the others, or holds
-            a metanet.
+        ValueError: A file was truncated or altered, has another format version, does not fit the others, or
+            holds a metanet.
     """
     folder = locate(source, _shipped_root(), "rule")
     config = read_config(folder / CONFIG, "rule", FORMAT, _DESCRIPTIONS)

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import learned_step_cost
 from jsonargparse import ArgumentParser
 from learned import pictures, tables
 from learned.parts import Entry, Part, baseline_parts, read_rules, rule_part
@@ -99,16 +100,22 @@ def speed(setting: Setting) -> float:
 
 def report(store: Store) -> str:
     """Write tables and pictures beside the results file; returns the tables."""
-    text = tables.markdown(store.records, quick=store.quick)
+    text = tables.markdown(store.records, step_cost(store), quick=store.quick)
     write_whole(store.path.with_suffix(".md"), text.encode())
     for suffix, png in pictures.all_pictures(store.records, quick=store.quick).items():
         write_whole(store.path.with_name(f"{BENCHMARK}{suffix}.png"), png)
     return text
 
 
+def step_cost(store: Store) -> str:
+    """The table of learned_step_cost.py beside the results; empty if there is none."""
+    path = store.path.with_name("learned_step_cost.md")
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = ArgumentParser(description=__doc__.partition("\n")[0], exit_on_error=True)
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0], exit_on_error=True)
     parser.add_argument(
         "--rules", type=str, nargs="*", default=None, help="Names or folders; by default the shipped ones."
     )
@@ -117,7 +124,7 @@ def main(args: list[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="Little of everything, in under five minutes.")
     parser.add_argument("--out", type=Path | None, help="Folder for the results.")
-    parser.add_argument("--parts", type=Literal["baselines", "rules", "all"], default="all")
+    parser.add_argument("--parts", type=Literal["baselines", "rules", "cost", "all"], default="all")
     parser.add_argument("--only", type=str, nargs="*", default=[], help=f"Settings: {', '.join(SETTINGS)}.")
     parser.add_argument(
         "--again", action="store_true", help="Measure also what the results file has already."
@@ -138,16 +145,17 @@ def main(args: list[str] | None = None) -> None:
             raise ValueError(f"{store.path} holds no results to report; measure first, without --readme")
         print(report(store))
         if given.readme:
-            tables.rewrite_readme(ROOT / "README.md", tables.readme_block(store.records, quick=store.quick))
+            block = tables.readme_block(store.records, step_cost(store), quick=store.quick)
+            tables.rewrite_readme(ROOT / "README.md", block)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
 def _measure(store: Store, given: Any) -> None:
-    kinds = ("baselines", "rules") if given.parts == "all" else (given.parts,)
+    kinds = ("baselines", "rules", "cost") if given.parts == "all" else (given.parts,)
     entries: list[Entry] = []
+    sources = list_shipped("rule") if given.rules is None else given.rules
     if "rules" in kinds:
-        sources = list_shipped("rule") if given.rules is None else given.rules
         entries = read_rules(given.rivals, "rival") + read_rules(sources, "main")
         if not entries and kinds == ("rules",):
             raise ValueError("rules: got none, expected at least one; pass --rules with names or folders")
@@ -162,6 +170,9 @@ def _measure(store: Store, given: Any) -> None:
     parts = all_parts(settings, entries, QUICK if given.quick else Plan(), store, kinds)
     began = time.perf_counter()
     measure(parts, store, again=given.again)
+    if "cost" in kinds and sources and (given.again or not step_cost(store)):
+        quick = ["--quick"] if given.quick else []
+        learned_step_cost.main([*quick, "--rule", sources[0], "--out", str(store.path.parent)])
     print(f"{len(parts)} parts, {(time.perf_counter() - began) / 60:.1f} min; {store.path}")
 
 

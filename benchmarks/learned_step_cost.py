@@ -1,12 +1,12 @@
 """What a step of ``UNFOptimizer`` costs, as a multiple of a step of ``torch.optim.Adam(foreach=True)``.
 
 Commands:
-    python benchmarks/learned_step_cost.py            # about 3 minutes -> benchmarks/results/learned_step_cost.*
+    python benchmarks/learned_step_cost.py            # 3 minutes -> benchmarks/results/
     python benchmarks/learned_step_cost.py --quick    # seconds -> runs/learned_step_cost_quick
     python benchmarks/learned_step_cost.py --threads 1 --rule unf-small --out FOLDER
 
-Both optimizers move copies of one network with the same gradients and take turns; times are the shortest of all
-rounds. The machine should do nothing else.
+Both optimizers move copies of one network with the same gradients and take turns; times are the shortest of
+all rounds. The machine should do nothing else.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Cost of a step of UNFOptimizer",
         "",
-        f"{by['hardware']}; {by['threads']} threads; torch {by['torch']}; commit {by['commit']}; load average "
+        f"{by['hardware']}; {by['threads']} threads; torch {by['torch']}; commit {by['commit']}; load "
+        f"average "
         f"{by['load_average']:.1f} at the start. Shortest of all rounds, in turns with Adam(foreach=True).",
         "",
         "| network | weights | Adam, ms | UNFOptimizer, ms | ratio | goal |",
@@ -145,7 +146,8 @@ def table(results: dict[str, Any]) -> str:
     for row in results["cases"]:
         adam, unf = (1e3 * row["seconds"][name] for name in ("adam", "unf"))
         lines.append(
-            f"| {row['title']} | {row['weights']:,} | {adam:.2f} | {unf:.2f} | {row['ratio']:.1f}x | {row['goal']:g}x |"
+            f"| {row['title']} | {row['weights']:,} | {adam:.2f} | {unf:.2f} | {row['ratio']:.1f}x | "
+            f"{row['goal']:g}x |"
         )
     return "\n".join(lines) + "\n"
 
@@ -155,7 +157,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the two small networks, few rounds")
     parser.add_argument("--threads", type=int, default=2, help="threads of both optimizers")
-    parser.add_argument("--rule", type=str, default="", help="shipped name or folder; by default an untrained rule")
+    parser.add_argument(
+        "--rule", type=str, default="", help="shipped name or folder; by default an untrained rule"
+    )
     parser.add_argument("--out", type=Path, default=None, help="folder for learned_step_cost.json and .md")
     options = parser.parse_args(argv)
     if options.threads < 1:

@@ -226,8 +226,9 @@ def table(results: Record) -> str:
     ranked = sorted(_finished(results).items(), key=lambda item: -item[1]["tau"])
     for name, row in ranked:
         seconds = np.mean([run["cpu_seconds"] for run in row["runs"]])
+        spread = f" ± {row['interval']:.4f}" if len(row["runs"]) > 1 else ""
         lines.append(
-            f"| {TITLES[name]} | {row['tau']:.4f} ± {row['interval']:.4f} | {len(row['runs'])} | "
+            f"| {TITLES[name]} | {row['tau']:.4f}{spread} | {len(row['runs'])} | "
             f"{PUBLISHED[name]:.4f} | {row['parameters']} | {row['chosen']['learning_rate']}, "
             f"{row['chosen']['width']} | {seconds:.0f} |"
         )

@@ -1,12 +1,17 @@
 """How fast a UNF layer is, as a ratio to the published form compiled by JAX, or to the slow sum of all terms.
 
-    python benchmarks/unf_layer.py --jax-python PATH    # 10 minutes -> benchmarks/results/unf_layer.json and .md
-    python benchmarks/unf_layer.py --quick              # 20 seconds, against the slow sum -> runs/unf_layer_quick
+    python benchmarks/unf_layer.py --jax-python PATH    # 10 minutes -> benchmarks/results/unf_layer.json and
+    .md
+    python benchmarks/unf_layer.py --quick              # 20 seconds, against the slow sum ->
+    runs/unf_layer_quick
 
-PATH is the Python of an environment with jax (``python -m venv E; E/bin/pip install "jax[cpu]"``); without it the other
+PATH is the Python of an environment with jax (``python -m venv E; E/bin/pip install "jax[cpu]"``); without it
+the other
 side is the slow sum, which says nothing about JAX. Both sides have the same weights, inputs and output
-gradients, run forward and backward with respect to weights and inputs on one thread of one core, and take turns. Times
-are processor seconds of the whole process, the shortest of several passes: other work on the machine disturbs them less
+gradients, run forward and backward with respect to weights and inputs on one thread of one core, and take
+turns. Times
+are processor seconds of the whole process, the shortest of several passes: other work on the machine disturbs
+them less
 than wall clock, which the JSON file has as well.
 """
 
@@ -49,10 +54,29 @@ CNN: tuple[list[Spec], Sizes] = (
     {0: 1, 1: 16, 2: 16, 3: 16, 4: 10} | {axis: 3 for axis in range(10, 16)},
 )
 RNN: tuple[list[Spec], Sizes] = ([(0, 1), (2, 1), (2, 2), (2,), (2,), (0, 2), (0,)], {0: 128, 1: 32, 2: 64})
-# Token embedding; norm, queries, keys, values, what reads them, norm, MLP; last norm; head with tokens of its own.
+# Token embedding; norm, queries, keys, values, what reads them, norm, MLP; last norm; head with tokens of its
+# own.
 TRANSFORMER: tuple[list[Spec], Sizes] = (
-    [(1, 0), (0,), (0,), *[(3, 0), (3,)] * 2, (4, 0), (4,), (0, 4), (0,), (0,), (0,)]
-    + [(5, 0), (5,), (0, 5), (0,), (0,), (0,), (2, 0), (2,)],
+    [
+        (1, 0),
+        (0,),
+        (0,),
+        *([(3, 0), (3,)] * 2),
+        (4, 0),
+        (4,),
+        (0, 4),
+        (0,),
+        (0,),
+        (0,),
+        (5, 0),
+        (5,),
+        (0, 5),
+        (0,),
+        (0,),
+        (0,),
+        (2, 0),
+        (2,),
+    ],
     {0: 32, 1: 128, 2: 128, 3: 32, 4: 32, 5: 128},
 )
 SPACES = {
@@ -293,11 +317,15 @@ def table(results: dict[str, Any]) -> str:
             [
                 "# UNF layer, forward and backward",
                 "",
-                f"{by['hardware']}; torch {by['torch']}; commit {by['commit']}; load average {by['load_average']:.1f} at the "
-                f"start. One thread; shortest processor time of {results['plan']['rounds']} x {results['plan']['passes']} "
-                f"passes, both sides in turn; gradients of weights and inputs. Ahead in {ahead} of {len(results['rows'])} cases.",
+                f"{by['hardware']}; torch {by['torch']}; commit {by['commit']}; load average "
+                f"{by['load_average']:.1f} at the "
+                f"start. One thread; shortest processor time of {results['plan']['rounds']} x "
+                f"{results['plan']['passes']} "
+                f"passes, both sides in turn; gradients of weights and inputs. Ahead in {ahead} of "
+                f"{len(results['rows'])} cases.",
                 "",
-                f"| weight space | B | channels | terms | products | ms | {results['other_side']}, ms | ratio | built in | "
+                f"| weight space | B | channels | terms | products | ms | {results['other_side']}, ms "
+                f"| ratio | built in | "
                 "compiled in | difference |",
                 "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
                 *map(_row, results["rows"]),

@@ -1,13 +1,18 @@
-"""The published form of a UNF layer in compiled JAX, timed for benchmarks/unf_layer.py; needs jax and numpy only.
+"""The published form of a UNF layer in compiled JAX, timed for benchmarks/unf_layer.py; needs jax and numpy
+only.
 
     python unf_layer_jax.py CASE.npz RESULT.npz    # started by unf_layer.py --jax-python PATH
 
-A layer of Zhou et al. 2024 (arXiv 2402.05232) sums, over all pairs of tensors and all terms of a pair, the term times
-that term's own matrix [C_in, C_out]; a bias is added per output. One network's pass is written plainly, mapped
-over the batch with ``jax.vmap`` and compiled with ``jax.jit``, forward and backward together. A term that does not depend on an
+A layer of Zhou et al. 2024 (arXiv 2402.05232) sums, over all pairs of tensors and all terms of a pair, the
+term times
+that term's own matrix [C_in, C_out]; a bias is added per output. One network's pass is written plainly,
+mapped
+over the batch with ``jax.vmap`` and compiled with ``jax.jit``, forward and backward together. A term that
+does not depend on an
 output axis keeps size 1 there and is broadcast by the addition, after its matmul.
 
-Reads the case; writes outputs and gradients once, then answers every line on standard input with the wall clock and
+Reads the case; writes outputs and gradients once, then answers every line on standard input with the wall
+clock and
 processor seconds of as many passes as the line says, until the input ends.
 """
 
@@ -24,15 +29,16 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_paralleli
 if hasattr(os, "sched_setaffinity"):  # every pool of XLA's has one thread then
     os.sched_setaffinity(0, {int(os.environ.get("UNF_CORE", min(os.sched_getaffinity(0))))})
 
-import jax
-import jax.numpy as jnp
+import jax  # pyright: ignore[reportMissingImports]
+import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 Spec = tuple[int, ...]
 
 
 def groupings(spec: Spec) -> Iterator[tuple[int, ...]]:
-    """All partitions of axes into parts of one group each, as the part of every axis, in lexicographic order."""
+    """All partitions of axes into parts of one group each, as the part of every axis, in lexicographic
+    order."""
 
     def extend(parts: tuple[int, ...], group_of: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         axis = len(parts)
@@ -90,7 +96,8 @@ def term(x: Any, parts: tuple[int, ...], out_shape: tuple[int, ...]) -> Any:
 def layer(
     thetas: list[Any], biases: list[Any], xs: list[Any], *, specs: list[Spec], shapes: list[Spec]
 ) -> list[Any]:
-    """One layer for one network: xs [*shape, C_in], thetas [terms, C_in, C_out], biases [C_out] per tensor."""
+    """One layer for one network: xs [*shape, C_in], thetas [terms, C_in, C_out], biases [C_out] per
+    tensor."""
     outputs = []
     for spec, shape, theta, bias in zip(specs, shapes, thetas, biases, strict=True):
         y, number = bias, 0
@@ -128,7 +135,10 @@ def main() -> None:
     outputs, (d_thetas, d_biases, d_xs) = jax.block_until_ready(both(thetas, biases, xs, cotangents))
     compiled = time.perf_counter() - started
     named = {"y": outputs, "d_theta": d_thetas, "d_bias": d_biases, "d_x": d_xs}
-    np.savez(target, **{f"{n}{i}": np.asarray(v) for n, many in named.items() for i, v in enumerate(many)})
+    arrays: dict[str, Any] = {
+        f"{n}{i}": np.asarray(v) for n, many in named.items() for i, v in enumerate(many)
+    }
+    np.savez(target, **arrays)
     print(json.dumps({"compile_s": compiled, "jax": jax.__version__}), flush=True)
     for line in sys.stdin:
         seconds = []

@@ -58,6 +58,7 @@ def tiny(bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         made = getattr(bench.parts, name)
         monkeypatch.setattr(bench.run, name, lambda *a, made=made: made(*a, horizon=6))
     monkeypatch.setattr(bench.run, "QUICK", plan)
+    monkeypatch.setattr(bench.run.learned_step_cost, "main", lambda args: None)  # times
     monkeypatch.setattr(bench.run, "QUICK_UNSEEN", ("mlp-16",))
     monkeypatch.setattr(bench.run, "RESULTS", tmp_path / "results")
     return SimpleNamespace(**{**vars(bench), "settings": settings, "plan": plan})
@@ -183,6 +184,8 @@ def test_a_lucky_candidate_loses_the_final(tiny: Any, monkeypatch: pytest.Monkey
 
 def test_run_measures_and_goes_on(tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rule, rival = release(tmp_path, "unf"), release(tmp_path, "mlp")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "learned_step_cost.md").write_text("# Cost\n\n| network | ratio |\n| big | 7x |\n")
     command = ["--quick", "--out", str(tmp_path / "out"), "--rules", rule, "--rivals", rival]
     tiny.run.main(command)
     path = tmp_path / "out" / "learned_optimizers.json"
@@ -208,6 +211,7 @@ def test_run_measures_and_goes_on(tiny: Any, tmp_path: Path, capsys: pytest.Capt
     assert (
         "UNF (`tiny-unf`)" in text and "per-parameter MLP (`tiny-mlp`)" in text and "same meta-budget" in text
     )
+    assert "| big | 7x |" in text and "batch 8" in text
     block = tiny.tables.readme_block(first, quick=True).splitlines()
     assert (block[0], block[-1]) == (tiny.tables.BEGIN, tiny.tables.END)
     for suffix in ("", "_longer", "_unseen"):

@@ -59,7 +59,12 @@ def test_a_release_is_saved_again_as_it_was(folder: Path, tmp_path: Path) -> Non
 def test_the_card_says_what_the_fields_say(folder: Path) -> None:
     card = load_rule(folder).card
     assert card is not None
-    for text in ('from_pretrained("a-rule", model, example_input=x)', "widths=[40, 32, 32, 10]", "0.25", "abc"):
+    for text in (
+        'from_pretrained("a-rule", model, example_input=x)',
+        "widths=[40, 32, 32, 10]",
+        "0.25",
+        "abc",
+    ):
         assert text in card
 
 
@@ -138,7 +143,9 @@ def test_both_kinds_say_what_to_use_for_the_other(folder: Path, tmp_path: Path) 
     metanet = untrained_release(tmp_path)
     with pytest.raises(ValueError, match=r"is an update rule's: use amortopt\.load_rule or UNFOptimizer"):
         load_release(folder)
-    with pytest.raises(ValueError, match=r"is a metanet's checkpoint: use amortopt\.load_release or ScaleGMN"):
+    with pytest.raises(
+        ValueError, match=r"is a metanet's checkpoint: use amortopt\.load_release or ScaleGMN"
+    ):
         load_rule(metanet)
 
 

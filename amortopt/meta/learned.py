@@ -55,7 +55,7 @@ class UpdateRuleModule(L.LightningModule):
         val_networks: Networks per task, of unseen initialisations, that a validation trains.
         val_horizon: Inner steps for which it does; by default ``horizon``.
         compile: Whether to compile the rule with ``torch.compile``, once per inner task, for the estimator
-            ``"truncated"``: a minute or more each, for steps in half the time.
+            ``"truncated"``: some minutes each on a CPU, for faster steps.
 
     Attributes:
         rule: The rule that is trained.

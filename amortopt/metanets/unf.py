@@ -6,6 +6,7 @@ Legend: B networks, C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,8 @@ class UNFBody(nn.Module):
         depth: Number of layers, at least 1.
 
     Attributes:
-        mean: What is subtracted per tensor and channel [tensors, in_channels]; zero until :meth:`standardize`.
+        mean: What is subtracted per tensor and channel [tensors, in_channels]; zero until
+        :meth:`standardize`.
         scale: What is then multiplied with, likewise; one until :meth:`standardize`.
 
     Raises:
@@ -47,8 +49,7 @@ class UNFBody(nn.Module):
             raise ValueError(f"depth, width: got {depth} and {width}, expected at least 1")
         channels = [in_channels, *[width] * (depth - 1), out_channels]
         self.layers = nn.ModuleList(
-            UNFLayer(tensors.specs, before, after, runs=tensors.runs)
-            for before, after in zip(channels, channels[1:], strict=False)
+            UNFLayer(tensors.specs, before, after, runs=tensors.runs) for before, after in pairwise(channels)
         )
         self.register_buffer("mean", torch.zeros(len(tensors.specs), in_channels))
         self.register_buffer("scale", torch.ones(len(tensors.specs), in_channels))
@@ -75,7 +76,8 @@ class UNFBody(nn.Module):
 
 
 class UNFInvariant(nn.Module):
-    """A vector from weights that does not change when neurons are permuted: a predictor of what a network does.
+    """A vector from weights that does not change when neurons are permuted: a predictor of what a network
+    does.
 
     Args:
         spec: Symmetry of the base networks; scalings are ignored.
@@ -111,7 +113,8 @@ class UNFInvariant(nn.Module):
         )
 
     def standardize(self, params: Params) -> None:
-        """Make given networks the ones whose weights are standardised to variance 1; call it once before training.
+        """Make given networks the ones whose weights are standardised to variance 1; call it once before
+        training.
 
         Args:
             params: Qualified name -> [B, *shape], such as the training networks.
@@ -138,7 +141,8 @@ class UNFInvariant(nn.Module):
 class UNF(Metanet):
     r"""Weights to weights by UNF layers: :math:`\theta' = \theta + s\,\Delta(\theta, \nabla, \lambda)`.
 
-    Equivariant to permutations of neurons, not to scalings. The strength s per block is zero at first: the identity.
+    Equivariant to permutations of neurons, not to scalings. The strength s per block is zero at first: the
+    identity.
 
     Args:
         spec: Symmetry of the family.
@@ -170,7 +174,8 @@ class UNF(Metanet):
     def forward(self, params: Params, *, grads: Params | None = None, l1: Tensor | None = None) -> Params:
         if (grads is not None) != ("grads" in self._reads) or (l1 is not None) != ("l1" in self._reads):
             raise ValueError(
-                f"grads, l1: got {grads is not None} and {l1 is not None}, expected those of {sorted(self._reads)}"
+                f"grads, l1: got {grads is not None} and {l1 is not None}, expected those of "
+                f"{sorted(self._reads)}"
             )
         read = self.tensors.read(params) if grads is None else self.tensors.read(params, grads)
         xs = read

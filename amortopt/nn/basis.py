@@ -1,6 +1,7 @@
 """All permutation-equivariant linear maps between two tensors, one term per partition of their axes.
 
-A tensor's spec is the group id of every axis; axes of one id are permuted together. Terms follow Zhou et al. 2024
+A tensor's spec is the group id of every axis; axes of one id are permuted together. Terms follow Zhou et al.
+2024
 (arXiv 2402.05232), algorithm 1. [UNFLayer][amortopt.nn.UNFLayer] is the fast sum of all of them.
 """
 
@@ -134,7 +135,8 @@ def unf_basis(
         Terms [\*batch, \*out_shape, \*channels], in the order of :func:`unf_terms`.
 
     Raises:
-        ValueError: ``out_shape`` does not fit ``out_spec``, x has too few axes, or axes of one group differ in
+        ValueError: ``out_shape`` does not fit ``out_spec``, x has too few axes, or axes of one group differ
+        in
             size.
 
     Example:
@@ -145,7 +147,8 @@ def unf_basis(
     batch = x.ndim - channels - len(in_spec)
     if len(shape) != len(out_spec):
         raise ValueError(
-            f"out_shape: got {shape}, expected a size for each of the {len(out_spec)} axes of out_spec {out_spec}"
+            f"out_shape: got {shape}, expected a size for each of the {len(out_spec)} axes of "
+            f"out_spec {out_spec}"
         )
     if batch < 0 or channels < 0:
         raise ValueError(
@@ -175,7 +178,8 @@ def check_sizes(specs: Sequence[Spec], shapes: Sequence[Sequence[int]]) -> None:
         for group, size in zip(spec, shape, strict=True):
             if sizes.setdefault(group, size) != size:
                 raise ValueError(
-                    f"shapes: group {group} got axes of sizes {sizes[group]} and {size}, expected one size; give "
+                    f"shapes: group {group} got axes of sizes {sizes[group]} and {size}, expected one "
+                    f"size; give "
                     "axes that are not permuted together different ids"
                 )
 

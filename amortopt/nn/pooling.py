@@ -1,7 +1,9 @@
 """What terms of a UNF layer read from tensors and write to them, shared by all pairs of tensors.
 
-A **reading** takes a tensor's diagonals (its grouping) and averages all parts but the kept ones. Readings whose kept
-parts are of the same multiset of groups have one shape, whatever tensor they come from; writing is the transpose
+A **reading** takes a tensor's diagonals (its grouping) and averages all parts but the kept ones. Readings
+whose kept
+parts are of the same multiset of groups have one shape, whatever tensor they come from; writing is the
+transpose
 of reading. So a layer pools every tensor once, multiplies once per multiset, and adds small results
 before they are broadcast.
 
@@ -110,7 +112,8 @@ def _orders(kept: tuple[int, ...], group: list[int], wanted: Multiset) -> Iterat
 
 @dataclass(frozen=True)
 class _Step:
-    """One mean on the way from a tensor to its smallest readings: source [b, ...] -> target, ``dims`` less."""
+    """One mean on the way from a tensor to its smallest readings: source [b, ...] -> target, ``dims``
+    less."""
 
     target: tuple[int, ...]
     source: tuple[int, ...]
@@ -183,7 +186,8 @@ class Pooling:
         """The transpose of :meth:`read`, applied to matrix products.
 
         Args:
-            factors: Per multiset (u [b, *sizes, J], w [J, K]); what is written is their product, of K channels for
+            factors: Per multiset (u [b, *sizes, J], w [J, K]); what is written is their product, of K
+            channels for
                 all readings together.
             mean: Whether readings are averages.
             bias: Added to every tensor [tensors, C].

@@ -16,8 +16,10 @@ from amortopt.symmetry import Block, SymmetrySpec
 class WeightTensors:
     """Params to tensors and back, one tensor per block of a spec.
 
-    Axes of one group have one id, a fixed axis has an id of its own, which makes it a set; axes of size 1 that
-    are fixed are dropped. Units that move with an owner count as units of one set: that asks for more symmetry than
+    Axes of one group have one id, a fixed axis has an id of its own, which makes it a set; axes of size 1
+    that
+    are fixed are dropped. Units that move with an owner count as units of one set: that asks for more
+    symmetry than
     there is, so what is equivariant to it is equivariant.
 
     Args:
@@ -25,7 +27,8 @@ class WeightTensors:
 
     Attributes:
         specs: Group id of every axis of every tensor.
-        runs: (tensor, axis) -> the axis that says whose run of units it is along; such an axis may only be kept
+        runs: (tensor, axis) -> the axis that says whose run of units it is along; such an axis may only be
+        kept
             together with that one, as the runs of different owners are permuted differently.
         labels: A name for every tensor.
     """
@@ -78,14 +81,16 @@ class WeightTensors:
         value = params.get(block.param)
         if value is None:
             raise ValueError(
-                f"params: got {', '.join(params) or 'none'}, expected also {block.param!r}; give all parameters of the spec"
+                f"params: got {', '.join(params) or 'none'}, expected also {block.param!r}; give all "
+                f"parameters of the spec"
             )
         if block.view or block.slices:
             value = self._sliced(block, value).reshape(value.shape[0], *block.shape)
         if value.ndim != 1 + len(block.axes):
             if math.prod(value.shape[1:]) != math.prod(block.shape):
                 raise ValueError(
-                    f"params: got shape {tuple(value.shape)} for {block.param!r}, expected networks first and then "
+                    f"params: got shape {tuple(value.shape)} for {block.param!r}, expected networks first "
+                    f"and then "
                     f"{block.shape}; stack networks along a new first axis"
                 )
             value = value.reshape(value.shape[0], *block.shape)

@@ -20,11 +20,13 @@ from amortopt.symmetry import SymmetrySpec
 
 
 class UNFLayer(nn.Module):
-    r"""All permutation-equivariant linear maps from some tensors to tensors of the same axes, channels mixed per term.
+    r"""All permutation-equivariant linear maps from some tensors to tensors of the same axes, channels mixed
+    per term.
 
     .. math:: y_i = b_i + \sum_j \sum_{t \in T(i, j)} \theta_{ijt}\, t(x_j)
 
-    with the terms T of :func:`amortopt.nn.basis.unf_basis` (Zhou et al. 2024, eq. 7). All terms that keep the same
+    with the terms T of :func:`amortopt.nn.basis.unf_basis` (Zhou et al. 2024, eq. 7). All terms that keep the
+    same
     multiset of groups are one matrix product, so time does not grow with the number of pairs of tensors.
 
     Args:
@@ -35,7 +37,8 @@ class UNFLayer(nn.Module):
             for every unit of its owner.
 
     Attributes:
-        weight: Matrices of all terms, one behind the other by multiset; see :meth:`term_weights`. Normal with variance
+        weight: Matrices of all terms, one behind the other by multiset; see :meth:`term_weights`. Normal with
+        variance
             1 / (terms that are added up * in_channels).
         bias: Bias per tensor [tensors, out_channels], zero at first.
 
@@ -59,7 +62,8 @@ class UNFLayer(nn.Module):
         super().__init__()
         if not specs or in_channels < 1 or out_channels < 1:
             raise ValueError(
-                f"specs, in_channels, out_channels: got {len(specs)} tensors, {in_channels} and {out_channels} "
+                f"specs, in_channels, out_channels: got {len(specs)} tensors, {in_channels} and "
+                f"{out_channels} "
                 "channels, expected at least one of each"
             )
         self.specs = tuple(tuple(spec) for spec in specs)
@@ -76,7 +80,8 @@ class UNFLayer(nn.Module):
 
     @classmethod
     def from_spec(cls, spec: SymmetrySpec, in_channels: int, out_channels: int) -> UNFLayer:
-        """A layer for base networks of a symmetry; [WeightTensors][amortopt.nn.WeightTensors] makes its input.
+        """A layer for base networks of a symmetry; [WeightTensors][amortopt.nn.WeightTensors] makes its
+        input.
 
         Args:
             spec: Symmetry of the base networks; scalings are ignored.
@@ -192,7 +197,8 @@ class UNFLayer(nn.Module):
             fits = x.ndim == len(batch) + len(spec) + 1 and x.shape[: len(batch)] == batch
             if not fits or x.shape[-1] != self.in_channels:
                 raise ValueError(
-                    f"xs[{position}]: got shape {tuple(x.shape)}, expected {tuple(batch)} networks, an axis for each of "
+                    f"xs[{position}]: got shape {tuple(x.shape)}, expected {tuple(batch)} networks, an "
+                    f"axis for each of "
                     f"{spec}, and {self.in_channels} channels last"
                 )
         return batch
@@ -278,8 +284,9 @@ class _Apply(torch.autograd.Function):
             d_bias = scalars.sum(0).view_as(layer.bias)
         if ctx.needs_input_grad[3]:
             # Read anew where this pass is differentiated in turn.
-            again = torch.is_grad_enabled() or ctx.features is None
-            features = ctx.readings.read(xs, mean=True) if again else ctx.features
+            features: list[Tensor] = (
+                ctx.readings.read(xs, mean=True) if torch.is_grad_enabled() else ctx.features
+            )
             d_weight = torch.cat(
                 [
                     (d.reshape(-1, d.shape[-1]).t() @ f.reshape(-1, f.shape[-1])).flatten()

@@ -81,7 +81,8 @@ class Places:
 class Spread:
     """A flat tensor as one tensor per parameter.
 
-    A parameter that is one block is a view of the flat tensor; one of several blocks (gates, heads) is a copy.
+    A parameter that is one block is a view of the flat tensor; one of several blocks (gates, heads) is a
+    copy.
 
     Args:
         places: Of the layout.
@@ -110,11 +111,11 @@ class Spread:
     def refresh(self) -> None:
         """Bring the copies up to date after the flat tensor was written to."""
         if self._copies:
-            torch._foreach_copy_(self._copies, self._sources)
+            torch._foreach_copy_(self._copies, self._sources)  # pyright: ignore[reportPrivateImportUsage]
 
     def write(self, values: Mapping[str, Tensor]) -> None:
         """Write tensors of parameters, [*lead, *shape], into the flat tensor; the rest stays."""
         for name, value in values.items():
             self.tensors[name].copy_(value)
         if self._copies:
-            torch._foreach_copy_(self._sources, self._copies)
+            torch._foreach_copy_(self._sources, self._copies)  # pyright: ignore[reportPrivateImportUsage]

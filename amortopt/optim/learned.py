@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from amortopt.optim.flat import Places, Spread
 from amortopt.optim.resume import check_state_dict, header, rule_digest
-from amortopt.optim.whole import own_name, read_parameters, unwrapped
+from amortopt.optim.whole import check_options, own_name, read_parameters, unwrapped
 from amortopt.rule_release import load_rule
 from amortopt.symmetry import SymmetrySpec, extract
 from amortopt.updates import RuleState, UpdateLayout, UpdateRule
@@ -29,7 +29,8 @@ class UNFOptimizer(torch.optim.Optimizer):
 
     .. math:: W \leftarrow (1 - \eta\lambda) W - \eta\, u(W, \nabla, \text{history}, t)
 
-    with the learned update u (Zhou, Finn and Harrison 2024, sec. 4.3; see :class:`amortopt.updates.UpdateRule`),
+    with the learned update u (Zhou, Finn and Harrison 2024, sec. 4.3; see
+    :class:`amortopt.updates.UpdateRule`),
     the learning rate η, a factor on what was learned, and decoupled weight decay λ. The rule hears of all
     parameters of the model at once, whichever group they are in. It and its state are float32, on the model's
     device; each parameter is rounded to its own dtype at the end.
@@ -39,21 +40,21 @@ class UNFOptimizer(torch.optim.Optimizer):
 
     Args:
         model: The network; compiled or within ``DistributedDataParallel`` is the same as plain.
-        example_input: What its forward takes, or a tuple of that, on its device: the model is traced once to find
-            its symmetry. Not needed with ``symmetry``.
+        example_input: What its forward takes, or a tuple of that, on its device: the model is traced once to
+            find its symmetry. Not needed with ``symmetry``.
         symmetry: What may be permuted in the model, from :func:`amortopt.symmetry.extract`.
         rule: The update rule, which is copied; or where to load it from, see :func:`amortopt.load_rule`.
-        param_groups: Groups with options of their own: ``{"params": [names or tensors], "lr": ...}``. What is in
-            no group stays as it is. By default all parameters are one group.
+        param_groups: Groups with options of their own: ``{"params": [names or tensors], "lr": ...}``. What is
+            in no group stays as it is. By default all parameters are one group.
         lr: Learning rate η > 0, a factor: 1 is what the rule was trained for. A scheduler may set it to 0.
         weight_decay: λ >= 0, per step and unit of η.
         nonfinite: What to do where gradients or weights are NaN, infinite or so large that their squares are:
-            ``"skip"`` the step and count it in :attr:`skipped`, or ``"raise"`` a ``ValueError``. In both cases
-            weights and state stay as they are.
+            ``"skip"`` the step and count it in :attr:`skipped`, or ``"raise"`` a ``ValueError``. In both
+            cases weights and state stay as they are.
 
     Raises:
-        ValueError: An argument is out of its range, the symmetry is not this model's, parameters are on several
-            devices or no real numbers, or a group holds a tensor that is not the model's.
+        ValueError: An argument is out of its range, the symmetry is not this model's, parameters are on
+            several devices or no real numbers, or a group holds a tensor that is not the model's.
 
     Example:
         >>> import torch, amortopt
@@ -80,7 +81,7 @@ class UNFOptimizer(torch.optim.Optimizer):
     ) -> None:
         if nonfinite not in get_args(Nonfinite):
             raise ValueError(f"nonfinite: got {nonfinite!r}, expected 'skip' or 'raise'")
-        _check_options(lr, weight_decay)
+        check_options(lr, weight_decay)
         base = unwrapped(model)
         self._params = read_parameters(base)
         self._names = {p: name for name, p in self._params.items()}
@@ -111,7 +112,8 @@ class UNFOptimizer(torch.optim.Optimizer):
         """Load a trained rule.
 
         Args:
-            source: Name of a shipped rule, a folder, or a Hugging Face hub id; see :func:`amortopt.load_rule`.
+            source: Name of a shipped rule, a folder, or a Hugging Face hub id; see
+                :func:`amortopt.load_rule`.
             model: As for the constructor.
             example_input: As for the constructor.
             **options: As for the constructor, without ``rule``.
@@ -134,10 +136,11 @@ class UNFOptimizer(torch.optim.Optimizer):
             param_group: ``{"params": names or tensors, "lr": ..., "weight_decay": ...}``.
 
         Raises:
-            ValueError: A parameter is not the model's or is in a group already, or an option is out of its range.
+            ValueError: A parameter is not the model's or is in a group already, or an option is out of its
+                range.
         """
         group = {**param_group, "params": self._members(param_group)}
-        _check_options(group.get("lr", self.defaults["lr"]), group.get("weight_decay", 0.0))
+        check_options(group.get("lr", self.defaults["lr"]), group.get("weight_decay", 0.0))
         super().add_param_group(group)
         if self._work is not None:
             self._show_state()
@@ -169,7 +172,8 @@ class UNFOptimizer(torch.optim.Optimizer):
         """Take one step.
 
         Args:
-            closure: Computes the loss and its gradients anew. What it returns is not looked at, so None will do.
+            closure: Computes the loss and its gradients anew. What it returns is not looked at, so None will
+                do.
 
         Returns:
             What the closure returned; None without one.
@@ -215,7 +219,9 @@ class UNFOptimizer(torch.optim.Optimizer):
         """State and workspace, on the device that the model is on now."""
         devices = {p.device for p in self._params.values()}
         if len(devices) > 1:
-            raise ValueError(f"model: got parameters on {_listed(devices)}, expected one device")
+            raise ValueError(
+                f"model: got parameters on {', '.join(sorted(map(str, devices)))}, expected one device"
+            )
         (device,) = devices
         if self._work is None or self._work.weights.device != device:
             self._work = _Work(self._rule.to(device), self._layout.to(device))
@@ -249,10 +255,10 @@ class UNFOptimizer(torch.optim.Optimizer):
         ):
             if some:
                 if decay:
-                    torch._foreach_mul_(targets, 1 - lr * decay)
-                torch._foreach_add_(targets, [work.update[name] for _, name in some], alpha=-lr)
+                    torch._foreach_mul_(targets, 1 - lr * decay)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_add_(targets, [work.update[name] for _, name in some], alpha=-lr)  # pyright: ignore[reportPrivateImportUsage]
         if rounded:
-            torch._foreach_copy_([p for p, _ in rounded], [work.weight[name] for _, name in rounded])
+            torch._foreach_copy_([p for p, _ in rounded], [work.weight[name] for _, name in rounded])  # pyright: ignore[reportPrivateImportUsage]
 
     def _not_finite(self, gradients: Mapping[str, Tensor]) -> None:
         self.skipped += 1
@@ -266,7 +272,8 @@ class UNFOptimizer(torch.optim.Optimizer):
         )
         self.skipped -= 1
         raise ValueError(
-            f"gradients: got NaN or infinite values in {where}, expected finite ones; weights and state are as "
+            f"gradients: got NaN or infinite values in {where}, expected finite ones; weights and state "
+            f"are as "
             "before the step: clip the gradients, or let nonfinite='skip' leave such steps out"
         )
 
@@ -274,7 +281,8 @@ class UNFOptimizer(torch.optim.Optimizer):
         """State, options of the groups, and what tells the model and the rule, for ``torch.save``.
 
         Returns:
-            What ``torch.optim`` returns, float32 per parameter whatever its dtype, and an entry ``"amortopt"``;
+            What ``torch.optim`` returns, float32 per parameter whatever its dtype, and an entry
+            ``"amortopt"``;
             ``torch.load(weights_only=True)`` reads it. Tensors are the optimizer's own, not copies.
         """
         names = [[self._names[p] for p in group["params"]] for group in self.param_groups]
@@ -342,11 +350,10 @@ class _Work:
         self.places = Places(layout)
         self.weights = torch.zeros(layout.size, device=layout.device)
         self.gradients = torch.zeros_like(self.weights)
-        self._update = torch.zeros_like(self.weights)
         self._infer = InferenceRule(rule, layout)
         self._spread = {
             "weight": Spread(self.places, self.weights),
-            "update": Spread(self.places, self._update),
+            "update": Spread(self.places, self._infer.update),
         }
         self.weight, self.update = (self._spread[key].tensors for key in ("weight", "update"))
         self.shown: dict[str, Spread] = {}
@@ -364,7 +371,7 @@ class _Work:
     def compute(self, state: RuleState) -> None:
         """Update and state after one more step."""
         with torch.autocast(self.weights.device.type, enabled=False):
-            self._update.copy_(self._infer(self.weights, self.gradients, state))
+            self._infer(self.weights, self.gradients, state)
         for spread in (*self._spread.values(), *self.shown.values()):
             spread.refresh()
 
@@ -377,27 +384,18 @@ def _symmetry(
     if (symmetry is None) == (example_input is None):
         got = "none" if symmetry is None else "both"
         raise ValueError(
-            f"example_input, symmetry: got {got}, expected one: example_input=x, such as a batch of inputs, to "
+            f"example_input, symmetry: got {got}, expected one: example_input=x, such as a batch of "
+            f"inputs, to "
             "find the model's symmetry, or symmetry=spec"
         )
     return symmetry if symmetry is not None else extract(model, example_input)  # type: ignore[arg-type]
-
-
-def _check_options(lr: Any, weight_decay: Any) -> None:
-    for name, value, least in (("lr", lr, "> 0"), ("weight_decay", weight_decay, ">= 0")):
-        number = float(value) if isinstance(value, (int, float, Tensor)) else math.nan
-        if not math.isfinite(number) or number < 0 or (least == "> 0" and number == 0):
-            raise ValueError(f"{name}: got {value!r}, expected a finite number {least}")
 
 
 def _as_groups(groups: Any) -> list[Mapping[str, Any]]:
     found = list(groups) if isinstance(groups, Iterable) and not isinstance(groups, (str, Mapping)) else []
     if not found:
         raise ValueError(
-            f"param_groups: got {type(groups).__name__}, expected dicts in a list: [{{'params': [names or tensors]}}]"
+            f"param_groups: got {type(groups).__name__}, expected dicts in a list: [{{'params': [names or "
+            f"tensors]}}]"
         )
     return found
-
-
-def _listed(values: Iterable[Any]) -> str:
-    return ", ".join(sorted(map(str, values)))

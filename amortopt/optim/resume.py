@@ -50,18 +50,21 @@ def check_state_dict(given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         raise ValueError("state_dict: got another optimizer's, expected one of a UNFOptimizer")
     if known.get("format") != own["format"]:
         raise ValueError(
-            f"state_dict: got format {known.get('format')!r}, expected {own['format']}; use the amortopt version "
+            f"state_dict: got format {known.get('format')!r}, expected {own['format']}; use the amortopt "
+            f"version "
             "that wrote it"
         )
     _check_shapes(known["shapes"], own["shapes"])
     if known["rule"] != own["rule"]:
         raise ValueError(
-            f"state_dict: got one of the update rule {known['rule'][:12]}…, expected {own['rule'][:12]}…; load the "
+            f"state_dict: got one of the update rule {known['rule'][:12]}…, expected {own['rule'][:12]}…; "
+            f"load the "
             "rule that it was made with"
         )
     if known["groups"] != own["groups"]:
         raise ValueError(
-            f"state_dict: got parameter groups {_short(known['groups'])}, expected {_short(own['groups'])}; make the "
+            f"state_dict: got parameter groups {_short(known['groups'])}, expected "
+            f"{_short(own['groups'])}; make the "
             "groups as they were, in the same order"
         )
     _check_state(given["state"], own)
@@ -72,7 +75,8 @@ def _check_shapes(given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         if name not in given or list(given[name]) != own[name]:
             got = f"shape {tuple(given[name])}" if name in given else "none"
             raise ValueError(
-                f"state_dict: got {got} for {name!r}, expected shape {tuple(own[name])}; it is of another model"
+                f"state_dict: got {got} for {name!r}, expected shape {tuple(own[name])}; it is of another "
+                f"model"
             )
     if more := [name for name in given if name not in own]:
         raise ValueError(f"state_dict: got {more[0]!r}, which this model lacks; it is of another model")
@@ -87,7 +91,8 @@ def _check_state(state: Mapping[int, Any], own: Mapping[str, Any]) -> None:
         for key, value in entry.items():
             if not isinstance(value, Tensor) or (key != "step" and tuple(value.shape[1:]) != shape):
                 raise ValueError(
-                    f"state_dict: got {key!r} of another shape for {names[i]!r}, expected [*, {shape}]; it was altered"
+                    f"state_dict: got {key!r} of another shape for {names[i]!r}, expected [*, {shape}]; "
+                    f"it was altered"
                 )
 
 

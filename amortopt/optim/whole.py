@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
@@ -21,7 +22,8 @@ def unwrapped(model: Any) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"model: got {type(model).__name__}, expected the nn.Module itself: its symmetry is read, not only its "
+            f"model: got {type(model).__name__}, expected the nn.Module itself: its symmetry is read, not "
+            f"only its "
             "parameters"
         )
     while isinstance(model, (OptimizedModule, DataParallel, DistributedDataParallel)):
@@ -55,6 +57,15 @@ def read_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     devices = sorted({str(p.device) for p in found.values()})
     if len(devices) > 1 or devices == [str(torch.device("meta"))]:
         raise ValueError(
-            f"model: got parameters on {', '.join(devices)}, expected one device with memory; move the model first"
+            f"model: got parameters on {', '.join(devices)}, expected one device with memory; move the "
+            f"model first"
         )
     return found
+
+
+def check_options(lr: Any, weight_decay: Any) -> None:
+    """Raise a ``ValueError`` unless learning rate and weight decay of a group are in their range."""
+    for name, value, least in (("lr", lr, "> 0"), ("weight_decay", weight_decay, ">= 0")):
+        number = float(value) if isinstance(value, (int, float, Tensor)) else math.nan
+        if not math.isfinite(number) or number < 0 or (least == "> 0" and number == 0):
+            raise ValueError(f"{name}: got {value!r}, expected a finite number {least}")

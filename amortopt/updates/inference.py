@@ -1,12 +1,14 @@
 """What an update rule computes, for one network without gradients: all that is fixed is prepared.
 
-The same formulas as :mod:`amortopt.updates.rule` and :mod:`amortopt.updates.layer`, which say what they mean, with
-channels first, few operations, and elements in tiles that stay in a cache.
+The same formulas as :mod:`amortopt.updates.rule` and :mod:`amortopt.updates.layer`, which say what they mean,
+with channels first, few operations, and elements in tiles that stay in a cache.
 
 Legend: N elements, R rows, B blocks, C channels in, D channels out, F features, m elements of a tile.
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,12 +16,13 @@ from torch import Tensor
 from amortopt.updates import features as f
 from amortopt.updates.features import RuleState
 from amortopt.updates.inference_layer import InferenceLayer
+from amortopt.updates.layer import UpdateLayer
 from amortopt.updates.layout import UpdateLayout
 from amortopt.updates.rule import _BOUND as BOUND
 from amortopt.updates.rule import UpdateRule
-from amortopt.updates.tiles import Tile, read_rows, tiles
+from amortopt.updates.tiles import Tile, tiles
 
-_TILE = 1 << 14
+_TILE = 1 << 14  # 16 channels of these are 1 MB
 _ROOT = 1e-16
 
 
@@ -46,7 +49,7 @@ class InferenceRule:
         told = rule.told[0].shape[1]
         self.told = torch.ones(told, blocks, **whole)
         self.layers = [
-            InferenceLayer(layer, weights, layout)
+            InferenceLayer(cast(UpdateLayer, layer), weights, layout)
             for layer, weights in zip(rule.layers, rule.told, strict=True)
         ]
         width = rule.out_direction.shape[1]
@@ -108,7 +111,7 @@ class InferenceRule:
 
     def _chunks(self) -> list[tuple[int, int]]:
         spans = [tile.elements for tile in self.tiles]
-        if spans[-1][1] <= _TILE:
+        if len(spans) <= len(self.layout.by_class):
             return [(0, spans[-1][1])]
         return spans
 
@@ -138,8 +141,9 @@ class InferenceRule:
             x[-1] = momenta[0]
 
     def _tell(self, step: Tensor) -> Tensor:
-        """Write what is known of every block as a whole; returns one over the root mean squares, [F + 1, B]."""
-        squares = torch.zeros(self.count + 1, self.layout.num_blocks, device=self.features.device)
+        """Write what is known of blocks as a whole; returns one over root mean squares, [F + 1, B]."""
+        blocks = self.layout.num_blocks
+        squares = torch.zeros(self.count + 1, blocks, device=self.features.device)
         for tile in self.tiles:
             for cut in tile.cuts:
                 part = self.features[:, slice(*cut.elements)].unflatten(1, (cut.shape[0], -1))
@@ -155,9 +159,9 @@ class InferenceRule:
         return factors
 
     def _normalise(self, factors: Tensor) -> None:
+        """Divide features by their root mean squares, clip them, and read them."""
         x = self.features[:-1]
         first = self.layers[0]
-        first.rows.zero_()
         for layer in self.layers:
             layer.clear()
         for tile in self.tiles:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from amortopt.updates.layer import UpdateLayer
-from amortopt.updates.layout import CLASSES, ROLES, UpdateLayout
-from amortopt.updates.tiles import Cut, Tile, read_rows, write_rows
+from amortopt.updates.layout import CLASSES, ROLES, Side, UpdateLayout
+from amortopt.updates.tiles import Cut, Tile, read_rows, row_lengths, write_rows
 
 
 class InferenceLayer:
@@ -38,6 +38,8 @@ class InferenceLayer:
             self.order = torch.argsort(slots, stable=True)
             counts = torch.bincount(slots, minlength=layout.num_units * len(ROLES))
             self.offsets = counts.cumsum(0) - counts
+            self.shares = counts.clamp(min=1).float().reciprocal().unsqueeze(1)
+            self.per_row = row_lengths(layout).reciprocal()
         self.with_rows = layer.rows
         if layer.reach == "unf":
             self.everywhere = layer.everywhere.clone()
@@ -81,6 +83,7 @@ class InferenceLayer:
         c = self.channels
         self.known[c:] = told
         if self.with_rows:
+            self.rows.mul_(self.per_row)
             for b, bucket in enumerate(self.layout.buckets):
                 if b not in self._bare:
                     side = _kept(bucket.sides)[0]
@@ -103,8 +106,8 @@ class InferenceLayer:
     def _listen_to_units(self) -> None:
         for role, span in self.layout.rows_by_role.items():
             torch.mm(self.row[role], self.rows[slice(*span)].t(), out=self.said_rows[:, slice(*span)])
-        # The mean of the rows in each slot; 1 is the mode "mean".
-        units = torch.embedding_bag(self.rows, self.order, self.offsets, False, 1)[0]
+        # The mean of the rows in each slot; 0 is the mode "sum", which has a fast path.
+        units = torch.embedding_bag(self.rows, self.order, self.offsets, False, 0)[0].mul_(self.shares)
         said = (units.view(self.layout.num_units, -1) @ self.unit).view(-1, self.width)
         self.said_rows.add_(said.index_select(0, self.layout.slots).t())
 
@@ -173,5 +176,5 @@ class InferenceLayer:
         return x[:, start:stop].unflatten(1, (bucket.count, *bucket.shape))[:, block]
 
 
-def _kept(sides: tuple) -> list:
+def _kept(sides: tuple[Side, ...]) -> list[Side]:
     return [side for side in sides if side.axis is not None]

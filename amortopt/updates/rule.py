@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,7 @@ from amortopt.updates.layout import CLASSES, UpdateLayout
 
 Base = Literal["momentum", "adam"]
 _BOUND = 8.0
+_TINY = 1e-16
 _LOGS = 4  # logarithms of sizes that a block tells: weights, gradient, base, and base against weights
 
 
@@ -39,6 +41,8 @@ class UpdateRule(nn.Module):
         gamma: First value of γ0.
         second: Whether the metanet reads second moments: momenta over their roots.
         gate: Whether it scales the base, by :math:`e^g`.
+        damping: For derivatives through a step, second moments count as constant, and as larger by so many
+            times their tensor's mean; 0 for exact derivatives. The step itself does not depend on it.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -56,9 +60,12 @@ class UpdateRule(nn.Module):
         gamma: float = 0.9,
         second: bool = True,
         gate: bool = True,
+        damping: float = 0.1,
     ) -> None:
         super().__init__()
         _check(net, width, depth, base, alpha, beta, gamma)
+        if not 0 <= damping < float("inf"):
+            raise ValueError(f"damping: got {damping}, expected at least 0")
         self.config: dict[str, Any] = {
             "net": net,
             "width": width,
@@ -69,8 +76,9 @@ class UpdateRule(nn.Module):
             "gamma": gamma,
             "second": second,
             "gate": gate,
+            "damping": damping,
         }
-        self.base, self.second, self.gate = base, second, gate
+        self.base, self.second, self.gate, self.damping = base, second, gate, damping
         self.elements = 2 + len(f.MOMENTA) + (1 + len(f.SECOND) * 2 if second else 0)
         told = len(f.TIMESCALES) + _LOGS
         channels = [self.elements] + [width] * depth
@@ -176,22 +184,33 @@ class UpdateRule(nn.Module):
         fixed = list(state["momenta"][:, 1:].unbind(1))
         read = [flat, grads, *fixed]
         if "second" in state:
-            decays = flat.new_tensor(f.SECOND)
-            corrected = state["second"] / (1 - decays**step).unsqueeze(-1)
-            roots = (corrected + 1e-16).rsqrt()
+            over = self._over_roots(layout, state["second"], step)
             if self.second:
-                read.append(grads * roots[:, 0])
-                read += [fixed[2] * root for root in roots.unbind(1)]
-                read += [fixed[3] * root for root in roots.unbind(1)]
+                read.append(over(grads, 0))
+                read += [over(momentum, k) for momentum in fixed[2:4] for k in range(len(f.SECOND))]
             if self.base == "adam":
-                gamma = self.logit_gamma.sigmoid()
-                base = base * roots[:, 1] / (1 - gamma**step)
+                base = over(base, 1) / (1 - self.logit_gamma.sigmoid() ** step)
         return base, f.stacked(read)
+
+    def _over_roots(
+        self, layout: UpdateLayout, second: Tensor, step: Tensor
+    ) -> Callable[[Tensor, int], Tensor]:
+        """What divides [B, N] by the root of a second moment, bias-corrected."""
+        decays = second.new_tensor(f.SECOND)
+        corrected = second / (1 - decays**step).unsqueeze(-1)
+        roots = (corrected + _TINY).rsqrt()
+        if not torch.is_grad_enabled() or not self.damping:
+            return lambda x, k: x * roots[:, k]
+        # An element with a tiny gradient moves as fast as any other and turns around at the slightest cause.
+        # Its share in the loss is as tiny, but derivatives through many such steps explode.
+        corrected, roots = corrected.detach(), roots.detach()
+        damped = (corrected + self.damping * f.block_means(layout, corrected) + _TINY).rsqrt()
+        return lambda x, k: f.damped_product(x, roots[:, k], damped[:, k])
 
     def _told(self, layout: UpdateLayout, step: Tensor, logs: Tensor, squares: Tensor) -> Tensor:
         """What is known of every block as a whole: time, sizes, and 1; [B, blocks, told + 1]."""
         time = f.time_features(step - 1).unsqueeze(1).expand(-1, layout.num_blocks, -1)
-        base = 0.5 * (squares + 1e-16).log()
+        base = 0.5 * (squares + _TINY).log()
         sizes = torch.cat([logs[..., :2], base, base - logs[..., :1]], dim=-1)
         return torch.cat([time, 0.2 * sizes, torch.ones_like(base)], dim=-1)
 

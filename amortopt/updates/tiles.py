@@ -1,4 +1,4 @@
-"""Cuts the elements of all parameters into tiles that fit a cache, and reads and writes what an update layer needs.
+"""Elements of all parameters in tiles that fit a cache, and what an update layer reads and writes of them.
 
 Elements are channels first here, [C, N], so that every operation runs along neighbouring elements.
 
@@ -123,12 +123,12 @@ def _cuts(position: int, bucket: Bucket, size: int) -> list[Cut]:
 
 
 def read_rows(cut: Cut, part: Tensor, rows: Tensor) -> None:
-    """Average along all axes but one.
+    """Sum along all axes but one.
 
     Args:
         cut: What is read.
         part: Its elements, [C, L, *axes].
-        rows: Averages of all rows of the network, written to; zero where the cut is not whole, [R, C].
+        rows: Sums of all rows of the network, written to; zero before the first cut, [R, C].
     """
     for side in cut.bucket.sides:
         channels, axes = part.shape[0], part.ndim - 2
@@ -136,15 +136,25 @@ def read_rows(cut: Cut, part: Tensor, rows: Tensor) -> None:
         if side.axis is None:
             start, stop = (0, part.shape[3]) if cut.whole else cut.span
             row = part[:, :, :, start:stop].diagonal(dim1=2, dim2=3).movedim(-1, 2)
-            target.copy_(row.flatten(3).mean(3) if row.ndim > 3 else row)
+            target.copy_(row.flatten(3).sum(3) if row.ndim > 3 else row)
             continue
         others = [2 + axis for axis in range(axes) if axis != side.axis]
         if not others:
             target.copy_(part)
         elif side.axis == 0 or cut.whole:
-            torch.mean(part, others, out=target)
+            torch.sum(part, others, out=target)
         else:
-            target.add_(part.mean(others), alpha=cut.shape[1] / cut.bucket.shape[0])
+            target.add_(part.sum(others))
+
+
+def row_lengths(layout: UpdateLayout) -> Tensor:
+    """Elements in each row, float32 [R, 1]."""
+    lengths = torch.zeros(layout.num_rows, 1)
+    for bucket in layout.buckets:
+        for side in bucket.sides:
+            kept = bucket.shape[side.axis] if side.axis is not None else bucket.shape[0] ** 2
+            lengths[slice(*side.rows)] = math.prod(bucket.shape) // kept
+    return lengths.to(layout.device)
 
 
 def write_rows(cut: Cut, said: Tensor, rows: Tensor | None, kernel: Tensor | None, out: Tensor) -> None:

@@ -91,7 +91,7 @@ class HandMade(Stepper):
                 f"configs: got optimizers {sorted(names)}, expected one; make a stepper for each"
             )
         (self.name,) = names
-        curves = {schedule: factors(schedule, steps) for schedule in {c.schedule for c in configs}}
+        curves: dict[Schedule, Tensor] = {c.schedule: factors(c.schedule, steps) for c in configs}
         self.rates = torch.stack([c.learning_rate * curves[c.schedule] for c in configs], dim=1)  # [T, B]
         self.decay = torch.tensor([c.weight_decay for c in configs])
 

@@ -17,7 +17,7 @@ _BASELINES = {
     "sgd": COLOURS["sgd", True], "nesterov": COLOURS["sgd", False],
     "adam": COLOURS["adam", True], "adamw": COLOURS["adam", False],
 }  # fmt: skip
-_POINTS = 60
+_POINTS = 30
 """Most points of a curve; longer ones are averaged."""
 _RIVALS = (TWIN, "#3a8f5c", "#8a8f98", "#b07aa1")
 

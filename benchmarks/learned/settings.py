@@ -50,6 +50,19 @@ class Setting:
         inner = self.inner
         return {"task": inner.task.to_config(), "family": inner.family.to_config(), "batch": self.batch}
 
+    @property
+    def about(self) -> str:
+        """One line for people."""
+
+        def text(config: Mapping[str, Any]) -> str:
+            own = (
+                f"{key} {value}" for key, value in config.items() if key != "name" and value not in ("", [])
+            )
+            return ", ".join([f"`{config['name']}`", *own])
+
+        task, family = self.identity["task"], self.identity["family"]
+        return f"{text(family)}; on {text(task)}; batch {self.batch}"
+
     def widened(self, label: str, **family: Any) -> Setting:
         """The same with other base networks."""
         return replace(self, label=label, family={**self.family, **family}, kind="width", near=self.label)

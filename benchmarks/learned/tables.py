@@ -10,11 +10,10 @@ from typing import Any
 from _readme import rewrite_readme as rewrite_readme
 from comparison.store import summary
 
-from learned.settings import HORIZON, LONGER, ROOT, SEEN, SETTINGS
+from learned.settings import HORIZON, LONGER, SEEN, SETTINGS
 from learned.store import Record
 
 BEGIN, END = "<!-- learned:begin -->", "<!-- learned:end -->"
-STEP_COST = ROOT / "benchmarks" / "results" / "learned_step_cost.md"
 OPTIMIZERS = {"sgd": "SGD, momentum 0.9", "nesterov": "SGD, Nesterov", "adam": "Adam", "adamw": "AdamW"}
 NETS = {"unf": "UNF", "nfn": "NFN", "deepset": "Deep Set", "mlp": "per-parameter MLP"}
 _ORDER = ["baseline", "rival", "main"]
@@ -82,8 +81,14 @@ def places(lines: Sequence[Line], kind: str) -> list[tuple[str, int]]:
     return sorted(chosen, key=lambda place: order.index(place[0]))
 
 
-def markdown(records: Mapping[str, Record], *, quick: bool) -> str:
-    """Everything, for people."""
+def markdown(records: Mapping[str, Record], cost: str = "", *, quick: bool) -> str:
+    """Everything, for people.
+
+    Args:
+        records: Of the results file.
+        cost: The table of learned_step_cost.py, if there is one.
+        quick: Whether the records are of a quick run.
+    """
     lines = lines_of(records)
     parts = ["# Learned optimizers against tuned ones", explanation(records, quick=quick)]
     for kind, title in _titles().items():
@@ -93,20 +98,23 @@ def markdown(records: Mapping[str, Record], *, quick: bool) -> str:
         parts.append(
             "\n".join(["## Differences, on the same initialisations", "", *(f"- {v}" for v in said)])
         )
-    parts += ["## What tuning chose", _chosen(lines)]
-    if STEP_COST.is_file():
-        text = STEP_COST.read_text(encoding="utf-8").strip()
-        parts.append("\n".join("#" + row if row.startswith("#") else row for row in text.splitlines()))
+    if cost:
+        parts.append(
+            "\n".join("#" + row if row.startswith("#") else row for row in cost.strip().splitlines())
+        )
+    parts += ["## What tuning chose", _chosen(lines), "## Settings", _settings(lines)]
     return "\n\n".join(parts) + "\n"
 
 
-def readme_block(records: Mapping[str, Record], *, quick: bool) -> str:
-    """What stands between the README's marks, marks included."""
+def readme_block(records: Mapping[str, Record], cost: str = "", *, quick: bool) -> str:
+    """What stands between the README's marks, marks included; arguments as for ``markdown``."""
     lines = lines_of(records)
     parts = [BEGIN]
     for kind, title in _titles().items():
         if places(lines, kind):
             parts += [f"**{title}**", "", table(lines, kind), ""]
+    if rows := [row for row in cost.splitlines() if row.startswith("|")]:
+        parts += ["**Cost of a step, against Adam(foreach=True)**", "", *rows, ""]
     return "\n".join(
         [*parts, f"- {explanation(records, quick=quick)}", *(f"- {v}" for v in verdicts(lines)), END]
     )
@@ -115,8 +123,8 @@ def readme_block(records: Mapping[str, Record], *, quick: bool) -> str:
 def _titles() -> dict[str, str]:
     return {
         "seen": f"Training loss after {HORIZON} steps, the horizon of meta-training; unseen initialisations",
-        "longer": f"... after {LONGER * HORIZON} steps",
-        "unseen": f"Unseen widths and tasks, {HORIZON} steps",
+        "longer": f"Training loss after {LONGER * HORIZON} steps, {LONGER} horizons",
+        "unseen": f"Training loss after {HORIZON} steps, unseen widths and tasks",
     }
 
 
@@ -126,12 +134,12 @@ def explanation(records: Mapping[str, Record], *, quick: bool) -> str:
     machines = sorted({r["made"]["hardware"] for r in records.values()})
     return (
         f"Nats on the whole train split, mean over {_all(seeds)} initialisations, 95 % interval "
-        "(Student's t); every optimizer starts from the same weights and sees the same minibatches. Baselines "
-        "are tuned on other initialisations for the lowest final training loss: learning rate on a grid of "
+        "(Student's t); every optimizer starts from the same weights and sees the same minibatches. "
+        "Baselines are tuned on other initialisations for the lowest final training loss: rates on a grid of "
         "quarter-decades, widened until the best is inside, times constant, cosine, and linear warm-up with "
         "cosine (AdamW: Adam's schedule, times weight decay); for longer runs and unseen settings on "
-        "half-decades around what is best at the horizon and on the related setting. Learned rules run as they "
-        "are, at learning rate 1. "
+        "half-decades around what is best at the horizon and on the related setting. Learned rules run as "
+        "they are, at learning rate 1. "
         f"{'; '.join(machines)}." + (" A quick run: fewer initialisations and rates." if quick else "")
     )
 
@@ -227,6 +235,11 @@ def _chosen(lines: Sequence[Line]) -> str:
                     f"{config['schedule']} | {config['weight_decay']:g} |"
                 )
     return "\n".join(rows)
+
+
+def _settings(lines: Sequence[Line]) -> str:
+    labels = dict.fromkeys(setting for kind in _titles() for setting, _ in places(lines, kind))
+    return "\n".join(f"- {label}: {SETTINGS[label].about}" for label in labels)
 
 
 def _cell(found: Record) -> str:

@@ -64,9 +64,10 @@ class Tuner:
             around: Settings to start from. AdamW takes its schedule from there and tries weight decays.
         """
         near = _quarter(around.learning_rate) if around else _STARTS[optimizer]
+        kinds: list[tuple[Schedule, float]]
         if optimizer == "adamw":
-            schedule: Schedule = around.schedule if around else self.plan.schedules[0]
-            kinds = [(schedule, decay) for decay in self.plan.decays]
+            known = around.schedule if around else self.plan.schedules[0]
+            kinds = [(known, decay) for decay in self.plan.decays]
         else:
             kinds = [(schedule, 0.0) for schedule in self.plan.schedules]
         tried: dict[Config, list[float]] = {}

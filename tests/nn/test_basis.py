@@ -45,7 +45,8 @@ def test_unf_basis_terms_are_equivariant(out: Spec, into: Spec) -> None:
 
 @pytest.mark.parametrize(("out", "into"), PAIRS)
 def test_unf_basis_spans_all_equivariant_maps(out: Spec, into: Spec) -> None:
-    """As many independent terms as orbits of (output, input) index pairs, which is the dimension of all such maps."""
+    """As many independent terms as orbits of (output, input) index pairs, which is the dimension of all
+    such maps."""
     sizes = [SIZES[group] for group in (*out, *into)]
     units = torch.eye(int(torch.tensor(sizes[len(out) :]).prod()) if into else 1, dtype=torch.float64)
     x = units.view(len(units), *sizes[len(out) :])

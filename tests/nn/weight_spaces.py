@@ -23,7 +23,8 @@ PAIRS: tuple[tuple[Spec, Spec], ...] = (
 
 
 def transformer(blocks: int, *, width: int, inner: int, hidden: int, tokens: int) -> tuple[list[Spec], Sizes]:
-    """Token embedding, blocks of norm, attention, norm, MLP, a last norm and a head with tokens of its own."""
+    """Token embedding, blocks of norm, attention, norm, MLP, a last norm and a head with tokens of its
+    own."""
     stream, vocabulary, out = 0, 1, 2
     sizes = {stream: width, vocabulary: tokens, out: tokens}
     norm: list[Spec] = [(stream,), (stream,)]

@@ -26,7 +26,10 @@ from tests.optim.learned import X, any_rule, mlp, optimizer
         ({"param_groups": []}, r"param_groups: got list, expected dicts in a list"),
         ({"param_groups": {"params": "0.bias"}}, r"param_groups: got dict, expected dicts in a list"),
         ({"param_groups": [{"lr": 1.0}]}, r"param_groups: got a group without 'params'"),
-        ({"param_groups": [{"params": "5.bias"}]}, r"'5\.bias', which is no parameter of the model.*0\.weight"),
+        (
+            {"param_groups": [{"params": "5.bias"}]},
+            r"'5\.bias', which is no parameter of the model.*0\.weight",
+        ),
         ({"param_groups": [{"params": [torch.zeros(2)]}]}, r"got Tensor, which is no parameter"),
         ({"param_groups": [{"params": "0.bias", "lr": 0}]}, r"lr: got 0, expected"),
         ({"param_groups": [{"params": "0.bias"}, {"params": "0.bias"}]}, r"more than one parameter group"),
@@ -59,7 +62,10 @@ def test_parameters_instead_of_the_model_are_refused() -> None:
         (nn.Sequential(nn.LazyLinear(3)), r"'0\.weight' is lazy"),
         (nn.Linear(5, 3, dtype=torch.complex64), r"'weight' is torch\.complex64, expected real"),
         (nn.Linear(5, 3, device="meta"), r"got parameters on meta, expected one device with memory"),
-        (nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3, device="meta")), r"parameters on cpu, meta, expected one"),
+        (
+            nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3, device="meta")),
+            r"parameters on cpu, meta, expected one",
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules")
@@ -78,7 +84,10 @@ def deeper() -> nn.Module:
 
 @pytest.mark.parametrize(
     ("of", "match"),
-    [(wider, r"symmetry: block '0\.weight' has shape \(6, 5\)"), (deeper, r"symmetry: it is about 6\.weight")],
+    [
+        (wider, r"symmetry: block '0\.weight' has shape \(6, 5\)"),
+        (deeper, r"symmetry: it is about 6\.weight"),
+    ],
 )
 def test_the_symmetry_of_another_model_is_refused(of: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
@@ -88,7 +97,9 @@ def test_the_symmetry_of_another_model_is_refused(of: Any, match: str) -> None:
 def test_groups_whose_sizes_disagree_are_refused() -> None:
     table = json.loads(extract(mlp(), X).to_json())
     table["groups"][1]["size"] += 1
-    with pytest.raises(ValueError, match=r"has size 4, expected the size of group .* \(5\); make axis and group"):
+    with pytest.raises(
+        ValueError, match=r"has size 4, expected the size of group .* \(5\); make axis and group"
+    ):
         UNFOptimizer(mlp(), symmetry=SymmetrySpec.from_json(table), rule=any_rule())
 
 

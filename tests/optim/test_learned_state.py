@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from amortopt import UNFOptimizer
-from tests.optim.learned import X, any_rule, backward, mlp, optimizer, same, train, weights
+from tests.optim.learned import any_rule, backward, mlp, optimizer, same, train, weights
 from tests.optim.test_learned import Gates
 
 
@@ -95,9 +95,15 @@ def another() -> UNFOptimizer:
     ("make", "match"),
     [
         (another, r"shape \(4, 5\) for '0\.weight', expected shape \(3, 5\); it is of another model"),
-        (lambda: optimizer(mlp(), rule=any_rule(seed=1)), r"of the update rule \w+…, expected \w+…; load the"),
+        (
+            lambda: optimizer(mlp(), rule=any_rule(seed=1)),
+            r"of the update rule \w+…, expected \w+…; load the",
+        ),
         (lambda: optimizer(mlp(), rule=any_rule(width=3)), r"of the update rule \w+…, expected"),
-        (lambda: optimizer(mlp(), param_groups=[{"params": "0.bias"}]), r"parameter groups 0\.weight, .*expect"),
+        (
+            lambda: optimizer(mlp(), param_groups=[{"params": "0.bias"}]),
+            r"parameter groups 0\.weight, .*expect",
+        ),
         (lambda: torch.optim.Adam(mlp().parameters()), None),
     ],
 )
@@ -107,7 +113,11 @@ def test_a_state_dict_of_another_optimizer_is_refused(make: Any, match: str | No
     train(model, opt, 2)
     other, state = make(), opt.state_dict()
     if match is None:
-        other, state, match = opt, other.state_dict(), "got another optimizer's, expected one of a UNFOptimizer"
+        other, state, match = (
+            opt,
+            other.state_dict(),
+            "got another optimizer's, expected one of a UNFOptimizer",
+        )
     before = copy.deepcopy(other.state_dict())
     with pytest.raises(ValueError, match=match):
         other.load_state_dict(state)

@@ -120,7 +120,9 @@ def test_autocast_to_bfloat16() -> None:
 def test_a_compiled_model_is_its_original() -> None:
     model, twin = mlp(), mlp()
     compiled = torch.compile(model, backend="eager")
-    opt = UNFOptimizer(compiled, X, rule=any_rule(), param_groups=[{"params": ["_orig_mod.0.weight", "0.bias"]}])
+    opt = UNFOptimizer(
+        compiled, X, rule=any_rule(), param_groups=[{"params": ["_orig_mod.0.weight", "0.bias"]}]
+    )
     own = UNFOptimizer(twin, X, rule=any_rule(), param_groups=[{"params": ["0.weight", "0.bias"]}])
     train(compiled, opt, 3)  # type: ignore[arg-type]
     train(twin, own, 3)
@@ -142,7 +144,8 @@ from amortopt import UNFOptimizer
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 model = DistributedDataParallel(mlp(seed=rank))
-opt = UNFOptimizer(model, X, rule=any_rule(), param_groups=[{"params": ["module.0.weight", "0.bias", "4.bias"]}])
+groups = [{"params": ["module.0.weight", "0.bias", "4.bias"]}]
+opt = UNFOptimizer(model, X, rule=any_rule(), param_groups=groups)
 for step in range(4):
     opt.zero_grad()
     backward(model, 2 * step + rank)
