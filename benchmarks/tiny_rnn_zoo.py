@@ -31,6 +31,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from _readme import rewrite_readme
 from jsonargparse import ArgumentParser
 from rnn_predictors import Budget, Data, DeepSet, StatNN, Trained, blocks_of, predict, tau, train
 from rnn_unf import UNF
@@ -246,6 +247,17 @@ def table(results: Record) -> str:
     return "\n".join(lines) + "\n"
 
 
+def readme_block(results: Record) -> str:
+    """What the README shows of a results file, between marks."""
+    lines = ["<!-- tiny-rnn:begin -->", "| predictor | Kendall τ, test (95 % over seeds) |", "|---|---:|"]
+    for name, row in sorted(_finished(results).items(), key=lambda item: -item[1]["tau"]):
+        spread = f" ± {row['interval']:.3f}" if len(row["runs"]) > 1 else ""
+        lines.append(f"| {TITLES[name]} | {row['tau']:.3f}{spread} |")
+    counts = results["zoo"]["networks"]
+    lines += ["", f"{counts['train']} networks to train on, {counts['test']} to test."]
+    return "\n".join([*lines, "<!-- tiny-rnn:end -->"])
+
+
 def picture(results: Record, path: Path) -> None:
     """Predicted against measured success rates, and how these spread."""
     finished = _finished(results)
@@ -317,6 +329,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads")
     parser.add_argument("--out", type=Path, default=None, help=f"folder for {NAME}.json, .md and .png")
     parser.add_argument("--zoo", type=Path, default=None, help="zoo folder; built if it is not there")
+    parser.add_argument("--readme", action="store_true", help="write the table into the README too")
     options = parser.parse_args(argv)
     predictors = options.predictors.split(",")
     unknown = sorted(set(predictors) - set(MAKERS))
@@ -331,6 +344,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.count is not None:
         plan = replace(plan, zoo=replace(plan.zoo, count=options.count))
     results = run(plan, predictors, folder, zoo_folder)
+    if options.readme:
+        rewrite_readme(ROOT / "README.md", readme_block(results))
     print(table(results))
 
 

@@ -6,6 +6,7 @@ Legend: *batch networks, C channels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from amortopt.nn.basis import Spec, Term, check_sizes, count_terms, unf_terms
-from amortopt.nn.pooling import Multiset, Pooling, Reading, all_readings
+from amortopt.nn.pooling import Pooling, diagonal, make_nodes, pattern
+from amortopt.nn.readings import Multiset, Reading, all_readings, own_axes
 from amortopt.nn.tensors import WeightTensors
 from amortopt.symmetry import SymmetrySpec
 
@@ -66,16 +68,16 @@ class UNFLayer(nn.Module):
                 f"{out_channels} "
                 "channels, expected at least one of each"
             )
-        self.specs = tuple(tuple(spec) for spec in specs)
+        self.specs, self.runs = tuple(tuple(spec) for spec in specs), dict(runs or {})
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.readings = all_readings(self.specs, runs or {}, every_order=True)
-        self.writings = all_readings(self.specs, runs or {}, every_order=False)
+        self.readings = all_readings(self.specs, self.runs, every_order=True)
+        self.writings = all_readings(self.specs, self.runs, every_order=False)
         counts = {m: (len(self.writings[m]), len(self.readings[m])) for m in self.readings}
         self._matrices = tuple((out * out_channels, into * in_channels) for out, into in counts.values())
         *self._offsets, total = accumulate((a * b for a, b in self._matrices), initial=0)
         self.weight = nn.Parameter(torch.empty(total))
         self.bias = nn.Parameter(torch.empty(len(self.specs), out_channels))
-        self._pooling = lru_cache(maxsize=64)(self._make_pooling)
+        self._plan = lru_cache(maxsize=64)(self._make_plan)
         self.reset_parameters()
 
     @classmethod
@@ -164,9 +166,28 @@ class UNFLayer(nn.Module):
                     return (multiset, writing, reading) if reading in self.readings[multiset] else None
         return None
 
-    def _make_pooling(self, shapes: tuple[tuple[int, ...], ...]) -> tuple[Pooling, Pooling]:
+    def _make_plan(
+        self, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: torch.device
+    ) -> _Plan:
         check_sizes(self.specs, shapes)
-        return Pooling(self.readings, shapes), Pooling(self.writings, shapes)
+        own = own_axes(self.specs, self.runs)
+        nodes = make_nodes(self.readings, own, shapes)
+        shares = [
+            torch.tensor([1.0 / r.averaged(shapes[r.tensor]) for r in many], dtype=dtype)
+            .repeat_interleave(self.in_channels)
+            .repeat(rows)
+            for many, (rows, _) in zip(self.readings.values(), self._matrices, strict=True)
+        ]
+        return _Plan(
+            Pooling(nodes, len(shapes)),
+            Pooling(make_nodes(self.writings, own, shapes), len(shapes)),
+            [
+                (self._offsets[n.first], n.count * self._matrices[n.first][0], self._matrices[n.first][1])
+                for n in nodes
+            ],
+            [pattern(n.own).to(device, dtype) if n.own else None for n in nodes],
+            torch.cat(shares).to(device),
+        )
 
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Apply the layer to many networks.
@@ -183,10 +204,10 @@ class UNFLayer(nn.Module):
         """
         batch = self._check(xs)
         shapes = tuple(tuple(x.shape[len(batch) : -1]) for x in xs)
-        readings, writings = self._pooling(shapes)
+        plan = self._plan(shapes, self.weight.dtype, self.weight.device)
         if len(batch) != 1:
             xs = [x.reshape(batch.numel(), *x.shape[len(batch) :]) for x in xs]
-        ys: Any = _Apply.apply(self, readings, writings, self.weight, self.bias, *xs)
+        ys: Any = _Apply.apply(plan, self.weight, self.bias, *xs)
         return [*ys] if len(batch) == 1 else [y.view(*batch, *y.shape[1:]) for y in ys]
 
     def _check(self, xs: Sequence[Tensor]) -> torch.Size:
@@ -204,11 +225,11 @@ class UNFLayer(nn.Module):
         return batch
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_pooling"}
+        return {key: value for key, value in self.__dict__.items() if key != "_plan"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._pooling = lru_cache(maxsize=64)(self._make_pooling)
+        self._plan = lru_cache(maxsize=64)(self._make_plan)
 
     def extra_repr(self) -> str:
         terms = sum(count_terms(a, b) for a in self.specs for b in self.specs)
@@ -236,8 +257,8 @@ class UNFPool(nn.Module):
     def __init__(self, specs: Sequence[Spec]) -> None:
         super().__init__()
         self.specs = tuple(tuple(spec) for spec in specs)
-        self._readings = {(): all_readings(self.specs, {}, every_order=False)[()]}
-        self.num_features = len(self._readings[()])
+        self._readings = all_readings(self.specs, {}, every_order=False)[()]
+        self.num_features = len(self._readings)
 
     def forward(self, xs: Sequence[Tensor]) -> Tensor:
         """Pool.
@@ -248,55 +269,106 @@ class UNFPool(nn.Module):
         Returns:
             [B, num_features * C], the channels of one mean behind each other.
         """
-        (features,) = Pooling(self._readings, [tuple(x.shape[1:-1]) for x in xs]).read(xs, mean=True)
-        return features
+        views = [diagonal(xs[reading.tensor], reading.grouping) for reading in self._readings]
+        return torch.cat([x.flatten(1, -2).mean(1) if x.ndim > 2 else x for x in views], dim=-1)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a layer does to tensors of given shapes."""
+
+    readings: Pooling
+    writings: Pooling
+    matrices: list[tuple[int, int, int]]
+    """Where a node's matrix starts in ``weight``, its rows (S * K_out), its columns (K_in)."""
+    patterns: list[Tensor | None]
+    """Per node with own axes [p, p * S]."""
+    shares: Tensor
+    """1 / how many elements the mean is of that an element of ``weight`` is multiplied with."""
+
+    def split(self, weight: Tensor) -> list[Tensor]:
+        """Per node the matrix [S * K_out, K_in], sums for means, as views."""
+        start = weight.storage_offset()
+        return [weight.as_strided((m, n), (n, 1), start + offset) for offset, m, n in self.matrices]
 
 
 class _Apply(torch.autograd.Function):
     """The layer with its transpose as gradient: reading is the transpose of writing."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        layer: UNFLayer,
-        readings: Pooling,
-        writings: Pooling,
-        weight: Tensor,
-        bias: Tensor,
-        *xs: Tensor,
-    ) -> tuple[Tensor, ...]:
-        features = readings.read(xs, mean=True)
-        ctx.layer, ctx.readings, ctx.writings = layer, readings, writings
-        ctx.features = features if ctx.needs_input_grad[3] else None
+    def forward(ctx: Any, plan: _Plan, weight: Tensor, bias: Tensor, *xs: Tensor) -> tuple[Tensor, ...]:
+        features, scaled = plan.readings.read(xs), weight * plan.shares
+        ctx.plan = plan
+        ctx.features, ctx.scaled = (features if ctx.needs_input_grad[1] else None), scaled
         ctx.save_for_backward(weight, *xs)
-        factors = [(f, w.t()) for f, w in zip(features, layer.matrices(weight), strict=True)]
-        return tuple(writings.write(factors, mean=False, bias=bias))
+        matrices = plan.split(scaled)
+
+        def add(number: int, y: Tensor | None) -> Tensor:
+            zeros_and_ones = plan.patterns[number]
+            if zeros_and_ones is not None:
+                return _spread(features[number], matrices[number], zeros_and_ones, y)
+            y = _product(features[number], matrices[number].t(), y)
+            if number == 0:  # the scalars of all tensors, those of diagonals after them
+                y[:, : bias.numel()] += bias.flatten()
+            return y
+
+        return tuple(plan.writings.write(bias.shape[1], add))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         weight, *xs = ctx.saved_tensors
-        layer, d_weight, d_bias = ctx.layer, None, None
+        plan: _Plan = ctx.plan
+        again = torch.is_grad_enabled()  # this pass is differentiated in turn: everything is made anew
+        d_ys, d_weight, d_bias = plan.writings.read(grads), None, None
         d_xs: list[Tensor | None] = [None] * len(xs)
-        d_products = ctx.writings.read(grads, mean=False)
-        if ctx.needs_input_grad[4]:
-            # The first multiset is the empty one: its first writings are the tensors' scalars.
-            scalars = d_products[0][:, : layer.bias.numel()]
-            d_bias = scalars.sum(0).view_as(layer.bias)
-        if ctx.needs_input_grad[3]:
-            # Read anew where this pass is differentiated in turn.
-            features: list[Tensor] = (
-                ctx.readings.read(xs, mean=True) if torch.is_grad_enabled() else ctx.features
+        if ctx.needs_input_grad[2]:
+            d_bias = d_ys[0][:, : len(xs) * grads[0].shape[-1]].sum(0).view(len(xs), -1)
+        for number, zeros_and_ones in enumerate(plan.patterns):
+            if zeros_and_ones is not None:
+                d_ys[number] = _gathered(d_ys[number], zeros_and_ones)
+        if ctx.needs_input_grad[1]:
+            features = plan.readings.read(xs) if again else ctx.features
+            products = [
+                _rows(d).t().mm(_rows(x)).flatten() for d, x in zip(d_ys, features, strict=True)
+            ]
+            d_weight = torch.cat(products) * plan.shares
+        if any(ctx.needs_input_grad[3:]):
+            matrices = plan.split(weight * plan.shares if again else ctx.scaled)
+            d_xs = list(
+                plan.readings.write(
+                    xs[0].shape[-1], lambda number, y: _product(d_ys[number], matrices[number], y)
+                )
             )
-            d_weight = torch.cat(
-                [
-                    (d.reshape(-1, d.shape[-1]).t() @ f.reshape(-1, f.shape[-1])).flatten()
-                    for d, f in zip(d_products, features, strict=True)
-                ]
-            )
-        if any(ctx.needs_input_grad[5:]):
-            factors = list(zip(d_products, layer.matrices(weight), strict=True))
-            d_xs = list(ctx.readings.write(factors, mean=True))
-        return None, None, None, d_weight, d_bias, *d_xs
+        return None, d_weight, d_bias, *d_xs
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
+def _product(u: Tensor, w: Tensor, y: Tensor | None) -> Tensor:
+    """u [*sizes, J] times w [J, K]; added to y [*sizes, K] in place if there is one."""
+    if y is None:
+        return u.mm(w) if u.ndim == 2 else _rows(u).mm(w).view(*u.shape[:-1], w.shape[1])
+    y.view(-1, w.shape[1]).addmm_(_rows(u), w)
+    return y
+
+
+def _spread(u: Tensor, w: Tensor, zeros_and_ones: Tensor, y: Tensor | None) -> Tensor:
+    """u [*sizes, p, J] times w [S * K, J], then the sums over own axes [p, p * S]: [*sizes, p, K]."""
+    p, many = zeros_and_ones.shape
+    z = _rows(u).mm(w.t()).view(-1, many, w.shape[0] * p // many)
+    shape = (*u.shape[:-1], z.shape[-1])
+    if y is None:
+        return torch.matmul(zeros_and_ones, z).view(shape)
+    return torch.baddbmm(y.view(-1, p, z.shape[-1]), zeros_and_ones.expand(len(z), p, many), z).view(shape)
+
+
+def _gathered(d: Tensor, zeros_and_ones: Tensor) -> Tensor:
+    """The transpose of the sums over own axes: [*sizes, p, K] -> [*sizes, p, S * K]."""
+    p, many = zeros_and_ones.shape
+    z = torch.matmul(zeros_and_ones.t(), d.reshape(-1, p, d.shape[-1]))
+    return z.view(*d.shape[:-1], d.shape[-1] * many // p)
 
 
 def _renumbered(parts: tuple[int, ...]) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ class Arithmetic:
     Example:
         >>> arithmetic = Arithmetic(terms=2, digits=1, held_out=20)
         >>> arithmetic.text(arithmetic.problems()[0])
-        '6+2=08'
+        '2+6=08'
     """
 
     terms: int = 3
