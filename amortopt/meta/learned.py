@@ -44,6 +44,8 @@ class UpdateRuleModule(L.LightningModule):
         horizon: Inner steps of a run.
         first_horizon: Inner steps of a run at the beginning; by default ``horizon``.
         growth: Share of the budget in which the horizon grows.
+        shortest: Runs end after so many inner steps to the horizon, log-uniformly; by default all at the
+            horizon.
         together: Whether a meta step is about all inner tasks; otherwise they take turns.
         balance: Whether the gradient of every task is divided by its running root mean square norm.
         clip: Largest norm of the gradient of a task, after balancing; 0 for no bound.
@@ -76,6 +78,7 @@ class UpdateRuleModule(L.LightningModule):
         horizon: int = 500,
         first_horizon: int | None = None,
         growth: float = 0.5,
+        shortest: int | None = None,
         together: bool = False,
         balance: bool = True,
         clip: float = 1.0,
@@ -130,6 +133,7 @@ class UpdateRuleModule(L.LightningModule):
                     self.horizon(),
                     self.seed + 1000 + k,
                     copies=self.estimator.copies,
+                    shortest=self.hparams["shortest"],
                 )
                 for k, (inner, networks) in enumerate(zip(self.inner, self.networks, strict=True))
             ]
@@ -367,6 +371,6 @@ def _check(options: Mapping[str, Any]) -> None:
     for key in ("warmup_steps", "clip"):
         if options[key] < 0:
             raise ValueError(f"{key}: got {options[key]}, expected at least 0")
-    for key in ("horizon", "first_horizon", "val_horizon", "val_networks"):
+    for key in ("horizon", "first_horizon", "shortest", "val_horizon", "val_networks"):
         if options[key] is not None and options[key] < 1:
             raise ValueError(f"{key}: got {options[key]}, expected at least 1")

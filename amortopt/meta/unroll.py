@@ -27,6 +27,8 @@ class InnerRuns:
         count: Number of networks B.
         horizon: Inner steps of a run. The first runs are shorter, so that networks do not restart together.
         seed: Of initialisations and minibatches.
+        shortest: Runs end after so many inner steps to ``horizon``, log-uniformly; None: all at ``horizon``.
+            What a rule does in its first steps decides about all that come after.
         copies: Networks that start alike, see the same examples and restart together: 1, or 2 for antithetic
             pairs, which are p and p + B / 2.
 
@@ -44,13 +46,21 @@ class InnerRuns:
     """
 
     def __init__(
-        self, inner: InnerTask, rule: UpdateRule, count: int, horizon: int, seed: int, *, copies: int = 1
+        self,
+        inner: InnerTask,
+        rule: UpdateRule,
+        count: int,
+        horizon: int,
+        seed: int,
+        *,
+        copies: int = 1,
+        shortest: int | None = None,
     ) -> None:
         if count < 1 or count % copies:
             raise ValueError(f"networks: got {count}, expected a positive multiple of {copies}")
         if horizon < 1:
             raise ValueError(f"horizon: got {horizon}, expected at least 1 inner step")
-        self.inner, self.count, self.copies = inner, count, copies
+        self.inner, self.count, self.copies, self.shortest = inner, count, copies, shortest
         self.generator = torch.Generator().manual_seed(seed)
         self.diverged = 0
         self.flat = self._fresh(count // copies)
@@ -63,6 +73,13 @@ class InnerRuns:
 
     def _fresh(self, count: int) -> Tensor:
         return self.inner.init(count, self.generator).repeat(self.copies, 1)
+
+    def _lengths(self, count: int, horizon: int) -> Tensor:
+        """Inner steps of runs that start now, int64 [count]."""
+        if self.shortest is None or self.shortest >= horizon:
+            return torch.full((count,), horizon)
+        share = torch.rand(count, generator=self.generator)
+        return (self.shortest * (horizon / self.shortest) ** share).round().long()
 
     def draw(self, which: Any = "train") -> tuple[Tensor, Tensor]:
         """A minibatch for every network, the same one for copies: [B, n, ...] and [B, n, ...]."""
@@ -116,7 +133,7 @@ class InnerRuns:
         self.state = {key: value.index_fill(0, on_device, 0.0) for key, value in self.state.items()}
         self.first = self.first.index_fill(0, on_device, math.inf)
         self.steps[places] = 0
-        self.limits[places] = horizon
+        self.limits[places] = self._lengths(int(over.sum()), horizon).repeat(self.copies)
         if self.perturbations is not None:
             own = over.nonzero().squeeze(1).to(self.perturbations.device)
             self.perturbations = self.perturbations.index_fill(0, own, 0.0)

@@ -328,9 +328,7 @@ class _Apply(torch.autograd.Function):
                 d_ys[number] = _gathered(d_ys[number], zeros_and_ones)
         if ctx.needs_input_grad[1]:
             features = plan.readings.read(xs) if again else ctx.features
-            products = [
-                _rows(d).t().mm(_rows(x)).flatten() for d, x in zip(d_ys, features, strict=True)
-            ]
+            products = [_rows(d).t().mm(_rows(x)).flatten() for d, x in zip(d_ys, features, strict=True)]
             d_weight = torch.cat(products) * plan.shares
         if any(ctx.needs_input_grad[3:]):
             matrices = plan.split(weight * plan.shares if again else ctx.scaled)

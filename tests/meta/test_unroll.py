@@ -109,3 +109,12 @@ def test_horizon_grows_in_whole_truncations() -> None:
     assert grown[0] == 20 and grown[10:] == [500] * 11
     assert grown == sorted(grown) and all(steps % 10 == 0 for steps in grown)
     assert horizon_at(0.0, **(kw | {"share": 0.0})) == 500
+
+
+def test_runs_last_log_uniformly() -> None:
+    runs = InnerRuns(tiny(), UpdateRule(width=2), 4, 1000, seed=0, shortest=10)
+    lengths = runs._lengths(4000, 1000)
+    assert lengths.min() >= 10 and lengths.max() <= 1000
+    # As many below the geometric mean of the two ends as above it.
+    assert 0.45 < (lengths < 100).float().mean() < 0.55
+    assert torch.equal(InnerRuns(tiny(), UpdateRule(width=2), 4, 1000, seed=0)._lengths(3, 7), torch.full((3,), 7))
