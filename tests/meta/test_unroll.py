@@ -112,9 +112,9 @@ def test_horizon_grows_in_whole_truncations() -> None:
 
 
 def test_runs_last_log_uniformly() -> None:
-    runs = InnerRuns(tiny(), UpdateRule(width=2), 4, 1000, seed=0, shortest=10)
+    runs = InnerRuns(ToyInner(), ToyRule(), 4, 1000, seed=0, shortest=10)
     lengths = runs._lengths(4000, 1000)
     assert lengths.min() >= 10 and lengths.max() <= 1000
     # As many below the geometric mean of the two ends as above it.
     assert 0.45 < (lengths < 100).float().mean() < 0.55
-    assert torch.equal(InnerRuns(tiny(), UpdateRule(width=2), 4, 1000, seed=0)._lengths(3, 7), torch.full((3,), 7))
+    assert toy_runs()._lengths(3, 7).tolist() == [7, 7, 7]
