@@ -47,9 +47,9 @@ class TruncatedBackprop:
         objective: ``"loss"`` or ``"log"``.
         data: What the objective is measured on.
         second_order: Whether inner gradients depend on the rule; without, a step costs about half.
-        bound: Gradients that flow back through a network's parameters are scaled down, per network and inner
-            step, to this multiple of what the gradients of all K losses would add up to if they all pointed
-            in one direction; 0 for no bound. Chaotic inner dynamics make them explode.
+        bound: Gradients that flow back from later steps are scaled down, per network and inner step, where
+            they are larger than this multiple of what the gradients of all K losses would add up to if they
+            all pointed in one direction; 0 for no bound. Chaotic inner dynamics make them explode.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -85,9 +85,9 @@ class TruncatedBackprop:
         state = {key: value.detach().requires_grad_(key != "step") for key, value in runs.state.items()}
         with torch.enable_grad():
             for k in range(self.truncation):
-                grads = tape.read(runs, flat, moved=k > 0)
-                update, state = rule(runs.inner.layout, flat, grads, state)
-                flat = _bounded(flat - update, tape.limit)
+                at, grads = tape.read(runs, flat, moved=k > 0)
+                update, state = rule(runs.inner.layout, at, grads, state)
+                flat = at - update
             tape.read(runs, flat, last=True)
             objective = tape.objective()
             grads = torch.autograd.grad(objective, list(rule.parameters()), allow_unused=True)
@@ -114,29 +114,29 @@ class _Tape:
         self.sizes: list[Tensor] = []  # of the gradients of the terms, [B] each
         self.limit = _Limit()
 
-    def read(self, runs: InnerRuns, flat: Tensor, *, moved: bool = True, last: bool = False) -> Tensor:
-        """Losses of one step; returns the inner gradients [B, N]."""
+    def read(
+        self, runs: InnerRuns, flat: Tensor, *, moved: bool = True, last: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of one step; where the next one starts, and the inner gradients there, [B, N] each."""
         s = self.settings
         x, y = runs.draw()
-        if last and s.second_order:
-            losses, grads = self.inner.losses(flat, x, y), flat
-        else:
-            losses, grads = self.inner.losses_and_grads(flat, x, y, create_graph=moved and s.second_order)
+        # What the loss itself says flows back to ``flat`` whole, what comes from later steps through ``at``.
+        at = _bounded(flat, self.limit) if moved and s.bound else flat
+        losses, grads = self.inner.losses_and_grads(
+            at, x, y, create_graph=moved and not last and s.second_order
+        )
         self.losses.append(losses.detach())
         if len(self.losses) == 1:
             self.top = runs.top(self.losses[0])
         slope = self._slope(self.losses[-1])
-        if grads is not flat:
-            self.sizes.append(grads.detach().norm(dim=1) * slope)
+        self.sizes.append(grads.detach().norm(dim=1) * slope)
         if not moved:  # the first loss is no work of the rule
-            return grads.requires_grad_()
+            return at, grads.requires_grad_()
         if s.data == "val":
             self.terms.append(self._term(self.inner.losses(flat, *runs.draw("val"))))
-        elif s.second_order:
-            self.terms.append(self._term(losses))
-        else:  # the same gradient, without a second pass through the network
-            self.terms.append((flat * grads).sum(1) * slope)
-        return grads
+        else:  # the gradient of the loss, without a second pass through the network
+            self.terms.append((flat * grads.detach().nan_to_num(0.0, 0.0, 0.0)).sum(1) * slope)
+        return at, grads
 
     def _term(self, losses: Tensor) -> Tensor:
         # A network that diverges is as bad as one that is about to be restarted, and no worse.
@@ -158,7 +158,10 @@ class _Tape:
 
 
 class _Bounded(torch.autograd.Function):
-    """The identity; what flows back is scaled down to a norm per network."""
+    """The identity; what flows back is scaled down where it is larger than a norm per network.
+
+    By the square of how much larger it is: what exploded says nothing and should weigh nothing.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, limit: _Limit) -> Tensor:
@@ -170,8 +173,8 @@ class _Bounded(torch.autograd.Function):
         norm = ctx.limit.norm
         if norm is None:
             return grad, None
-        factor = norm / grad.norm(dim=1, keepdim=True).clamp(min=1e-30)
-        return grad * factor.clamp(max=1.0), None
+        factor = (norm / grad.norm(dim=1, keepdim=True).clamp(min=1e-30)).clamp(max=1.0)
+        return (grad * factor.square()).nan_to_num(0.0, 0.0, 0.0), None
 
 
 def _bounded(x: Tensor, limit: _Limit) -> Tensor:
