@@ -71,6 +71,16 @@ def normalised(layout: UpdateLayout, parts: list[Tensor], bound: float) -> tuple
     return scaled, 0.5 * squares.log()
 
 
+def block_means(layout: UpdateLayout, x: Tensor) -> Tensor:
+    """Mean of every block, at all its elements: [B, S, N] -> [B, S, N]."""
+    sizes = [bucket.elements[1] - bucket.elements[0] for bucket in layout.buckets]
+    means = []
+    for bucket, part in zip(layout.buckets, x.split(sizes, dim=-1), strict=True):
+        blocks = part.unflatten(-1, (bucket.count, -1))
+        means.append(blocks.mean(-1, keepdim=True).expand_as(blocks).flatten(-2))
+    return torch.cat(means, dim=-1)
+
+
 def stacked(features: Sequence[Tensor]) -> Tensor:
     """[B, N] tensors as channels: [B, N, F]."""
     return torch.stack(list(features), dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -40,6 +41,8 @@ class UpdateRule(nn.Module):
         gamma: First value of γ0.
         second: Whether the metanet reads second moments: momenta over their roots.
         gate: Whether it scales the base, by :math:`e^g`.
+        damping: Derivatives through a step are those of one whose second moments are larger by so many times
+            their tensor's mean; 0 for its own. The step itself does not depend on it.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -57,9 +60,12 @@ class UpdateRule(nn.Module):
         gamma: float = 0.9,
         second: bool = True,
         gate: bool = True,
+        damping: float = 0.1,
     ) -> None:
         super().__init__()
         _check(net, width, depth, base, alpha, beta, gamma)
+        if not 0 <= damping < float("inf"):
+            raise ValueError(f"damping: got {damping}, expected at least 0")
         self.config: dict[str, Any] = {
             "net": net,
             "width": width,
@@ -70,8 +76,9 @@ class UpdateRule(nn.Module):
             "gamma": gamma,
             "second": second,
             "gate": gate,
+            "damping": damping,
         }
-        self.base, self.second, self.gate = base, second, gate
+        self.base, self.second, self.gate, self.damping = base, second, gate, damping
         self.elements = 2 + len(f.MOMENTA) + (1 + len(f.SECOND) * 2 if second else 0)
         told = len(f.TIMESCALES) + _LOGS
         channels = [self.elements] + [width] * depth
@@ -177,14 +184,34 @@ class UpdateRule(nn.Module):
         fixed = list(state["momenta"][:, 1:].unbind(1))
         read = [flat, grads, *fixed]
         if "second" in state:
-            decays = flat.new_tensor(f.SECOND)
-            roots = (state["second"] / (1 - decays**step).unsqueeze(-1) + _TINY).rsqrt()
+            over = self._over_roots(layout, state["second"], step)
             if self.second:
-                read.append(grads * roots[:, 0])
-                read += [momentum * root for momentum in fixed[2:4] for root in roots.unbind(1)]
+                read.append(over(grads, 0))
+                read += [over(momentum, k) for momentum in fixed[2:4] for k in range(len(f.SECOND))]
             if self.base == "adam":
-                base = base * roots[:, 1] / (1 - self.logit_gamma.sigmoid() ** step)
+                base = over(base, 1) / (1 - self.logit_gamma.sigmoid() ** step)
         return base, f.stacked(read)
+
+    def _over_roots(
+        self, layout: UpdateLayout, second: Tensor, step: Tensor
+    ) -> Callable[[Tensor, int], Tensor]:
+        """What divides [B, N] by the root of a second moment, bias-corrected."""
+        decays = second.new_tensor(f.SECOND)
+        corrected = second / (1 - decays**step).unsqueeze(-1)
+        roots = (corrected + _TINY).rsqrt()
+        if not torch.is_grad_enabled() or not self.damping:
+            return lambda x, k: x * roots[:, k]
+        # An element with a tiny gradient moves as fast as any other and turns around at the slightest cause.
+        # Its share in the loss is as tiny, but derivatives through many such steps explode.
+        roots = roots.detach()
+        more = self.damping * f.block_means(layout, corrected.detach())
+        damped = (corrected + more + _TINY).rsqrt()
+
+        def over(x: Tensor, k: int) -> Tensor:
+            soft = x * damped[:, k]
+            return soft + (x.detach() * roots[:, k] - soft.detach())
+
+        return over
 
     def _told(self, layout: UpdateLayout, step: Tensor, logs: Tensor, squares: Tensor) -> Tensor:
         """What is known of every block as a whole: time, sizes, and 1; [B, blocks, told + 1]."""
