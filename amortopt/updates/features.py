@@ -81,6 +81,12 @@ def block_means(layout: UpdateLayout, x: Tensor) -> Tensor:
     return torch.cat(means, dim=-1)
 
 
+def damped_product(x: Tensor, factor: Tensor, damped: Tensor) -> Tensor:
+    """``x * factor``, whose derivative by x is ``damped`` instead; none by the factors."""
+    soft = x * damped
+    return soft + (x * factor - soft).detach()
+
+
 def stacked(features: Sequence[Tensor]) -> Tensor:
     """[B, N] tensors as channels: [B, N, F]."""
     return torch.stack(list(features), dim=-1)

@@ -41,8 +41,8 @@ class UpdateRule(nn.Module):
         gamma: First value of γ0.
         second: Whether the metanet reads second moments: momenta over their roots.
         gate: Whether it scales the base, by :math:`e^g`.
-        damping: Derivatives through a step are those of one whose second moments are larger by so many times
-            their tensor's mean; 0 for its own. The step itself does not depend on it.
+        damping: For derivatives through a step, second moments count as constant, and as larger by so many
+            times their tensor's mean; 0 for exact derivatives. The step itself does not depend on it.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -203,15 +203,9 @@ class UpdateRule(nn.Module):
             return lambda x, k: x * roots[:, k]
         # An element with a tiny gradient moves as fast as any other and turns around at the slightest cause.
         # Its share in the loss is as tiny, but derivatives through many such steps explode.
-        roots = roots.detach()
-        more = self.damping * f.block_means(layout, corrected.detach())
-        damped = (corrected + more + _TINY).rsqrt()
-
-        def over(x: Tensor, k: int) -> Tensor:
-            soft = x * damped[:, k]
-            return soft + (x.detach() * roots[:, k] - soft.detach())
-
-        return over
+        corrected, roots = corrected.detach(), roots.detach()
+        damped = (corrected + self.damping * f.block_means(layout, corrected) + _TINY).rsqrt()
+        return lambda x, k: f.damped_product(x, roots[:, k], damped[:, k])
 
     def _told(self, layout: UpdateLayout, step: Tensor, logs: Tensor, squares: Tensor) -> Tensor:
         """What is known of every block as a whole: time, sizes, and 1; [B, blocks, told + 1]."""

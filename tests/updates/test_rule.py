@@ -185,3 +185,20 @@ def test_rule_config_makes_a_copy() -> None:
 def test_rule_refuses_bad_arguments(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UpdateRule(**config)
+
+
+def test_rule_damping_changes_derivatives_only() -> None:
+    layout = plain()
+    flat, first, grad = (flat_noise(layout, k) for k in range(3))
+    first[:3] *= 1e-6
+    found = []
+    for damping in (0.0, 0.1):
+        torch.manual_seed(0)
+        rule = UpdateRule(width=4, damping=damping).double()
+        _, state = rule(layout, flat, first, rule.init_state(layout, flat))
+        moved = torch.cat([first[:3], grad[3:]]).requires_grad_()
+        update, _ = rule(layout, flat, moved, state)
+        (slope,) = torch.autograd.grad(update[:3].sum(), moved)
+        found.append((update.detach(), slope[:3].abs().max()))
+    torch.testing.assert_close(found[1][0], found[0][0])
+    assert found[1][1] < 0.1 * found[0][1]
