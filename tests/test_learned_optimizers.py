@@ -252,3 +252,11 @@ def test_table_marks_the_lowest_and_divergence(tiny: Any) -> None:
 def test_bad_command_is_explained(tiny: Any, tmp_path: Path, command: list[str], match: str) -> None:
     with pytest.raises(SystemExit, match=match):
         tiny.run.main(["--quick", "--out", str(tmp_path / "bad"), *command])
+
+
+def test_store_keeps_what_another_process_measured(bench: Any, tmp_path: Path) -> None:
+    first, second = (bench.store.Store(tmp_path / "r.json") for _ in range(2))
+    first.measure("a", {"x": 1}, lambda: 1)
+    second.measure("b", {"x": 2}, lambda: 2)
+    first.measure("c", {"x": 3}, lambda: 3)
+    assert set(bench.store.Store(tmp_path / "r.json").records) == {"a", "b", "c"}

@@ -56,6 +56,8 @@ class Store:
         """Do the work, and write the file with its result in it."""
         began = time.perf_counter()
         result = plain(work())
+        if self.path.is_file():  # another process may have measured other parts meanwhile
+            self.records = self.records | _read(self.path, quick=self.quick)
         self.records[key] = {
             "identity": plain(identity),
             "result": result,
