@@ -291,7 +291,8 @@ class UpdateRuleModule(L.LightningModule):
     def _trained(self) -> dict[str, Any]:
         """What the weights of a state belong to, as plain json values."""
         described = {
-            "rule": self.rule.config,
+            # What changes no step of a rule may change from one part of a run to the next.
+            "rule": {key: value for key, value in self.rule.config.items() if key != "damping"},
             "inner": {
                 name: {
                     "task": inner.task.to_config(),
