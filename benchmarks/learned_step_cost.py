@@ -5,8 +5,8 @@ Commands:
     python benchmarks/learned_step_cost.py --quick    # seconds -> runs/learned_step_cost_quick
     python benchmarks/learned_step_cost.py --threads 1 --rule unf-small --out FOLDER
 
-Both optimizers move copies of one network with the same gradients and take turns; times are the shortest of
-all rounds. The machine should do nothing else.
+Both optimizers move copies of one network with the same gradients and take turns, for a fixed time per
+network; times are the shortest of all rounds. The machine should do nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +36,8 @@ from amortopt.updates import UpdateRule
 
 ROOT = Path(__file__).parents[1]
 FORMAT = 1
+SECONDS = 30.0  # of each network
+LEAST = 5  # rounds of each network, however long they take
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,11 @@ class Case:
     Attributes:
         title: Row of the table.
         widths: Of an MLP, inputs and outputs among them.
-        rounds: Steps of each optimizer.
         goal: Largest ratio aimed at on two cores.
     """
 
     title: str
     widths: tuple[int, ...]
-    rounds: int
     goal: float
 
     def build(self) -> nn.Sequential:
@@ -66,19 +67,20 @@ class Case:
 
 
 CASES = (
-    Case("MLP 40-32-32-10", (40, 32, 32, 10), 1000, 8),
-    Case("25 layers, 100 k weights in total", (63,) * 26, 200, 15),
-    Case("25 layers of 100 k weights", (316,) * 26, 10, 15),
-    Case("MLP 784-700-600-64-10", (784, 700, 600, 64, 10), 20, 40),
+    Case("MLP 40-32-32-10", (40, 32, 32, 10), 8),
+    Case("25 layers, 100 k weights in total", (63,) * 26, 15),
+    Case("25 layers of 100 k weights", (316,) * 26, 15),
+    Case("MLP 784-700-600-64-10", (784, 700, 600, 64, 10), 40),
 )
 
 
-def measure(cases: Sequence[Case], rule: UpdateRule | str) -> dict[str, Any]:
+def measure(cases: Sequence[Case], rule: UpdateRule | str, seconds: float = SECONDS) -> dict[str, Any]:
     """All measurements, as the JSON file has them.
 
     Args:
         cases: Networks.
         rule: The update rule.
+        seconds: Time of each network.
 
     Returns:
         Numbers with what they were made by.
@@ -97,14 +99,14 @@ def measure(cases: Sequence[Case], rule: UpdateRule | str) -> dict[str, Any]:
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         },
         "rule": rule if isinstance(rule, str) else rule.config,
-        "cases": [_case(case, rule) for case in cases],
+        "cases": [_case(case, rule, seconds) for case in cases],
     }
     results["made_by"]["load_average_at_the_end"] = os.getloadavg()[0]
     results["made_by"]["seconds"] = round(time.time() - started, 1)
     return results
 
 
-def _case(case: Case, rule: UpdateRule | str) -> dict[str, Any]:
+def _case(case: Case, rule: UpdateRule | str, seconds: float) -> dict[str, Any]:
     print(f"{time.strftime('%H:%M:%S')} {case.title}", flush=True)
     net = case.build()
     twin = copy.deepcopy(net)
@@ -115,17 +117,21 @@ def _case(case: Case, rule: UpdateRule | str) -> dict[str, Any]:
         "unf": UNFOptimizer(net, torch.zeros(2, case.widths[0]), rule=rule),
     }
     times: dict[str, list[float]] = {name: [] for name in optimizers}
-    for turn in range(case.rounds + 2):
+    for optimizer in (*optimizers.values(), *optimizers.values()):
+        optimizer.step()  # the first ones allocate
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times["unf"]) < LEAST:
         for name, optimizer in optimizers.items():
             started = time.perf_counter()
             optimizer.step()
-            if turn >= 2:  # the first ones allocate
-                times[name].append(time.perf_counter() - started)
+            times[name].append(time.perf_counter() - started)
     best = {name: min(many) for name, many in times.items()}
     return {
         **asdict(case),
         "weights": sum(p.numel() for p in net.parameters()),
+        "rounds": len(times["unf"]),
         "seconds": best,
+        "median_seconds": {name: statistics.median(many) for name, many in times.items()},
         "ratio": best["unf"] / best["adam"],
     }
 
@@ -137,8 +143,8 @@ def table(results: dict[str, Any]) -> str:
         "# Cost of a step of UNFOptimizer",
         "",
         f"{by['hardware']}; {by['threads']} threads; torch {by['torch']}; commit {by['commit']}; load "
-        f"average "
-        f"{by['load_average']:.1f} at the start. Shortest of all rounds, in turns with Adam(foreach=True).",
+        f"average {by['load_average']:.1f} at the start. Shortest of all rounds, in turns with "
+        "Adam(foreach=True).",
         "",
         "| network | weights | Adam, ms | UNFOptimizer, ms | ratio | goal |",
         "|---|---:|---:|---:|---:|---:|",
@@ -155,7 +161,7 @@ def table(results: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the two small networks, few rounds")
+    parser.add_argument("--quick", action="store_true", help="the two small networks, two seconds each")
     parser.add_argument("--threads", type=int, default=2, help="threads of both optimizers")
     parser.add_argument(
         "--rule", type=str, default="", help="shipped name or folder; by default an untrained rule"
@@ -165,8 +171,9 @@ def main(argv: list[str] | None = None) -> None:
     if options.threads < 1:
         parser.error(f"--threads: got {options.threads}, expected at least 1")
     torch.set_num_threads(options.threads)
-    cases = [Case(c.title, c.widths, 20, c.goal) for c in CASES[:2]] if options.quick else CASES
-    results = measure(cases, options.rule or UpdateRule())
+    torch.manual_seed(0)
+    rule = options.rule or UpdateRule()
+    results = measure(CASES[:2], rule, 2.0) if options.quick else measure(CASES, rule)
     folder = options.out or ROOT / ("runs/learned_step_cost_quick" if options.quick else "benchmarks/results")
     text = table(results)
     write_whole(folder / "learned_step_cost.json", (json.dumps(results, indent=2) + "\n").encode())

@@ -139,7 +139,7 @@ def main() -> None:
         f"{n}{i}": np.asarray(v) for n, many in named.items() for i, v in enumerate(many)
     }
     np.savez(target, **arrays)
-    print(json.dumps({"compile_s": compiled, "jax": jax.__version__}), flush=True)
+    print(json.dumps({"compile_s": compiled, "version": jax.__version__}), flush=True)
     for line in sys.stdin:
         seconds = []
         for _ in range(int(line)):

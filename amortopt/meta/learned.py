@@ -330,7 +330,7 @@ def validate(rule: UpdateRule, inner: InnerTask, count: int, steps: int) -> tupl
 
 def _estimator(arguments: Mapping[str, Any]) -> Estimator:
     name = arguments.get("name")
-    if name not in ESTIMATORS:
+    if not isinstance(name, str) or name not in ESTIMATORS:
         raise ValueError(f"estimator.name: got {name!r}, expected one of {', '.join(ESTIMATORS)}")
     rest = {key: value for key, value in arguments.items() if key != "name"}
     return construct(ESTIMATORS[name], f"estimator {name!r}", rest)
@@ -372,7 +372,7 @@ def _check(options: Mapping[str, Any]) -> None:
         if not 0 <= options[key] <= 1:
             raise ValueError(f"{key}: got {options[key]}, expected a number in [0, 1]")
     for key in ("warmup_steps", "clip"):
-        if options[key] < 0:
+        if not 0 <= options[key] < float("inf"):
             raise ValueError(f"{key}: got {options[key]}, expected at least 0")
     for key in ("horizon", "first_horizon", "shortest", "val_horizon", "val_networks"):
         if options[key] is not None and options[key] < 1:

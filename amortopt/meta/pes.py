@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn.utils import parameters_to_vector
 
-from amortopt.meta.truncated import Data, Estimate, Objective, check_estimator
+from amortopt.meta.truncated import Data, Estimate, Objective, check_estimator, check_flag
 from amortopt.meta.unroll import InnerRuns
 from amortopt.updates import RuleState, UpdateRule
+from amortopt.updates.rule import is_number
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class PersistentES:
 
     def __post_init__(self) -> None:
         check_estimator(self.truncation, self.objective, self.data)
-        if not 0 < self.sigma < float("inf"):
-            raise ValueError(f"sigma: got {self.sigma}, expected a positive number")
+        check_flag("persistent", self.persistent)
+        if not is_number(self.sigma) or not 0 < self.sigma < float("inf"):
+            raise ValueError(f"sigma: got {self.sigma!r}, expected a positive number")
 
     copies = 2
 

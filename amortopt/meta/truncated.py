@@ -14,6 +14,7 @@ from torch import Tensor
 from amortopt.meta.inner import InnerTask
 from amortopt.meta.unroll import InnerRuns
 from amortopt.updates import UpdateRule
+from amortopt.updates.rule import is_number
 
 Objective: TypeAlias = Literal["loss", "log"]
 """What is averaged over inner steps: the loss, or its logarithm, which also weighs small losses."""
@@ -63,8 +64,9 @@ class TruncatedBackprop:
 
     def __post_init__(self) -> None:
         check_estimator(self.truncation, self.objective, self.data)
-        if not 0 <= self.bound < float("inf"):
-            raise ValueError(f"bound: got {self.bound}, expected at least 0")
+        check_flag("second_order", self.second_order)
+        if not is_number(self.bound) or not 0 <= self.bound < float("inf"):
+            raise ValueError(f"bound: got {self.bound!r}, expected a finite number of at least 0")
 
     copies = 1
 
@@ -187,11 +189,17 @@ def check_estimator(truncation: int, objective: str, data: str) -> None:
     Raises:
         ValueError: An argument is out of its range.
     """
-    if truncation < 1:
-        raise ValueError(f"truncation: got {truncation}, expected at least 1 inner step")
+    if isinstance(truncation, bool) or not isinstance(truncation, int) or truncation < 1:
+        raise ValueError(f"truncation: got {truncation!r}, expected at least 1 inner step")
     for name, value, allowed in (
         ("objective", objective, get_args(Objective)),
         ("data", data, get_args(Data)),
     ):
         if value not in allowed:
             raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(allowed)}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise a ``ValueError`` unless it is a truth value."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: got {value!r}, expected true or false")

@@ -7,5 +7,15 @@ from amortopt.metanets.base import make_metanet as make_metanet
 from amortopt.metanets.base import metanet_names as metanet_names
 from amortopt.metanets.base import register_metanet as register_metanet
 from amortopt.metanets.scalegmn import ScaleGMN as ScaleGMN
+from amortopt.metanets.unf import UNF as UNF
+from amortopt.metanets.unf import UNFInvariant as UNFInvariant
 
-__all__ = ["Metanet", "ScaleGMN", "make_metanet", "metanet_names", "register_metanet"]
+__all__ = [
+    "UNF",
+    "Metanet",
+    "ScaleGMN",
+    "UNFInvariant",
+    "make_metanet",
+    "metanet_names",
+    "register_metanet",
+]

@@ -15,6 +15,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from types import EllipsisType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -35,10 +37,9 @@ class _Direct:
     order: tuple[int, ...] | None
     back: tuple[int, ...] | None
     own: tuple[int, ...]
-
-    @property
-    def diagonal(self) -> bool:
-        return len(set(self.grouping)) < len(self.grouping)
+    diagonal: bool
+    plain: bool
+    """Whether it is just the tensor."""
 
     def read(self, x: Tensor) -> Tensor:
         """[b, *shape, C] -> [b, *sizes, (p,) C]."""
@@ -67,6 +68,17 @@ class _Run:
     dims: tuple[int, ...]
     order: tuple[int, ...] | None
     back: tuple[int, ...] | None
+
+
+Part: TypeAlias = "tuple[EllipsisType, slice] | None"
+"""Some channels of a node; None for all."""
+
+_Order: TypeAlias = "tuple[int, ...] | None"
+_Source: TypeAlias = "tuple[int, int, Part, tuple[int, ...], _Order, _Order, Part]"
+"""Larger node, the tensor that its part is or -1, part, summed axes, order and back, part of this node."""
+
+_Step: TypeAlias = "tuple[int, list[tuple[int, _Direct | None, Part]], list[_Source], list[int] | None]"
+"""Number of a node, tensors that are slots of it, sums that are, and the order in which they are."""
 
 
 @dataclass
@@ -130,16 +142,41 @@ class Pooling:
     Args:
         nodes: From :func:`make_nodes`; the pooling's own from now on.
         tensors: Number of tensors.
+        channels: C of the tensors.
     """
 
-    def __init__(self, nodes: list[Node], tensors: int) -> None:
-        self.nodes, self.tensors = nodes, tensors
+    def __init__(self, nodes: list[Node], tensors: int, channels: int) -> None:
+        self.nodes, self.tensors, self.channels = nodes, tensors, channels
         self._up = sorted(range(len(nodes)), key=lambda n: len(nodes[n].readings[0].kept))
         places: dict[tuple[int, tuple[int, ...]], list[tuple[int, int, Reading]]] = {}
         for number in reversed(self._up):
             self._connect(number, places)
             for slot, reading in enumerate(nodes[number].readings):
                 places.setdefault((reading.tensor, reading.grouping), []).append((number, slot, reading))
+        self._steps = [self._step(number) for number in self._up]
+
+    def _step(self, number: int) -> _Step:
+        """A node, ready to be run through in as little time as possible."""
+        node = self.nodes[number]
+        directs = [
+            (d.tensor, None if d.plain else d, self._part(node, d.slot, d.slot + 1)) for d in node.direct
+        ]
+        runs: list[_Source] = []
+        for run in node.runs:
+            larger = self.nodes[run.node]
+            alone = {d.slot: d.tensor for d in larger.direct if d.plain} if run.high == run.low + 1 else {}
+            whole = self._part(larger, run.low, run.high)
+            part = self._part(node, run.start, run.stop)
+            runs.append((run.node, alone.get(run.low, -1), whole, run.dims, run.order, run.back, part))
+        slots = [d.slot for d in node.direct] + [run.start for run in node.runs]
+        order = None if slots == sorted(slots) else sorted(range(len(slots)), key=slots.__getitem__)
+        return number, directs, runs, order
+
+    def _part(self, node: Node, start: int, stop: int) -> Part:
+        """Some slots of a node as an index; None for all of them."""
+        if stop - start == len(node.readings):
+            return None
+        return (Ellipsis, slice(start * self.channels, stop * self.channels))
 
     def _connect(
         self, number: int, places: dict[tuple[int, tuple[int, ...]], list[tuple[int, int, Reading]]]
@@ -181,81 +218,64 @@ class Pooling:
         Returns:
             Per node [b, *sizes, (p,) slots * C].
         """
-        channels = xs[0].shape[-1]
-        values: dict[int, Tensor] = {}
-        tensors: dict[tuple[int, int], Tensor] = {}
-        for number in reversed(self._up):
-            node = self.nodes[number]
-            pieces: list[tuple[int, Tensor]] = []
-            for direct in node.direct:
-                x = tensors[number, direct.slot] = direct.read(xs[direct.tensor])
-                pieces.append((direct.slot, x))
-            for run in node.runs:
-                x = tensors.get((run.node, run.low)) if run.high == run.low + 1 else None
-                if x is None:
-                    x = _channels(values[run.node], run.low * channels, run.high * channels)
-                x = x.sum(run.dims)
-                pieces.append((run.start, x if run.order is None else x.permute(run.order)))
+        values: list[Any] = [None] * len(self.nodes)
+        for number, directs, runs, order in reversed(self._steps):
+            pieces = [xs[t] if direct is None else direct.read(xs[t]) for t, direct, _ in directs]
+            for source, tensor, whole, dims, permuted, _, _ in runs:
+                if tensor >= 0:
+                    x = xs[tensor].sum(dims)
+                else:
+                    x = (values[source] if whole is None else values[source][whole]).sum(dims)
+                pieces.append(x if permuted is None else x.permute(permuted))
             if len(pieces) > 1:
-                pieces.sort(key=_slot)
-                values[number] = torch.cat([x for _, x in pieces], dim=-1)
+                values[number] = torch.cat(pieces if order is None else [pieces[k] for k in order], -1)
             else:
-                values[number] = pieces[0][1]
-        return [values[number] for number in range(len(self.nodes))]
+                values[number] = pieces[0]
+        return values
 
-    def write(self, channels: int, add: Callable[[int, Tensor | None], Tensor]) -> list[Tensor]:
+    def write(self, add: Callable[[int, Tensor | None, bool], Tensor]) -> list[Tensor]:
         """The transpose of :meth:`read`.
 
         Args:
-            channels: C.
-            add: Node and None -> what is written there [b, *sizes, (p,) slots * C], a new tensor; node and a
-                tensor of that shape -> the same added to it, in place.
+            add: Node and None, or what is broadcast and added, and whether that is a tensor of its own of
+                the full shape, which may be overwritten -> what is written there [b, *sizes, (p,) slots * C],
+                a new tensor.
 
         Returns:
             Per tensor [b, *shape, C].
         """
-        waiting: list[list[tuple[int, int, Tensor]]] = [[] for _ in self.nodes]
-        found: list[list[tuple[_Direct, Tensor]]] = [[] for _ in range(self.tensors)]
-        for number in self._up:
-            node = self.nodes[number]
-            y = self._collect(number, waiting[number], channels, add)
-            for run in node.runs:
-                x = _channels(y, run.start * channels, run.stop * channels)
-                if run.back is not None:
-                    x = x.permute(run.back)
-                for dim in run.dims:
+        wide: list[list[Tensor]] = [[] for _ in self.nodes]
+        narrow: list[list[tuple[Part, Tensor]]] = [[] for _ in self.nodes]
+        found: list[list[tuple[_Direct | None, Tensor]]] = [[] for _ in range(self.tensors)]
+        for number, directs, runs, _ in self._steps:
+            y = self._broadcast(number, wide[number], add)
+            for part, x in narrow[number]:
+                y[part].add_(x)
+            for source, _, whole, dims, _, back, part in runs:
+                x = y if part is None else y[part]
+                if back is not None:
+                    x = x.permute(back)
+                for dim in dims:
                     x = x.unsqueeze(dim)
-                waiting[run.node].append((run.low, run.high, x))
-            for direct in node.direct:
-                x = _channels(y, direct.slot * channels, (direct.slot + 1) * channels)
-                found[direct.tensor].append((direct, x))
-        return [_summed(many) for many in found]
+                if whole is None:
+                    wide[source].append(x)
+                else:
+                    narrow[source].append((whole, x))
+            for tensor, direct, part in directs:
+                found[tensor].append((direct, y if part is None else y[part].clone()))
+        return [many[0][1] if len(many) == 1 and many[0][0] is None else _summed(many) for many in found]
 
-    def _collect(
-        self,
-        number: int,
-        pieces: list[tuple[int, int, Tensor]],
-        channels: int,
-        add: Callable[[int, Tensor | None], Tensor],
+    def _broadcast(
+        self, number: int, wide: list[Tensor], add: Callable[[int, Tensor | None, bool], Tensor]
     ) -> Tensor:
-        """What is written to a node, with what smaller nodes write there."""
-        slots = len(self.nodes[number].readings)
-        wide = [x for low, high, x in pieces if high - low == slots]
-        total = None
-        if len(wide) > 1:
-            total = torch.add(wide[0], wide[1])  # broadcast to more than either
-            for x in wide[2:]:
-                total = total + x
-            wide = []
-            if total.shape[1:-1].numel() != self.nodes[number].size:
-                wide, total = [total], None
-        y = add(number, None if total is None else total.contiguous())
-        for x in wide:
-            y.add_(x)
-        for low, high, x in pieces:
-            if high - low < slots:
-                y[..., low * channels : high * channels].add_(x)
-        return y
+        """What is written to a node, with what smaller nodes write to all of its slots."""
+        if len(wide) < 2:
+            return add(number, wide[0] if wide else None, False)
+        total = torch.add(wide[0], wide[1])  # broadcast to more than either
+        for x in wide[2:]:
+            total = total + x
+        full = total.shape[1:-1].numel() == self.nodes[number].size
+        return add(number, total.contiguous() if full else total, full)
 
 
 def pattern(sizes: tuple[int, ...]) -> Tensor:
@@ -272,10 +292,6 @@ def pattern(sizes: tuple[int, ...]) -> Tensor:
     subsets = torch.tensor(list(product((False, True), repeat=len(sizes)))[1:])
     same = grid[:, None] == grid[None]
     return (same[:, :, None] | ~subsets).all(-1).flatten(1)
-
-
-def _slot(piece: tuple[int, Tensor]) -> int:
-    return piece[0]
 
 
 def _follows(run: _Run, other: _Run) -> bool:
@@ -302,25 +318,21 @@ def _orders(
 def _direct(node: Node, slot: int, reading: Reading) -> _Direct:
     rank = len(reading.kept)
     order, back = _orders(tuple(range(rank)), reading.kept, own=False)
-    return _Direct(slot, reading.tensor, reading.grouping, order, back, node.own)
+    diagonals = len(set(reading.grouping)) < len(reading.grouping)
+    plain = not (diagonals or order or node.own)
+    return _Direct(slot, reading.tensor, reading.grouping, order, back, node.own, diagonals, plain)
 
 
-def _summed(many: list[tuple[_Direct, Tensor]]) -> Tensor:
-    """All that is written to one tensor, as a tensor that shares memory with no other."""
-    plain = [direct.write(x) for direct, x in many if not direct.diagonal]
-    y = plain[0] + plain[1] if len(plain) > 1 else plain[0].contiguous()
-    if y.data_ptr() == many[-1][1].data_ptr() and y.numel() != y.untyped_storage().size() // y.element_size():
-        y = y.clone()
-    for x in plain[2:]:
+def _summed(many: list[tuple[_Direct | None, Tensor]]) -> Tensor:
+    """All that is written to one tensor."""
+    diagonals = [(d, x) for d, x in many if d is not None and d.diagonal]
+    whole = [x if d is None else d.write(x) for d, x in many if d is None or not d.diagonal]
+    y = whole[0] + whole[1] if len(whole) > 1 else whole[0].contiguous()
+    for x in whole[2:]:
         y.add_(x)
-    for direct, x in many:
-        if direct.diagonal:
-            diagonal(y, direct.grouping).add_(direct.write(x))
+    for direct, x in diagonals:
+        diagonal(y, direct.grouping).add_(direct.write(x))
     return y
-
-
-def _channels(x: Tensor, start: int, stop: int) -> Tensor:
-    return x if stop - start == x.shape[-1] else x[..., start:stop]
 
 
 def diagonal(x: Tensor, grouping: tuple[int, ...]) -> Tensor:

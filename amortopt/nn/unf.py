@@ -179,8 +179,8 @@ class UNFLayer(nn.Module):
             for many, (rows, _) in zip(self.readings.values(), self._matrices, strict=True)
         ]
         return _Plan(
-            Pooling(nodes, len(shapes)),
-            Pooling(make_nodes(self.writings, own, shapes), len(shapes)),
+            Pooling(nodes, len(shapes), self.in_channels),
+            Pooling(make_nodes(self.writings, own, shapes), len(shapes), self.out_channels),
             [
                 (self._offsets[n.first], n.count * self._matrices[n.first][0], self._matrices[n.first][1])
                 for n in nodes
@@ -298,21 +298,22 @@ class _Apply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, weight: Tensor, bias: Tensor, *xs: Tensor) -> tuple[Tensor, ...]:
         features, scaled = plan.readings.read(xs), weight * plan.shares
+        rows, matrices = [_rows(x) for x in features], plan.split(scaled)
         ctx.plan = plan
-        ctx.features, ctx.scaled = (features if ctx.needs_input_grad[1] else None), scaled
+        ctx.rows, ctx.scaled = (rows if ctx.needs_input_grad[1] else None), scaled
         ctx.save_for_backward(weight, *xs)
-        matrices = plan.split(scaled)
 
-        def add(number: int, y: Tensor | None) -> Tensor:
-            zeros_and_ones = plan.patterns[number]
+        def add(number: int, y: Tensor | None, free: bool) -> Tensor:
+            zeros_and_ones, w = plan.patterns[number], matrices[number]
             if zeros_and_ones is not None:
-                return _spread(features[number], matrices[number], zeros_and_ones, y)
-            y = _product(features[number], matrices[number].t(), y)
-            if number == 0:  # the scalars of all tensors, those of diagonals after them
-                y[:, : bias.numel()] += bias.flatten()
-            return y
+                return _spread(rows[number], w, zeros_and_ones, features[number].shape, y, free)
+            if number:
+                return _product(rows[number], w.t(), features[number].shape, y, free)
+            scalars = rows[0].mm(w.t())  # of all tensors, those of diagonals after them
+            scalars[:, : bias.numel()] += bias.flatten()
+            return scalars
 
-        return tuple(plan.writings.write(bias.shape[1], add))
+        return tuple(plan.writings.write(add))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
@@ -323,20 +324,20 @@ class _Apply(torch.autograd.Function):
         d_xs: list[Tensor | None] = [None] * len(xs)
         if ctx.needs_input_grad[2]:
             d_bias = d_ys[0][:, : len(xs) * grads[0].shape[-1]].sum(0).view(len(xs), -1)
-        for number, zeros_and_ones in enumerate(plan.patterns):
-            if zeros_and_ones is not None:
-                d_ys[number] = _gathered(d_ys[number], zeros_and_ones)
+        d_rows = [
+            _rows(d) if z is None else _gathered(d, z) for d, z in zip(d_ys, plan.patterns, strict=True)
+        ]
         if ctx.needs_input_grad[1]:
-            features = plan.readings.read(xs) if again else ctx.features
-            products = [_rows(d).t().mm(_rows(x)).flatten() for d, x in zip(d_ys, features, strict=True)]
+            rows = [_rows(x) for x in plan.readings.read(xs)] if again else ctx.rows
+            products = [d.t().mm(u).flatten() for d, u in zip(d_rows, rows, strict=True)]
             d_weight = torch.cat(products) * plan.shares
         if any(ctx.needs_input_grad[3:]):
             matrices = plan.split(weight * plan.shares if again else ctx.scaled)
-            d_xs = list(
-                plan.readings.write(
-                    xs[0].shape[-1], lambda number, y: _product(d_ys[number], matrices[number], y)
-                )
-            )
+
+            def add(number: int, y: Tensor | None, free: bool) -> Tensor:
+                return _product(d_rows[number], matrices[number], d_ys[number].shape, y, free)
+
+            d_xs = list(plan.readings.write(add))
         return None, d_weight, d_bias, *d_xs
 
 
@@ -344,29 +345,36 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
-def _product(u: Tensor, w: Tensor, y: Tensor | None) -> Tensor:
-    """u [*sizes, J] times w [J, K]; added to y [*sizes, K] in place if there is one."""
+def _product(u: Tensor, w: Tensor, like: torch.Size, y: Tensor | None, free: bool) -> Tensor:
+    """u [rows, J] times w [J, K], added to y, in place if free: [*sizes, K], like being [*sizes, any]."""
     if y is None:
-        return u.mm(w) if u.ndim == 2 else _rows(u).mm(w).view(*u.shape[:-1], w.shape[1])
-    y.view(-1, w.shape[1]).addmm_(_rows(u), w)
-    return y
+        return u.mm(w).view(*like[:-1], -1)
+    if free:
+        y.view(-1, w.shape[1]).addmm_(u, w)
+        return y
+    if y.numel() == w.shape[1]:
+        return torch.addmm(y.view(-1), u, w).view(*like[:-1], -1)
+    return u.mm(w).view(*like[:-1], -1).add_(y)
 
 
-def _spread(u: Tensor, w: Tensor, zeros_and_ones: Tensor, y: Tensor | None) -> Tensor:
-    """u [*sizes, p, J] times w [S * K, J], then the sums over own axes [p, p * S]: [*sizes, p, K]."""
+def _spread(
+    u: Tensor, w: Tensor, zeros_and_ones: Tensor, like: torch.Size, y: Tensor | None, free: bool
+) -> Tensor:
+    """u [rows * p, J] times w [S * K, J], then the sums over own axes [p, p * S], added to y."""
     p, many = zeros_and_ones.shape
-    z = _rows(u).mm(w.t()).view(-1, many, w.shape[0] * p // many)
-    shape = (*u.shape[:-1], z.shape[-1])
-    if y is None:
-        return torch.matmul(zeros_and_ones, z).view(shape)
-    return torch.baddbmm(y.view(-1, p, z.shape[-1]), zeros_and_ones.expand(len(z), p, many), z).view(shape)
+    z = u.mm(w.t()).view(-1, many, w.shape[0] * p // many)
+    if y is not None and free:
+        wide = zeros_and_ones.expand(len(z), p, many)
+        return torch.baddbmm(y.view(-1, p, z.shape[-1]), wide, z).view(y.shape)
+    product = torch.matmul(zeros_and_ones, z).view(*like[:-1], -1)
+    return product if y is None else product.add_(y)
 
 
 def _gathered(d: Tensor, zeros_and_ones: Tensor) -> Tensor:
-    """The transpose of the sums over own axes: [*sizes, p, K] -> [*sizes, p, S * K]."""
+    """The transpose of the sums over own axes: [*sizes, p, K] -> [rows * p, S * K]."""
     p, many = zeros_and_ones.shape
     z = torch.matmul(zeros_and_ones.t(), d.reshape(-1, p, d.shape[-1]))
-    return z.view(*d.shape[:-1], d.shape[-1] * many // p)
+    return z.view(-1, d.shape[-1] * many // p)
 
 
 def _renumbered(parts: tuple[int, ...]) -> tuple[int, ...]:

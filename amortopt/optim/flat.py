@@ -59,7 +59,8 @@ class Places:
                 start = int(part.flatten()[0])
                 found.append(Place(name, block, start, start + part.numel()))
         self.all = sorted(found, key=lambda place: place.start)
-        self._zeros = torch.zeros(max(place.stop - place.start for place in self.all), device=layout.device)
+        longest = max(place.stop - place.start for place in self.all)
+        self._zeros = torch.zeros(longest, device=layout.device, dtype=torch.float32)
 
     def gather(self, values: Mapping[str, Tensor], out: Tensor) -> None:
         """Write parameters, or their gradients, into a flat vector.
@@ -98,11 +99,11 @@ class Spread:
             source = flat[..., place.start : place.stop]
             if place.block is None:
                 self.tensors[place.name] = source.unflatten(-1, places.shapes[place.name] or (1,)).view(
-                    *lead, *places.shapes[place.name]
+                    (*lead, *places.shapes[place.name])
                 )
                 continue
             if place.name not in self.tensors:
-                self.tensors[place.name] = flat.new_empty(*lead, *places.shapes[place.name])
+                self.tensors[place.name] = flat.new_empty((*lead, *places.shapes[place.name]))
             part = place.part(self.tensors[place.name], len(lead))
             self._copies.append(part)
             self._sources.append(source.unflatten(-1, part.shape[len(lead) :]))

@@ -13,14 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from amortopt.optim.flat import Places, Spread
-from amortopt.optim.resume import check_state_dict, header, rule_digest
-from amortopt.optim.whole import check_options, own_name, read_parameters, unwrapped
-from amortopt.rule_release import load_rule
-from amortopt.symmetry import SymmetrySpec, extract
+from amortopt.optim.resume import as_state_dict, check_state_dict, header, rule_digest, state_axes
+from amortopt.optim.whole import (
+    as_groups,
+    check_options,
+    members_of,
+    nonfinite_message,
+    own_name,
+    read_parameters,
+    read_rule,
+    step_options,
+    symmetry_of,
+    unwrapped,
+    warn_stuck,
+)
+from amortopt.symmetry import SymmetrySpec
 from amortopt.updates import RuleState, UpdateLayout, UpdateRule
 from amortopt.updates.inference import InferenceRule
 
 Nonfinite = Literal["skip", "raise"]
+_LARGEST = torch.finfo(torch.float32).max
 _EXACT = (torch.float32, torch.float64)  # dtypes that an update is added to as they are
 
 
@@ -35,8 +47,9 @@ class UNFOptimizer(torch.optim.Optimizer):
     parameters of the model at once, whichever group they are in. It and its state are float32, on the model's
     device; each parameter is rounded to its own dtype at the end.
 
-    Parameters that do not require gradients, or have none, stay as they are; to the rule their gradients are
-    zero. A step in which no parameter has a gradient does nothing.
+    Parameters that are in no group, do not require gradients or have ``grad=None`` stay as they are; to the
+    rule their gradients are zero. Elements whose gradient is zero, in a tensor that has one, may be moved by
+    the rule. A step in which no parameter has a gradient does nothing.
 
     Args:
         model: The network; compiled or within ``DistributedDataParallel`` is the same as plain.
@@ -50,7 +63,8 @@ class UNFOptimizer(torch.optim.Optimizer):
         weight_decay: λ >= 0, per step and unit of η.
         nonfinite: What to do where gradients or weights are NaN, infinite or so large that their squares are:
             ``"skip"`` the step and count it in :attr:`skipped`, or ``"raise"`` a ``ValueError``. In both
-            cases weights and state stay as they are.
+            cases weights and state stay as they are. The same where the update is not finite, but then the
+            state has heard of the gradients.
 
     Raises:
         ValueError: An argument is out of its range, the symmetry is not this model's, parameters are on
@@ -66,6 +80,8 @@ class UNFOptimizer(torch.optim.Optimizer):
         >>> opt.skipped
         0
     """
+
+    _warned = False
 
     def __init__(
         self,
@@ -84,11 +100,11 @@ class UNFOptimizer(torch.optim.Optimizer):
         check_options(lr, weight_decay)
         base = unwrapped(model)
         self._params = read_parameters(base)
-        self._names = {p: name for name, p in self._params.items()}
+        self._names: dict[Tensor, str] = {p: name for name, p in self._params.items()}
         self._layout = UpdateLayout(
-            _symmetry(base, example_input, symmetry), {name: p.shape for name, p in self._params.items()}
+            symmetry_of(base, example_input, symmetry), {name: p.shape for name, p in self._params.items()}
         )
-        rule = rule if isinstance(rule, UpdateRule) else load_rule(rule).rule
+        rule = read_rule(rule)
         self._rule = copy.deepcopy(rule).float().requires_grad_(False).eval()
         self._digest = rule_digest(self._rule)
         self.nonfinite: Nonfinite = nonfinite
@@ -97,7 +113,7 @@ class UNFOptimizer(torch.optim.Optimizer):
         self._work: _Work | None = None
         groups = [{"params": list(self._params.values())}] if param_groups is None else param_groups
         super().__init__(
-            [{**group, "params": self._members(group)} for group in _as_groups(groups)],
+            [{**group, "params": self._members(group)} for group in as_groups(groups)],
             {"lr": lr, "weight_decay": weight_decay},
         )
 
@@ -122,7 +138,12 @@ class UNFOptimizer(torch.optim.Optimizer):
             FileNotFoundError: No such rule, or one of its files is missing.
             ValueError: A file was altered or is no rule's, or what the constructor raises.
         """
-        return cls(model, example_input, rule=load_rule(source).rule, **options)
+        if "rule" in options:
+            raise ValueError(
+                f"rule: got {options['rule']!r} beside the source {source!r}, expected one; pass it as "
+                "the source, or to UNFOptimizer(model, x, rule=...)"
+            )
+        return cls(model, example_input, rule=read_rule(source), **options)
 
     @property
     def spec(self) -> SymmetrySpec:
@@ -147,11 +168,8 @@ class UNFOptimizer(torch.optim.Optimizer):
 
     def _members(self, group: Mapping[str, Any]) -> list[Tensor]:
         """The parameters that a group names."""
-        if not isinstance(group, Mapping) or "params" not in group:
-            raise ValueError("param_groups: got a group without 'params', expected names or tensors there")
-        given = group["params"]
         found = []
-        for member in [given] if isinstance(given, (str, Tensor)) else given:
+        for member in members_of(group):
             member = member[1] if isinstance(member, tuple) else member
             p = self._params.get(own_name(member)) if isinstance(member, str) else member
             if not isinstance(p, Tensor) or p not in self._names:
@@ -180,7 +198,8 @@ class UNFOptimizer(torch.optim.Optimizer):
 
         Raises:
             ValueError: A gradient is sparse, parameters were moved to several devices, or, with
-                ``nonfinite="raise"``, gradients or weights are not finite.
+                ``nonfinite="raise"``, gradients, weights or the update are not finite; or a group's lr or
+                weight_decay is not, or is negative.
         """
         loss = None
         if closure is not None:
@@ -189,6 +208,7 @@ class UNFOptimizer(torch.optim.Optimizer):
         gradients = self._gradients()
         if not gradients:
             return loss
+        rates = [step_options(i, group) for i, group in enumerate(self.param_groups)]
         work = self._prepared()
         work.places.gather({name: p.detach() for name, p in self._params.items()}, work.weights)
         work.places.gather(gradients, work.gradients)
@@ -196,8 +216,11 @@ class UNFOptimizer(torch.optim.Optimizer):
             self._not_finite(gradients)
             return loss
         work.compute(self._flat)
-        for group in self.param_groups:
-            self._move(work, group, gradients)
+        if not work.movable(rates):
+            self._not_finite({})
+            return loss
+        for group, (lr, decay) in zip(self.param_groups, rates, strict=True):
+            self._move(work, group["params"], lr, decay, gradients)
         return loss
 
     def _gradients(self) -> dict[str, Tensor]:
@@ -243,9 +266,10 @@ class UNFOptimizer(torch.optim.Optimizer):
             shown = {key: spread.tensors[name] for key, spread in self._work.shown.items()}
             self.state[p] = {"step": self._flat["step"], **shown}
 
-    def _move(self, work: _Work, group: dict[str, Any], gradients: Mapping[str, Tensor]) -> None:
-        lr, decay = float(group["lr"]), float(group["weight_decay"])
-        members = [(p, self._names[p]) for p in group["params"]]
+    def _move(
+        self, work: _Work, params: list[Tensor], lr: float, decay: float, gradients: Mapping[str, Tensor]
+    ) -> None:
+        members = [(p, self._names[p]) for p in params]
         members = [(p, name) for p, name in members if name in gradients]
         exact = [(p, name) for p, name in members if p.dtype in _EXACT]
         rounded = [(p, name) for p, name in members if p.dtype not in _EXACT]
@@ -261,29 +285,22 @@ class UNFOptimizer(torch.optim.Optimizer):
             torch._foreach_copy_([p for p, _ in rounded], [work.weight[name] for _, name in rounded])  # pyright: ignore[reportPrivateImportUsage]
 
     def _not_finite(self, gradients: Mapping[str, Tensor]) -> None:
+        """Count a step that is left out, or raise; without gradients, it is the update that is not finite."""
+        if self.nonfinite == "raise":
+            raise ValueError(nonfinite_message(gradients, self._params))
         self.skipped += 1
-        if self.nonfinite == "skip":
-            return
-        values = [("gradient", n, g) for n, g in gradients.items()]
-        values += [("weight", name, p) for name, p in self._params.items()]
-        where = next(
-            (f"the {what} of {name!r}" for what, name, v in values if not bool(v.isfinite().all())),
-            "their squares",
-        )
-        self.skipped -= 1
-        raise ValueError(
-            f"gradients: got NaN or infinite values in {where}, expected finite ones; weights and state "
-            f"are as "
-            "before the step: clip the gradients, or let nonfinite='skip' leave such steps out"
-        )
+        assert self._work is not None
+        weights = self._work.weights
+        if not self._warned and not math.isfinite(float(torch.dot(weights, weights))):
+            self._warned = True
+            warn_stuck()
 
     def state_dict(self) -> dict[str, Any]:
         """State, options of the groups, and what tells the model and the rule, for ``torch.save``.
 
         Returns:
             What ``torch.optim`` returns, float32 per parameter whatever its dtype, and an entry
-            ``"amortopt"``;
-            ``torch.load(weights_only=True)`` reads it. Tensors are the optimizer's own, not copies.
+            ``"amortopt"``; ``torch.load(weights_only=True)`` reads it. Tensors are its own, not copies.
         """
         names = [[self._names[p] for p in group["params"]] for group in self.param_groups]
         known = header(self._digest, self._layout, names, self.skipped)
@@ -296,19 +313,20 @@ class UNFOptimizer(torch.optim.Optimizer):
             state_dict: From an optimizer with the same rule, for the same model, with the same groups.
 
         Raises:
-            ValueError: It is of another optimizer, rule, model or grouping; nothing was changed.
+            ValueError: It is of another optimizer, rule, model or grouping, or was altered; nothing was
+                changed.
         """
         loaded: dict[str, Any] = {}
 
         def check(_: torch.optim.Optimizer, given: dict[str, Any]) -> None:
             names = [[self._names[p] for p in group["params"]] for group in self.param_groups]
-            check_state_dict(given, header(self._digest, self._layout, names, 0))
+            check_state_dict(given, header(self._digest, self._layout, names, 0), state_axes(self._rule))
             loaded.update(given)
 
         # The last hook: it sees what hooks of the user's made of it.
         handle = self.register_load_state_dict_pre_hook(check)
         try:
-            super().load_state_dict(dict(state_dict))
+            super().load_state_dict(as_state_dict(state_dict))
         finally:
             handle.remove()
         self.skipped = loaded["amortopt"]["skipped"]
@@ -348,8 +366,8 @@ class _Work:
 
     def __init__(self, rule: UpdateRule, layout: UpdateLayout) -> None:
         self.places = Places(layout)
-        self.weights = torch.zeros(layout.size, device=layout.device)
-        self.gradients = torch.zeros_like(self.weights)
+        self._values = torch.zeros(2, layout.size, device=layout.device)
+        self.weights, self.gradients = self._values
         self._infer = InferenceRule(rule, layout)
         self._spread = {
             "weight": Spread(self.places, self.weights),
@@ -368,34 +386,15 @@ class _Work:
             float(torch.dot(self.weights, self.weights) + torch.dot(self.gradients, self.gradients))
         )
 
+    def movable(self, rates: list[tuple[float, float]]) -> bool:
+        """Whether the update is finite, and the weights after it."""
+        flat = self._infer.update
+        update, weight = math.sqrt(float(torch.dot(flat, flat))), self.weights.abs().max().item()
+        return all(lr * update + abs(1 - lr * decay) * weight < _LARGEST for lr, decay in rates)
+
     def compute(self, state: RuleState) -> None:
         """Update and state after one more step."""
         with torch.autocast(self.weights.device.type, enabled=False):
-            self._infer(self.weights, self.gradients, state)
+            self._infer(self._values, state)
         for spread in (*self._spread.values(), *self.shown.values()):
             spread.refresh()
-
-
-def _symmetry(
-    model: nn.Module, example_input: Tensor | tuple[Any, ...] | None, symmetry: SymmetrySpec | None
-) -> SymmetrySpec:
-    if symmetry is not None and not isinstance(symmetry, SymmetrySpec):
-        raise ValueError(f"symmetry: got {type(symmetry).__name__}, expected a SymmetrySpec, from extract()")
-    if (symmetry is None) == (example_input is None):
-        got = "none" if symmetry is None else "both"
-        raise ValueError(
-            f"example_input, symmetry: got {got}, expected one: example_input=x, such as a batch of "
-            f"inputs, to "
-            "find the model's symmetry, or symmetry=spec"
-        )
-    return symmetry if symmetry is not None else extract(model, example_input)  # type: ignore[arg-type]
-
-
-def _as_groups(groups: Any) -> list[Mapping[str, Any]]:
-    found = list(groups) if isinstance(groups, Iterable) and not isinstance(groups, (str, Mapping)) else []
-    if not found:
-        raise ValueError(
-            f"param_groups: got {type(groups).__name__}, expected dicts in a list: [{{'params': [names or "
-            f"tensors]}}]"
-        )
-    return found

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +13,10 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
+
+from amortopt.rule_release import load_rule
+from amortopt.symmetry import SymmetrySpec, extract
+from amortopt.updates import UpdateRule
 
 COMPILED = "_orig_mod."
 
@@ -66,6 +73,131 @@ def read_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def check_options(lr: Any, weight_decay: Any) -> None:
     """Raise a ``ValueError`` unless learning rate and weight decay of a group are in their range."""
     for name, value, least in (("lr", lr, "> 0"), ("weight_decay", weight_decay, ">= 0")):
-        number = float(value) if isinstance(value, (int, float, Tensor)) else math.nan
+        number = _number(value)
         if not math.isfinite(number) or number < 0 or (least == "> 0" and number == 0):
             raise ValueError(f"{name}: got {value!r}, expected a finite number {least}")
+
+
+def step_options(index: int, group: Mapping[str, Any], where: str = "") -> tuple[float, float]:
+    """Learning rate and weight decay of a group as they are now; a scheduler may have set them.
+
+    Args:
+        index: Of the group.
+        group: Its options.
+        where: What a message starts with.
+
+    Raises:
+        ValueError: One is missing, negative or not finite.
+    """
+    found = []
+    for name in ("lr", "weight_decay"):
+        number = _number(group.get(name))
+        if not math.isfinite(number) or number < 0:
+            got = repr(group[name]) if name in group else "none"
+            raise ValueError(
+                f"{where}{name}: got {got} in parameter group {index}, expected a finite number >= 0; look "
+                "at what set it, such as a scheduler or a loaded state"
+            )
+        found.append(number)
+    return found[0], found[1]
+
+
+def _number(value: Any) -> float:
+    single = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
+    try:
+        return float(value) if single or isinstance(value, (int, float)) else math.nan
+    except OverflowError:
+        return math.inf
+
+
+def nonfinite_message(gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """What is not finite, and what to do about it; without gradients, it is the update."""
+    if not gradients:
+        return (
+            "update: got NaN or infinite values, expected finite ones; weights are as before the step: lower "
+            "lr, or see whether the rule's own weights are finite"
+        )
+    for what, values in (("weight", weights), ("gradient", gradients)):
+        name = next((n for n, v in values.items() if not bool(v.isfinite().all())), None)
+        if name is not None and what == "weight":
+            return (
+                f"weights: got NaN or infinite values in the weight {name!r}, expected finite ones; no step "
+                "can be taken from there: load weights from before"
+            )
+        if name is not None:
+            break
+    where = "their squares, or those of the weights" if name is None else f"the gradient of {name!r}"
+    return (
+        f"gradients: got NaN or infinite values in {where}, expected finite ones; weights and state are as "
+        "before the step: clip the gradients, or let nonfinite='skip' leave such steps out"
+    )
+
+
+def warn_stuck() -> None:
+    """Say that weights are not finite, from within a step."""
+    warnings.warn(
+        "UNFOptimizer: weights of the model are not finite, or their squares are not, so no step will be "
+        "taken again; load weights from before",
+        RuntimeWarning,
+        stacklevel=6,
+    )
+
+
+def read_rule(rule: UpdateRule | str | os.PathLike[str]) -> UpdateRule:
+    """The rule, loaded if need be.
+
+    Raises:
+        ValueError: It is neither a rule nor the place of one.
+    """
+    if isinstance(rule, UpdateRule):
+        return rule
+    if not isinstance(rule, (str, os.PathLike)):
+        raise ValueError(
+            f"rule: got {type(rule).__name__}, expected an UpdateRule, or a name or folder of one"
+        )
+    return load_rule(rule).rule
+
+
+def symmetry_of(
+    model: nn.Module, example_input: Tensor | tuple[Any, ...] | None, symmetry: SymmetrySpec | None
+) -> SymmetrySpec:
+    """The symmetry that was given, or what is found in the model."""
+    if symmetry is not None and not isinstance(symmetry, SymmetrySpec):
+        raise ValueError(f"symmetry: got {type(symmetry).__name__}, expected a SymmetrySpec, from extract()")
+    if (symmetry is None) == (example_input is None):
+        got = "none" if symmetry is None else "both"
+        raise ValueError(
+            f"example_input, symmetry: got {got}, expected one: example_input=x, such as a batch of inputs, "
+            "to find the model's symmetry, or symmetry=spec"
+        )
+    return symmetry if symmetry is not None else extract(model, example_input)  # type: ignore[arg-type]
+
+
+def as_groups(groups: Any) -> list[Mapping[str, Any]]:
+    """Parameter groups as a list, if they are that."""
+    found = list(groups) if isinstance(groups, Iterable) and not isinstance(groups, (str, Mapping)) else []
+    odd = [group for group in found if not isinstance(group, Mapping)]
+    if odd or not found:
+        got = (
+            f"{odd[0]!r:.40} instead of a dict" if odd and isinstance(odd[0], str) else type(groups).__name__
+        )
+        got = f"a {type(odd[0]).__name__} instead of a dict" if odd and not isinstance(odd[0], str) else got
+        raise ValueError(
+            f"param_groups: got {got}, expected dicts in a list: [{{'params': [names or tensors]}}]"
+        )
+    return found
+
+
+def members_of(group: Any) -> list[Any]:
+    """What a group names."""
+    if not isinstance(group, Mapping) or "params" not in group:
+        raise ValueError(
+            "param_groups: got a group without 'params', expected names or tensors there: "
+            "{'params': [names or tensors]}"
+        )
+    given = group["params"]
+    if isinstance(given, (str, Tensor)):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise ValueError(f"param_groups: got {given!r} as 'params', expected names or tensors")
+    return list(given)

@@ -19,7 +19,10 @@ RuleState: TypeAlias = dict[str, Tensor]
 MOMENTA = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 SECOND = (0.99, 0.999)
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
-_TINY = 1e-16
+BOUND = 8.0
+"""Largest absolute value of a normalised feature, and of the gate's logarithm."""
+TINY = 1e-16
+"""Added to mean squares before roots and logarithms are taken."""
 
 
 def time_features(step: Tensor) -> Tensor:
@@ -65,7 +68,7 @@ def normalised(layout: UpdateLayout, parts: list[Tensor], bound: float) -> tuple
     Returns:
         By bucket, [B, L, *shape, F]; and the logarithms of the root mean squares [B, blocks, F].
     """
-    squares = torch.cat([mean_square(part) for part in parts], dim=1) + _TINY
+    squares = torch.cat([mean_square(part) for part in parts], dim=1) + TINY
     factors = layout.split_blocks(squares.rsqrt())
     scaled = [(part * factor).clamp(-bound, bound) for part, factor in zip(parts, factors, strict=True)]
     return scaled, 0.5 * squares.log()

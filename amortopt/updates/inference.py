@@ -8,6 +8,7 @@ Legend: N elements, R rows, B blocks, C channels in, D channels out, F features,
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -18,12 +19,26 @@ from amortopt.updates.features import RuleState
 from amortopt.updates.inference_layer import InferenceLayer
 from amortopt.updates.layer import UpdateLayer
 from amortopt.updates.layout import UpdateLayout
-from amortopt.updates.rule import _BOUND as BOUND
 from amortopt.updates.rule import UpdateRule
-from amortopt.updates.tiles import Tile, tiles
+from amortopt.updates.tile_features import READ, TileFeatures
+from amortopt.updates.tiles import Elements, tiles
 
 _TILE = 1 << 14  # 16 channels of these are 1 MB
-_ROOT = 1e-16
+
+
+@dataclass(frozen=True)
+class _Corrections:
+    """What corrects the bias of second moments and of the base.
+
+    Attributes:
+        tiny: Added to uncorrected second moments before the root, [2, 1].
+        scales: What stored features and the base have to be multiplied by, [F + 1, 1].
+        base: The last of these.
+    """
+
+    tiny: Tensor
+    scales: Tensor
+    base: float
 
 
 class InferenceRule:
@@ -40,154 +55,116 @@ class InferenceRule:
             self._prepare(rule, layout, tile)
 
     def _prepare(self, rule: UpdateRule, layout: UpdateLayout, tile: int) -> None:
-        self.layout, self.count = layout, rule.elements
+        self.layout, device, n = layout, layout.device, layout.size
         self.base, self.second, self.gate = rule.base, rule.second, rule.gate
-        device, n, blocks = layout.device, layout.size, layout.num_blocks
         self.tiles = tiles(layout, tile if device.type == "cpu" else n)
-        whole = {"device": device, "dtype": torch.float32}
-        self.features = torch.zeros(self.count + 1, n, **whole)  # the last is the base
-        told = rule.told[0].shape[1]
-        self.told = torch.ones(told, blocks, **whole)
+        told, width = rule.told[0].shape[1], rule.out_direction.shape[1]
+        self.told = torch.ones(told, layout.num_blocks, device=device)
         self.layers = [
-            InferenceLayer(cast(UpdateLayer, layer), weights, layout)
+            InferenceLayer(cast(UpdateLayer, layer), weights, layout, self.tiles)
             for layer, weights in zip(rule.layers, rule.told, strict=True)
         ]
-        width = rule.out_direction.shape[1]
-        self.hidden = [torch.zeros(width, n, **whole) for _ in range(min(2, len(self.layers) - 1))]
-        sizes = torch.tensor(
-            [n // b.count for b in layout.buckets for n in [b.elements[1] - b.elements[0]] * b.count]
-        )
-        self.sizes = sizes.to(device, torch.float32)
-        gamma = rule.logit_gamma.sigmoid().reshape(1)
+        self.hidden = [Elements(width, self.tiles, device) for _ in range(min(2, len(self.layers) - 1))]
+        self._last = Elements(width, self.tiles, device, shared=True)
         fixed, second = (torch.tensor(decays, device=device) for decays in (f.MOMENTA, f.SECOND))
-        self.momenta = (1 - torch.cat([gamma, fixed])).unsqueeze(1)
-        self.seconds = (1 - second).unsqueeze(1)
+        gamma = rule.logit_gamma.sigmoid().reshape(1)
+        self.features = TileFeatures(
+            self.tiles,
+            n,
+            torch.cat([gamma, fixed]),
+            second=self.second,
+            adam=self.base == "adam",
+        )
+        self.count = self.features.count
         self.corrected = torch.cat([second, gamma])
+        sizes = [(b.elements[1] - b.elements[0]) // b.count for b in layout.buckets for _ in range(b.count)]
+        self.sizes = torch.tensor(sizes, dtype=torch.float32, device=device)
         self.scales = torch.tensor(f.TIMESCALES, dtype=torch.float32, device=device)
+        self._prepare_output(rule)
+        self.update = torch.zeros(n, device=device)
+        self._updates = self.update.split([tile.elements[1] - tile.elements[0] for tile in self.tiles])
+
+    def _prepare_output(self, rule: UpdateRule) -> None:
         self.alpha = float(rule.log_alpha.exp())
         directions = rule.out_direction * (rule.log_alpha.exp() * rule.log_beta.exp())
         outs = [directions, rule.out_gate] if rule.gate else [directions]
         self.out = torch.cat(outs, dim=2).transpose(1, 2).contiguous()  # [classes, 1 or 2, D]
         self.told_gate = rule.told_gate.squeeze(2).clone()  # [classes, told]
-        self.update = torch.zeros(n, **whole)
+        self._outs = Elements(self.out.shape[1], self.tiles, self.layout.device, shared=True)
+        self._gates = torch.zeros(self.layout.num_blocks, device=self.layout.device)
+        self._gates_of = [
+            [self._gates[cut.network_blocks].unflatten(0, (-1, *[1] * len(cut.shape[1:]))) for cut in t.cuts]
+            for t in self.tiles
+        ]
 
     @torch.no_grad()
-    def __call__(self, flat: Tensor, grads: Tensor, state: RuleState) -> Tensor:
+    def __call__(self, values: Tensor, state: RuleState) -> Tensor:
         """One step.
 
         Args:
-            flat: Parameters, [N].
-            grads: Gradients, [N].
+            values: Parameters and gradients, [2, N].
             state: Overwritten.
 
         Returns:
             The update [N], in memory that the next call overwrites.
         """
         state["step"].add_(1)
-        step = state["step"].to(flat.device)
-        corrections = (1 - self.corrected**step).reciprocal_()
-        for start, stop in self._chunks():
-            self._read(flat[start:stop], grads[start:stop], state, corrections, start, stop)
-        factors = self._tell(step)
-        self._normalise(factors)
-        source = self.features[:-1]
+        self.features.bind(values, state)
+        corrections = self._corrections(state["step"])
+        for t in range(len(self.tiles)):
+            self.features.accumulate(t, corrections.tiny)
+        factors = self._tell(float(state["step"]), corrections)
+        for layer in self.layers:
+            layer.clear()
+        for t in range(len(self.tiles)):
+            self.features.normalise(t, factors[t])
+            self.layers[0].read(t, self.features.x)
+        source = self.features.x
         for i, layer in enumerate(self.layers):
             layer.listen(self.told)
-            last = i == len(self.layers) - 1
-            target = None if last else self.hidden[i % 2]
-            gates = self._gates() if last and self.gate else None
-            for tile in self.tiles:
-                start, stop = tile.elements
-                if target is not None:
-                    out = target[:, start:stop]
-                    layer.apply(tile, source, out)
-                    self.layers[i + 1].read(tile, target)
+            target = self.hidden[i % 2] if i < len(self.layers) - 1 else None
+            for t in range(len(self.tiles)):
+                if target is None:
+                    layer.apply(t, source, self._last)
+                    self._finish(t, corrections.base)
                 else:
-                    out = torch.empty(self.out.shape[2], stop - start, device=flat.device)
-                    layer.apply(tile, source, out)
-                    self._finish(tile, out, gates)
-            source = target if target is not None else source
+                    layer.apply(t, source, target)
+                    self.layers[i + 1].read(t, target)
+            source = target or source
         return self.update
 
-    def _chunks(self) -> list[tuple[int, int]]:
-        spans = [tile.elements for tile in self.tiles]
-        if len(spans) <= len(self.layout.by_class):
-            return [(0, spans[-1][1])]
-        return spans
-
-    def _read(
-        self, flat: Tensor, grads: Tensor, state: RuleState, corrections: Tensor, start: int, stop: int
-    ) -> None:
-        """Bring the state up to date and write raw features and base of some elements."""
-        x = self.features[:, start:stop]
-        momenta = state["momenta"][:, start:stop]
-        momenta.lerp_(grads.expand_as(momenta), self.momenta)
-        x[0], x[1] = flat, grads
-        x[2 : 1 + len(momenta)] = momenta[1:]
-        if "second" not in state:
-            x[-1] = momenta[0]
-            return
-        second = state["second"][:, start:stop]
-        second.lerp_(grads.square().expand_as(second), self.seconds)
-        roots = (second * corrections[:2].unsqueeze(1)).add_(_ROOT).rsqrt_()
+    def _corrections(self, step: Tensor) -> _Corrections:
+        over = 1 - self.corrected ** step.to(self.corrected.device)  # what the rule divides by
+        tiny = (f.TINY * over[:2]).unsqueeze(1)
+        roots = over[:2].sqrt()
+        scales = torch.ones(self.count + 1, device=over.device)
         if self.second:
-            k = 1 + len(momenta)
-            torch.mul(grads, roots[0], out=x[k])
-            torch.mul(momenta[3], roots, out=x[k + 1 : k + 3])
-            torch.mul(momenta[4], roots, out=x[k + 3 : k + 5])
+            scales[READ] = roots[0]
+            scales[READ + 1 : -1] = roots.repeat(2)
         if self.base == "adam":
-            torch.mul(momenta[0], roots[1], out=x[-1]).mul_(corrections[2])
-        else:
-            x[-1] = momenta[0]
+            scales[-1] = roots[1] / over[2]
+        return _Corrections(tiny, scales.unsqueeze(1), float(scales[-1]))
 
-    def _tell(self, step: Tensor) -> Tensor:
-        """Write what is known of blocks as a whole; returns one over root mean squares, [F + 1, B]."""
-        blocks = self.layout.num_blocks
-        squares = torch.zeros(self.count + 1, blocks, device=self.features.device)
-        for tile in self.tiles:
-            for cut in tile.cuts:
-                part = self.features[:, slice(*cut.elements)].unflatten(1, (cut.shape[0], -1))
-                found = torch.linalg.vector_norm(part, dim=2).square_()
-                squares[:, cut.network_blocks] += found
-        squares.div_(self.sizes).add_(f._TINY)
-        factors = squares.rsqrt()
+    def _tell(self, step: float, corrections: _Corrections) -> list[list[Tensor]]:
+        """Write what is known of blocks as a whole; returns what features of cuts are multiplied by."""
+        squares = self.features.squares(self.layout.num_blocks)
+        squares.mul_(corrections.scales.square()).div_(self.sizes).add_(f.TINY)
+        factors = squares[:-1].rsqrt().mul_(corrections.scales[:-1]).unsqueeze(2)
         times = len(f.TIMESCALES)
         self.told[:times] = torch.tanh((step - 1) / self.scales - 1).unsqueeze(1)
         logs = squares[[0, 1, -1]].log_().mul_(0.1)  # 0.2 times the logarithm of the root
         self.told[times : times + 3] = logs
         torch.sub(logs[2], logs[0], out=self.told[times + 3])
-        return factors
+        for kind, (_, blocks) in self.layout.by_class.items():
+            torch.mv(self.told[:, slice(*blocks)].t(), self.told_gate[kind], out=self._gates[slice(*blocks)])
+        return [[factors[:, cut.network_blocks] for cut in tile.cuts] for tile in self.tiles]
 
-    def _normalise(self, factors: Tensor) -> None:
-        """Divide features by their root mean squares, clip them, and read them."""
-        x = self.features[:-1]
-        first = self.layers[0]
-        for layer in self.layers:
-            layer.clear()
-        for tile in self.tiles:
-            for cut in tile.cuts:
-                part = x[:, slice(*cut.elements)].unflatten(1, (cut.shape[0], -1))
-                part.mul_(factors[:-1, cut.network_blocks].unsqueeze(2))
-            x[:, slice(*tile.elements)].clamp_(-BOUND, BOUND)
-            first.read(tile, x)
-
-    def _gates(self) -> Tensor:
-        parts = [
-            self.told_gate[kind] @ self.told[:, slice(*b)] for kind, (_, b) in self.layout.by_class.items()
-        ]
-        return torch.cat(parts)
-
-    def _finish(self, tile: Tile, x: Tensor, gates: Tensor | None) -> None:
-        """Write the update of some elements."""
-        start, stop = tile.elements
-        base, target = self.features[-1, start:stop], self.update[start:stop]
-        out = self.out[tile.kind] @ x
-        if gates is None:
-            torch.add(out[0], base, alpha=self.alpha, out=target)
-            return
-        gate = out[1]
-        for cut in tile.cuts:
-            part = gate[cut.elements[0] - start : cut.elements[1] - start].unflatten(0, (cut.shape[0], -1))
-            part.add_(gates[cut.network_blocks].unsqueeze(1))
-        gate.clamp_(-BOUND, BOUND).exp_().mul_(base)
-        torch.add(out[0], gate, alpha=self.alpha, out=target)
+    def _finish(self, t: int, scale: float) -> None:
+        """Write the update of a tile's elements."""
+        tile, base, target = self.tiles[t], self.features.base(t), self._updates[t]
+        out = torch.mm(self.out[tile.kind], self._last.tiles[t], out=self._outs.tiles[t])
+        if self.gate:
+            for part, gates in zip(self._outs.cuts[t], self._gates_of[t], strict=True):
+                part[1].add_(gates)
+            base = out[1].clamp_(-f.BOUND, f.BOUND).exp_().mul_(base)
+        torch.add(out[0], base, alpha=self.alpha * scale, out=target)

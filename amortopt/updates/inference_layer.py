@@ -5,12 +5,29 @@ Legend: as in :mod:`amortopt.updates.inference`; U units, K roles.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from amortopt.updates.layer import UpdateLayer
-from amortopt.updates.layout import CLASSES, ROLES, Side, UpdateLayout
-from amortopt.updates.tiles import Cut, Tile, read_rows, row_lengths, write_rows
+from amortopt.updates.layout import CLASSES, ROLES, UpdateLayout
+from amortopt.updates.tile_rows import RowReader, RowWriter, kept_axes, row_lengths
+from amortopt.updates.tiles import Cut, Elements, Tile
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A matrix of a cut that others between the same two groups speak to.
+
+    Attributes:
+        block: Which block of the cut.
+        others: Bucket, block in it, and whether it is transposed against this one, of all of them.
+    """
+
+    block: int
+    others: tuple[tuple[int, int, bool], ...]
 
 
 class InferenceLayer:
@@ -20,10 +37,11 @@ class InferenceLayer:
         layer: The layer.
         told: Its weights for what is known of blocks, [classes, told, D].
         layout: Of the base network.
+        tiles: All tiles.
     """
 
-    def __init__(self, layer: UpdateLayer, told: Tensor, layout: UpdateLayout) -> None:
-        self.layout, self.reach = layout, layer.reach
+    def __init__(self, layer: UpdateLayer, told: Tensor, layout: UpdateLayout, tiles: Sequence[Tile]) -> None:
+        self.layout, self.tiles, self.reach = layout, tiles, layer.reach
         self.means = layer.reach != "mlp"
         self.channels, self.width = layer.own.shape[1:]
         self.own = layer.own.transpose(1, 2).contiguous()
@@ -48,7 +66,34 @@ class InferenceLayer:
             )
         self.said = torch.zeros(self.width, layout.num_blocks, device=device)
         self.said_rows = torch.zeros(self.width, layout.num_rows, device=device)
-        self._bare = [b for b, bucket in enumerate(layout.buckets) if not _kept(bucket.sides)]
+        self._bare = [b for b, bucket in enumerate(layout.buckets) if not kept_axes(bucket.sides)]
+        self._prepare_cuts()
+
+    def _prepare_cuts(self) -> None:
+        """Readers, writers and partners of all cuts."""
+        rows = self.said_rows if self.with_rows else None
+        unf, device = self.reach == "unf", self.layout.device
+        self._kernels: list[list[Tensor | None]] = [
+            [
+                torch.zeros(self.width, *cut.shape[:3], device=device) if unf and len(cut.shape) > 3 else None
+                for cut in tile.cuts
+            ]
+            for tile in self.tiles
+        ]
+        self._readers = [[RowReader(cut, self.rows) for cut in tile.cuts] for tile in self.tiles]
+        self._writers = [
+            [RowWriter(cut, self.said, rows, kernel) for cut, kernel in zip(tile.cuts, kernels, strict=True)]
+            for tile, kernels in zip(self.tiles, self._kernels, strict=True)
+        ]
+        self._pairs = [[self._pairs_of(cut) if unf else [] for cut in tile.cuts] for tile in self.tiles]
+
+    def _pairs_of(self, cut: Cut) -> list[_Pair]:
+        return [
+            _Pair(k - cut.blocks[0], tuple((b, block, flipped != flip) for b, block, flipped in places))
+            for places in self.layout.pairs
+            for position, k, flip in places
+            if position == cut.position and cut.blocks[0] <= k < cut.blocks[1]
+        ]
 
     def clear(self) -> None:
         """Forget what was read."""
@@ -56,14 +101,13 @@ class InferenceLayer:
         if self.means:
             self.known[: self.channels].zero_()
 
-    def read(self, tile: Tile, x: Tensor) -> None:
-        """Take in the averages of a tile of [C, N]."""
+    def read(self, t: int, x: Elements) -> None:
+        """Take in the averages of a tile."""
         if not self.means:
             return
-        for cut in tile.cuts:
-            part = cut.view(x)
+        for cut, part, reader in zip(self.tiles[t].cuts, x.cuts[t], self._readers[t], strict=True):
             if self.with_rows:
-                read_rows(cut, part, self.rows)
+                reader(part)
             if not self.with_rows or cut.position in self._bare:
                 mean = part.flatten(2).sum(2) if part.ndim > 2 else part
                 size = (cut.bucket.elements[1] - cut.bucket.elements[0]) // cut.bucket.count
@@ -86,7 +130,7 @@ class InferenceLayer:
             self.rows.mul_(self.per_row)
             for b, bucket in enumerate(self.layout.buckets):
                 if b not in self._bare:
-                    side = _kept(bucket.sides)[0]
+                    side = kept_axes(bucket.sides)[0]
                     rows = self.rows[slice(*side.rows)].view(bucket.count, -1, c)
                     torch.mean(rows, 1, out=self.known[:c, slice(*bucket.blocks)].t())
         heard = None
@@ -111,70 +155,44 @@ class InferenceLayer:
         said = (units.view(self.layout.num_units, -1) @ self.unit).view(-1, self.width)
         self.said_rows.add_(said.index_select(0, self.layout.slots).t())
 
-    def apply(self, tile: Tile, x: Tensor, out: Tensor) -> None:
+    def apply(self, t: int, x: Elements, out: Elements) -> None:
         """What comes out of the layer and a ReLU, for the elements of a tile.
 
         Args:
-            tile: The tile.
-            x: All elements, [C, N].
-            out: Those of the tile, overwritten, [D, m].
+            t: Which tile.
+            x: What is read, C channels.
+            out: That tile of it is overwritten, D channels.
         """
-        first = tile.elements[0]
-        rows = self.said_rows if self.with_rows else None
-        for cut in tile.cuts:
-            target = out[:, cut.elements[0] - first : cut.elements[1] - first].unflatten(1, cut.shape)
-            kernel = None
-            if self.reach == "unf" and len(cut.bucket.shape) > 2:
-                mean = cut.view(x).flatten(4).mean(4)
-                kernel = (self.kernel @ mean.flatten(1)).view(-1, *mean.shape[1:])
-            write_rows(cut, self.said, rows, kernel, target)
-            if self.reach == "unf":
+        tile, target = self.tiles[t], out.tiles[t]
+        for i, writer in enumerate(self._writers[t]):
+            kernel = self._kernels[t][i]
+            if kernel is not None:
+                mean = x.cuts[t][i].flatten(4).mean(4)
+                torch.mm(self.kernel, mean.flatten(1), out=kernel.flatten(1))
+            writer(out.cuts[t][i])
+        if self.reach == "unf":
+            for i, cut in enumerate(tile.cuts):
                 if cut.bucket.square:
-                    self._add_transposed(cut, x, target)
-                self._add_pairs(cut, x, target)
-        start, stop = tile.elements
-        out.addmm_(self.own[tile.kind], x[:, start:stop])
-        out.relu_()
+                    self._add_transposed(cut, x, out.cuts[t][i])
+                if self._pairs[t][i]:
+                    self._add_pairs(cut, self._pairs[t][i], x, out.cuts[t][i])
+        target.addmm_(self.own[tile.kind], x.tiles[t]).relu_()
 
-    def _add_transposed(self, cut: Cut, x: Tensor, out: Tensor) -> None:
-        start, stop = cut.bucket.elements
-        blocks = x[:, start:stop].unflatten(1, (cut.bucket.count, *cut.bucket.shape))
-        other = blocks[:, slice(*cut.blocks), :, slice(*cut.span)].transpose(2, 3)
-        out.add_((self.transpose @ other.flatten(1)).view_as(out))
+    def _add_transposed(self, cut: Cut, x: Elements, out: Tensor) -> None:
+        for i, k in enumerate(range(*cut.blocks)):
+            other = x.matrix(cut.position, k, 1, cut.span).transpose(1, 2)
+            out[:, i].add_((self.transpose @ other.flatten(1)).view_as(out[:, i]))
 
-    def _add_pairs(self, cut: Cut, x: Tensor, out: Tensor) -> None:
+    def _add_pairs(self, cut: Cut, pairs: Sequence[_Pair], x: Elements, out: Tensor) -> None:
         """What matrices between the same two groups say to those of the cut."""
-        for places in self._pairs_of(cut):
-            k, flip = places[0][1], places[0][2]
+        for pair in pairs:
             mean = None
-            for b, block, flipped in places[1]:
-                matrix = self._matrix(x, b, block)
-                matrix = (
-                    matrix[:, :, slice(*cut.span)].transpose(1, 2)
-                    if flipped != flip
-                    else matrix[:, slice(*cut.span)]
-                )
-                if matrix.ndim > 3:
-                    matrix = matrix.flatten(3).mean(3)
+            for b, block, flip in pair.others:
+                matrix = x.matrix(b, block, int(flip), cut.span)
+                matrix = matrix.flatten(3).mean(3) if matrix.ndim > 3 else matrix
+                matrix = matrix.transpose(1, 2) if flip else matrix
                 mean = matrix if mean is None else mean + matrix
             assert mean is not None
             value = (self.pair @ mean.flatten(1)).view(-1, *mean.shape[1:])
-            target = out[:, k - cut.blocks[0]]
-            target.add_(value.view(*value.shape, *[1] * (target.ndim - 3)), alpha=1 / len(places[1]))
-
-    def _pairs_of(self, cut: Cut) -> list[tuple[tuple[int, int, bool], tuple[tuple[int, int, bool], ...]]]:
-        return [
-            ((b, k, flip), places)
-            for places in self.layout.pairs
-            for b, k, flip in places
-            if b == cut.position and cut.blocks[0] <= k < cut.blocks[1]
-        ]
-
-    def _matrix(self, x: Tensor, b: int, block: int) -> Tensor:
-        bucket = self.layout.buckets[b]
-        start, stop = bucket.elements
-        return x[:, start:stop].unflatten(1, (bucket.count, *bucket.shape))[:, block]
-
-
-def _kept(sides: tuple[Side, ...]) -> list[Side]:
-    return [side for side in sides if side.axis is not None]
+            target = out[:, pair.block]
+            target.add_(value.view(*value.shape, *[1] * (target.ndim - 3)), alpha=1 / len(pair.others))

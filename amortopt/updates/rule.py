@@ -16,8 +16,6 @@ from amortopt.updates.layer import REACHES, Reach, UpdateLayer
 from amortopt.updates.layout import CLASSES, UpdateLayout
 
 Base = Literal["momentum", "adam"]
-_BOUND = 8.0
-_TINY = 1e-16
 _LOGS = 4  # logarithms of sizes that a block tells: weights, gradient, base, and base against weights
 
 
@@ -64,8 +62,11 @@ class UpdateRule(nn.Module):
     ) -> None:
         super().__init__()
         _check(net, width, depth, base, alpha, beta, gamma)
-        if not 0 <= damping < float("inf"):
-            raise ValueError(f"damping: got {damping}, expected at least 0")
+        if not is_number(damping) or not 0 <= damping < float("inf"):
+            raise ValueError(f"damping: got {damping!r}, expected a finite number of at least 0")
+        for name, flag in (("second", second), ("gate", gate)):
+            if not isinstance(flag, bool):
+                raise ValueError(f"{name}: got {flag!r}, expected True or False")
         self.config: dict[str, Any] = {
             "net": net,
             "width": width,
@@ -145,7 +146,7 @@ class UpdateRule(nn.Module):
         state = self._accumulate(grads, state, inplace)
         base, elements = self._read(layout, flat, grads, state)
         bases = layout.split(base.unsqueeze(-1))
-        x, logs = f.normalised(layout, layout.split(elements), _BOUND)
+        x, logs = f.normalised(layout, layout.split(elements), f.BOUND)
         squares = torch.cat([f.mean_square(part) for part in bases], dim=1)
         told = self._told(layout, state["step"], logs, squares)
         for layer, weights in zip(self.layers, self.told, strict=True):
@@ -160,7 +161,7 @@ class UpdateRule(nn.Module):
     def _out(self, kind: int, x: Tensor, base: Tensor, gate: Tensor) -> Tensor:
         """The update of a bucket's elements: [B, L, *shape, C] -> [B, L, *shape, 1]."""
         if self.gate:
-            base = base * (x @ self.out_gate[kind] + gate).clamp(-_BOUND, _BOUND).exp()
+            base = base * (x @ self.out_gate[kind] + gate).clamp(-f.BOUND, f.BOUND).exp()
         return self.log_alpha.exp() * (base + self.log_beta.exp() * (x @ self.out_direction[kind]))
 
     def _accumulate(self, grads: Tensor, state: RuleState, inplace: bool) -> RuleState:
@@ -198,19 +199,19 @@ class UpdateRule(nn.Module):
         """What divides [B, N] by the root of a second moment, bias-corrected."""
         decays = second.new_tensor(f.SECOND)
         corrected = second / (1 - decays**step).unsqueeze(-1)
-        roots = (corrected + _TINY).rsqrt()
+        roots = (corrected + f.TINY).rsqrt()
         if not torch.is_grad_enabled() or not self.damping:
             return lambda x, k: x * roots[:, k]
         # An element with a tiny gradient moves as fast as any other and turns around at the slightest cause.
         # Its share in the loss is as tiny, but derivatives through many such steps explode.
         corrected, roots = corrected.detach(), roots.detach()
-        damped = (corrected + self.damping * f.block_means(layout, corrected) + _TINY).rsqrt()
+        damped = (corrected + self.damping * f.block_means(layout, corrected) + f.TINY).rsqrt()
         return lambda x, k: f.damped_product(x, roots[:, k], damped[:, k])
 
     def _told(self, layout: UpdateLayout, step: Tensor, logs: Tensor, squares: Tensor) -> Tensor:
         """What is known of every block as a whole: time, sizes, and 1; [B, blocks, told + 1]."""
         time = f.time_features(step - 1).unsqueeze(1).expand(-1, layout.num_blocks, -1)
-        base = 0.5 * (squares + _TINY).log()
+        base = 0.5 * (squares + f.TINY).log()
         sizes = torch.cat([logs[..., :2], base, base - logs[..., :1]], dim=-1)
         return torch.cat([time, 0.2 * sizes, torch.ones_like(base)], dim=-1)
 
@@ -225,16 +226,21 @@ def _of_blocks(layout: UpdateLayout, told: Tensor, weights: Tensor) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
+def is_number(value: object) -> bool:
+    """Whether it is an int or a float, and no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _check(net: str, width: int, depth: int, base: str, alpha: float, beta: float, gamma: float) -> None:
-    if net not in REACHES:
+    if not isinstance(net, str) or net not in REACHES:
         raise ValueError(f"net: got {net!r}, expected one of {', '.join(REACHES)}")
     if base not in get_args(Base):
         raise ValueError(f"base: got {base!r}, expected one of {', '.join(get_args(Base))}")
     for name, count in (("width", width), ("depth", depth)):
-        if not isinstance(count, int) or count < 1:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{name}: got {count!r}, expected a whole number of at least 1")
     for name, value in (("alpha", alpha), ("beta", beta)):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name}: got {value}, expected a positive number")
-    if not 0 < gamma < 1:
-        raise ValueError(f"gamma: got {gamma}, expected a number between 0 and 1")
+        if not is_number(value) or not 0 < value < float("inf"):
+            raise ValueError(f"{name}: got {value!r}, expected a positive number")
+    if not is_number(gamma) or not 0 < gamma < 1:
+        raise ValueError(f"gamma: got {gamma!r}, expected a number between 0 and 1")

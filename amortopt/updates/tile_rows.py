@@ -39,9 +39,9 @@ class RowReader:
                 target.copy_(row.flatten(3).sum(3) if row.ndim > 3 else row)
             elif not others:
                 target.copy_(part)
-            elif side.axis == 0 or self._cut.whole:
+            elif side.axis == 0:
                 torch.sum(part, others, out=target)
-            else:
+            else:  # straight into the target, whose channels are not its first axis, is several times slower
                 target.add_(part.sum(others))
 
 

@@ -1,13 +1,14 @@
-"""Elements of all parameters in tiles that fit a cache, and what an update layer reads and writes of them.
+"""Elements of all parameters in tiles that fit a cache.
 
-Elements are channels first here, [C, N], so that every operation runs along neighbouring elements.
+Elements are channels first here, so that every operation runs along neighbouring elements.
 
-Legend: C channels, L blocks, R rows, B blocks of the network, D channels out.
+Legend: N elements, C channels, L blocks of a cut, m elements of a tile.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,11 +59,6 @@ class Cut:
             return slice(first + self.span[0], first + self.span[1])
         return slice(first, first + self.shape[0] * length)
 
-    def view(self, flat: Tensor) -> Tensor:
-        """This part of [C, N], as [C, L, *axes]."""
-        start, stop = self.elements
-        return flat[:, start:stop].unflatten(1, self.shape)
-
 
 @dataclass(frozen=True)
 class Tile:
@@ -80,6 +76,11 @@ class Tile:
     def elements(self) -> tuple[int, int]:
         """First element and the one after the last."""
         return self.cuts[0].elements[0], self.cuts[-1].elements[1]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Elements of every cut."""
+        return [cut.elements[1] - cut.elements[0] for cut in self.cuts]
 
 
 def tiles(layout: UpdateLayout, size: int) -> list[Tile]:
@@ -122,78 +123,57 @@ def _cuts(position: int, bucket: Bucket, size: int) -> list[Cut]:
     return found
 
 
-def read_rows(cut: Cut, part: Tensor, rows: Tensor) -> None:
-    """Sum along all axes but one.
+class Elements:
+    """Channels of all elements, one piece of memory per tile: what is read together lies together.
 
     Args:
-        cut: What is read.
-        part: Its elements, [C, L, *axes].
-        rows: Sums of all rows of the network, written to; zero before the first cut, [R, C].
+        channels: Channels C.
+        tiles: All tiles.
+        device: Where they lie.
+        shared: Whether all tiles have the same memory, for what is not needed any more after a tile.
+
+    Attributes:
+        tiles: [C, m] of every tile.
+        cuts: [C, L, *axes] of every cut of every tile; views of ``tiles``.
     """
-    for side in cut.bucket.sides:
-        channels, axes = part.shape[0], part.ndim - 2
-        target = rows[cut.rows(side)].view(cut.shape[0], -1, channels).permute(2, 0, 1)
-        if side.axis is None:
-            start, stop = (0, part.shape[3]) if cut.whole else cut.span
-            row = part[:, :, :, start:stop].diagonal(dim1=2, dim2=3).movedim(-1, 2)
-            target.copy_(row.flatten(3).sum(3) if row.ndim > 3 else row)
-            continue
-        others = [2 + axis for axis in range(axes) if axis != side.axis]
-        if not others:
-            target.copy_(part)
-        elif side.axis == 0 or cut.whole:
-            torch.sum(part, others, out=target)
-        else:
-            target.add_(part.sum(others))
 
+    def __init__(
+        self, channels: int, tiles: Sequence[Tile], device: torch.device, *, shared: bool = False
+    ) -> None:
+        sizes = [tile.elements[1] - tile.elements[0] for tile in tiles]
+        memory = torch.zeros(channels * (max(sizes) if shared else sum(sizes)), device=device)
+        pieces = (
+            [memory[: channels * m] for m in sizes] if shared else memory.split([channels * m for m in sizes])
+        )
+        self.tiles = [piece.view(channels, -1) for piece in pieces]
+        self.cuts = [
+            [
+                part.unflatten(1, cut.shape)
+                for cut, part in zip(tile.cuts, x.split(tile.sizes, 1), strict=True)
+            ]
+            for tile, x in zip(tiles, self.tiles, strict=True)
+        ]
+        self._homes: dict[tuple[int, int], list[tuple[Cut, Tensor]]] = {}
+        for tile, views in zip(tiles, self.cuts, strict=True):
+            for cut, view in zip(tile.cuts, views, strict=True):
+                for k in range(*cut.blocks):
+                    self._homes.setdefault((cut.position, k), []).append((cut, view[:, k - cut.blocks[0]]))
 
-def row_lengths(layout: UpdateLayout) -> Tensor:
-    """Elements in each row, float32 [R, 1]."""
-    lengths = torch.zeros(layout.num_rows, 1)
-    for bucket in layout.buckets:
-        for side in bucket.sides:
-            kept = bucket.shape[side.axis] if side.axis is not None else bucket.shape[0] ** 2
-            lengths[slice(*side.rows)] = math.prod(bucket.shape) // kept
-    return lengths.to(layout.device)
+    def matrix(self, position: int, block: int, axis: int, span: tuple[int, int]) -> Tensor:
+        """A range along one of the first two axes of a block: [C, *axes]; a copy where it is in several cuts.
 
-
-def write_rows(cut: Cut, said: Tensor, rows: Tensor | None, kernel: Tensor | None, out: Tensor) -> None:
-    """What is said of blocks and rows, for every element.
-
-    Args:
-        cut: What is written.
-        said: Of all blocks of the network, [D, B].
-        rows: Of all rows of the network, [D, R].
-        kernel: What is said of this cut's matrices, [D, L, *first two axes].
-        out: Overwritten, [D, L, *axes].
-    """
-    axes = out.ndim - 2
-    total = said[:, cut.network_blocks].view(*out.shape[:2], *[1] * axes)
-    terms: list[Tensor] = []
-    diagonal: tuple[Side, Tensor] | None = None
-    for side in cut.bucket.sides if rows is not None else ():
-        assert rows is not None
-        part = rows[:, cut.rows(side)].unflatten(1, (cut.shape[0], -1))
-        if side.axis is None:
-            diagonal = side, part
-        else:
-            after = axes - 1 - side.axis
-            terms.append(part.view(*part.shape[:2], *[1] * side.axis, part.shape[2], *[1] * after))
-    if kernel is not None:
-        terms.insert(min(2, len(terms)), kernel.view(*kernel.shape, *[1] * (axes - 2)))
-    # The small ones first: only the last addition is as large as the elements.
-    for term in terms[:-1]:
-        total = total + term
-    if terms:
-        torch.add(total, terms[-1], out=out) if _full(total, terms[-1], out) else out.copy_(total + terms[-1])
-    else:
-        out.copy_(total.expand_as(out))
-    if diagonal is not None:
-        start, stop = (0, out.shape[3]) if cut.whole else cut.span
-        part = diagonal[1].view(*diagonal[1].shape[:2], *[1] * (axes - 2), -1)
-        out[:, :, :, start:stop].diagonal(dim1=2, dim2=3).add_(part)
-
-
-def _full(a: Tensor, b: Tensor, out: Tensor) -> bool:
-    """Whether two tensors broadcast to the shape of ``out``, and not only to what can be expanded to it."""
-    return all(max(n, m) == size for n, m, size in zip(a.shape, b.shape, out.shape, strict=True))
+        Args:
+            position: Which bucket.
+            block: Which of its blocks.
+            axis: 0 or 1.
+            span: First index along the axis and the one after the last.
+        """
+        found = []
+        for cut, view in self._homes[position, block]:
+            if axis == 1:
+                found.append(view[:, :, slice(*span)])
+                continue
+            start, stop = max(span[0], cut.span[0]), min(span[1], cut.span[1])
+            if start < stop:
+                found.append(view[:, start - cut.span[0] : stop - cut.span[0]])
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)

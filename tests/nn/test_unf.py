@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from amortopt.nn import pooling
 from amortopt.nn.basis import Spec, unf_basis
 from amortopt.nn.unf import UNFLayer, UNFPool
 from tests.nn.weight_spaces import LAYERS, shapes
@@ -50,7 +51,14 @@ def _inputs(many: list[tuple[int, ...]], batch: int = 2, channels: int = 2) -> l
     return [torch.randn(batch, *shape, channels, dtype=torch.float64, requires_grad=True) for shape in many]
 
 
-CASES = [*((name, LAYERS[name][0], shapes(name)) for name in NETWORKS), ("odd", ODD, ODD_SHAPES)]
+KERNELS: list[Spec] = [(1, 0, 10, 11), (1,), (1, 1, 12, 13), (14, 15, 16)]
+"""Own axes beside a group of size 1, beside a diagonal, and all there is."""
+KERNEL_SHAPES = [(3, 1, 2, 2), (3,), (3, 3, 2, 1), (2, 1, 2)]
+CASES = [
+    *((name, LAYERS[name][0], shapes(name)) for name in NETWORKS),
+    ("odd", ODD, ODD_SHAPES),
+    ("kernels", KERNELS, KERNEL_SHAPES),
+]
 
 
 @pytest.mark.parametrize(("name", "specs", "sizes"), CASES, ids=[case[0] for case in CASES])
@@ -92,7 +100,7 @@ def test_unf_layer_equivariant(name: str, specs: list[Spec], sizes: list[tuple[i
         torch.testing.assert_close(pool(xs), pool(moved(xs)), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["mlp", "rnn", "odd"])
+@pytest.mark.parametrize("name", ["rnn", "odd", "kernels"])
 def test_unf_layer_gradcheck(name: str) -> None:
     specs, sizes = next((specs, sizes) for other, specs, sizes in CASES if other == name)
     small = [tuple(min(n, 2) for n in shape) for shape in sizes]
@@ -111,6 +119,29 @@ def test_unf_layer_products_do_not_grow_with_pairs_of_tensors() -> None:
     layer = UNFLayer(LAYERS["transformer-12"][0], 1, 1)
     assert layer.weight.numel() == 61_272
     assert layer.num_products == 78
+
+
+def test_unf_layer_own_axes_together_or_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, xs = _layer(KERNELS), _inputs(KERNEL_SHAPES)
+    found = []
+    for largest in (pooling.LARGEST_PATTERN, 48, 0):  # all own axes in one node, some, none
+        monkeypatch.setattr(pooling, "LARGEST_PATTERN", largest)
+        ys = copy.deepcopy(layer)(xs)  # a copy has no plans
+        found.append((*ys, *torch.autograd.grad(sum(y.square().sum() for y in ys), xs)))
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-11)
+
+
+def test_unf_layer_outputs_share_no_memory() -> None:
+    layer, xs = _layer(KERNELS), [x.detach() for x in _inputs(KERNEL_SHAPES, batch=1)]
+    with torch.no_grad():
+        ys = layer(xs)
+        kept = [y.clone() for y in ys]
+        for k, y in enumerate(ys):
+            y.fill_(0.0)
+            for other, before in zip(ys[k + 1 :], kept[k + 1 :], strict=True):
+                assert torch.equal(other, before)
 
 
 def test_unf_layer_any_batch_axes() -> None:

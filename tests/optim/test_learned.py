@@ -202,6 +202,55 @@ def test_steps_that_are_not_finite_raise_if_asked_to() -> None:
     assert opt.skipped == 0
 
 
+def test_updates_that_are_not_finite_move_nothing() -> None:
+    rule = any_rule()
+    with torch.no_grad():
+        rule.log_alpha.fill_(float("nan"))
+    model = mlp()
+    before = weights(model)
+    backward(model)
+    opt = optimizer(model, rule=rule)
+    opt.step()
+    assert opt.skipped == 1
+    opt.nonfinite = "raise"
+    with pytest.raises(ValueError, match=r"update: got NaN or infinite values"):
+        opt.step()
+    far = optimizer(model, lr=1e300)
+    far.step()
+    assert far.skipped == 1
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_weights_that_are_not_finite_are_named_and_warned_about_once() -> None:
+    model = mlp()
+    backward(model)
+    with torch.no_grad():
+        model[2].weight[0, 0] = float("nan")
+    opt = optimizer(model)
+    with pytest.warns(RuntimeWarning, match="no step will be taken again") as seen:
+        opt.step()
+        opt.step()
+    assert opt.skipped == 2 and len(seen) == 1
+    with pytest.raises(ValueError, match=r"weights: got NaN or infinite values in the weight '2\.weight'"):
+        optimizer(model, nonfinite="raise").step()
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.scale = mlp(), nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * self.net(x)
+
+
+def test_a_parameter_without_axes_is_moved() -> None:
+    model = Scaled()
+    opt = optimizer(model)
+    train(model, opt, 2)
+    assert float(model.scale.detach()) != 1.0 and opt.state[model.scale]["momenta"].shape == (7,)
+
+
 def test_a_closure_is_called_once_with_gradients_and_may_return_nothing() -> None:
     model = mlp()
     opt = optimizer(model)

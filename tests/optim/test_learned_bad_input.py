@@ -11,7 +11,7 @@ from torch import nn
 
 from amortopt import UNFOptimizer
 from amortopt.symmetry import SymmetrySpec, extract
-from tests.optim.learned import X, any_rule, mlp, optimizer
+from tests.optim.learned import X, any_rule, backward, mlp, optimizer, weights
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,10 @@ from tests.optim.learned import X, any_rule, mlp, optimizer
         ({"nonfinite": "ignore"}, r"nonfinite: got 'ignore', expected 'skip' or 'raise'"),
         ({"param_groups": []}, r"param_groups: got list, expected dicts in a list"),
         ({"param_groups": {"params": "0.bias"}}, r"param_groups: got dict, expected dicts in a list"),
+        ({"param_groups": ["0.weight"]}, r"got '0\.weight' instead of a dict, expected .*\[\{'params': "),
+        ({"param_groups": mlp().parameters()}, r"got a Parameter instead of a dict, expected .*'params'"),
+        ({"param_groups": [{"params": 3}]}, r"param_groups: got 3 as 'params'"),
+        ({"rule": 3}, r"rule: got int, expected an UpdateRule"),
         ({"param_groups": [{"lr": 1.0}]}, r"param_groups: got a group without 'params'"),
         (
             {"param_groups": [{"params": "5.bias"}]},
@@ -101,6 +105,25 @@ def test_groups_whose_sizes_disagree_are_refused() -> None:
         ValueError, match=r"has size 4, expected the size of group .* \(5\); make axis and group"
     ):
         UNFOptimizer(mlp(), symmetry=SymmetrySpec.from_json(table), rule=any_rule())
+
+
+def test_a_rule_beside_the_source_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"rule: got 'x' beside the source 'unf-small', expected one"):
+        UNFOptimizer.from_pretrained("unf-small", mlp(), X, rule="x")
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "raise"])
+@pytest.mark.parametrize("key", ["lr", "weight_decay"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, None])
+def test_options_are_checked_at_every_step(nonfinite: Any, key: str, value: Any) -> None:
+    model = mlp()
+    opt = optimizer(model, nonfinite=nonfinite)
+    backward(model)
+    before = weights(model)
+    opt.param_groups[0][key] = value
+    with pytest.raises(ValueError, match=rf"{key}: got {value} in parameter group 0, expected a finite"):
+        opt.step()
+    assert all(torch.equal(p, before[name]) for name, p in weights(model).items()) and not opt.state
 
 
 def test_sparse_gradients_are_refused() -> None:

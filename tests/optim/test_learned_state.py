@@ -124,6 +124,43 @@ def test_a_state_dict_of_another_optimizer_is_refused(make: Any, match: str | No
     assert before["state"].keys() == other.state_dict()["state"].keys()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("momenta", float("nan"), r"'momenta' of '0\.weight', expected finite numbers"),
+        ("second", -1.0, r"'second' of '0\.weight', expected finite numbers >= 0"),
+        ("step", -1.0, r"got -1\.0 as 'step'"),
+        ("step", 1.5, r"got 1\.5 as 'step'.*expected a whole number"),
+        ("step", float("nan"), r"got nan as 'step'"),
+        ("momenta", None, r"got no 'momenta' for '0\.weight'"),
+        ("lr", float("nan"), r"lr: got nan in parameter group 0"),
+        ("lr", None, r"lr: got none in parameter group 0"),
+    ],
+)
+def test_an_altered_state_dict_is_refused(key: str, value: float | None, match: str) -> None:
+    model = mlp()
+    opt = optimizer(model)
+    train(model, opt, 2)
+    before = copy.deepcopy(opt.state_dict())
+    state = copy.deepcopy(before)
+    entry = state["param_groups"][0] if key == "lr" else state["state"][0]
+    if value is None:
+        del entry[key]
+    else:
+        entry[key] = value if key == "lr" else torch.full_like(entry[key], value)
+    with pytest.raises(ValueError, match=match):
+        opt.load_state_dict(state)
+    now = opt.state_dict()
+    assert now["param_groups"] == before["param_groups"]
+    assert torch.equal(now["state"][0]["momenta"], before["state"][0]["momenta"])
+
+
+@pytest.mark.parametrize("odd", [None, []])
+def test_what_is_no_state_dict_is_refused(odd: Any) -> None:
+    with pytest.raises(ValueError, match=r"state_dict: got (NoneType|list), expected the dict"):
+        optimizer(mlp()).load_state_dict(odd)
+
+
 def test_hooks_of_the_user_see_and_change_state_dicts() -> None:
     model = mlp()
     opt = optimizer(model)

@@ -47,7 +47,7 @@ def check(layout: UpdateLayout, rule: UpdateRule, tile: int) -> None:
         for step in range(3):
             grads = torch.randn(layout.size) * (0.1, 1e-6, 3.0)[step]
             update, expected = rule(layout, flat, grads, expected)
-            found = prepared(flat, grads, state)
+            found = prepared(torch.stack([flat, grads]), state)
             scale = float(update.abs().max())
             torch.testing.assert_close(found, update, rtol=1e-5, atol=1e-5 * scale)
             flat = flat - update
