@@ -366,7 +366,7 @@ class _Work:
 
     def __init__(self, rule: UpdateRule, layout: UpdateLayout) -> None:
         self.places = Places(layout)
-        self._values = torch.zeros(2, layout.size, device=layout.device)
+        self._values = torch.zeros(2, layout.size, dtype=torch.float32, device=layout.device)
         self.weights, self.gradients = self._values
         self._infer = InferenceRule(rule, layout)
         self._spread = {

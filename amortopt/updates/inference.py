@@ -59,14 +59,16 @@ class InferenceRule:
         self.base, self.second, self.gate = rule.base, rule.second, rule.gate
         self.tiles = tiles(layout, tile if device.type == "cpu" else n)
         told, width = rule.told[0].shape[1], rule.out_direction.shape[1]
-        self.told = torch.ones(told, layout.num_blocks, device=device)
+        self.told = torch.ones(told, layout.num_blocks, dtype=torch.float32, device=device)
         self.layers = [
             InferenceLayer(cast(UpdateLayer, layer), weights, layout, self.tiles)
             for layer, weights in zip(rule.layers, rule.told, strict=True)
         ]
         self.hidden = [Elements(width, self.tiles, device) for _ in range(min(2, len(self.layers) - 1))]
         self._last = Elements(width, self.tiles, device, shared=True)
-        fixed, second = (torch.tensor(decays, device=device) for decays in (f.MOMENTA, f.SECOND))
+        fixed, second = (
+            torch.tensor(decays, dtype=torch.float32, device=device) for decays in (f.MOMENTA, f.SECOND)
+        )
         gamma = rule.logit_gamma.sigmoid().reshape(1)
         self.features = TileFeatures(
             self.tiles,
@@ -81,7 +83,7 @@ class InferenceRule:
         self.sizes = torch.tensor(sizes, dtype=torch.float32, device=device)
         self.scales = torch.tensor(f.TIMESCALES, dtype=torch.float32, device=device)
         self._prepare_output(rule)
-        self.update = torch.zeros(n, device=device)
+        self.update = torch.zeros(n, dtype=torch.float32, device=device)
         self._updates = self.update.split([tile.elements[1] - tile.elements[0] for tile in self.tiles])
 
     def _prepare_output(self, rule: UpdateRule) -> None:
@@ -91,7 +93,7 @@ class InferenceRule:
         self.out = torch.cat(outs, dim=2).transpose(1, 2).contiguous()  # [classes, 1 or 2, D]
         self.told_gate = rule.told_gate.squeeze(2).clone()  # [classes, told]
         self._outs = Elements(self.out.shape[1], self.tiles, self.layout.device, shared=True)
-        self._gates = torch.zeros(self.layout.num_blocks, device=self.layout.device)
+        self._gates = torch.zeros(self.layout.num_blocks, dtype=torch.float32, device=self.layout.device)
         self._gates_of = [
             [self._gates[cut.network_blocks].unflatten(0, (-1, *[1] * len(cut.shape[1:]))) for cut in t.cuts]
             for t in self.tiles
@@ -137,7 +139,7 @@ class InferenceRule:
         over = 1 - self.corrected ** step.to(self.corrected.device)  # what the rule divides by
         tiny = (f.TINY * over[:2]).unsqueeze(1)
         roots = over[:2].sqrt()
-        scales = torch.ones(self.count + 1, device=over.device)
+        scales = torch.ones(self.count + 1, dtype=torch.float32, device=over.device)
         if self.second:
             scales[READ] = roots[0]
             scales[READ + 1 : -1] = roots.repeat(2)

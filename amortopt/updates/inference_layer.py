@@ -48,8 +48,8 @@ class InferenceLayer:
         c, device = self.channels, layout.device
         self.heard = torch.cat([layer.mean, told], 1) if self.means else told
         self.heard = self.heard.transpose(1, 2).contiguous()  # [classes, D, C + told]
-        self.known = torch.zeros(self.heard.shape[2], layout.num_blocks, device=device)
-        self.rows = torch.zeros(layout.num_rows, c, device=device)
+        self.known = torch.zeros(self.heard.shape[2], layout.num_blocks, dtype=torch.float32, device=device)
+        self.rows = torch.zeros(layout.num_rows, c, dtype=torch.float32, device=device)
         if layer.rows:
             self.row, self.unit = layer.row.transpose(1, 2).contiguous(), layer.unit.clone()
             slots = layout.slots
@@ -64,8 +64,8 @@ class InferenceLayer:
             self.transpose, self.kernel, self.pair = (
                 w.t().contiguous() for w in (layer.transpose, layer.kernel, layer.pair)
             )
-        self.said = torch.zeros(self.width, layout.num_blocks, device=device)
-        self.said_rows = torch.zeros(self.width, layout.num_rows, device=device)
+        self.said = torch.zeros(self.width, layout.num_blocks, dtype=torch.float32, device=device)
+        self.said_rows = torch.zeros(self.width, layout.num_rows, dtype=torch.float32, device=device)
         self._bare = [b for b, bucket in enumerate(layout.buckets) if not kept_axes(bucket.sides)]
         self._prepare_cuts()
 
@@ -75,7 +75,9 @@ class InferenceLayer:
         unf, device = self.reach == "unf", self.layout.device
         self._kernels: list[list[Tensor | None]] = [
             [
-                torch.zeros(self.width, *cut.shape[:3], device=device) if unf and len(cut.shape) > 3 else None
+                torch.zeros(self.width, *cut.shape[:3], dtype=torch.float32, device=device)
+                if unf and len(cut.shape) > 3
+                else None
                 for cut in tile.cuts
             ]
             for tile in self.tiles
@@ -135,7 +137,7 @@ class InferenceLayer:
                     torch.mean(rows, 1, out=self.known[:c, slice(*bucket.blocks)].t())
         heard = None
         if self.reach == "unf":
-            averages = torch.zeros(len(CLASSES), c, device=told.device)
+            averages = torch.zeros(len(CLASSES), c, dtype=torch.float32, device=told.device)
             for kind, span in spans.items():
                 torch.mean(self.known[:c, span], 1, out=averages[kind])
             heard = (averages.view(1, -1) @ self.everywhere).view(len(CLASSES), self.width, 1)

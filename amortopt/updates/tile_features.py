@@ -72,8 +72,8 @@ class TileFeatures:
         self._products = [(x[READ], x[READ + 1 :].view(2, len(SECOND), -1)) for x in self.x.tiles if second]
         self._roots = Elements(len(SECOND), tiles, device, shared=True)
         self._fresh = (1 - decays).unsqueeze(1)
-        self._fresh_second = (1 - torch.tensor(SECOND, device=device)).unsqueeze(1)
-        self._bases = torch.zeros(size if adam else 0, device=device)
+        self._fresh_second = (1 - torch.tensor(SECOND, dtype=torch.float32, device=device)).unsqueeze(1)
+        self._bases = torch.zeros(size if adam else 0, dtype=torch.float32, device=device)
         self._flat = [
             [view.flatten(2) if view.ndim > 2 else view.unsqueeze(2) for view in views]
             for views in self.x.cuts
@@ -81,7 +81,7 @@ class TileFeatures:
         self._blocks = torch.cat(
             [torch.arange(cut.network_blocks.start, cut.network_blocks.stop) for t in tiles for cut in t.cuts]
         ).to(device)
-        self._norms = torch.zeros(self.count + 1, len(self._blocks), device=device)
+        self._norms = torch.zeros(self.count + 1, len(self._blocks), dtype=torch.float32, device=device)
         counts = [cut.shape[0] for tile in tiles for cut in tile.cuts]
         norms = iter(self._norms.split(counts, 1))
         self._norms_of = [[next(norms) for _ in tile.cuts] for tile in tiles]
@@ -146,7 +146,7 @@ class TileFeatures:
 
     def squares(self, num_blocks: int) -> Tensor:
         """Sums of squares, once all tiles have been accumulated: features and the base, [F + 1, B]."""
-        found = torch.zeros(self.count + 1, num_blocks, device=self._norms.device)
+        found = torch.zeros(self.count + 1, num_blocks, dtype=torch.float32, device=self._norms.device)
         return found.index_add_(1, self._blocks, self._norms.square())
 
     def normalise(self, t: int, factors: Sequence[Tensor]) -> None:

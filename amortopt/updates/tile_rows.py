@@ -91,7 +91,7 @@ class RowWriter:
 
 def row_lengths(layout: UpdateLayout) -> Tensor:
     """Elements in each row, float32 [R, 1]."""
-    lengths = torch.zeros(layout.num_rows, 1)
+    lengths = torch.zeros(layout.num_rows, 1, dtype=torch.float32)
     for bucket in layout.buckets:
         for side in bucket.sides:
             kept = bucket.shape[side.axis] if side.axis is not None else bucket.shape[0] ** 2

@@ -141,7 +141,9 @@ class Elements:
         self, channels: int, tiles: Sequence[Tile], device: torch.device, *, shared: bool = False
     ) -> None:
         sizes = [tile.elements[1] - tile.elements[0] for tile in tiles]
-        memory = torch.zeros(channels * (max(sizes) if shared else sum(sizes)), device=device)
+        memory = torch.zeros(
+            channels * (max(sizes) if shared else sum(sizes)), dtype=torch.float32, device=device
+        )
         pieces = (
             [memory[: channels * m] for m in sizes] if shared else memory.split([channels * m for m in sizes])
         )

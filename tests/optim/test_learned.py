@@ -10,7 +10,7 @@ from torch import nn
 
 from amortopt import UNFOptimizer
 from amortopt.symmetry import extract
-from amortopt.updates import UpdateLayout
+from amortopt.updates import UpdateLayout, UpdateRule
 from tests.optim.learned import X, Y, any_rule, backward, mlp, optimizer, train, weights
 
 
@@ -283,3 +283,25 @@ def test_the_rule_that_was_given_is_not_touched() -> None:
     train(model, opt, 1)
     assert rule.log_alpha.dtype == torch.float64 and rule.log_alpha.requires_grad
     assert all(bool(p.abs().max() < 10) for p in model.parameters())
+
+
+def test_float64_as_the_default_changes_nothing() -> None:
+    def trained() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).float()
+        x = torch.ones(2, 4, dtype=torch.float32)
+        opt = UNFOptimizer(net, x, rule=UpdateRule(width=4).float())
+        for p in net.parameters():
+            p.data.fill_(0.5)
+            p.grad = torch.full_like(p, 0.1)
+        opt.step()
+        assert opt.skipped == 0
+        return [p.detach().clone() for p in net.parameters()]
+
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = trained()
+    finally:
+        torch.set_default_dtype(default)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in found)
