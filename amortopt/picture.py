@@ -145,7 +145,7 @@ class Figures:
             list(named),
             loc="upper left",
             bbox_to_anchor=(0.5 / width, 0.81 / height),
-            ncols=len(named) if len(named) < 4 or self._columns > 1 else 3,
+            ncols=_columns(len(named), wide=self._columns > 1),
             frameon=False,
             fontsize=8.5,
             columnspacing=1.4,
@@ -158,6 +158,12 @@ class Figures:
         png = io.BytesIO()
         self._figure.savefig(png, format="png")
         return png.getvalue()
+
+
+def _columns(labels: int, *, wide: bool) -> int:
+    """Columns of a legend: one row if it fits, else two or more."""
+    fitting = 6 if wide else 3
+    return labels if labels <= fitting else min(4, fitting)
 
 
 def draw(panels: Sequence[Panel], *, title: str, note: str) -> bytes:

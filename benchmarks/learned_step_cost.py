@@ -36,7 +36,7 @@ from amortopt.updates import UpdateRule
 
 ROOT = Path(__file__).parents[1]
 FORMAT = 1
-SECONDS = 30.0  # of each network
+SECONDS = 25.0  # of each network
 LEAST = 5  # rounds of each network, however long they take
 
 

@@ -356,11 +356,11 @@ def table(results: dict[str, Any]) -> str:
                 f"{by['load_average']:.1f} at the "
                 f"start. One thread; shortest processor time of {results['plan']['rounds']} x "
                 f"{results['plan']['passes']} "
-                f"passes, sides in turn; gradients of weights and inputs.{ahead}",
+                f"passes; gradients of weights and inputs.{ahead}",
                 "",
                 "The slow sum is the same layer as a loop over all terms, in eager torch."
                 + (
-                    f" JAX's times of {len(kept)} cases are kept from {kept[0]} to {kept[-1]}."
+                    f" JAX's times of {len(kept)} cases are kept from {kept[0][:10]}, not in turn."
                     if kept
                     else ""
                 ),

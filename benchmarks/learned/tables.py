@@ -179,9 +179,13 @@ def verdicts(lines: Sequence[Line]) -> list[str]:
             against = [text for place in columns if (text := _against_best(rule, baselines, place))]
             if against:
                 said.append(f"{rule.title} minus the best baseline, {name}: {'; '.join(against)}.")
-        said += [text for rival in rivals if (text := _against_rival(rule, rival, lines))]
         if growing := _growing(rule):
             said.append(f"{rule.title}, loss at {LONGER} horizons over that at one, worst of all: {growing}.")
+    # Rivals share a budget; the rules in question had it too only if there is no UNF among the rivals.
+    unf = [line for line in rivals if line.title.startswith("UNF")]
+    for rule in unf or [line for line in lines if line.role == "main"]:
+        others = [rival for rival in rivals if rival is not rule]
+        said += [text for rival in others if (text := _against_rival(rule, rival, lines))]
     return said
 
 
