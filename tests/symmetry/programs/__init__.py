@@ -1,0 +1,8 @@
+"""Random programs that nobody would write, over tensors of any shape: what a network might compute."""
+
+# In this order: a seed chooses among the steps by their position.
+from tests.symmetry.programs import values as values  # isort: skip
+from tests.symmetry.programs import shapes as shapes  # isort: skip
+from tests.symmetry.programs import layers as layers  # isort: skip
+from tests.symmetry.programs.base import Program as Program
+from tests.symmetry.programs.base import generic as generic
