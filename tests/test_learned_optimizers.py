@@ -260,3 +260,10 @@ def test_store_keeps_what_another_process_measured(bench: Any, tmp_path: Path) -
     second.measure("b", {"x": 2}, lambda: 2)
     first.measure("c", {"x": 3}, lambda: 3)
     assert set(bench.store.Store(tmp_path / "r.json").records) == {"a", "b", "c"}
+
+
+def test_readme_shows_the_results_file(bench: Any) -> None:
+    folder = ROOT / "benchmarks" / "results"
+    store = bench.store.Store(folder / bench.store.FILE)
+    block = bench.tables.readme_block(store.records, bench.run.step_cost(store), quick=False)
+    assert block in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -140,3 +140,10 @@ def test_benchmark_runs_and_does_not_measure_twice(tmp_path: Path, monkeypatch: 
     assert [run["tau"] for run in resumed["predictors"]["unf"]["runs"]] == [
         run["tau"] for run in results["predictors"]["unf"]["runs"]
     ]
+
+
+def test_readme_shows_the_results_file() -> None:
+    import tiny_rnn_zoo
+
+    results = json.loads((ROOT / "benchmarks" / "results" / "tiny_rnn_zoo.json").read_text(encoding="utf-8"))
+    assert tiny_rnn_zoo.readme_block(results) in (ROOT / "README.md").read_text(encoding="utf-8")

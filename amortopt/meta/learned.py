@@ -278,9 +278,7 @@ class UpdateRuleModule(L.LightningModule):
         Raises:
             ValueError: The state is of another rule, or of other inner tasks, than this one.
         """
-        there = checkpoint.get("model", {})
-        there.get("rule", {}).pop("damping", None)  # in states of earlier versions
-        differing = differing_keys(there, self._trained(), "model.")
+        differing = differing_keys(checkpoint.get("model", {}), self._trained(), "model.")
         if differing:
             raise ValueError(
                 f"ckpt_path: the state is of another model ({'; '.join(differing)}); pass what the run was "

@@ -47,11 +47,6 @@ class UpdateLayout:
         )
         self.device = torch.device("cpu")
 
-    @classmethod
-    def from_spec(cls, spec: SymmetrySpec, shapes: Mapping[str, Sequence[int]]) -> UpdateLayout:
-        """The same as the constructor."""
-        return cls(spec, shapes)
-
     def _check(self) -> None:
         advice = "extract the symmetry of this model"
         if missing := [name for name in self.spec.params if name not in self.shapes]:

@@ -153,6 +153,14 @@ def test_state_of_another_rule_is_refused(
     assert "model.rule.net" in message and "--name" in message
 
 
+def test_damping_may_change_when_a_run_goes_on(recipe: Path, tmp_path: Path) -> None:
+    main(fit_args(recipe, tmp_path, "--trainer.max_steps", "2"))
+    resumed = ("--ckpt_path", "last", "--model.rule.damping", "0", "--out", f"{tmp_path}/second")
+    main(fit_args(recipe, tmp_path, "--trainer.max_steps", "4", *resumed))
+    release = load_rule(tmp_path / "second")
+    assert release.rule.damping == 0 and release.results["training"]["steps"] == 4
+
+
 @pytest.mark.parametrize(
     "args, words",
     [
