@@ -14,14 +14,14 @@ from amortopt._version import __version__ as __version__
 if TYPE_CHECKING:
     from amortopt import symmetry as symmetry
     from amortopt import testing as testing
-    from amortopt.checkpoints import list_shipped as list_shipped
-    from amortopt.checkpoints import load_release as load_release
-    from amortopt.checkpoints import save_release as save_release
-    from amortopt.optim.learned import UNFOptimizer as UNFOptimizer
     from amortopt.optim.one_shot import ScaleGMNOptimizer as ScaleGMNOptimizer
+    from amortopt.optim.stepwise import UNFOptimizer as UNFOptimizer
     from amortopt.optim.structure import OutOfFamilyWarning as OutOfFamilyWarning
-    from amortopt.rule_release import load_rule as load_rule
-    from amortopt.rule_release import save_rule as save_rule
+    from amortopt.release.metanet import list_shipped as list_shipped
+    from amortopt.release.metanet import load_release as load_release
+    from amortopt.release.metanet import save_release as save_release
+    from amortopt.release.rule import load_rule as load_rule
+    from amortopt.release.rule import save_rule as save_rule
     from amortopt.symmetry.match import FamilyMismatchError as FamilyMismatchError
 
 __all__ = [
@@ -44,11 +44,11 @@ _HOME = {
     "OutOfFamilyWarning": "amortopt.optim",
     "ScaleGMNOptimizer": "amortopt.optim",
     "UNFOptimizer": "amortopt.optim",
-    "list_shipped": "amortopt.checkpoints",
-    "load_release": "amortopt.checkpoints",
-    "load_rule": "amortopt.rule_release",
-    "save_release": "amortopt.checkpoints",
-    "save_rule": "amortopt.rule_release",
+    "list_shipped": "amortopt.release.metanet",
+    "load_release": "amortopt.release.metanet",
+    "load_rule": "amortopt.release.rule",
+    "save_release": "amortopt.release.metanet",
+    "save_rule": "amortopt.release.rule",
 }
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.symmetry import SymmetrySpec, act, extract, inverse, sample
-from amortopt.symmetry.comparison import Comparison
-from amortopt.symmetry.running import Runner, relative
+from amortopt.symmetry.proof.comparison import Comparison
+from amortopt.symmetry.proof.running import Runner, relative
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from amortopt.files import write_whole
+from amortopt.system.files import write_whole
 
 
 def rewrite_readme(path: Path, block: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.graph import GraphLayout
+from amortopt.metanets.scalegmn.graph.layout import GraphLayout
 from amortopt.symmetry import SymmetrySpec
 
 

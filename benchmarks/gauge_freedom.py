@@ -29,12 +29,12 @@ from torch import Tensor
 
 from amortopt._types import Params
 from amortopt._version import __version__
-from amortopt.files import write_whole
-from amortopt.functional import params_of
-from amortopt.meta.release import commit, hardware
+from amortopt.functional.networks import params_of
+from amortopt.meta.one_pass.results import commit, hardware
 from amortopt.symmetry import Element, SymmetrySpec, act, extract, identity, null_directions, sample
 from amortopt.symmetry.gauge import gauge_dimension
-from amortopt.symmetry.running import worst
+from amortopt.symmetry.proof.running import worst
+from amortopt.system.files import write_whole
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "gauge_freedom.json"

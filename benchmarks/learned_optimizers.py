@@ -32,8 +32,8 @@ from learned.training import Starts
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from amortopt import list_shipped
-from amortopt.allocator import keep_freed_memory
-from amortopt.files import write_whole
+from amortopt.system.files import write_whole
+from amortopt.system.memory import keep_freed_memory
 
 RESULTS = ROOT / "benchmarks" / "results"
 

@@ -30,9 +30,9 @@ from torch import nn
 
 from amortopt import UNFOptimizer
 from amortopt._version import __version__
-from amortopt.files import write_whole
-from amortopt.meta.release import commit, hardware
-from amortopt.updates import UpdateRule
+from amortopt.meta.one_pass.results import commit, hardware
+from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.system.files import write_whole
 
 ROOT = Path(__file__).parents[1]
 FORMAT = 1

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amortopt.nn.unf import UNFLayer
+from amortopt.metanets.unf.layer import UNFLayer
 from amortopt.symmetry import SymmetrySpec
 
 KINDS = ((), (1,), (1, 1))

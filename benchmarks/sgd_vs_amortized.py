@@ -33,8 +33,8 @@ from jsonargparse import ArgumentParser
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from amortopt import list_shipped
-from amortopt.allocator import keep_freed_memory
-from amortopt.files import write_whole
+from amortopt.system.files import write_whole
+from amortopt.system.memory import keep_freed_memory
 from amortopt.zoo.baseline import finetune
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -30,8 +30,8 @@ from comparison.store import circumstances, plain
 from jsonargparse import ArgumentParser
 
 import amortopt.symmetry
-from amortopt.files import write_whole
-from amortopt.meta.release import commit
+from amortopt.meta.one_pass.results import commit
+from amortopt.system.files import write_whole
 
 ROOT = Path(__file__).parents[1]
 FORMAT = 1

@@ -25,9 +25,9 @@ from jsonargparse import ArgumentParser
 from throughput_cases import SIDES, Case, MetaStep, Pass, best_of
 
 from amortopt._version import __version__
-from amortopt.allocator import keep_freed_memory
-from amortopt.files import write_whole
-from amortopt.meta.release import commit, hardware
+from amortopt.meta.one_pass.results import commit, hardware
+from amortopt.system.files import write_whole
+from amortopt.system.memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 FORMAT = 1

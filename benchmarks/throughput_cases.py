@@ -23,13 +23,13 @@ from edge_list import EdgeListGMN
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.allocator import keep_freed_memory
-from amortopt.functional import apply_many
-from amortopt.meta.muon import Muon
+from amortopt.functional.networks import apply_many
 from amortopt.meta.schedule import param_groups, update_average
 from amortopt.metanets import make_metanet
 from amortopt.symmetry import extract
+from amortopt.system.memory import keep_freed_memory
 from amortopt.tasks import init_many, make_family
+from amortopt.training.muon import Muon
 
 WIDTH, CHANNELS = 64, 8
 SIDES = ("amortopt", "edge list")

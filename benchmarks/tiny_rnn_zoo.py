@@ -39,12 +39,12 @@ from scipy import stats
 from torch import nn
 
 from amortopt._version import __version__
-from amortopt.allocator import keep_freed_memory
-from amortopt.files import write_whole
-from amortopt.meta.release import commit, hardware
+from amortopt.meta.one_pass.results import commit, hardware
 from amortopt.symmetry import SymmetrySpec, extract
+from amortopt.system.files import write_whole
+from amortopt.system.memory import keep_freed_memory
 from amortopt.zoo import Zoo, load_zoo
-from amortopt.zoo.tiny_rnn_zoo import TinyRNNZooConfig, build_tiny_rnn_zoo, from_dict
+from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, build_tiny_rnn_zoo, from_dict
 
 Record: TypeAlias = dict[str, Any]
 ROOT = Path(__file__).parents[1]

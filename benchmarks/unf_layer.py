@@ -32,11 +32,11 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from amortopt._version import __version__
-from amortopt.allocator import keep_freed_memory
-from amortopt.files import write_whole
-from amortopt.meta.release import commit, hardware
-from amortopt.nn.basis import Spec, count_layer_terms, unf_basis
-from amortopt.nn.unf import UNFLayer
+from amortopt.meta.one_pass.results import commit, hardware
+from amortopt.metanets.unf.basis import Spec, count_layer_terms, unf_basis
+from amortopt.metanets.unf.layer import UNFLayer
+from amortopt.system.files import write_whole
+from amortopt.system.memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 FORMAT = 1

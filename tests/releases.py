@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from amortopt.checkpoints import save_release
 from amortopt.metanets import make_metanet
+from amortopt.release.metanet import save_release
 from amortopt.symmetry import extract
 from amortopt.tasks import make_family, make_task
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from amortopt.checkpoints import load_release
-from amortopt.cli import main
-from amortopt.rule_release import load_rule
+from amortopt.cli.main import main
+from amortopt.release.metanet import load_release
+from amortopt.release.rule import load_rule
 from amortopt.zoo import load_zoo
 from tests.tasks.archives import write_cifar10, write_idx, write_svhn
 

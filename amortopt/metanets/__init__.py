@@ -9,12 +9,18 @@ from amortopt.metanets.base import register_metanet as register_metanet
 from amortopt.metanets.scalegmn import ScaleGMN as ScaleGMN
 from amortopt.metanets.unf import UNF as UNF
 from amortopt.metanets.unf import UNFInvariant as UNFInvariant
+from amortopt.metanets.unf import UNFLayer as UNFLayer
+from amortopt.metanets.unf import UNFPool as UNFPool
+from amortopt.metanets.update_rule import UpdateRule as UpdateRule
 
 __all__ = [
     "UNF",
     "Metanet",
     "ScaleGMN",
     "UNFInvariant",
+    "UNFLayer",
+    "UNFPool",
+    "UpdateRule",
     "make_metanet",
     "metanet_names",
     "register_metanet",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from amortopt._types import Params
-from amortopt.functional import Loss, eval_mode, loss_and_grad_many
+from amortopt.functional.networks import Loss, eval_mode, loss_and_grad_many
 from amortopt.metanets import Metanet
 from amortopt.optim.checks import check_finite
 from amortopt.symmetry import Match

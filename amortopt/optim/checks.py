@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from amortopt._types import Params
-from amortopt.checkpoints import check_passes as check_passes
-from amortopt.l1 import L1Range
+from amortopt.functional.l1 import L1Range
+from amortopt.release.metanet import check_passes as check_passes
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 

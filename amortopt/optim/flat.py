@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from amortopt.metanets.update_rule.layout import UpdateLayout
 from amortopt.symmetry import Block
-from amortopt.updates import UpdateLayout
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.checkpoints import Release, load_release, parameter_count, save_release
-from amortopt.l1 import L1Range
+from amortopt.functional.l1 import L1Range
 from amortopt.metanets import Metanet
 from amortopt.optim import checks
 from amortopt.optim.align import align
 from amortopt.optim.apply import Data, Network, device_of, improve, plain, run
 from amortopt.optim.structure import match_all, warn_widths
 from amortopt.optim.writing import copied, judged, written
+from amortopt.release.metanet import Release, load_release, parameter_count, save_release
 from amortopt.symmetry import FamilyMismatchError, SymmetrySpec
 from amortopt.tasks import Family, Task, make_family, make_task
 

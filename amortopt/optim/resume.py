@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from amortopt.metanets.update_rule import features as f
+from amortopt.metanets.update_rule.layout import UpdateLayout
+from amortopt.metanets.update_rule.rule import UpdateRule
 from amortopt.optim.whole import step_options
-from amortopt.updates import UpdateLayout, UpdateRule
-from amortopt.updates import features as f
 
 FORMAT = 1
 _ALTERED = "it was altered"

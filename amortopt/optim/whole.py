@@ -14,9 +14,9 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from amortopt.rule_release import load_rule
+from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.release.rule import load_rule
 from amortopt.symmetry import SymmetrySpec, extract
-from amortopt.updates import UpdateRule
 
 COMPILED = "_orig_mod."
 

@@ -23,10 +23,10 @@ from amortopt.symmetry.gauge import null_directions as null_directions
 from amortopt.symmetry.match import FamilyMismatchError as FamilyMismatchError
 from amortopt.symmetry.match import Match as Match
 from amortopt.symmetry.match import match as match
-from amortopt.symmetry.probes import Larger as Larger
+from amortopt.symmetry.proof.probes import Larger as Larger
+from amortopt.symmetry.proof.verify import Proof as Proof
+from amortopt.symmetry.proof.verify import verify as verify
 from amortopt.symmetry.spec import SymmetrySpec as SymmetrySpec
-from amortopt.symmetry.verify import Proof as Proof
-from amortopt.symmetry.verify import verify as verify
 
 __all__ = [
     "Axis",

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import map_arg
 
-from amortopt.symmetry.dims import Dim, Dims, fixed, is_fixed, size_of
-from amortopt.symmetry.labels import Labels
-from amortopt.symmetry.pieces import Labelled
-from amortopt.symmetry.recording import Recording, tensors
 from amortopt.symmetry.rules import Call, NoRule, Result, Rule, Value, rule_for
 from amortopt.symmetry.rules.base import by_axis
+from amortopt.symmetry.solve.dims import Dim, Dims, fixed, is_fixed, size_of
+from amortopt.symmetry.solve.labels import Labels
+from amortopt.symmetry.solve.pieces import Labelled
+from amortopt.symmetry.solve.table import table_of
 from amortopt.symmetry.spec import SymmetrySpec
-from amortopt.symmetry.table import table_of
-from amortopt.symmetry.trace import (
+from amortopt.symmetry.trace.program import (
     CHECKS,
     Trace,
     arguments,
@@ -32,6 +31,7 @@ from amortopt.symmetry.trace import (
     trace,
     wrapped_graph,
 )
+from amortopt.symmetry.trace.recording import Recording, tensors
 
 
 class UnknownOperationWarning(UserWarning):
@@ -48,7 +48,7 @@ def extract(
     """Find what may be permuted and rescaled in a network without changing its function in eval mode.
 
     The forward pass is traced; every dimension of every value is labelled with the neuron groups that it is
-    made of (see :mod:`amortopt.symmetry.labels`), and a rule per operation says what these may do. The answer
+    made of (see `solve.labels`), and a rule per operation says what these may do. The answer
     may be smaller than the true symmetry, never larger.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from amortopt.symmetry.axes import Block, NeuronGroup
-from amortopt.symmetry.running import Runner, generic
+from amortopt.symmetry.proof.running import Runner, generic
 from amortopt.symmetry.spec import SymmetrySpec
 
 
@@ -189,7 +189,7 @@ def null_directions(
         model: The network; left as it was.
         inputs: What its forward takes, or a tuple of that, with more numbers in the outputs than weights.
         training: Whether to run in training mode, with dropout replaced by its expectation.
-        noise: Disturbance of the weights, as in :func:`amortopt.symmetry.verify.verify`.
+        noise: Disturbance of the weights, as in :func:`amortopt.symmetry.proof.verify.verify`.
         rtol: Singular values below this share of the largest count as zero. Rounding leaves about 1e-14,
             and the Jacobian's columns are brought to norm one first, so that the others are far above it.
 

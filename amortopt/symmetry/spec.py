@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from amortopt.symmetry.gauge import GaugeDimension
-    from amortopt.symmetry.verify import Proof
+    from amortopt.symmetry.proof.verify import Proof
 
 _FORMAT = 2
 
@@ -163,12 +163,12 @@ class SymmetrySpec:
         Args:
             model: The network; left as it was.
             example_input: What its forward takes, or a tuple of that.
-            **options: See :func:`amortopt.symmetry.verify.verify`.
+            **options: See :func:`amortopt.symmetry.proof.verify.verify`.
 
         Returns:
             The proof, which a person can print; ``proof.holds`` says whether it is one.
         """
-        from amortopt.symmetry.verify import verify
+        from amortopt.symmetry.proof.verify import verify
 
         return verify(self, model, example_input, **options)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from amortopt._types import Params
-from amortopt.batched import elementwise
-from amortopt.functional import params_of, stack
+from amortopt.functional.many import elementwise
+from amortopt.functional.networks import params_of, stack
 from amortopt.tasks.base import construct
 
 Activation: TypeAlias = Literal["tanh", "relu", "sin", "gelu", "leaky_relu", "identity"]

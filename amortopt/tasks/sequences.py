@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.batched import ManyModule, embedding_many, linear_many
+from amortopt.functional.many import ManyModule, embedding_many, linear_many
 from amortopt.tasks.derivatives import attend, recur, standardise
 from amortopt.tasks.families import ACTIVATIONS, Family, check_activation, check_sizes, register_family
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.functional import num_networks
+from amortopt.functional.networks import num_networks
 from amortopt.tasks import Split, Task, init_many
 from amortopt.zoo.config import ZooConfig
 from amortopt.zoo.draw import draw_table, epoch_order, noise_generator

@@ -18,7 +18,7 @@ from rich.progress import (
 from torch import nn
 
 from amortopt._types import Params
-from amortopt.functional import params_of
+from amortopt.functional.networks import params_of
 from amortopt.tasks import Family, Task, init_many
 from amortopt.tasks.base import SPLITS
 from amortopt.zoo.config import ZooConfig

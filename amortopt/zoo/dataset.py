@@ -12,7 +12,7 @@ import torch
 from amortopt._types import Params
 from amortopt.tasks import Family, Task, make_family, make_task
 from amortopt.zoo.draw import SplitName, Table
-from amortopt.zoo.small_cnn_zoo import locate, read_small_cnn_zoo
+from amortopt.zoo.formats.small_cnn_zoo import locate, read_small_cnn_zoo
 from amortopt.zoo.store import Manifest, read_manifest, read_shard
 
 
@@ -100,7 +100,7 @@ def load_zoo(
     """Read a zoo that ``build_zoo`` wrote, with all its checksums verified, or a Small CNN Zoo.
 
     Args:
-        folder: Zoo folder. Of a [Small CNN Zoo][amortopt.zoo.small_cnn_zoo] the folder of one data set; the
+        folder: Zoo folder. Of a Small CNN Zoo the folder of one data set; the
             activation may stand behind it as if it were a subfolder: ``small_cnn_zoo/cifar10/tanh``.
         split: Only the networks of this split; by default all.
         device: Where the params go.

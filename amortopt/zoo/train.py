@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.functional import apply_many, num_networks
+from amortopt.functional.networks import apply_many, num_networks
 from amortopt.tasks import Split, Task
 from amortopt.zoo.draw import epoch_order, noise_generator
 

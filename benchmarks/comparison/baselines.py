@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from amortopt._types import Params
-from amortopt.functional import num_networks
+from amortopt.functional.networks import num_networks
 from amortopt.zoo.baseline import Schedule, finetune
 from amortopt.zoo.train import evaluate_many
 from comparison.cells import Cell, Method

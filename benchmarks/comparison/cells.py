@@ -11,11 +11,11 @@ import numpy as np
 from torch import nn
 
 from amortopt._types import Params
-from amortopt.checkpoints import Release
+from amortopt.cli.zoo import build_parser
+from amortopt.release.metanet import Release
 from amortopt.tasks import Family, Task, make_family, make_task
 from amortopt.zoo import ZooConfig
 from amortopt.zoo.baseline import START_EPOCHS, OptimizerName, starting_networks
-from amortopt.zoo.command import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes" / "zoo"

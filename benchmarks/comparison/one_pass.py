@@ -13,9 +13,9 @@ import torch
 
 from amortopt import ScaleGMNOptimizer, load_release
 from amortopt._types import Params
-from amortopt.checkpoints import CONFIG, Release, parameter_count
-from amortopt.functional import num_networks
-from amortopt.optim.command import task_batch
+from amortopt.cli.one_shot import task_batch
+from amortopt.functional.networks import num_networks
+from amortopt.release.metanet import CONFIG, Release, parameter_count
 from comparison.baselines import Advance, condensed, described, look
 from comparison.cells import Cell, cell_of_release
 

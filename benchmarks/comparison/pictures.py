@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from amortopt.picture import COLOURS, GREY, INK, STAR, TWIN, Curve, Figures, Panel, draw, styled
+from amortopt.cli.picture import COLOURS, GREY, INK, STAR, TWIN, Curve, Figures, Panel, draw, styled
 from comparison.store import Record, summary
 from comparison.tables import CellResults, by_cell, method_name
 

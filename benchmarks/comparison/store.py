@@ -18,8 +18,8 @@ import torch
 from scipy import stats
 
 from amortopt._version import __version__
-from amortopt.files import write_whole
-from amortopt.meta.release import commit, hardware
+from amortopt.meta.one_pass.results import commit, hardware
+from amortopt.system.files import write_whole
 
 FORMAT = 1
 BENCHMARK = "sgd_vs_amortized"

@@ -10,7 +10,7 @@ from typing import Any
 
 from _readme import rewrite_readme as rewrite_readme
 
-from amortopt.picture import duration
+from amortopt.cli.picture import duration
 from comparison.cells import CELLS
 from comparison.store import Record, summary
 

@@ -15,7 +15,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from amortopt.updates import UpdateLayout, UpdateRule
+from amortopt.metanets.update_rule.layout import UpdateLayout
+from amortopt.metanets.update_rule.rule import UpdateRule
 
 Name: TypeAlias = Literal["sgd", "nesterov", "adam", "adamw"]
 Schedule: TypeAlias = Literal["constant", "cosine", "warmup"]

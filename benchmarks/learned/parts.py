@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from comparison.store import values
 
-from amortopt.rule_release import load_rule
-from amortopt.updates import UpdateRule
+from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.release.rule import load_rule
 from learned.optimizers import Config, HandMade, Learned, Name, Stepper
 from learned.settings import HORIZON, LONGER, SETTINGS, Plan, Setting
 from learned.store import Record, Store

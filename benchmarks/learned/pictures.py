@@ -8,7 +8,7 @@ from typing import Any
 
 from comparison.store import summary
 
-from amortopt.picture import COLOURS, STAR, TWIN, Figures, styled
+from amortopt.cli.picture import COLOURS, STAR, TWIN, Figures, styled
 from learned.settings import HORIZON, LONGER
 from learned.store import Record
 from learned.tables import Line, lines_of, places

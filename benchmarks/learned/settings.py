@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import yaml
 
-from amortopt.meta.inner import InnerTask
+from amortopt.meta.rule.inner import InnerTask
 from amortopt.tasks import make_family, make_task
 from learned.optimizers import Name, Schedule
 

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from comparison.store import circumstances, plain
 
-from amortopt.files import write_whole
-from amortopt.meta.release import commit, hardware
+from amortopt.meta.one_pass.results import commit, hardware
+from amortopt.system.files import write_whole
 
 FORMAT = 1
 BENCHMARK = "learned_optimizers"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from amortopt.functional import apply_many
-from amortopt.meta.inner import InnerTask
+from amortopt.functional.networks import apply_many
+from amortopt.meta.rule.inner import InnerTask
 from learned.optimizers import Stepper
 
 CHUNK = 32

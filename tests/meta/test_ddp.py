@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from amortopt.checkpoints import load_release
+from amortopt.release.metanet import load_release
 from tests.meta.tiny import fit_args, write_recipe
 
 # A file, because Lightning starts the second process by calling the same file again.
@@ -19,8 +19,8 @@ import sys
 
 import torch
 
-from amortopt.cli import main
-from amortopt.meta.module import OnePassModule
+from amortopt.cli.main import main
+from amortopt.meta.one_pass.module import OnePassModule
 
 
 def on_train_end(self):

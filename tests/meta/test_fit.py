@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from amortopt.checkpoints import load_release
-from amortopt.l1 import L1Range, l1_norm
-from amortopt.meta.cli import main
-from amortopt.meta.module import OnePassModule
+from amortopt.functional.l1 import L1Range, l1_norm
+from amortopt.meta.fit import main
+from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.optim import ScaleGMNOptimizer
+from amortopt.release.metanet import load_release
 from amortopt.zoo import load_zoo
 from amortopt.zoo.train import evaluate_many
 

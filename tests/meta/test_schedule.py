@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from amortopt.meta.muon import Muon
 from amortopt.meta.schedule import param_groups, rate_factor, update_average
+from amortopt.training.muon import Muon
 from tests.meta.tiny import tiny_module
 
 RATES = {

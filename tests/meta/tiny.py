@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from amortopt.cli import main
-from amortopt.meta.module import OnePassModule
+from amortopt.cli.main import main
+from amortopt.meta.one_pass.module import OnePassModule
 
 TINY = """
 name: tiny

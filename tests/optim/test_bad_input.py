@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amortopt.functional import params_of
+from amortopt.functional.networks import params_of
 from amortopt.metanets import make_metanet
 from amortopt.optim import ScaleGMNOptimizer
 from amortopt.symmetry import FamilyMismatchError

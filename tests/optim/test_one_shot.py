@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amortopt.functional import params_of
+from amortopt.functional.networks import params_of
 from amortopt.optim import OutOfFamilyWarning, ScaleGMNOptimizer
 from amortopt.tasks import make_family
 from tests.cases import HandWritten

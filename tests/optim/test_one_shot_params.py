@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from amortopt._types import Params
-from amortopt.functional import params_of, stack
+from amortopt.functional.networks import params_of, stack
 from amortopt.optim import OutOfFamilyWarning, ScaleGMNOptimizer
 from amortopt.optim.align import align
 from amortopt.symmetry import extract

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from amortopt.checkpoints import load_release
-from amortopt.functional import params_of
-from amortopt.l1 import L1Range, l1_norm
+from amortopt.functional.l1 import L1Range, l1_norm
+from amortopt.functional.networks import params_of
 from amortopt.optim import OutOfRangeWarning, ScaleGMNOptimizer
+from amortopt.release.metanet import load_release
 from tests.optim.metanets import TANH, optimizer
 from tests.releases import untrained_release
 
@@ -93,7 +93,7 @@ def test_checkpoint_keeps_range_and_passes(tmp_path: Path) -> None:
 
 
 def test_checkpoint_of_an_earlier_version_loads(tmp_path: Path) -> None:
-    from amortopt import checkpoints
+    from amortopt.release import metanet as checkpoints
 
     folder = untrained_release(tmp_path)
     path = folder / "config.json"

@@ -21,7 +21,7 @@ from amortopt.symmetry import (
     sample,
 )
 from tests.cases import CASES, Case, case
-from tests.symmetry.nested import nested
+from tests.symmetry.solve.nested import nested
 
 
 def _spec_and_params(case: Case) -> tuple[SymmetrySpec, Params]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from amortopt.symmetry import SymmetrySpec, extract
-from amortopt.symmetry.verify import Proof
+from amortopt.symmetry.proof.verify import Proof
 from tests.cases import FAMILY_CASES, Case
 from tests.cases import case as case_of
 

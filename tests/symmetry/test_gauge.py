@@ -9,19 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amortopt.symmetry import (
-    Axis,
-    Block,
-    NeuronGroup,
-    SymmetrySpec,
-    extract,
-    identity,
-    null_directions,
-)
+from amortopt.symmetry import Axis, Block, NeuronGroup, SymmetrySpec, extract, identity, null_directions
 from amortopt.symmetry.action import act
 from amortopt.symmetry.gauge import GaugeDimension, gauge_dimension
 from tests.cases import CASES, case
-from tests.symmetry.nested import nested
+from tests.symmetry.solve.nested import nested
 
 
 def exponents(spec: SymmetrySpec) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from amortopt.functional import params_of
+from amortopt.functional.networks import params_of
 from amortopt.tasks import Digits, make_family, make_task
 from amortopt.tasks.digits import _COPIES, _GRID, _base_images, _generate, _look_up
 

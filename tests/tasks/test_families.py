@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from amortopt.functional import apply, unstack
+from amortopt.functional.networks import apply, unstack
 from amortopt.tasks import Family, family_names, init_many, make_family
 
 CASES: list[dict[str, Any]] = [

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from amortopt._types import Params
-from amortopt.functional import apply_many, loss_and_grad_many
+from amortopt.functional.networks import apply_many, loss_and_grad_many
 from amortopt.symmetry import NeuronGroup, SymmetrySpec, extract
 from amortopt.tasks import Family, PydocText, init_many, make_family
 from amortopt.tasks.derivatives import attend, recur, standardise

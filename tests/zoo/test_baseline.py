@@ -7,10 +7,10 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
+from amortopt.cli.zoo import build_parser
 from amortopt.tasks import Split, init_many, make_family, make_task
 from amortopt.zoo import ZooConfig, build_zoo, load_zoo
 from amortopt.zoo.baseline import finetune, starting_networks
-from amortopt.zoo.command import build_parser
 from amortopt.zoo.draw import epoch_order, noise_generator
 from amortopt.zoo.train import gradients_many
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from amortopt.functional import apply_many
+from amortopt.functional.networks import apply_many
 from amortopt.zoo import Zoo, ZooConfig, build_zoo, load_zoo
 
 CONFIG = ZooConfig(

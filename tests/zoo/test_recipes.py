@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentParser
 
+from amortopt.cli.zoo import build_parser
 from amortopt.zoo import ZooConfig, build_zoo, load_zoo
-from amortopt.zoo.command import build_parser
 from tests.tasks import archives
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "zoo").rglob("*.yaml"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from amortopt.functional import apply
+from amortopt.functional.networks import apply
 from amortopt.tasks import Split, init_many, make_family, make_task
 from amortopt.zoo.draw import epoch_order, noise_generator
 from amortopt.zoo.train import evaluate_many, train_many

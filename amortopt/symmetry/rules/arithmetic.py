@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from amortopt.symmetry.dims import Dim, Dims, fixed, size_of, with_exponent
-from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
 from amortopt.symmetry.rules.contraction import multiplied
+from amortopt.symmetry.solve.dims import Dim, Dims, fixed, size_of, with_exponent
+from amortopt.symmetry.solve.labels import Labels
 
 
 @rule("add", "sub", "rsub")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from amortopt.symmetry.dims import Dim, with_exponent
-from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.arithmetic import together
 from amortopt.symmetry.rules.base import Call, Result, Value, rule
 from amortopt.symmetry.rules.contraction import multiplied
 from amortopt.symmetry.rules.positions import copies
+from amortopt.symmetry.solve.dims import Dim, with_exponent
+from amortopt.symmetry.solve.labels import Labels
 
 
 @rule("scaled_dot_product_attention")

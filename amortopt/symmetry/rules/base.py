@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from amortopt.symmetry.dims import Dim, Dims
-from amortopt.symmetry.labels import Labels
+from amortopt.symmetry.solve.dims import Dim, Dims
+from amortopt.symmetry.solve.labels import Labels
 
 
 class NoRule(Exception):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amortopt.symmetry.dims import Atom, Dim, Dims, fixed, size_of, with_exponent
-from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, held, per_axis, rule
 from amortopt.symmetry.rules.shape import taken_apart
+from amortopt.symmetry.solve.dims import Atom, Dim, Dims, fixed, size_of, with_exponent
+from amortopt.symmetry.solve.labels import Labels
 
 
 @rule("linear")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from amortopt.symmetry.axes import ScaleKind
-from amortopt.symmetry.dims import fixed
-from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
+from amortopt.symmetry.solve.dims import fixed
+from amortopt.symmetry.solve.labels import Labels
 
 
 def _unary(labels: Labels, call: Call, kind: ScaleKind) -> Result:

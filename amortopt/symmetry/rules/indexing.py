@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from amortopt.symmetry.dims import Dim, fixed
-from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
+from amortopt.symmetry.solve.dims import Dim, fixed
+from amortopt.symmetry.solve.labels import Labels
 
 
 @rule("embedding")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from amortopt.symmetry.dims import Dim, fixed, sum_of
-from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
 from amortopt.symmetry.rules.positions import unordered
+from amortopt.symmetry.solve.dims import Dim, fixed, sum_of
+from amortopt.symmetry.solve.labels import Labels
 
 
 @rule("cat", "concat", "concatenate")

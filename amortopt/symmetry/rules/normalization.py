@@ -7,10 +7,10 @@ without subtracting a mean over units, their signs are not.
 from __future__ import annotations
 
 from amortopt.symmetry.axes import ScaleKind
-from amortopt.symmetry.dims import Dim, Dims, fixed, with_exponent
-from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, rule
 from amortopt.symmetry.rules.shape import taken_apart
+from amortopt.symmetry.solve.dims import Dim, Dims, fixed, with_exponent
+from amortopt.symmetry.solve.labels import Labels
 
 
 @rule("batch_norm", "instance_norm")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amortopt.symmetry.dims import Atom, Dim, fixed, is_fixed, sum_of
-from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule
+from amortopt.symmetry.solve.dims import Atom, Dim, fixed, is_fixed, sum_of
+from amortopt.symmetry.solve.labels import Labels
 
 
 @rule("expand", "expand_as", "broadcast_to")

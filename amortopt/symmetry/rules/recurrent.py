@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amortopt.symmetry.axes import ScaleKind
-from amortopt.symmetry.dims import Dim, Dims, Sum, fixed, sum_of, with_exponent
-from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
+from amortopt.symmetry.solve.dims import Dim, Dims, Sum, fixed, sum_of, with_exponent
+from amortopt.symmetry.solve.labels import Labels
 
 _GATES = {"lstm": "i f g o", "gru": "r z n", "rnn_tanh": "n", "rnn_relu": "n"}
 """Gates in the order of the weights' rows; g and n are candidates for the state, the others lie in (0, 1)."""

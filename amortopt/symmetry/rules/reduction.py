@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from amortopt.symmetry.axes import ScaleKind
-from amortopt.symmetry.dims import Dims, fixed, is_fixed
-from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, held, per_axis, rule
+from amortopt.symmetry.solve.dims import Dims, fixed, is_fixed
+from amortopt.symmetry.solve.labels import Labels
 
 
 def _pool(labels: Labels, call: Call, kind: ScaleKind, settings: tuple[str, ...]) -> Result:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from amortopt.symmetry.dims import Atom, Dim, Dims, Item, Sum, fixed, size_of
-from amortopt.symmetry.labels import Labels
 from amortopt.symmetry.rules.base import Call, NoRule, Result, rule
+from amortopt.symmetry.solve.dims import Atom, Dim, Dims, Item, Sum, fixed, size_of
+from amortopt.symmetry.solve.labels import Labels
 
 
 @rule(

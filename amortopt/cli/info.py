@@ -1,0 +1,140 @@
+"""The command `amortopt info`: the symmetry of a module, printed and proved."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amortopt.symmetry import UnknownOperationWarning, extract
+from amortopt.system.files import write_whole
+
+_ELEMENTS = 3
+_FORM = "sizes separated by commas, such as 1,3,64,64, or 1,16:50 for integers below 50"
+
+
+def info(
+    module: str,
+    input: str | None = None,
+    strict: bool = False,
+    probes: int | None = 64,
+    rows: int = 40,
+    json: Path | None = None,
+) -> None:
+    """Print what may be permuted and rescaled in a network, and prove it by running it.
+
+    The proof moves the weights by random elements and compares the outputs in eval and in training mode;
+    then it tries what the table does not allow, and says where the table could be larger. The exit status is
+    2 if the proof fails.
+
+    Args:
+        module: ``package.module:name``, such as ``torchvision.models:resnet18``: a network, or what makes one
+            when called without arguments. It is imported, as by ``import package.module``; modules in the
+            current folder are found too.
+        input: Shape of an example input with its batch axis, such as ``1,3,64,64``; ``1,16:50`` are integers
+            below 50, such as tokens. Several inputs are separated by semicolons.
+        strict: Whether an operation that no rule covers is an error, instead of a note.
+        probes: At most how many things outside the table to try, a forward pass each; null for all.
+        rows: How much of a long table to print; 0 for all of it.
+        json: A file to write the table to.
+
+    Raises:
+        ValueError: The module or the input is not what it should be, or the symmetry did not hold.
+    """
+    inputs = _example_inputs(input)
+    network = _network(module)
+    started = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UnknownOperationWarning)
+        spec = extract(network, inputs, strict=strict)
+    seconds = time.perf_counter() - started
+    print("\n\n".join(_cut(table, rows) for table in repr(spec).split("\n\n")))
+    for message in dict.fromkeys(str(w.message) for w in caught if w.category is UnknownOperationWarning):
+        print(f"\nnote: {message}")
+    print(f"\nfound in {seconds:.1f} s: {spec.gauge_dimension()}", flush=True)
+    proof = spec.verify(network, inputs, elements=_ELEMENTS, probes=probes, progress=_progress())
+    if not proof.errors:
+        raise ValueError(f"input: {proof}")
+    if not proof.holds:
+        raise ValueError(f"the symmetry does not hold, which is a fault of amortopt: {proof}")
+    print(f"\nproof: {proof}")
+    if json is not None:
+        write_whole(json, spec.to_json().encode())
+        print(f"\nwritten to {json}")
+
+
+def _cut(table: str, rows: int) -> str:
+    lines = table.split("\n")
+    left = len(lines) - 1 - rows
+    if not rows or left <= 1:
+        return table
+    return "\n".join([*lines[: rows + 1], f"... {left} more (--rows 0 prints all)"])
+
+
+def _progress() -> Any:
+    """Counts on a terminal, once it takes long; nothing anywhere else."""
+    started = time.perf_counter()
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty() and time.perf_counter() - started > 5:
+            end = "\r" if done < total else "\r\033[K"
+            print(f"tried {done} of {total} things outside the table", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _network(name: str) -> nn.Module:
+    path, colon, attribute = name.partition(":")
+    parts = [*path.split("."), *attribute.split(".")]
+    if not colon or not all(part.isidentifier() for part in parts):
+        raise ValueError(
+            f"module: got {name!r}, expected package.module:name, such as torchvision.models:resnet18"
+        )
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found: Any = importlib.import_module(path)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"module: got {name!r}, but {error}; check the name and what is installed"
+        ) from error
+    if isinstance(found, nn.Module):
+        return found.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            network = found()
+        except TypeError as error:
+            raise ValueError(
+                f"module: {name} cannot be called without arguments ({error}); write a function that makes "
+                "the network"
+            ) from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"module: {name} makes {type(network).__name__}, expected an nn.Module")
+    return network.eval()
+
+
+def _example_inputs(text: str | None) -> tuple[Tensor, ...]:
+    if not text:
+        raise ValueError(f"input: got nothing, expected --input with {_FORM}")
+    generator = torch.Generator().manual_seed(0)
+    return tuple(_example_input(part, generator) for part in text.split(";"))
+
+
+def _example_input(text: str, generator: torch.Generator) -> Tensor:
+    shape, colon, below = text.partition(":")
+    sizes = [size.strip() for size in shape.split(",")]
+    if not all(size.isdecimal() and int(size) > 0 for size in [*sizes, *([below.strip()] if colon else [])]):
+        raise ValueError(f"input: got {text!r}, expected positive {_FORM}")
+    if colon:
+        return torch.randint(int(below), [int(size) for size in sizes], generator=generator)
+    return torch.randn([int(size) for size in sizes], generator=generator)

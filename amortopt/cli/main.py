@@ -1,0 +1,124 @@
+"""The command `amortopt`: finds the subcommand, imports only what that needs, turns errors into one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amortopt.system.memory import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand, imported when it is called.
+
+    Args:
+        module: Where it lives.
+        attribute: Name of the function there.
+        help: One line for the overview.
+        parses_itself: Whether the function takes the list of arguments; otherwise it is an ordinary function
+            with typed arguments, from which jsonargparse makes positionals (required ones) and options.
+    """
+
+    module: str
+    attribute: str
+    help: str
+    parses_itself: bool = False
+
+
+COMMANDS = {
+    "demo": Command(
+        "amortopt.cli.demo", "demo", "watch one forward pass improve networks that it has never seen"
+    ),
+    "zoo": Command(
+        "amortopt.cli.zoo", "main", "train and store many base networks (zoo build)", parses_itself=True
+    ),
+    "fit": Command("amortopt.meta.fit", "main", "train a metanet by a recipe", parses_itself=True),
+    "one-shot": Command(
+        "amortopt.cli.one_shot", "one_shot", "apply a trained metanet to stored weights once"
+    ),
+    "info": Command("amortopt.cli.info", "info", "print and prove the symmetry of a module"),
+}
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: Arguments without the program's name; by default those of the process.
+
+    Returns:
+        Exit status: 0 if all went well, 2 after an error in what was asked for, 130 after an interruption.
+    """
+    args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if args[0] == "--version":
+        from amortopt import __version__
+
+        print(__version__)
+        return 0
+    try:
+        _run(args[0], args[1:])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("AMORTOPT_DEBUG") == "1" or not _is_for_the_user(error):
+            raise
+        print(f"error: {_message(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(name: str, args: list[str]) -> None:
+    available = _available()
+    if name not in available:
+        raise ValueError(
+            f"got the command {name!r}, expected one of: {', '.join(available)}; see amortopt --help"
+        )
+    keep_freed_memory()
+    command = available[name]
+    function: Callable[..., Any] = getattr(importlib.import_module(command.module), command.attribute)
+    if command.parses_itself:
+        function(args)
+        return
+    from jsonargparse import auto_cli
+
+    auto_cli(function, args=args, prog=f"amortopt {name}", exit_on_error=False)
+
+
+def _available() -> dict[str, Command]:
+    return {name: command for name, command in COMMANDS.items() if _exists(command.module)}
+
+
+def _exists(module: str) -> bool:
+    # A look at the files: importlib's find_spec would import the parent packages, and with them torch.
+    path = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10}{command.help}" for name, command in _available().items()]
+    return "usage: amortopt COMMAND [options]\n\n" + "\n".join(lines) + "\n\nOptions: amortopt COMMAND --help"
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    # jsonargparse and argparse are imported only by commands that ran, so they are recognised by name.
+    return isinstance(error, ValueError | OSError) or type(error).__name__ == "ArgumentError"
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

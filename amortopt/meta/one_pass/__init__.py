@@ -1,0 +1,3 @@
+"""Meta-training of one-pass metanets."""
+
+from __future__ import annotations

@@ -1,0 +1,322 @@
+"""What meta-training reads: networks of a zoo, examples of a task, and the draws of every step.
+
+Legend: B networks, N examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from jsonargparse import ArgumentError  # pyright: ignore[reportPrivateImportUsage]
+from torch import Tensor
+
+from amortopt._types import Params
+from amortopt.functional.l1 import L1Range
+from amortopt.metanets import Metanet
+from amortopt.tasks import Family, Split, Task
+from amortopt.tasks.base import Which
+from amortopt.zoo import Zoo, ZooConfig, build_zoo, load_zoo
+from amortopt.zoo.recipe import recipe_parser
+
+_PLACES = {"root", "download"}
+"""Arguments of tasks that say where the data are, not what they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one meta step reads.
+
+    Attributes:
+        params: Base networks, [B, ...].
+        x: Inputs: [N, ...] for all networks, or [B, N, ...] where noise makes them differ.
+        y: Targets [N].
+        read: Another minibatch, for gradients that the metanet reads.
+        l1: L1 strength per network [B]; None if the metanet reads none.
+    """
+
+    params: Params
+    x: Tensor
+    y: Tensor
+    read: Split
+    l1: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a validation reads.
+
+    Attributes:
+        params: Base networks that training does not see, [n, ...].
+        data: Name of a part of the data -> examples.
+        read: Train examples, for gradients that the metanet reads.
+        strengths: Suffix of what is logged -> L1 strength, for metanets that read it: "" is 0 (the lowest
+            one if 0 is not trained), "_l1_low", "_l1_mid" and "_l1_high" are ends and middle of the range.
+    """
+
+    params: Params
+    data: dict[str, Split]
+    read: Split
+    strengths: dict[str, float]
+
+
+class Endless:
+    """Yields forever: what a step reads is drawn from its number, so there is nothing to iterate over."""
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            yield 0
+
+
+class ZooDataModule(L.LightningDataModule):
+    """Draws base networks and examples. The zoo is built if it is not there.
+
+    Everything stays on the device. What a step draws is a function of seed, step and process alone, so a run
+    that was resumed reads the same as one that was never interrupted.
+
+    Args:
+        zoo: Folder of the zoo.
+        zoo_recipe: Recipe by which the zoo is built if it is missing or incomplete; a path from the current
+            folder, or from one of ``recipe_roots``.
+        networks: Base networks per step and device, B.
+        examples: Examples per step and device, N; all networks of a step read the same ones.
+        input_noise: Standard deviation of Gaussian noise on the inputs, drawn for every network anew, in
+            units of the standardised inputs.
+        l1: Lowest and highest L1 strength, drawn log-uniformly per network; for metanets that read ``l1``.
+            The draws of a step are stratified: its networks spread over the whole range.
+        l1_zero: Share of networks with strength 0 instead, in [0, 1).
+        val_networks: At most so many of the zoo's val networks are used for validation.
+        seed: Seed of the draws.
+
+    Attributes:
+        l1_range: The L1 strengths that are drawn; None if none are.
+        recipe_roots: Folders in which ``zoo_recipe`` is looked for beside the current one.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names it.
+    """
+
+    def __init__(
+        self,
+        zoo: str,
+        zoo_recipe: str | None = None,
+        *,
+        networks: int = 16,
+        examples: int = 256,
+        input_noise: float = 0.0,
+        l1: tuple[float, float] | None = None,
+        l1_zero: float = 0.1,
+        val_networks: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for key, value in (("networks", networks), ("examples", examples), ("val_networks", val_networks)):
+            if value < 1:
+                raise ValueError(f"{key}: got {value}, expected a whole number of at least 1")
+        if not 0 <= input_noise < float("inf"):
+            raise ValueError(f"input_noise: got {input_noise}, expected a finite standard deviation >= 0")
+        if not 0 <= l1_zero < 1:
+            raise ValueError(f"l1_zero: got {l1_zero}, expected a share in [0, 1)")
+        self.l1_range = None if l1 is None else L1Range(*l1, zero=l1_zero > 0)
+        self.folder, self.recipe = Path(zoo), zoo_recipe
+        self.recipe_roots: Sequence[Path] = ()
+        self.networks, self.examples, self.val_networks = networks, examples, val_networks
+        self.input_noise, self.l1_zero, self.seed = input_noise, l1_zero, seed
+        self._zoo: Zoo | None = None
+        self._held: dict[Which, Params] = {}
+        self._data: dict[Which, Split] = {}
+        self._generator: torch.Generator | None = None
+
+    @property
+    def zoo(self) -> Zoo:
+        """All networks of the zoo, on the CPU; the zoo has to be there."""
+        if self._zoo is None:
+            self._zoo = load_zoo(self.folder)
+        return self._zoo
+
+    def prepare_data(self) -> None:
+        """Build the zoo, as far as it is not there yet.
+
+        Raises:
+            FileNotFoundError: If there is no zoo, and no recipe to build one.
+            ValueError: If zoo or recipe are damaged, or do not belong together.
+        """
+        try:
+            self._zoo = load_zoo(self.folder)
+        except FileNotFoundError:
+            if self.recipe is None:
+                raise
+            config = self._fitted(_read_recipe(_located(self.recipe, self.recipe_roots)))
+            print(f"building the zoo {self.folder} of {config.count} networks by {self.recipe}")
+            build_zoo(config, self.folder, progress=True)
+
+    def _fitted(self, config: ZooConfig) -> ZooConfig:
+        """A zoo's recipe, reading data from where the module does; raises if it is not for that module."""
+        if self.trainer is None:
+            return config
+        module: Any = self.trainer.lightning_module
+        there = (config.make_task(), config.make_family())
+        _check_same((module.task, module.family), there, f"the recipe {self.recipe} makes")
+        places = {key: value for key, value in module.task.to_config().items() if key in _PLACES}
+        return replace(config, task={**config.task, **places})
+
+    def check_fits(self, task: Task, family: Family) -> None:
+        """Raise a ``ValueError`` unless the zoo's networks are of this task and family."""
+        there = (self.zoo.task, self.zoo.family)
+        _check_same((task, family), there, f"the networks in {self.folder} have")
+
+    def check_strengths(self, metanet: Metanet) -> None:
+        """Raise a ``ValueError`` unless L1 strengths are drawn exactly if the metanet reads them."""
+        if ("l1" in metanet.inputs) != (self.l1_range is not None):
+            reads = f"the metanet reads {sorted(metanet.inputs) or 'nothing'} beside the weights"
+            raise ValueError(
+                f"data.l1: got {self.l1_range}, but {reads}; set both data.l1: [low, high] and l1 in "
+                "model.metanet.reads, or neither"
+            )
+
+    def load(self, device: torch.device | str = "cpu", task: Task | None = None) -> None:
+        """Put networks and examples on a device.
+
+        Args:
+            device: The device.
+            task: Where the examples come from; by default the zoo's task.
+        """
+        device = torch.device(device)
+        task = task or self.zoo.task
+        self._held = {which: self.zoo.select(which).to(device).params for which in ("train", "val", "test")}
+        self._data = {which: task.split(which).to(device) for which in ("train", "val", "test")}
+        self._generator = torch.Generator(device)
+
+    def data(self, which: Which) -> Split:
+        """A part of the task's data, on the device."""
+        return self._data[which]
+
+    def held(self, which: Which) -> Params:
+        """The zoo's networks of a split, [n, ...], on the device."""
+        return self._held[which]
+
+    def draw(self, step: int, rank: int = 0) -> Batch:
+        """What a meta step reads; the same for the same seed, step and rank.
+
+        Args:
+            step: Number of the step, from 0.
+            rank: Number of the process.
+
+        Returns:
+            The batch.
+        """
+        params, data, generator = self._held["train"], self._data["train"], self._generator
+        assert generator is not None, "load() comes first"
+        key = np.random.SeedSequence((self.seed, step, rank)).generate_state(1, np.uint64)[0]
+        generator.manual_seed(int(key >> 1))
+        device = generator.device
+        count = len(next(iter(params.values())))
+        rows = torch.randint(count, (self.networks,), generator=generator, device=device)
+        examples = torch.randint(len(data), (2, self.examples), generator=generator, device=device)
+        x = data.x[examples[0]]
+        if self.input_noise:
+            shape = (self.networks, *x.shape)
+            noise = torch.randn(shape, generator=generator, device=device, dtype=x.dtype)
+            x = noise.mul_(self.input_noise).add_(x)
+        l1 = None
+        if self.l1_range is not None:
+            l1 = draw_strengths(self.l1_range, self.l1_zero, self.networks, generator)
+        read = Split(data.x[examples[1]], data.y[examples[1]])
+        return Batch({name: p[rows] for name, p in params.items()}, x, data.y[examples[0]], read, l1)
+
+    def validation(self, examples: int = 1000) -> Held:
+        """What a validation reads: val networks, the val data, and the first of the train data."""
+        params = {name: p[: self.val_networks] for name, p in self._held["val"].items()}
+        train, val = self._data["train"], self._data["val"]
+        train = Split(train.x[:examples], train.y[:examples])
+        strengths = {"": 0.0}
+        if self.l1_range is not None:
+            points = self.l1_range.points(3)
+            strengths = {"": 0.0 if self.l1_range.zero else points[0]}
+            # A range of one strength has one point, which stands for all three.
+            for name, point in (("low", points[0]), ("mid", points[len(points) // 2]), ("high", points[-1])):
+                strengths[f"_l1_{name}"] = point
+        return Held(params, {"val": val, "train": train}, train, strengths)
+
+    def setup(self, stage: str) -> None:
+        """Called by the Trainer in every process."""
+        trainer: Any = self.trainer
+        module = trainer.lightning_module
+        self.check_fits(module.task, module.family)
+        self.check_strengths(module.metanet)
+        self.load(trainer.strategy.root_device, module.task)
+
+    def train_dataloader(self) -> Endless:
+        """Forever nothing: see ``on_after_batch_transfer``."""
+        return Endless()
+
+    def val_dataloader(self) -> range:
+        """One batch."""
+        return range(1)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch | Held:
+        """Called by the Trainer before every step."""
+        trainer: Any = self.trainer
+        if trainer.training:
+            return self.draw(trainer.global_step, trainer.global_rank)
+        return self.validation()
+
+
+def draw_strengths(l1_range: L1Range, zero: float, count: int, generator: torch.Generator) -> Tensor:
+    r"""Draw one L1 strength per network, each 0 or log-uniform, all together spread evenly.
+
+    Positions in [0, 1), one in each of ``count`` strata of equal length, are dealt to the networks at random;
+    those below ``zero`` become 0, the others :math:`\mathrm{low}\,(\mathrm{high}/\mathrm{low})^t`, where t
+    in [0, 1) is how far they lie between ``zero`` and 1.
+
+    Args:
+        l1_range: Lowest and highest strength.
+        zero: Probability of 0, in [0, 1).
+        count: Number of networks B.
+        generator: Source of randomness; the result is on its device.
+
+    Returns:
+        [B].
+    """
+    device = generator.device
+    stratum = torch.randperm(count, generator=generator, device=device)
+    position = (stratum + torch.rand(count, generator=generator, device=device)) / count
+    share = ((position - zero) / (1 - zero)).clamp(0, 1)
+    low, high = np.log(l1_range.low), np.log(l1_range.high)
+    return torch.where(position < zero, 0, torch.exp(low + (high - low) * share))
+
+
+def _check_same(wanted: tuple[Task, Family], there: tuple[Task, Family], source: str) -> None:
+    for key, one, other in zip(("task", "family"), wanted, there, strict=True):
+        said, found = one.to_config(), other.to_config()
+        keys = said.keys() if one.name == other.name else {"name"}
+        if differing := [k for k in keys if k not in _PLACES and said[k] != found.get(k)]:
+            texts = (", ".join(f"{k} {config[k]!r}" for k in differing) for config in (said, found))
+            raise ValueError(
+                f"{key}: the recipe says {next(texts)}, but {source} {next(texts)}; correct model.{key}, or "
+                "choose another zoo"
+            )
+
+
+def _located(recipe: str, roots: Sequence[Path]) -> Path:
+    for root in (Path(), *roots):
+        if (root / recipe).is_file():
+            return root / recipe
+    places = ", ".join(dict.fromkeys(str(root.resolve()) for root in (Path(), *roots)))
+    raise FileNotFoundError(
+        f"zoo_recipe: got {recipe!r}, but there is no such file in {places}; correct data.zoo_recipe, or "
+        "build the zoo first"
+    )
+
+
+def _read_recipe(path: Path) -> ZooConfig:
+    try:
+        options = recipe_parser().parse_args(["--config", str(path)])
+    except ArgumentError as error:
+        raise ValueError(f"zoo_recipe: {path}: {' '.join(str(error).split())}") from error
+    return ZooConfig(**{field.name: options[field.name] for field in fields(ZooConfig)})

@@ -1,0 +1,346 @@
+"""Meta-training of a one-pass metanet as a LightningModule."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+
+from amortopt._types import Params
+from amortopt.functional.l1 import l1_norm
+from amortopt.functional.networks import apply_many, loss_and_grad_many
+from amortopt.meta.one_pass.data import Batch, Held
+from amortopt.meta.one_pass.evaluate import evaluate_pass
+from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
+from amortopt.metanets import Metanet, make_metanet
+from amortopt.release.metanet import check_passes
+from amortopt.symmetry import extract
+from amortopt.tasks import make_family, make_task
+from amortopt.training.muon import Muon
+from amortopt.zoo.config import differing_keys
+
+MOST_SKIPPED = 50
+"""Steps in a row without finite gradients after which training stops."""
+
+
+class OnePassModule(L.LightningModule):
+    r"""Trains a metanet :math:`f` to lower the loss of the networks that it returns.
+
+    A step draws networks and examples, and descends on the mean over networks of
+    :math:`L(f(\theta)) + \lambda\lVert f(\theta)\rVert_1`; λ is 0 unless the metanet reads ``l1``. With
+    several passes it is the mean over f(θ), f(f(θ)), ... A step whose gradients are not finite is left out.
+
+    Args:
+        task: ``name`` of the task and its own arguments, as ``make_task`` takes them.
+        family: ``name`` of the family and its own arguments, as ``make_family`` takes them.
+        metanet: ``name`` of the metanet and its own arguments, as ``make_metanet`` takes them.
+        start: ``"identity"``: a fresh metanet returns its input; ``"proposal"``: it returns what it proposes,
+            from where training is much faster.
+        passes: How often the metanet is applied in a row; the loss is the mean over what every pass returns.
+            The released optimizer applies it as often.
+        lr: Learning rate of the matrices of the metanet's layers, updated by Muon.
+        prototype_lr: Learning rate of the readout's prototypes, also by Muon.
+        scalar_lr: Learning rate of other parameters.
+        correction_lr: Learning rate of the readout's corrections per network.
+        weight_decay: Decoupled decay of matrices, except the readout's prototypes.
+        prototype_decay: Decoupled decay of the prototypes, the weights that are proposed to all networks.
+        warmup_steps: Steps in which the learning rates rise.
+        l1_warmup: Share of the budget in which the L1 penalty of the loss rises from 0 to λ. Networks that
+            are made sparse from good dense ones end up better than those that never were dense.
+        hold: Share of the budget (steps or time) at full learning rates; they fall linearly to 0 after it.
+        ema: Decay of the average of the metanet's weights, which is what is validated and released.
+        compile: Whether to compile the meta-loss with ``torch.compile``.
+
+    Attributes:
+        metanet: The metanet that is trained.
+        average: Its average over steps.
+        skipped: Steps that were left out because their gradients were not finite.
+    """
+
+    def __init__(
+        self,
+        task: dict[str, Any],
+        family: dict[str, Any],
+        metanet: dict[str, Any],
+        *,
+        start: Literal["identity", "proposal"] = "proposal",
+        passes: int = 1,
+        lr: float = 0.005,
+        prototype_lr: float = 0.04,
+        scalar_lr: float = 2e-3,
+        correction_lr: float = 3e-4,
+        weight_decay: float = 0.0,
+        prototype_decay: float = 0.0,
+        warmup_steps: int = 50,
+        l1_warmup: float = 0.25,
+        hold: float = 0.5,
+        ema: float = 0.998,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        check_passes(passes)
+        self.save_hyperparameters()
+        _check_schedule(self.hparams)
+        self.passes = passes
+        self.task, self.family = _made("task", make_task, task), _made("family", make_family, family)
+        with torch.random.fork_rng(devices=[]):
+            network = self.family.build()
+        # In a tuple, because a module would become part of the state.
+        self._network = (network.requires_grad_(False),)
+        spec = extract(network, self.family.example_input())
+        self.metanet: Metanet = _made(
+            "metanet", lambda name, **config: make_metanet(name, spec, **config), metanet
+        )
+        if start == "proposal":
+            _open_gates(self.metanet)
+        self.average: Metanet = copy.deepcopy(self.metanet).requires_grad_(False)
+        self._loss: Callable[..., Tensor] = torch.compile(self.meta_loss) if compile else self.meta_loss
+        self.skipped = 0
+        self._skipped_in_a_row = 0
+        self._sums: Tensor | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        """A network of the family, which says what to compute; its own params do not matter."""
+        return self._network[0]
+
+    def improve(
+        self, metanet: Metanet, params: Params, read: tuple[Tensor, Tensor], l1: Tensor | None
+    ) -> list[Params]:
+        """All passes of a metanet over networks.
+
+        Args:
+            metanet: The metanet.
+            params: Networks [B, ...].
+            read: Examples for gradients, computed anew before each pass, if it reads any.
+            l1: L1 strengths [B], if it reads them.
+
+        Returns:
+            New params after each pass, [B, ...].
+        """
+        results = []
+        for _ in range(self.passes):
+            extra: dict[str, Any] = {}
+            if "grads" in metanet.inputs:
+                given = {name: p.detach() for name, p in params.items()}
+                with torch.enable_grad():
+                    grads = loss_and_grad_many(self.network, given, *read, self.task.loss)[1]
+                extra["grads"] = {name: g.detach() for name, g in grads.items()}
+            if "l1" in metanet.inputs:
+                extra["l1"] = l1
+            params = metanet(params, **extra)
+            results.append(params)
+        return results
+
+    def meta_loss(
+        self,
+        params: Params,
+        x: Tensor,
+        y: Tensor,
+        read: tuple[Tensor, Tensor],
+        l1: Tensor | None,
+        penalty: Tensor | None = None,
+    ) -> Tensor:
+        """Mean over networks and passes of the loss after the pass, in nats.
+
+        Args:
+            params: Networks [B, ...].
+            x: Inputs [N, ...], or [B, N, ...].
+            y: Targets [N].
+            read: Examples for gradients that the metanet reads.
+            l1: L1 strengths [B] that the metanet reads.
+            penalty: L1 strengths [B] of the loss; by default the same.
+
+        Returns:
+            Scalar.
+        """
+        penalty = l1 if penalty is None else penalty
+        shared = x.ndim == len(self.task.input_shape) + 1
+        means = []
+        for new in self.improve(self.metanet, params, read, l1):
+            losses = self.task.loss(apply_many(self.network, new, x, shared=shared), y)
+            means.append((losses if penalty is None else losses + penalty * l1_norm(new)).mean())
+        return torch.stack(means).mean()
+
+    def configure_optimizers(self) -> Muon:
+        """Muon for matrices, AdamW for the rest."""
+        keys = ("lr", "prototype_lr", "scalar_lr", "correction_lr", "weight_decay", "prototype_decay")
+        return Muon(param_groups(self.metanet, **{key: self.hparams[key] for key in keys}))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Meta-loss of a batch."""
+        penalty = None if batch.l1 is None else batch.l1 * self.penalty_factor()
+        loss = self._loss(batch.params, batch.x, batch.y, (batch.read.x, batch.read.y), batch.l1, penalty)
+        value = loss.detach()
+        # Sum and number of the finite losses, without waiting for the device.
+        added = torch.stack([torch.nan_to_num(value, 0, 0, 0), value.isfinite().to(value.dtype)])
+        self._sums = added if self._sums is None else self._sums + added
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            self._log_training()
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients, or drop them all if one is not finite: then the step changes nothing.
+
+        Raises:
+            ValueError: That happened in too many steps in a row.
+        """
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.get_total_norm(grads)
+        # The same in all processes, because they have averaged their gradients.
+        if bool(norm.isfinite()):
+            self._skipped_in_a_row = 0
+            if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+                nn.utils.clip_grads_with_norm_(
+                    [p for p in self.metanet.parameters()], gradient_clip_val, norm
+                )
+            else:
+                self.clip_gradients(
+                    optimizer,
+                    gradient_clip_val=gradient_clip_val,
+                    gradient_clip_algorithm=gradient_clip_algorithm,
+                )
+            return
+        optimizer.zero_grad(set_to_none=True)
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MOST_SKIPPED:
+            raise ValueError(
+                f"the gradients were not finite in {MOST_SKIPPED} steps in a row, up to step "
+                f"{self.global_step + 1}; lower the learning rates, and start anew or resume from "
+                "an earlier state"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is trained, and what is counted, to the state."""
+        checkpoint["model"] = self._trained()
+        checkpoint["skipped_steps"] = [self.skipped, self._skipped_in_a_row]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting; states of earlier versions have no count.
+
+        Raises:
+            ValueError: The state is of another model than this one.
+        """
+        differing = differing_keys(checkpoint.get("model", self._trained()), self._trained(), "model.")
+        if differing:
+            raise ValueError(
+                f"ckpt_path: the state is of another model ({'; '.join(differing)}); pass what the run was "
+                "started with, or start anew under another --name"
+            )
+        self.skipped, self._skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
+
+    def _trained(self) -> dict[str, Any]:
+        """What the weights of a state belong to, as plain json values."""
+        described = {
+            "family": self.family.to_config(),
+            "metanet": {"name": self.metanet.name} | dict(self.metanet.config),
+            "passes": self.passes,
+        }
+        return json.loads(json.dumps(described))
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Set the learning rates, take a step, update the average."""
+        factor = self.rate_factor()
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * factor
+        optimizer.step(closure=optimizer_closure)
+        # Here and not in on_train_batch_end, which comes after the callback that saves checkpoints.
+        update_average(self.average, self.metanet, self.global_step, self.hparams["ema"])
+
+    def progress(self) -> float:
+        """Share of the budget that is used up: of steps or of time, whichever is larger, in [0, 1]."""
+        return budget_used(self.trainer)
+
+    def rate_factor(self) -> float:
+        """Factor on all learning rates at the current step."""
+        return rate_factor(
+            self.global_step,
+            self.progress(),
+            warmup_steps=self.hparams["warmup_steps"],
+            hold=self.hparams["hold"],
+        )
+
+    def penalty_factor(self) -> float:
+        """Factor on the L1 strengths of the loss at the current step, in [0, 1]."""
+        share = self.hparams["l1_warmup"]
+        return min(1.0, self.progress() / share) if share else 1.0
+
+    def validation_step(self, batch: Held, batch_idx: int) -> None:
+        """Accuracy and val loss after the last pass, of the average and of the metanet itself (``_raw``).
+
+        For metanets that read L1 strengths, at strength 0; and at others the average's accuracy, objective
+        and L1-norm cut on the val data, with the names of ``batch.strengths``.
+        """
+        for metanet, suffix in ((self.average, ""), (self.metanet, "_raw")):
+            results = evaluate_pass(
+                self, metanet, batch.params, batch.data, batch.read, l1=batch.strengths[""]
+            )
+            for which, result in results.items():
+                self._log_value(f"{which}_accuracy{suffix}", result.accuracy.mean())
+            # Not on the train data, where it is not the meta-loss, which is called train_loss.
+            self._log_value(f"val_loss{suffix}", results["val"].loss.mean())
+        val = {"val": batch.data["val"]}
+        for suffix, strength in batch.strengths.items():
+            if suffix:
+                result = evaluate_pass(self, self.average, batch.params, val, batch.read, l1=strength)["val"]
+                self._log_value(f"val_objective{suffix}", result.objective.mean())
+                self._log_value(f"val_accuracy{suffix}", result.accuracy.mean())
+                self._log_value(f"val_cut{suffix}", result.l1_cut.mean())
+
+    def _log_training(self) -> None:
+        assert self._sums is not None
+        self.log("train_loss", self._sums[0] / self._sums[1])  # NaN if there was no finite one
+        self.log("rate", self.rate_factor())
+        self.log("skipped_steps", float(self.skipped))
+        self._sums = None
+
+    def _log_value(self, name: str, value: Tensor) -> None:
+        self.log(name, value.float(), batch_size=1, sync_dist=True)
+
+
+def _check_schedule(options: Mapping[str, Any]) -> None:
+    for key in ("lr", "prototype_lr", "scalar_lr", "correction_lr"):
+        if not 0 < options[key] < float("inf"):
+            raise ValueError(f"{key}: got {options[key]}, expected a positive learning rate")
+    for key in ("l1_warmup", "hold", "ema"):
+        if not 0 <= options[key] <= 1:
+            raise ValueError(f"{key}: got {options[key]}, expected a number in [0, 1]")
+    for key in ("warmup_steps", "weight_decay", "prototype_decay"):
+        if options[key] < 0:
+            raise ValueError(f"{key}: got {options[key]}, expected at least 0")
+
+
+def _open_gates(metanet: Metanet) -> None:
+    open_gates = getattr(metanet, "open_gates", None)
+    if open_gates is None:
+        raise ValueError(
+            f"start: got 'proposal', but the metanet {metanet.name!r} has no gates to open; say identity"
+        )
+    open_gates()
+
+
+def _made(key: str, make: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    if not isinstance(arguments.get("name"), str):
+        raise ValueError(f"{key}: got {arguments!r}, expected a mapping with a `name`")
+    try:
+        return make(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key}: got {arguments}, but {error}; correct this key of the recipe") from error

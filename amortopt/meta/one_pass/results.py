@@ -1,0 +1,163 @@
+"""The end of a run: measure the metanet on test networks and test data, write the release checkpoint."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import amortopt
+from amortopt.meta.one_pass.data import ZooDataModule
+from amortopt.meta.one_pass.evaluate import Result, evaluate_pass
+from amortopt.meta.one_pass.module import OnePassModule
+from amortopt.release.metanet import save_release
+from amortopt.zoo.train import evaluate_many
+
+
+@torch.no_grad()
+def measure(module: OnePassModule, data: ZooDataModule) -> dict[str, Any]:
+    """What the averaged metanet does to the zoo's test networks in all its passes, on the test data.
+
+    Args:
+        module: Trained module.
+        data: Loaded data, on the module's device.
+
+    Returns:
+        Accuracies in [0, 1] and losses in nats ``"before"`` and ``"after"``, number of networks, mean ratio
+        of the L1 norms after and before. For a metanet that reads L1 strengths, ``"after"`` is at strength 0
+        (at the lowest one if 0 is not trained), and ``"by l1"`` is a table over some of them, with the
+        objective (loss plus strength times L1 norm) and the L1-norm cut in it.
+    """
+    networks, test, read = data.held("test"), {"test": data.data("test")}, data.validation().read
+
+    def after(l1: float) -> Result:
+        return evaluate_pass(module, module.average, networks, test, read, l1=l1)["test"]
+
+    strengths = [0.0]
+    if data.l1_range is not None:
+        strengths = ([0.0] if data.l1_range.zero else []) + data.l1_range.points(5)
+    reached = {strength: after(strength) for strength in strengths}
+    first = reached[strengths[0]]
+    loss, accuracy = evaluate_many(module.network, networks, test["test"], module.task)
+    results: dict[str, Any] = {
+        "networks": len(loss),
+        "data": "test",
+        "l1_norm_ratio": 1 - first.l1_cut.mean().item(),
+        "before": _summary(loss, accuracy),
+        "after": _summary(first.loss, first.accuracy),
+    }
+    if data.l1_range is not None:
+        results["by l1"] = {
+            f"{strength:g}": _summary(result.loss, result.accuracy)
+            | {"mean_objective": result.objective.mean().item(), "mean_l1_cut": result.l1_cut.mean().item()}
+            for strength, result in reached.items()
+        }
+    return results
+
+
+def _summary(loss: Tensor, accuracy: Tensor) -> dict[str, float]:
+    return {
+        "mean_accuracy": accuracy.mean().item(),
+        "max_accuracy": accuracy.max().item(),
+        "min_accuracy": accuracy.min().item(),
+        "mean_loss": loss.mean().item(),
+    }
+
+
+def write_release(
+    folder: str | os.PathLike[str],
+    module: OnePassModule,
+    data: ZooDataModule,
+    *,
+    name: str,
+    recipe: dict[str, Any],
+    seed: int,
+    steps: int,
+    seconds: float,
+    commit: str | None,
+) -> dict[str, Any]:
+    """Measure, and write the release checkpoint.
+
+    Args:
+        folder: Where it goes.
+        module: Trained module; its average is released.
+        data: Loaded data.
+        name: Name of the checkpoint.
+        recipe: Everything that the run was told.
+        seed: Seed of the run.
+        steps: Steps of the run.
+        seconds: Time of training.
+        commit: Commit of the code that trained; see [commit][amortopt.meta.one_pass.results.commit].
+
+    Returns:
+        The results.
+
+    Raises:
+        ValueError: If the weights are not finite, or the folder holds something else.
+        OSError: If it cannot be written.
+    """
+    results = measure(module, data)
+    results["training"] = {
+        "steps": steps,
+        "skipped_steps": module.skipped,
+        "seconds": round(seconds, 1),
+        "hardware": hardware(module.device),
+    }
+    save_release(
+        folder,
+        module.average,
+        name=name,
+        task=module.task.to_config(),
+        family=module.family.to_config(),
+        recipe=recipe,
+        seeds={"metanet and draws": seed, "zoo": data.zoo.config["seed"]},
+        results=results,
+        commit=commit,
+        l1_range=data.l1_range,
+        passes=module.passes,
+    )
+    return results
+
+
+def commit() -> str | None:
+    """Commit of the checkout that the package runs from, with "-dirty" if it was changed since.
+
+    Ask at the start of a run: the checkout may have moved on by its end.
+
+    Returns:
+        The hash; None if the package does not run from a git checkout.
+    """
+    root = Path(amortopt.__file__).resolve().parent.parent
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+
+    def ask(*arguments: str) -> str:
+        command = [git, "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+    try:
+        return ask("rev-parse", "HEAD") + ("-dirty" if ask("status", "--porcelain", "-uno") else "")
+    except (subprocess.SubprocessError, OSError):
+        return None
+
+
+def hardware(device: torch.device) -> str:
+    """What a run used, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [
+            line.split(":")[1] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0].strip() if models else name
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()} cores"

@@ -1,0 +1,3 @@
+"""Meta-training of update rules."""
+
+from __future__ import annotations

@@ -1,0 +1,119 @@
+"""Meta-gradients by persistent evolution strategies.
+
+Legend: P antithetic pairs, B = 2 P networks, N elements of all parameters, K inner steps, M parameters of the
+rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+from torch.nn.utils import parameters_to_vector
+
+from amortopt.meta.rule.truncated import Data, Estimate, Objective, check_estimator, check_flag
+from amortopt.meta.rule.unroll import InnerRuns
+from amortopt.metanets.update_rule.features import RuleState
+from amortopt.metanets.update_rule.rule import UpdateRule, is_number
+
+
+@dataclass(frozen=True)
+class PersistentES:
+    r"""Persistent evolution strategies (Vicol, Metz and Sohl-Dickstein 2021, arXiv 2112.13835, algorithm 2).
+
+    Every pair of networks p has a perturbation :math:`\epsilon_p \sim N(0, \sigma^2 I)` of the rule per
+    truncation, added in one and subtracted in the other, and the sum :math:`\xi_p` of those since it started.
+    With the mean :math:`L^\pm_p` of the losses of the truncation, each at most that of a diverged network,
+
+    .. math:: g = \frac{1}{P} \sum_p \frac{\xi_p}{2 \sigma^2} \left(L^+_p - L^-_p\right)
+
+    is without bias from truncation, unlike evolution strategies, which have :math:`\epsilon_p` for
+    :math:`\xi_p`.
+
+    Args:
+        truncation: Inner steps K.
+        sigma: Standard deviation of the perturbations.
+        objective: ``"loss"`` or ``"log"``.
+        data: What the objective is measured on.
+        persistent: False for truncated evolution strategies.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    truncation: int = 20
+    sigma: float = 0.01
+    objective: Objective = "loss"
+    data: Data = "train"
+    persistent: bool = True
+
+    def __post_init__(self) -> None:
+        check_estimator(self.truncation, self.objective, self.data)
+        check_flag("persistent", self.persistent)
+        if not is_number(self.sigma) or not 0 < self.sigma < float("inf"):
+            raise ValueError(f"sigma: got {self.sigma!r}, expected a positive number")
+
+    copies = 2
+
+    @torch.no_grad()
+    def __call__(self, rule: UpdateRule, runs: InnerRuns, horizon: int) -> Estimate:
+        """Advance inner runs by a truncation.
+
+        Args:
+            rule: The rule.
+            runs: Its inner runs, in antithetic pairs; they move on.
+            horizon: Inner steps of the runs that start anew.
+
+        Returns:
+            The meta-gradient.
+        """
+        center = parameters_to_vector(rule.parameters())
+        noise = torch.randn(runs.count // 2, len(center), generator=runs.generator)
+        noise = self.sigma * noise.to(center)
+        held = runs.perturbations
+        runs.perturbations = noise if held is None else held + noise
+        many = split_vector(rule, center + torch.cat([noise, -noise]))
+        losses, measured, flat, state = self._unroll(rule, many, runs)
+        gains = (measured.log() if self.objective == "log" else measured).mean(0)
+        plus, minus = gains.view(2, -1)
+        xi = runs.perturbations if self.persistent else noise
+        grad = (xi * (plus - minus).unsqueeze(1)).mean(0) / (2 * self.sigma**2)
+        runs.advance(flat, state, losses, horizon)
+        grads = [g.clone() for g in split_vector(rule, grad).values()]
+        return Estimate(losses[1:].mean(), grads)
+
+    def _unroll(
+        self, rule: UpdateRule, many: dict[str, Tensor], runs: InnerRuns
+    ) -> tuple[Tensor, Tensor, Tensor, RuleState]:
+        """Losses [K + 1, B], what is minimised [K, B], and where it has led."""
+        inner, flat, state = runs.inner, runs.flat, runs.state
+
+        def step(params: dict[str, Tensor], flat: Tensor, grads: Tensor, state: RuleState) -> tuple:
+            return functional_call(rule, params, (inner.layout, flat, grads, state))
+
+        losses: list[Tensor] = []
+        measured: list[Tensor] = []
+        for _ in range(self.truncation):
+            loss, grads = inner.losses_and_grads(flat, *runs.draw())
+            update, state = vmap(step)(many, flat, grads, state)
+            flat = flat - update
+            losses.append(loss)
+            if self.data == "val":
+                measured.append(inner.losses(flat, *runs.draw("val")))
+        losses.append(inner.losses(flat, *runs.draw()))
+        stacked = torch.stack(losses)
+        told = torch.stack(measured) if self.data == "val" else stacked[1:]
+        top = runs.top(stacked[0]).expand_as(told)
+        return stacked, torch.minimum(torch.where(told.isfinite(), told, top), top), flat, state
+
+
+def split_vector(rule: UpdateRule, vector: Tensor) -> dict[str, Tensor]:
+    """A rule's parameters from vectors: [*batch, M] -> name -> [*batch, *shape]."""
+    found: dict[str, Tensor] = {}
+    start = 0
+    for name, p in rule.named_parameters():
+        found[name] = vector[..., start : start + p.numel()].reshape((*vector.shape[:-1], *p.shape))
+        start += p.numel()
+    return found

@@ -1,0 +1,85 @@
+"""The end of a run that trained an update rule: measure it, write the release."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from amortopt.meta.one_pass.results import hardware
+from amortopt.meta.rule.module import UpdateRuleModule, validate
+from amortopt.release.rule import save_rule
+
+
+def measure_rule(module: UpdateRuleModule) -> dict[str, Any]:
+    """What the averaged rule makes of networks of unseen initialisations.
+
+    Args:
+        module: Trained module.
+
+    Returns:
+        ``"horizon"`` in inner steps, and ``"tasks"``: per inner task the number of networks, the mean over
+        steps of the loss on minibatches, and the mean and largest final loss on training data, in nats.
+    """
+    horizon, networks = module.hparams["horizon"], module.hparams["val_networks"]
+    tasks = {}
+    for name, inner in zip(module.names, module.inner, strict=True):
+        mean, final = validate(module.average, inner.to(module.device), networks, horizon)
+        tasks[name] = {
+            "networks": networks,
+            "batch": inner.batch,
+            "mean_loss": mean.mean().item(),
+            "final_loss": final.mean().item(),
+            "max_final_loss": final.max().item(),
+        }
+    return {"horizon": horizon, "tasks": tasks}
+
+
+def write_rule_release(
+    folder: str | os.PathLike[str],
+    module: UpdateRuleModule,
+    *,
+    name: str,
+    recipe: dict[str, Any],
+    seed: int,
+    steps: int,
+    seconds: float,
+    commit: str | None,
+) -> dict[str, Any]:
+    """Measure, and write the release of the averaged rule.
+
+    Args:
+        folder: Where it goes.
+        module: Trained module.
+        name: Name of the release.
+        recipe: Everything that the run was told.
+        seed: Seed of the run.
+        steps: Meta steps of the run.
+        seconds: Time of training.
+        commit: Commit of the code that trained.
+
+    Returns:
+        The results.
+
+    Raises:
+        ValueError: If the weights are not finite, or the folder holds something else.
+        OSError: If it cannot be written.
+    """
+    results = measure_rule(module)
+    results["training"] = {
+        "steps": steps,
+        "skipped_gradients": module.skipped,
+        "diverged_networks": sum(runs.diverged for runs in module.runs),
+        "seconds": round(seconds, 1),
+        "hardware": hardware(module.device),
+    }
+    save_rule(
+        folder,
+        module.average,
+        name=name,
+        recipe=recipe,
+        seeds={"rule and draws": seed},
+        results=results,
+        tasks=[{"task": one.task.to_config(), "family": one.family.to_config()} for one in module.inner],
+        commit=commit,
+    )
+    return results

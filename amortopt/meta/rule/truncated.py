@@ -1,0 +1,204 @@
+"""Meta-gradients by truncated backpropagation through inner steps.
+
+Legend: B networks, N elements of all parameters, K inner steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from amortopt.meta.rule.inner import InnerTask
+from amortopt.meta.rule.unroll import InnerRuns
+from amortopt.metanets.update_rule.rule import UpdateRule, is_number
+
+Objective: TypeAlias = Literal["loss", "log"]
+"""What is averaged over inner steps: the loss, or its logarithm, which also weighs small losses."""
+Data: TypeAlias = Literal["train", "val"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A meta-gradient.
+
+    Attributes:
+        loss: Mean loss over inner steps and networks, in nats; scalar.
+        grads: Gradient of the objective for every parameter of the rule, in their order.
+    """
+
+    loss: Tensor
+    grads: list[Tensor]
+
+
+@dataclass(frozen=True)
+class TruncatedBackprop:
+    r"""Backpropagates through K inner steps, the inner gradients included.
+
+    The objective is the mean over steps k = 1 ... K and networks of :math:`L(W_k)` on a minibatch that
+    :math:`W_k` has not seen. With ``data="train"`` it is the one that the next inner step learns from, and
+    costs nothing; with ``"val"`` it is a further one of held-out data. The loss of a network that
+    has diverged counts as [GUARD][amortopt.meta.rule.unroll.GUARD] times that of its start.
+
+    Args:
+        truncation: Inner steps K.
+        objective: ``"loss"`` or ``"log"``.
+        data: What the objective is measured on.
+        second_order: Whether inner gradients depend on the rule; without, a step costs about half.
+        bound: Gradients that flow back from later steps are scaled down, per network and inner step, where
+            they are larger than this multiple of what the gradients of all K losses would add up to if they
+            all pointed in one direction; 0 for no bound. Chaotic inner dynamics make them explode.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    truncation: int = 20
+    objective: Objective = "loss"
+    data: Data = "train"
+    second_order: bool = True
+    bound: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_estimator(self.truncation, self.objective, self.data)
+        check_flag("second_order", self.second_order)
+        if not is_number(self.bound) or not 0 <= self.bound < float("inf"):
+            raise ValueError(f"bound: got {self.bound!r}, expected a finite number of at least 0")
+
+    copies = 1
+
+    def __call__(self, rule: UpdateRule, runs: InnerRuns, horizon: int) -> Estimate:
+        """Advance inner runs by a truncation.
+
+        Args:
+            rule: The rule.
+            runs: Its inner runs; they move on.
+            horizon: Inner steps of the runs that start anew.
+
+        Returns:
+            The meta-gradient; not finite where one of the networks is not.
+        """
+        tape = _Tape(self, runs.inner)
+        # So that all steps are alike to a compiler; these gradients are never computed.
+        flat = runs.flat.detach().requires_grad_()
+        state = {key: value.detach().requires_grad_(key != "step") for key, value in runs.state.items()}
+        with torch.enable_grad():
+            for k in range(self.truncation):
+                at, grads = tape.read(runs, flat, moved=k > 0)
+                update, state = rule(runs.inner.layout, at, grads, state)
+                flat = at - update
+            tape.read(runs, flat, last=True)
+            objective = tape.objective()
+            grads = torch.autograd.grad(objective, list(rule.parameters()), allow_unused=True)
+        losses = torch.stack(tape.losses)
+        runs.advance(flat, state, losses, horizon)
+        zeros = torch.zeros_like
+        filled = [zeros(p) if g is None else g for p, g in zip(rule.parameters(), grads, strict=True)]
+        return Estimate(losses[1:].mean(), filled)
+
+
+class _Limit:
+    """Largest norm of the gradients that flow back, [B, 1]; known once the unroll has ended."""
+
+    norm: Tensor | None = None
+
+
+class _Tape:
+    """Losses and inner gradients of an unroll, and what is minimised."""
+
+    def __init__(self, settings: TruncatedBackprop, inner: InnerTask) -> None:
+        self.settings, self.inner = settings, inner
+        self.losses: list[Tensor] = []  # detached, [B] each
+        self.terms: list[Tensor] = []  # of the objective, [B] each
+        self.sizes: list[Tensor] = []  # of the gradients of the terms, [B] each
+        self.limit = _Limit()
+
+    def read(
+        self, runs: InnerRuns, flat: Tensor, *, moved: bool = True, last: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of one step; where the next one starts, and the inner gradients there, [B, N] each."""
+        s = self.settings
+        x, y = runs.draw()
+        # What the loss itself says flows back to ``flat`` whole, what comes from later steps through ``at``.
+        at = _bounded(flat, self.limit) if moved and s.bound else flat
+        losses, grads = self.inner.losses_and_grads(
+            at, x, y, create_graph=moved and not last and s.second_order
+        )
+        self.losses.append(losses.detach())
+        if len(self.losses) == 1:
+            self.top = runs.top(self.losses[0])
+        slope = self._slope(self.losses[-1])
+        self.sizes.append(grads.detach().norm(dim=1) * slope)
+        if not moved:  # the first loss is no work of the rule
+            return at, grads.requires_grad_()
+        if s.data == "val":
+            self.terms.append(self._term(self.inner.losses(flat, *runs.draw("val"))))
+        else:  # the gradient of the loss, without a second pass through the network
+            self.terms.append((flat * grads.detach().nan_to_num(0.0, 0.0, 0.0)).sum(1) * slope)
+        return at, grads
+
+    def _term(self, losses: Tensor) -> Tensor:
+        # A network that diverges is as bad as one that is about to be restarted, and no worse.
+        losses = losses.minimum(self.top)
+        return losses.log() if self.settings.objective == "log" else losses
+
+    def _slope(self, losses: Tensor) -> Tensor:
+        """Derivative of the terms by the losses, [B]."""
+        slope = 1 / losses if self.settings.objective == "log" else torch.ones_like(losses)
+        return slope * (losses <= self.top)
+
+    def objective(self) -> Tensor:
+        """Mean over steps and networks; from here on the limit holds."""
+        terms = torch.stack(self.terms)
+        if self.settings.bound:
+            mean = torch.stack(self.sizes).mean(0).unsqueeze(1)
+            self.limit.norm = self.settings.bound * mean / terms.shape[1]
+        return terms.mean()
+
+
+class _Bounded(torch.autograd.Function):
+    """The identity; what flows back is scaled down where it is larger than a norm per network.
+
+    By the square of how much larger it is: what exploded says nothing and should weigh nothing.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: _Limit) -> Tensor:
+        ctx.limit = limit
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        norm = ctx.limit.norm
+        if norm is None:
+            return grad, None
+        factor = (norm / grad.norm(dim=1, keepdim=True).clamp(min=1e-30)).clamp(max=1.0)
+        return (grad * factor.square()).nan_to_num(0.0, 0.0, 0.0), None
+
+
+def _bounded(x: Tensor, limit: _Limit) -> Tensor:
+    return _Bounded.apply(x, limit)  # pyright: ignore[reportReturnType]
+
+
+def check_estimator(truncation: int, objective: str, data: str) -> None:
+    """Check what all estimators take.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    if isinstance(truncation, bool) or not isinstance(truncation, int) or truncation < 1:
+        raise ValueError(f"truncation: got {truncation!r}, expected at least 1 inner step")
+    for name, value, allowed in (
+        ("objective", objective, get_args(Objective)),
+        ("data", data, get_args(Data)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(allowed)}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise a ``ValueError`` unless it is a truth value."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: got {value!r}, expected true or false")

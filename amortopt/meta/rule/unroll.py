@@ -1,0 +1,221 @@
+"""Inner runs: base networks that an update rule trains, kept from one meta step to the next.
+
+Legend: B networks, N elements of all parameters, K inner steps, M parameters of the rule.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amortopt.meta.rule.inner import InnerTask
+from amortopt.metanets.update_rule.features import RuleState
+from amortopt.metanets.update_rule.rule import UpdateRule
+
+GUARD = 3.0
+"""A network whose loss is so many times that of its start has diverged."""
+
+
+class InnerRuns:
+    """Base networks at staggered phases of their training; each starts anew when its horizon is reached.
+
+    Args:
+        inner: Task and family.
+        rule: Says what state it keeps per network; not stored.
+        count: Number of networks B.
+        horizon: Inner steps of a run. The first runs are shorter, so that networks do not restart together.
+        seed: Of initialisations and minibatches.
+        shortest: Runs end after so many inner steps to ``horizon``, log-uniformly; None: all at ``horizon``.
+            What a rule does in its first steps decides about all that come after.
+        copies: Networks that start alike, see the same examples and restart together: 1, or 2 for antithetic
+            pairs, which are p and p + B / 2.
+
+    Attributes:
+        flat: Parameters [B, N].
+        state: The rule's state of every network.
+        steps: Inner steps done since the start, int64 [B] on the CPU.
+        limits: Inner steps after which a network starts anew, int64 [B] on the CPU.
+        first: Loss at the start [B]; infinite before the first step.
+        perturbations: Sum of the rule's perturbations since the start, [B / copies, M]; None without.
+        diverged: Networks that were restarted because their loss exploded.
+
+    Raises:
+        ValueError: ``count`` is not a positive multiple of ``copies``, or ``horizon`` is not positive.
+    """
+
+    def __init__(
+        self,
+        inner: InnerTask,
+        rule: UpdateRule,
+        count: int,
+        horizon: int,
+        seed: int,
+        *,
+        copies: int = 1,
+        shortest: int | None = None,
+    ) -> None:
+        if count < 1 or count % copies:
+            raise ValueError(f"networks: got {count}, expected a positive multiple of {copies}")
+        if horizon < 1:
+            raise ValueError(f"horizon: got {horizon}, expected at least 1 inner step")
+        self.inner, self.count, self.copies, self.shortest = inner, count, copies, shortest
+        self.generator = torch.Generator().manual_seed(seed)
+        self.diverged = 0
+        self.flat = self._fresh(count // copies)
+        self.state: RuleState = rule.init_state(inner.layout, self.flat)
+        self.steps = torch.zeros(count, dtype=torch.int64)
+        shares = torch.arange(1, count // copies + 1).repeat(copies) / (count // copies)
+        self.limits = (shares * horizon).ceil().long()
+        self.first = torch.full((count,), math.inf, device=self.flat.device)
+        self.perturbations: Tensor | None = None
+
+    def _fresh(self, count: int) -> Tensor:
+        return self.inner.init(count, self.generator).repeat(self.copies, 1)
+
+    def _lengths(self, count: int, horizon: int) -> Tensor:
+        """Inner steps of runs that start now, int64 [count]."""
+        if self.shortest is None or self.shortest >= horizon:
+            return torch.full((count,), horizon)
+        share = torch.rand(count, generator=self.generator)
+        return (self.shortest * (horizon / self.shortest) ** share).round().long()
+
+    def draw(self, which: Any = "train") -> tuple[Tensor, Tensor]:
+        """A minibatch for every network, the same one for copies: [B, n, ...] and [B, n, ...]."""
+        x, y = self.inner.draw(self.count // self.copies, self.generator, which)
+        if self.copies == 1:
+            return x, y
+        return tuple(t.repeat(self.copies, *[1] * (t.ndim - 1)) for t in (x, y))  # pyright: ignore
+
+    def top(self, losses: Tensor) -> Tensor:
+        """Loss above which a network has diverged.
+
+        Args:
+            losses: Before the next step, [B].
+
+        Returns:
+            [B].
+        """
+        return GUARD * torch.where(self.first.isfinite(), self.first, losses)
+
+    @torch.no_grad()
+    def advance(self, flat: Tensor, state: RuleState, losses: Tensor, horizon: int) -> None:
+        """Keep where a truncation has led, and start anew what is at its end or has diverged.
+
+        Args:
+            flat: Parameters after it, [B, N].
+            state: The rule's state after it.
+            losses: Before the first and after every inner step, [K + 1, B].
+            horizon: Inner steps of the runs that start now.
+        """
+        losses = losses.detach()
+        self.flat = flat.detach()
+        self.state = {key: value.detach() for key, value in state.items()}
+        self.first = torch.where(self.first.isfinite(), self.first, losses[0])
+        self.steps += len(losses) - 1
+        sound = (
+            losses.isfinite().all(0) & self.flat.isfinite().all(1) & (losses.mean(0) <= GUARD * self.first)
+        )
+        diverged = ~sound.cpu()
+        self.diverged += int(diverged.sum())
+        over = diverged | (self.steps >= self.limits)
+        over = over.view(self.copies, -1).any(0)
+        if over.any():
+            self._restart(over, horizon)
+
+    def _restart(self, over: Tensor, horizon: int) -> None:
+        """Start networks anew: ``over`` is bool [B / copies]."""
+        rows = over.repeat(self.copies)
+        places = rows.nonzero().squeeze(1)
+        on_device = places.to(self.flat.device)
+        self.flat = self.flat.index_copy(0, on_device, self._fresh(int(over.sum())))
+        self.state = {key: value.index_fill(0, on_device, 0.0) for key, value in self.state.items()}
+        self.first = self.first.index_fill(0, on_device, math.inf)
+        self.steps[places] = 0
+        self.limits[places] = self._lengths(int(over.sum()), horizon).repeat(self.copies)
+        if self.perturbations is not None:
+            own = over.nonzero().squeeze(1).to(self.perturbations.device)
+            self.perturbations = self.perturbations.index_fill(0, own, 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on bit-exactly: tensors on the CPU."""
+        found: dict[str, Any] = {
+            key: getattr(self, key).cpu() for key in ("flat", "steps", "limits", "first")
+        }
+        found["state"] = {key: value.cpu() for key, value in self.state.items()}
+        if self.perturbations is not None:
+            found["perturbations"] = self.perturbations.cpu()
+        return found | {"generator": self.generator.get_state(), "diverged": self.diverged}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on where another object was.
+
+        Raises:
+            ValueError: The state is of other networks.
+        """
+        if saved["flat"].shape != self.flat.shape or saved["state"].keys() != self.state.keys():
+            raise ValueError(
+                f"ckpt_path: the state is of inner runs {tuple(saved['flat'].shape)}, expected "
+                f"{tuple(self.flat.shape)}; pass what the run was started with, or start anew"
+            )
+        device = self.flat.device
+        self.flat, self.first = saved["flat"].to(device), saved["first"].to(device)
+        self.state = {key: value.to(device) for key, value in saved["state"].items()}
+        self.steps, self.limits = saved["steps"].clone(), saved["limits"].clone()
+        held = saved.get("perturbations")
+        self.perturbations = None if held is None else held.to(device)
+        self.generator.set_state(saved["generator"].cpu())
+        self.diverged = int(saved["diverged"])
+
+    def to(self, device: torch.device | str) -> InnerRuns:
+        """Move to a device, after ``inner`` was; returns itself."""
+        self.flat, self.first = self.flat.to(device), self.first.to(device)
+        self.state = {key: value.to(device) for key, value in self.state.items()}
+        if self.perturbations is not None:
+            self.perturbations = self.perturbations.to(device)
+        return self
+
+
+def horizon_at(progress: float, *, first: int, last: int, share: float, truncation: int) -> int:
+    """Inner steps of a run: they grow geometrically, in whole truncations.
+
+    Args:
+        progress: Share of the meta-training budget that is used up.
+        first: Inner steps at its beginning.
+        last: Inner steps from ``share`` on.
+        share: Share of the budget in which they grow.
+        truncation: Inner steps K per meta step.
+
+    Returns:
+        A multiple of ``truncation``, at least one.
+    """
+    grown = min(1.0, progress / share) if share > 0 else 1.0
+    return max(1, round(first * (last / first) ** grown / truncation)) * truncation
+
+
+@torch.no_grad()
+def train_with(
+    rule: UpdateRule, inner: InnerTask, flat: Tensor, steps: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Train networks with an update rule.
+
+    Args:
+        rule: The rule.
+        inner: Task and family.
+        flat: Networks at their start [B, N].
+        steps: Inner steps T.
+        generator: Source of minibatches, on the CPU.
+
+    Returns:
+        Their loss on the minibatch of every step, before the step [T, B]; the trained networks [B, N].
+    """
+    state = rule.init_state(inner.layout, flat)
+    losses = []
+    for _ in range(steps):
+        loss, grads = inner.losses_and_grads(flat, *inner.draw(len(flat), generator))
+        update, state = rule(inner.layout, flat, grads, state, inplace=True)
+        flat = flat - update
+        losses.append(loss)
+    return torch.stack(losses), flat

@@ -1,0 +1,7 @@
+"""ScaleGMN: message passing along a network's weights, equivariant to permutations and scalings."""
+
+from __future__ import annotations
+
+from amortopt.metanets.scalegmn.model import ScaleGMN as ScaleGMN
+
+__all__ = ["ScaleGMN"]

@@ -1,0 +1,103 @@
+"""From the graph back to weights: what a metanet proposes for every parameter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from amortopt.metanets.scalegmn.graph.layout import GraphLayout
+from amortopt.metanets.scalegmn.wiring import Wiring
+
+
+class Readout(nn.Module):
+    r"""Proposed weights: a prototype in the network's own gauge, plus corrections by its features.
+
+    .. math:: T_{oi} = t_o\,t_i\,S_o^\top M(b)\,S_i + E_{oi} \cdot e + (U v_o)^\top (W v_i), \qquad
+        M(b) = \sum_k b_k M_k, \quad t = 1 + s(h)
+
+    with the signed role assignment S (the identity where units are known by their index), a prototype M per
+    block, blended for each network from several (see `encoding.Blend`), and corrections e,
+    U, s that start at zero. Biases alike: t_o S_o^T m(b) + v_o u.
+
+    Args:
+        layout: The graph's structure.
+        width: Node channels d.
+        channels: Edge channels C.
+        blends: Prototypes K to blend from. The first is the one of a fresh readout.
+    """
+
+    def __init__(self, layout: GraphLayout, *, width: int, channels: int, blends: int = 1) -> None:
+        super().__init__()
+        self.layout = layout
+        size = [node.size for node in layout.nodes]
+        # Matrices [R_o, k R_i]: a row is all that a unit of that role reads.
+        self.prototype = nn.ParameterList(
+            torch.zeros(blends, size[b.out], b.channels * size[b.into]) for b in layout.edge_blocks
+        )
+        for prototype in self.prototype:
+            nn.init.normal_(prototype[0])
+        self.node_prototype = nn.ParameterList(
+            torch.zeros(blends, size[b.node], b.channels) for b in layout.node_blocks
+        )
+        ends = {b.node for b in layout.node_blocks} | {
+            end for b in layout.edge_blocks for end in (b.out, b.into)
+        }
+        self.strength = nn.ModuleDict({str(p): nn.Linear(width, 1) for p in sorted(ends)})
+        rank = max(1, width // 4)
+        self.from_out = nn.ModuleList(
+            nn.Linear(width, rank * b.channels, bias=False) for b in layout.edge_blocks
+        )
+        self.from_in = nn.ModuleList(
+            nn.Linear(width, rank * b.channels, bias=False) for b in layout.edge_blocks
+        )
+        self.from_edge = nn.ParameterList(torch.zeros(b.channels, channels) for b in layout.edge_blocks)
+        self.from_node = nn.ModuleList(nn.Linear(width, b.channels, bias=False) for b in layout.node_blocks)
+        for zero in (*self.strength.values(), *self.from_out, *self.from_node):
+            assert isinstance(zero, nn.Linear)
+            nn.init.zeros_(zero.weight)
+            if zero.bias is not None:
+                nn.init.zeros_(zero.bias)
+
+    def forward(
+        self,
+        wiring: Wiring,
+        h: Tensor,
+        v: Tensor,
+        edges: list[Tensor],
+        assigned: dict[int, Tensor],
+        blend: Tensor,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Propose.
+
+        Args:
+            wiring: The batch.
+            h: Even node features [.., N, d], about unit scale.
+            v: Odd node features [.., N, d], about unit scale.
+            edges: C channels per edge block.
+            assigned: Signed role assignment [.., n, R] of every permutable node set.
+            blend: Weights of the prototypes per network [B, K].
+
+        Returns:
+            One tensor [.., n, k] per node block and one with k channels per edge block.
+        """
+        odds = wiring.split(v)
+        evens = wiring.split(h)
+        roles = {int(p): (assigned.get(int(p)), 1 + told(evens[int(p)])) for p, told in self.strength.items()}
+        nodes = []
+        for b, m, told in zip(self.layout.node_blocks, self.node_prototype, self.from_node, strict=True):
+            own = wiring.play(b.node, roles[b.node], _blended(blend, m))
+            nodes.append(own + told(odds[b.node]))
+        proposed = []
+        for p, b in enumerate(self.layout.edge_blocks):
+            table = _blended(blend, self.prototype[p]).unflatten(2, (b.channels, -1))
+            own = wiring.between(b, roles[b.out], table, roles[b.into])
+            ends = self.from_out[p](odds[b.out]), self.from_in[p](odds[b.into])
+            proposed.append(
+                own + wiring.mix(self.from_edge[p], edges[p]) + wiring.outer(b, *ends, b.channels)
+            )
+        return nodes, proposed
+
+
+def _blended(blend: Tensor, m: Tensor) -> Tensor:
+    """Sum of K prototypes [K, ..] by the weights of each network [B, K]: [B, ..]."""
+    return (blend.to(m.dtype) @ m.flatten(1)).unflatten(1, m.shape[1:])

@@ -1,0 +1,154 @@
+"""Assignment of interchangeable units to roles: a network's own gauge, found by ordering its units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from amortopt.metanets.scalegmn.graph.sets import NodeSet, Part
+from amortopt.metanets.scalegmn.wiring import Wiring
+
+_TIE = 1e-6
+"""Differences of this size, relative to the usual one, count as ties: far above rounding, far below usual."""
+
+
+class RoleAssignment(nn.Module):
+    r"""Assign the units of a group to R roles by the order of an invariant of each unit.
+
+    The unit whose score :math:`s_i = k \cdot h_i` has rank k plays role k. With other numbers of units than
+    roles, units and roles lie side by side on the unit interval in order, and :math:`P_{ir}` is the share of
+    unit i's part that role r covers: the optimal transport between them on a line. Where units may flip their
+    sign, the assignment carries it: :math:`S_{ir} = \mathrm{sgn}(u \cdot v_i) P_{ir}`. Under a permutation
+    and sign flips g of the units, S moves as g S, so :math:`S_o M S_i^\top` moves as the weights between two
+    groups, for any learned M.
+
+    Equal units cannot be told apart by anything equivariant: they share their roles evenly, and a unit whose
+    odd features are zero has sign zero.
+
+    An assignment is constant almost everywhere, so it passes no gradient, and k and u stay as they are drawn;
+    what is learned are the features that they look at. Soft assignments have gradients, but every bit of
+    softness is noise in the weights that are read out, and costs more than it teaches.
+
+    Args:
+        width: Channels d of a unit's features.
+        roles: Number of roles R; the group's size in the family.
+        odd: Whether units may flip their sign.
+        run: Length of the runs inside which units are put in order; None if all units are.
+        known: Whether units are known by their index (in their run), and only their sign is to be found.
+    """
+
+    score: Tensor
+    sign: Tensor
+    place: Tensor
+
+    def __init__(
+        self, width: int, roles: int, *, odd: bool, run: int | None = None, known: bool = False
+    ) -> None:
+        super().__init__()
+        self.odd, self.run, self.known = odd, run, known
+        self.register_buffer("score", torch.randn(width) / width**0.5)
+        self.register_buffer("sign", torch.randn(width) / width**0.5)
+        self.register_buffer("place", torch.arange(float(run or roles)), persistent=False)
+        self.even = nn.Parameter(torch.randn(roles, width))
+        self.carried = nn.Parameter(torch.randn(roles, width))
+
+    @torch.no_grad()
+    def forward(
+        self, wiring: Wiring, node: int, h: Tensor, v: Tensor, owner: Part | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Assign.
+
+        Args:
+            wiring: The batch.
+            node: Which node set.
+            h: Even features [n, d].
+            v: Odd features [n, d].
+            owner: What the runs belong to, if there are runs.
+
+        Returns:
+            P [n, R], or [n, run] with runs, and the signs [n, 1]; None where units keep their sign.
+        """
+        if self.known or self.run == 1:
+            assigned = by_index(wiring, node, len(self.place), h)
+        else:
+            assigned = self._by_order(wiring, node, h, owner)
+        if not self.odd:
+            return assigned, None
+        side = (v @ self.sign)[:, None] * torch.rsqrt(v.square().mean(1, keepdim=True) + 1e-4)
+        return assigned, side * torch.rsqrt(side.square() + _TIE**2)
+
+    def _by_order(self, wiring: Wiring, node: int, h: Tensor, owner: Part | None) -> Tensor:
+        # Only what tells units of one network (of one run) apart may decide between them.
+        h = h - (wiring.mean(node, h) if owner is None else wiring.expand(owner, wiring.pool(owner, h)))
+        spread = wiring.mean(node, h.square().mean(-1, keepdim=True))
+        scores = (h @ self.score)[:, None] * torch.rsqrt(spread + 1e-12)
+        start, end = wiring.order(node, scores, _TIE, self.run)
+        # In units of a role's length.
+        start, end = start * len(self.place), end * len(self.place)
+        shared = torch.minimum(end, self.place + 1) - torch.maximum(start, self.place)
+        return shared.clamp_(min=0).div_(end - start)
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """Roles of a set's units: P [n, R], signs [n, 1] where units may flip, and both, S [n, R]."""
+
+    roles: Tensor
+    sign: Tensor | None
+    signed: Tensor
+
+
+@torch.no_grad()
+def assign(
+    modules: nn.ModuleDict, nodes: Sequence[NodeSet], wiring: Wiring, evens: list[Tensor], odds: list[Tensor]
+) -> dict[int, Assigned]:
+    """Assign the units of all sets to roles; those that are known by their index alone have none.
+
+    A unit of a set that is about other sets plays their units' roles together: a head's k-th channel the k-th
+    of its head's role, the further sign of a unit that unit's role. So what belongs together stays together.
+
+    Args:
+        modules: Role assignment of every set that has one of its own, by position.
+        nodes: The sets; parts come before what they are parts of.
+        wiring: The batch.
+        evens: Even features [n, d] of every set.
+        odds: Odd features [n, d] of every set.
+
+    Returns:
+        Position of a set -> roles.
+    """
+    found: dict[int, Assigned] = {}
+    for p, (node, even, odd) in enumerate(zip(nodes, evens, odds, strict=True)):
+        playing = [part for part in node.parts if part.plays]
+        if str(p) not in modules and not any(part.node in found for part in playing):
+            continue
+        tables = []
+        for part in playing:
+            other = found.get(part.node)
+            roles = by_index(wiring, part.node, nodes[part.node].size, odd) if other is None else other.roles
+            tables.append(wiring.expand(part, roles))
+        sign = None
+        if str(p) in modules:
+            inside, sign = modules[str(p)](wiring, p, even, odd, playing[0] if playing else None)
+            tables.append(inside)
+        elif node.odd:
+            signs = [(part, found[part.node].sign) for part in node.parts if part.odd]
+            sign = reduce(torch.mul, [wiring.expand(part, s) for part, s in signs if s is not None])
+        roles = reduce(_together, tables)
+        found[p] = Assigned(roles, sign, roles if sign is None else roles * sign)
+    return found
+
+
+def by_index(wiring: Wiring, node: int, run: int, like: Tensor) -> Tensor:
+    """Every unit plays the role of its index in its run: [n, run]."""
+    runs = wiring.lengths[node] // (wiring.batch * run)
+    return wiring.units(node, torch.eye(run).to(like).repeat(runs, 1))
+
+
+def _together(a: Tensor, b: Tensor) -> Tensor:
+    """Shares of roles a and b at once: [n, R], [n, S] -> [n, R S]."""
+    return (a[:, :, None] * b[:, None]).flatten(1)

@@ -1,0 +1,134 @@
+"""What terms of a UNF layer read from tensors and write to them, shared by all pairs of tensors.
+
+A **reading** takes a tensor's diagonals (its grouping) and averages all parts but the kept ones. Readings
+whose kept parts are of the same multiset of groups have one shape, whatever tensor they come from; writing is
+the transpose of reading.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+from typing import TypeAlias
+
+from amortopt.metanets.unf.basis import Spec, groupings
+
+Multiset: TypeAlias = tuple[int, ...]
+"""Groups of the kept parts, in the order of the axes of everything that is read for it."""
+
+Runs: TypeAlias = Mapping[tuple[int, int], int]
+"""(tensor, axis) -> axis of the same tensor without which it may not be kept."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read a tensor, or to write to it.
+
+    Attributes:
+        tensor: Position of the tensor.
+        grouping: Part of every axis; axes of one part are a diagonal.
+        kept: Parts that are not averaged, in the order of the multiset.
+    """
+
+    tensor: int
+    grouping: tuple[int, ...]
+    kept: tuple[int, ...]
+
+    @property
+    def direct(self) -> bool:
+        """Whether nothing is averaged."""
+        return len(self.kept) == max(self.grouping, default=-1) + 1
+
+    def averaged(self, shape: Sequence[int]) -> int:
+        """How many elements of a tensor of some shape one mean is of."""
+        sizes = dict(zip(self.grouping, shape, strict=True))
+        return math.prod(size for part, size in sizes.items() if part not in self.kept)
+
+
+Readings: TypeAlias = dict[Multiset, tuple[Reading, ...]]
+
+
+def own_axes(specs: Sequence[Spec], runs: Runs) -> list[tuple[int, ...]]:
+    """Groups that only one tensor has, as its last axes: the height and width of a kernel.
+
+    Args:
+        specs: Spec of every tensor.
+        runs: Axes that may not be kept alone; they and their owners are left out.
+
+    Returns:
+        Per tensor the groups in the order of the axes; none where there is only one.
+    """
+    often = Counter(group for spec in specs for group in spec)
+    bound = {*runs, *((tensor, owner) for (tensor, _), owner in runs.items())}
+    found = []
+    for tensor, spec in enumerate(specs):
+        start = len(spec)
+        while start and often[spec[start - 1]] == 1 and (tensor, start - 1) not in bound:
+            start -= 1
+        found.append(spec[start:] if len(spec) - start > 1 else ())
+    return found
+
+
+def all_readings(specs: Sequence[Spec], runs: Runs, *, every_order: bool) -> Readings:
+    """The readings of all tensors, by multiset.
+
+    Args:
+        specs: Spec of every tensor.
+        runs: Axes that may not be kept alone.
+        every_order: Whether kept parts of one group are read in every order. A layer reads in every order
+            and writes in one, so that every term is one (reading, writing) pair.
+
+    Returns:
+        Multiset -> readings, those without diagonals first, then by tensor. The same keys for either order,
+        by size; those that differ in one tensor's own axes only are behind each other, own axes last.
+    """
+    own = own_axes(specs, runs)
+    found: dict[Multiset, list[Reading]] = {}
+    order: dict[Multiset, Multiset] = {}
+    rank: dict[Multiset, tuple[object, ...]] = {}
+    for whole in (True, False):  # whole tensors say in what order a multiset has its axes
+        for tensor, spec in enumerate(specs):
+            for grouping, kept in _keepable(tensor, spec, runs):
+                if (len(kept) == len(spec)) != whole:
+                    continue
+                group = [spec[grouping.index(part)] for part in range(max(grouping, default=-1) + 1)]
+                groups = tuple(group[part] for part in kept)
+                rest = tuple(g for g in groups if g not in own[tensor])
+                rest = order.setdefault(tuple(sorted(rest)), rest)
+                last = tuple(g for g in own[tensor] if g in groups)
+                wanted = rest + last
+                bits = tuple(g in last for g in own[tensor]) if last else ()
+                rank[wanted] = (len(rest), rest, tensor if last else -1, bits)
+                orders = list(_orders(kept, group, wanted))
+                for each in orders if every_order else orders[:1]:
+                    found.setdefault(wanted, []).append(Reading(tensor, grouping, each))
+
+    def place(reading: Reading) -> tuple[bool, int]:
+        return len(set(reading.grouping)) < len(reading.grouping), reading.tensor
+
+    return {m: tuple(sorted(found[m], key=place)) for m in sorted(found, key=rank.__getitem__)}
+
+
+def _keepable(tensor: int, spec: Spec, runs: Runs) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Groupings of a tensor, each with all sets of parts that may be kept."""
+    for grouping in groupings(spec):
+        needs = {
+            grouping[axis]: grouping[runs[tensor, axis]]
+            for axis in range(len(spec))
+            if (tensor, axis) in runs
+        }
+        parts = max(grouping, default=-1) + 1
+        for size in range(parts + 1):
+            for kept in combinations(range(parts), size):
+                if all(owner in kept for part, owner in needs.items() if part in kept):
+                    yield grouping, kept
+
+
+def _orders(kept: tuple[int, ...], group: list[int], wanted: Multiset) -> Iterator[tuple[int, ...]]:
+    """Orders of kept parts whose groups are as wanted; the ascending one within every group first."""
+    for order in permutations(kept):
+        if tuple(group[part] for part in order) == wanted:
+            yield order

@@ -1,0 +1,257 @@
+"""Running a network at given weights, exactly enough to prove something, and leaving it as it was."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from amortopt._types import Params
+
+_aten = torch.ops.aten
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+_LOWER = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Runner:
+    """A network as a function of its parameters and buffers, deterministic in training mode too.
+
+    Whatever is random is replaced by its expectation: dropout and stochastic depth become the identity. In
+    float64 everything is computed in it, also what the network itself casts to a smaller type.
+
+    Args:
+        module: The network; left as it was by every run.
+        example_input: What its forward takes: a tensor, or a tuple of anything that holds tensors. Integers
+            stay integers.
+        dtype: Type to compute in.
+    """
+
+    def __init__(self, module: nn.Module, example_input: Any, *, dtype: torch.dtype = torch.float64) -> None:
+        self.module, self.dtype = module, dtype
+        given = example_input if isinstance(example_input, tuple) else (example_input,)
+        self.inputs = tree_map_only(Tensor, self._cast, given)
+        self.params = {name: self._cast(p.detach()) for name, p in module.named_parameters()}
+        self.buffers = {name: self._cast(b.detach()) for name, b in module.named_buffers()}
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are; the CPU without any."""
+        return next((p.device for p in self.params.values()), torch.device("cpu"))
+
+    def run(
+        self, weights: Params, *, training: bool = False, grad: bool = False
+    ) -> tuple[list[Tensor], Params]:
+        """Run the network once.
+
+        Args:
+            weights: Parameters and buffers to use in place of the runner's own, by name; not modified.
+            training: Whether to run in training mode.
+            grad: Whether the outputs are to be differentiated with respect to the weights.
+
+        Returns:
+            Every tensor among the outputs, and the buffers as the run left them.
+        """
+        buffers = {name: weights.get(name, buffer).clone() for name, buffer in self.buffers.items()}
+        inputs = tree_map_only(Tensor, torch.clone, self.inputs)
+        with ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(grad))
+            stack.enter_context(_left_alone(self.module))
+            devices = {t.device for t in self.params.values() if t.device.type == "cuda"}
+            stack.enter_context(torch.random.fork_rng(devices=list(devices)))
+            stack.enter_context(_Expectation(self.dtype))
+            torch.manual_seed(0)
+            self.module.train(training)
+            output = functional_call(self.module, {**self.params, **weights, **buffers}, inputs)
+            return [t.clone() for t in tensors_of(output)], buffers
+
+    def updated(self) -> list[str]:
+        """The floating buffers that training mode updates; none if the network does not run in it."""
+        if not any(b.is_floating_point() for b in self.buffers.values()):
+            return []
+        try:
+            _, after = self.run({}, training=True)
+        except Exception:
+            return []
+        return [n for n, b in self.buffers.items() if b.is_floating_point() and not after[n].equal(b)]
+
+
+def generic(runner: Runner, statistics: Sequence[str], noise: float, seed: int = 0) -> Runner:
+    """The same network at weights and inputs in general position.
+
+    At its initialisation a network has symmetries that it loses in training: zero biases, unit gains and
+    running statistics can be permuted at will. Inputs whose entries are all equal become random.
+
+    Args:
+        runner: Not modified.
+        statistics: Buffers to disturb besides those that training mode updates; other buffers are not.
+        noise: Standard deviation of what is added, relative to each parameter's root mean square.
+        seed: Of what is added; other than 0, weights of that size are drawn anew, and floating inputs are
+            disturbed too.
+
+    Returns:
+        Another runner.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+    def fill(x: Tensor) -> Tensor:
+        if not x.is_floating_point() or not x.numel():
+            return x
+        first = x.flatten()[0]
+        if bool((x == first).all()):
+            # Equal entries hide what permutes them; zeros hide everything.
+            return normal(x) * (first.abs() if first else 1) + x
+        return x if seed == 0 else normal(x) * x.std(correction=0) + x
+
+    def disturbed(p: Tensor) -> Tensor:
+        size = float(torch.linalg.vector_norm(p)) / math.sqrt(max(p.numel(), 1))
+        # What starts as zero or next to it, a bias or the gain of a branch, starts to count.
+        size = size if size > 1e-3 else 0.1
+        return normal(p).mul_(size) if seed else normal(p).mul_(noise * size).add_(p)
+
+    other = copy.copy(runner)
+    other.inputs = tree_map_only(Tensor, fill, runner.inputs)
+    if noise == 0 and seed == 0:
+        return other
+    other.params = {n: disturbed(p) if p.is_floating_point() else p for n, p in runner.params.items()}
+    moving = {*statistics, *other.updated()}
+    other.buffers = {
+        # A variance stays positive.
+        n: b if n not in moving else b * torch.exp(0.5 * normal(b)) if (b > 0).all() else disturbed(b)
+        for n, b in runner.buffers.items()
+    }
+    return other
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    """Norm of the difference relative to that of what was expected; for integers the share that differs."""
+    if got.shape != expected.shape:
+        return float("inf")
+    if not (expected.is_floating_point() or expected.is_complex()):
+        return float((got != expected).double().mean()) if got.numel() else 0.0
+    differs = got != expected
+    if not bool(differs.any()):
+        return 0.0
+    # Huge constants that agree to the bit, infinities too, as masked scores have them, would hide all else.
+    usual = expected[differs].abs().nanmedian()
+    counts = differs | (expected.abs() <= 1e4 * usual) | (usual < 1e-6)
+    difference = torch.linalg.vector_norm(torch.where(differs, got - expected, 0))
+    size = torch.linalg.vector_norm(torch.where(counts & expected.isfinite(), expected, 0))
+    return float(difference / size) if size > 0 else float(difference)
+
+
+def worst(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest [relative][amortopt.symmetry.proof.running.relative] difference; NaN if one is NaN."""
+    errors = [relative(a, b) for a, b in zip(got, expected, strict=True)]
+    return next((error for error in errors if error != error), max(errors, default=0.0))
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors in what a network returned: containers of any depth, dataclasses too."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            found += tensors_of([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
+    return found
+
+
+@contextmanager
+def _left_alone(module: nn.Module) -> Iterator[None]:
+    """Afterwards every submodule has the attributes it had: its mode, and what a forward stores in it."""
+    kept = [
+        (part, dict(part.__dict__), [dict(part.__dict__[name]) for name in _REGISTERED])
+        for part in module.modules()
+    ]
+    # In eval mode and without gradients PyTorch's transformer layers would take a path of their own.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for part, attributes, registered in kept:
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
+            for name, members in zip(_REGISTERED, registered, strict=True):
+                part.__dict__[name].clear()
+                part.__dict__[name].update(members)
+
+
+def _uniform(x: Tensor, low: float = 0.0, high: float = 1.0, **_: Any) -> Tensor:
+    return x.fill_((low + high) / 2)
+
+
+def _leaky(
+    x: Tensor, noise: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, **__: Any
+) -> Tensor:
+    return torch.where(x >= 0, x, x * (lower + upper) / 2)
+
+
+_EXPECTATIONS: Mapping[Any, Callable[..., Any]] = {
+    _aten.bernoulli_.float: lambda x, p=0.5, **_: x.fill_(p),
+    _aten.bernoulli_.Tensor: lambda x, p, **_: x.copy_(p),
+    _aten.bernoulli.default: lambda x, **_: x.clone(),
+    _aten.bernoulli.p: lambda x, p, **_: torch.full_like(x, p),
+    _aten.native_dropout.default: lambda x, p, train: (x.clone(), torch.ones_like(x, dtype=torch.bool)),
+    _aten.uniform_.default: _uniform,
+    _aten.normal_.default: lambda x, mean=0.0, std=1.0, **_: x.fill_(mean),
+    _aten.exponential_.default: lambda x, rate=1.0, **_: x.fill_(1 / rate),
+    _aten.rand.default: lambda size, **kwargs: torch.full(size, 0.5, **kwargs),
+    _aten.rand.generator: lambda size, *, generator, **kwargs: torch.full(size, 0.5, **kwargs),
+    _aten.randn.default: lambda size, **kwargs: torch.zeros(size, **kwargs),
+    _aten.randn.generator: lambda size, *, generator, **kwargs: torch.zeros(size, **kwargs),
+    _aten.rand_like.default: lambda x, **kwargs: torch.full_like(x, 0.5, **kwargs),
+    _aten.randn_like.default: lambda x, **kwargs: torch.zeros_like(x, **kwargs),
+    _aten.normal.Tensor_float: lambda mean, *_, **__: mean.clone(),
+    _aten.normal.Tensor_Tensor: lambda mean, *_, **__: mean.clone(),
+    _aten.rrelu_with_noise.default: _leaky,
+    _aten.rrelu_with_noise_.default: lambda x, *args, **kwargs: x.copy_(_leaky(x, *args, **kwargs)),
+}
+
+
+class _Expectation(TorchDispatchMode):
+    """Random numbers are their expectations; under float64 nothing is rounded to a smaller type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.exact = dtype == torch.float64
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        # Fused attention and recurrent kernels drop units by themselves.
+        for index, argument in enumerate(func._schema.arguments):
+            if argument.name in ("dropout_p", "dropout"):
+                if index < len(args):
+                    args = (*args[:index], 0.0, *args[index + 1 :])
+                elif argument.name in kwargs:
+                    kwargs[argument.name] = 0.0
+        function = _EXPECTATIONS.get(func, func)
+        aliases = func.is_view or func._schema.is_mutable
+        if not self.exact or aliases:
+            return function(*args, **kwargs)
+        if kwargs.get("dtype") in _LOWER:
+            kwargs["dtype"] = torch.float64
+        args, named = tree_map_only(Tensor, _raised, args), tree_map_only(Tensor, _raised, kwargs)
+        return tree_map_only(Tensor, _raised, function(*args, **named))
+
+
+def _raised(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.dtype in _LOWER else tensor

@@ -1,0 +1,215 @@
+"""Proof of a symmetry: move the weights, run the network, compare. And what the symmetry leaves out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from amortopt.symmetry.action import sample
+from amortopt.symmetry.axes import NeuronGroup
+from amortopt.symmetry.proof.comparison import MODES, Comparison, Mode
+from amortopt.symmetry.proof.probes import Larger, search
+from amortopt.symmetry.proof.running import Runner, generic
+from amortopt.symmetry.spec import SymmetrySpec
+
+
+@dataclass(frozen=True, repr=False)
+class Proof:
+    """What running a network with moved weights showed.
+
+    Attributes:
+        errors: Mode ("eval", "training") -> the largest relative difference of an output.
+        statistics: Largest relative difference of a buffer that training mode updates, from where the spec
+            says that it moves; None without such buffers or without training mode.
+        rtol: What was allowed.
+        elements: Random elements tried.
+        low: Smallest magnitude of their scales.
+        high: Largest magnitude of their scales.
+        groups: Groups of the spec.
+        moved: Those of them that may be moved or rescaled.
+        units: Units of these.
+        probes: Elements outside the spec that were tried, one for every group and thing to try.
+        possible: How many there are to try.
+        larger: Those that left the function as it is in every mode that ran: the spec could allow them.
+        notes: What was left out, and why.
+        seconds: Time it took.
+    """
+
+    errors: Mapping[str, float]
+    statistics: float | None
+    rtol: float
+    elements: int
+    low: float
+    high: float
+    groups: int
+    moved: int
+    units: int
+    probes: int = 0
+    possible: int = 0
+    larger: tuple[Larger, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the function stayed the same in every mode that ran, and one did."""
+        errors = [*self.errors.values(), *(() if self.statistics is None else (self.statistics,))]
+        return len(self.errors) > 0 and all(error <= self.rtol for error in errors)
+
+    def __repr__(self) -> str:
+        errors = [f"{error:.1e} in {mode} mode" for mode, error in self.errors.items()]
+        errors += [] if self.statistics is None else [f"{self.statistics:.1e} in running statistics"]
+        verdict = "holds" if self.holds else f"DOES NOT HOLD (allowed: {self.rtol:.0e})"
+        shown = f"{verdict}: relative difference of the outputs {', '.join(errors)}"
+        lines = [
+            shown if errors else "SHOWS NOTHING: no output was compared",
+            f"{self.elements} random elements in float64, scales of magnitude {self.low:g} to {self.high:g}; "
+            f"they move {self.moved} of {self.groups} groups, {self.units} units",
+        ]
+        if self.probes:
+            verdict = (
+                "these change nothing, so the spec could allow:" if self.larger else "all change the function"
+            )
+            lines.append(f"{self.probes} of {self.possible} elements one step outside tried; {verdict}")
+            lines += [f"  {larger}" for larger in self.larger]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes), f"{self.seconds:.1f} s"])
+
+
+def verify(
+    spec: SymmetrySpec,
+    model: nn.Module,
+    example_input: Any,
+    *,
+    elements: int = 3,
+    seed: int = 0,
+    probes: int | None = 64,
+    probe_seconds: float = 5.0,
+    modes: Sequence[Mode] = MODES,
+    low: float = 1e-1,
+    high: float = 1e1,
+    noise: float = 0.5,
+    rtol: float = 1e-9,
+    progress: Callable[[int, int], None] | None = None,
+) -> Proof:
+    """Check by running it that a network computes the same under its symmetry, and not under more.
+
+    Random elements move the parameters and the buffers of the spec; the network runs in float64 before and
+    after. Whatever is random in training mode is replaced by its expectation. Weights are disturbed first,
+    since those at initialisation are special (see ``noise``). The network is left as it was.
+
+    Then elements one step outside the spec are tried, for every group that is neither input nor output: a
+    permutation where none is allowed, one that ignores the owner, the next larger scale kind. One that
+    changes nothing shows that the spec is smaller than it could be, which is no fault of the network.
+
+    Args:
+        spec: The claimed symmetry.
+        model: The network.
+        example_input: What its forward takes, or a tuple of that; floating inputs that are all zero are
+            replaced by random ones.
+        elements: How many random elements.
+        seed: Of the elements and of the choice of probes.
+        probes: At most how many elements outside the spec, spread over the groups; None for all, however
+            long it takes. Each costs a forward pass.
+        probe_seconds: After how long no further one of them is started.
+        modes: Which of "eval" and "training" to run.
+        low: Smallest magnitude of a scale.
+        high: Largest magnitude of a scale.
+        noise: Standard deviation of what is added to the weights, relative to the root mean square of every
+            parameter; 0 for the weights as they are.
+        rtol: Largest allowed norm of the difference relative to the norm of the output.
+        progress: Called with probes done and to do.
+
+    Returns:
+        The proof; ``proof.holds`` says whether it is one.
+
+    Raises:
+        ValueError: Parameters or buffers of the spec are not those of the model, the model does not run on
+            the input, or an option is out of range.
+
+    Example:
+        >>> import torch
+        >>> from amortopt.symmetry import extract
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+        >>> x = torch.randn(5, 4)
+        >>> proof = verify(extract(net, x), net, x)
+        >>> proof.holds, proof.moved, proof.larger
+        (True, 1, ())
+    """
+    start = time.perf_counter()
+    if elements < 1:
+        raise ValueError(f"elements: got {elements}, expected at least 1")
+    if unknown := [mode for mode in modes if mode not in MODES] or not modes:
+        raise ValueError(f"modes: got {unknown or 'none'}, expected some of {MODES}")
+    _check_names(spec, model)
+    comparison = _comparison(spec, model, example_input, modes, noise)
+    if noise and not comparison.finite:
+        comparison = _comparison(spec, model, example_input, modes, 0)
+        comparison.notes.append("weights taken as they are: disturbed ones give outputs that are not finite")
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(elements):
+        g = sample(spec, generator=generator, low=low, high=high, device=comparison.device)
+        comparison.try_element(g)
+    proof = _shown(spec, comparison, rtol, elements, (low, high))
+    if proof.holds and probes != 0:
+        tried, possible, larger = search(
+            spec,
+            comparison,
+            lambda seed: _comparison(spec, model, example_input, modes, noise, seed),
+            count=probes,
+            seconds=probe_seconds,
+            generator=generator,
+            rtol=rtol,
+            progress=progress,
+        )
+        proof = replace(proof, probes=tried, possible=possible, larger=larger)
+    return replace(proof, seconds=time.perf_counter() - start)
+
+
+def _shown(
+    spec: SymmetrySpec, comparison: Comparison, rtol: float, elements: int, scales: tuple[float, float]
+) -> Proof:
+    """What the elements that were tried have shown."""
+    movable = [group for group in spec.groups if _moves(spec, group)]
+    return Proof(
+        dict(comparison.errors),
+        comparison.statistics,
+        rtol,
+        elements,
+        *scales,
+        len(spec.groups),
+        len(movable),
+        sum(group.size for group in movable),
+        notes=tuple(comparison.notes),
+    )
+
+
+def _comparison(
+    spec: SymmetrySpec,
+    model: nn.Module,
+    example_input: Any,
+    modes: Sequence[Mode],
+    noise: float,
+    seed: int = 0,
+) -> Comparison:
+    return Comparison(spec, generic(Runner(model, example_input), spec.buffers, noise, seed), modes)
+
+
+def _moves(spec: SymmetrySpec, group: NeuronGroup) -> bool:
+    return group.kind != "none" or any(spec.group(name).permutable for name in spec.owners(group.name))
+
+
+def _check_names(spec: SymmetrySpec, model: nn.Module) -> None:
+    params, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    missing = [name for name in params if name not in spec.params]
+    unknown = [name for name in spec.params if name not in params]
+    unknown += [name for name in spec.buffers if name not in buffers]
+    if missing or unknown:
+        raise ValueError(
+            f"spec: got one that has {unknown}, which the model lacks, and lacks {missing}, which it has; "
+            "extract it from this model"
+        )

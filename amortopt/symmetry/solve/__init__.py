@@ -1,0 +1,3 @@
+"""What the rules' constraints mean for units and scales."""
+
+from __future__ import annotations

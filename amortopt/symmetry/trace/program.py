@@ -1,0 +1,304 @@
+"""From an ``nn.Module`` and an example input to the list of aten operations that it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from amortopt.functional.networks import eval_mode
+from amortopt.symmetry.trace.concrete import DataDependentError, concrete_graph
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced forward pass.
+
+    Attributes:
+        nodes: Nodes of the graph in execution order.
+        params: Node name -> qualified parameter name; of several names the first.
+        buffers: Node name -> qualified buffer name.
+        inputs: Names of the nodes that are the network's inputs.
+        shapes: Qualified parameter name -> shape, in the order of ``named_parameters``.
+        softsigns: Divisions that end a written-out softsign x / (1 + |x|) -> x.
+    """
+
+    nodes: tuple[torch.fx.Node, ...]
+    params: dict[str, str]
+    buffers: dict[str, str]
+    inputs: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+    softsigns: dict[torch.fx.Node, torch.fx.Node]
+
+
+def trace(module: nn.Module, example_input: Tensor | tuple[Tensor, ...], *, training: bool = False) -> Trace:
+    """Record what a module computes without changing it.
+
+    Args:
+        module: The base network.
+        example_input: What ``forward`` takes: a tensor [N, ...] or a tuple of such.
+        training: Whether to trace in training mode instead of eval mode.
+
+    Returns:
+        The graph before decomposition, with a name for every parameter node.
+
+    Raises:
+        ValueError: The module has no parameters, has parameters of a kind that no symmetry is defined for
+            (lazy, integer, complex), does not take this input, or cannot be traced.
+    """
+    _check_parameters(module)
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    if not inputs or not all(isinstance(x, Tensor) and x.ndim >= 1 for x in inputs):
+        got = [type(x).__name__ if not isinstance(x, Tensor) else tuple(x.shape) for x in inputs]
+        raise ValueError(f"example_input: got {got}, expected tensors whose first axis is the batch")
+    graph, held, buffers, users = _graph(module, inputs, training)
+    first = {id(tensor): name for name, tensor in module.named_parameters()}
+    names = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
+    params = {node: names[name] for node, name in held.items()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    if any("_for_grad" in str(getattr(node.target, "__name__", "")) for node in graph.nodes):
+        raise ValueError(
+            f"module: {type(module).__name__} uses torch.func.grad, vjp or jacrev in forward, whose inner "
+            "operations tracing takes as constants; write out the derivative, or use torch.autograd.grad"
+        )
+    nodes, softsigns = _fuse_softsign(tuple(graph.nodes))
+    return Trace(nodes, params, buffers, users, shapes, softsigns)
+
+
+_Graph: TypeAlias = tuple[torch.fx.Graph, dict[str, str], dict[str, str], tuple[str, ...]]
+
+
+def _graph(module: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> _Graph:
+    """The graph, and which of its placeholders are parameters, buffers and inputs."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        # The fast path of attention is one operation for a whole layer.
+        torch.backends.mha.set_fastpath_enabled(False)
+        with eval_mode(module, training), _silent_tracer(), warnings.catch_warnings():
+            # What export says about its own internals is not for the caller.
+            warnings.simplefilter("ignore")
+            try:
+                return _exported(module, inputs)
+            except Exception as error:
+                try:
+                    return concrete_graph(module, inputs)
+                except Exception as other:
+                    raise _explained(module, inputs, error, other) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Graph:
+    program = torch.export.export(module, inputs, strict=False)
+    params, buffers, users = {}, {}, []
+    for spec in program.graph_signature.input_specs:
+        name = getattr(spec.arg, "name", "")
+        if spec.kind == InputKind.PARAMETER and spec.target is not None:
+            params[name] = spec.target
+        elif spec.kind == InputKind.BUFFER and spec.target is not None:
+            buffers[name] = spec.target
+        elif spec.kind == InputKind.USER_INPUT:
+            users.append(name)
+    for node in program.graph.nodes:
+        for value in _tensors_of(node.meta.get("val")):
+            # A size that depends on data has no number here.
+            if not all(isinstance(size, int) for size in value.shape):
+                raise ValueError("a shape depends on the values of tensors")
+    return program.graph, params, buffers, tuple(users)
+
+
+def _tensors_of(value: Any) -> list[Tensor]:
+    parts = value if isinstance(value, list | tuple) else [value]
+    return [part for part in parts if isinstance(part, Tensor)]
+
+
+def _fuse_softsign(
+    nodes: tuple[torch.fx.Node, ...],
+) -> tuple[tuple[torch.fx.Node, ...], dict[torch.fx.Node, torch.fx.Node]]:
+    """Find F.softsign, which is odd although its parts are not, and leave its inner nodes out."""
+    found, inner = {}, set()
+    for node in nodes:
+        if (
+            node.op != "call_function"
+            or operator_name(node) != "aten.div"
+            or len(node.args) != 2
+            or node.kwargs
+        ):
+            continue
+        x, total = node.args
+        if not isinstance(x, torch.fx.Node) or not _calls(total, "aten.add") or total.args[1:] != (1,):
+            continue
+        magnitude = total.args[0]
+        if _calls(magnitude, "aten.abs") and magnitude.args == (x,):
+            found[node] = x
+            # What something else reads too stays.
+            if len(total.users) == 1:
+                inner |= {total} if len(magnitude.users) > 1 else {total, magnitude}
+    return tuple(node for node in nodes if node not in inner), found
+
+
+def _calls(node: Any, name: str) -> TypeGuard[torch.fx.Node]:
+    return isinstance(node, torch.fx.Node) and node.op == "call_function" and operator_name(node) == name
+
+
+def operator_name(node: torch.fx.Node) -> str:
+    """Name of the called operator without its overload: "aten.linear", "operator.getitem"."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return ".".join(str(node.target).split(".")[:2])
+    return f"operator.{getattr(node.target, '__name__', node.target)}"
+
+
+def arguments(node: torch.fx.Node) -> dict[str, Any]:
+    """Arguments of a call by name, defaults included, in the order of the operator's schema."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {**{str(i): arg for i, arg in enumerate(node.args)}, **node.kwargs}
+    schema = node.target._schema.arguments
+    values: dict[str, Any] = {arg.name: arg.default_value for arg in schema if arg.has_default_value()}
+    values.update(zip((arg.name for arg in schema), node.args, strict=False))
+    values.update(node.kwargs)
+    return {arg.name: values[arg.name] for arg in schema if arg.name in values}
+
+
+CHECKS = frozenset(
+    f"aten.{name}"
+    for name in ("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range_for_size")
+)
+"""Operations that look at values and compute nothing."""
+
+
+def wrapped_graph(node: torch.fx.Node) -> tuple[torch.fx.Graph, tuple[Any, ...]] | None:
+    """The graph that a node runs as it is, with its inputs: under no_grad, autocast or checkpointing."""
+    if not isinstance(node.target, torch._ops.HigherOrderOperator):
+        return None
+    bodies = [
+        (place, getattr(arg.graph.owning_module, str(arg.target), None))
+        for place, arg in enumerate(node.args)
+        if isinstance(arg, torch.fx.Node) and arg.op == "get_attr"
+    ]
+    graphs = [(place, body) for place, body in bodies if isinstance(body, torch.fx.GraphModule)]
+    if str(node.target).split(".")[-1] not in _WRAPPERS or len(graphs) != 1:
+        return None
+    ((place, body),) = graphs
+    return body.graph, node.args[place + 1 :]
+
+
+_WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_checkpoint", "wrap")
+_SPLITS = ("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.tensor_split", "aten.unsafe_split")
+
+
+def split_everywhere(node: torch.fx.Node) -> tuple[int, list[tuple[int, tuple[int, ...]]]] | None:
+    """How all uses of a parameter split it: the axis; first index and shape of each part."""
+    uses = [user for user in node.users if user.op != "output"]
+    if not uses or len(uses) != len(node.users) or any(operator_name(user) not in _SPLITS for user in uses):
+        return None
+    found = []
+    for user in uses:
+        shapes = [shape_of(part) for part in user.meta["val"]]
+        ndim = len(shapes[0] or ())
+        axis = int(arguments(user).get("dim", 0)) % max(ndim, 1)
+        sizes = [shape[axis] for shape in shapes if shape is not None]
+        starts = [sum(sizes[:k]) for k in range(len(sizes))]
+        found.append((axis, [(start, shape) for start, shape in zip(starts, shapes, strict=True) if shape]))
+    return found[0] if all(other == found[0] for other in found) else None
+
+
+_ALLOCATES = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+        *("matmul", "mm", "bmm", "addmm", "einsum", "add", "sub", "mul", "div", "cat", "stack", "clone"),
+        *("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "embedding", "softmax"),
+        *("relu", "gelu", "silu", "tanh", "sigmoid", "hardswish", "zeros", "zeros_like", "new_zeros", "sum"),
+        *("mean", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "scaled_dot_product_attention"),
+    )
+)
+
+
+def has_readers(target: torch.fx.Node, writer: torch.fx.Node) -> bool:
+    """Whether another operation may read what ``writer`` overwrote."""
+    others = [user for user in target.users if user is not writer]
+    # What is not known to have memory of its own may be a view of something that others read.
+    return bool(others) or target.op != "call_function" or operator_name(target) not in _ALLOCATES
+
+
+def module_path(node: torch.fx.Node) -> str:
+    """Qualified name of the submodule whose forward made this node; empty for the network itself."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return str(stack[-1][0]).split("@")[0] if stack else ""
+
+
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """Shape of what a node holds; None if it is not one tensor."""
+    return tuple(int(size) for size in value.shape) if isinstance(value, Tensor) else None
+
+
+def _check_parameters(module: nn.Module) -> None:
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module: got {type(module).__name__}, expected an nn.Module")
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel | torch.jit.ScriptModule):
+        raise ValueError(
+            f"module: got {type(module).__name__}, expected the network inside it; pass module.module, or "
+            "the module that was scripted"
+        )
+    for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]:
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+            raise ValueError(
+                f"module: {name!r} is lazy and has no shape yet; run the module once on data first"
+            )
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if not parameter.dtype.is_floating_point:
+            raise ValueError(
+                f"module: parameter {name!r} has dtype {parameter.dtype}, expected a real floating one"
+            )
+    if next(module.parameters(), None) is None:
+        raise ValueError(f"module: {type(module).__name__} has no parameters, so it has no symmetry to find")
+
+
+@contextlib.contextmanager
+def _silent_tracer() -> Iterator[None]:
+    # Where tracing fails, torch logs a long traceback or whole graphs beside the exception that says it all.
+    before = logging.root.manager.disable
+    try:
+        logging.disable(logging.CRITICAL)
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _explained(
+    module: nn.Module, inputs: tuple[Tensor, ...], exported: Exception, concrete: Exception
+) -> ValueError:
+    """Tell an input that does not fit from a forward that cannot be traced."""
+    name, shapes = type(module).__name__, [tuple(x.shape) for x in inputs]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            copy.deepcopy(module)(*inputs)
+    except Exception as own:
+        return ValueError(
+            f"example_input: {name} does not take inputs of shapes {shapes}: {_first_line(own)}"
+        )
+    if isinstance(concrete, DataDependentError):
+        return ValueError(
+            f"module: {name} runs but cannot be traced: {concrete}; forward may not branch or loop on the "
+            "values of tensors"
+        )
+    return ValueError(
+        f"module: {name} runs but cannot be traced ({type(exported).__name__}: {_first_line(exported)})"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__

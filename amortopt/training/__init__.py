@@ -1,0 +1,3 @@
+"""Training of many base networks at once."""
+
+from __future__ import annotations

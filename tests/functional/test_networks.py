@@ -1,0 +1,153 @@
+"""Many networks at once agree with the slow way, one network at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amortopt.functional.networks import (
+    apply,
+    apply_many,
+    loss_and_grad_many,
+    num_networks,
+    params_of,
+    stack,
+    unstack,
+)
+
+B, N = 3, 5
+
+
+def builders() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    return {
+        "mlp": (nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)), (6,)),
+        "cnn": (
+            nn.Sequential(
+                nn.Conv1d(2, 4, 3, stride=2),
+                nn.ReLU(),
+                nn.AdaptiveAvgPool1d(1),
+                nn.Flatten(),
+                nn.Linear(4, 3),
+            ),
+            (2, 11),
+        ),
+        "cnn2d with norm": (
+            nn.Sequential(
+                nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+            ).eval(),
+            (1, 4, 4),
+        ),
+    }
+
+
+@pytest.fixture(params=builders())
+def case(request: pytest.FixtureRequest) -> tuple[nn.Module, list[nn.Module], Tensor, Tensor]:
+    """One module to run, B modules with the params of each network, inputs and labels."""
+    name = request.param
+    many = [builders()[name][0].double() for _ in range(B)]
+    module, shape = builders()[name]
+    return module.double(), many, torch.randn(N, *shape, dtype=torch.float64), torch.arange(N) % 3
+
+
+def test_apply_is_the_modules_forward(case: tuple) -> None:
+    module, many, x, _ = case
+    torch.testing.assert_close(apply(module, params_of(many[0]), x), many[0](x))
+
+
+def test_apply_many_is_each_networks_forward(case: tuple) -> None:
+    module, many, x, _ = case
+    out = apply_many(module, stack([params_of(m) for m in many]), x)
+    torch.testing.assert_close(out, torch.stack([m(x) for m in many]))
+
+
+def test_apply_many_gives_each_network_its_own_inputs(case: tuple) -> None:
+    module, many, x, _ = case
+    own = torch.randn(B, *x.shape, dtype=torch.float64)
+    out = apply_many(module, stack([params_of(m) for m in many]), own, shared=False)
+    torch.testing.assert_close(out, torch.stack([m(o) for m, o in zip(many, own, strict=True)]))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_loss_and_grad_many_is_each_networks_backward(case: tuple, shared: bool) -> None:
+    module, many, x, y = case
+    xs, ys = (x, y) if shared else (torch.randn(B, *x.shape, dtype=torch.float64), torch.randint(3, (B, N)))
+    losses, grads = loss_and_grad_many(
+        module, stack([params_of(m) for m in many]), xs, ys, F.cross_entropy, shared=shared
+    )
+    for b, network in enumerate(many):
+        loss = F.cross_entropy(network(x if shared else xs[b]), y if shared else ys[b])
+        loss.backward()
+        torch.testing.assert_close(losses[b], loss.detach())
+        for name, p in network.named_parameters():
+            torch.testing.assert_close(grads[name][b], p.grad)
+
+
+def test_loss_and_grad_many_leaves_module_and_params_alone(case: tuple) -> None:
+    module, many, x, y = case
+    params = stack([params_of(m) for m in many])
+    before = {n: v.clone() for n, v in (params | module.state_dict()).items()}
+    loss_and_grad_many(module, params, x, y, F.cross_entropy)
+    assert all(p.grad is None for p in module.parameters())
+    assert all(torch.equal(v, before[n]) for n, v in (params | module.state_dict()).items())
+
+
+def test_apply_many_gradcheck() -> None:
+    module, shape = builders()["mlp"]
+    x = torch.randn(N, *shape, dtype=torch.float64)
+    params = stack([params_of(module.double())] * 2)
+    names = list(params)
+    values = [v.requires_grad_() for v in params.values()]
+    assert torch.autograd.gradcheck(
+        lambda *v: apply_many(module, dict(zip(names, v, strict=True)), x), values
+    )
+
+
+def test_loss_and_grad_many_is_differentiable_in_params() -> None:
+    module, shape = builders()["mlp"]
+    params = stack([params_of(module)] * 2)
+    params["0.weight"].requires_grad_()
+    _, grads = loss_and_grad_many(
+        module, params, torch.randn(N, *shape), torch.arange(N) % 3, F.cross_entropy
+    )
+    grads["2.bias"].square().sum().backward()
+    assert params["0.weight"].grad is not None and params["0.weight"].grad.abs().sum() > 0
+
+
+def test_params_of_copies(case: tuple) -> None:
+    module = case[0]
+    params = params_of(module)
+    for name, p in module.named_parameters():
+        assert torch.equal(params[name], p) and not params[name].requires_grad
+        params[name].fill_(7.0)
+        assert not torch.equal(params[name], p)
+
+
+def test_unstack_undoes_stack(case: tuple) -> None:
+    many = [params_of(m) for m in case[1]]
+    for before, after in zip(many, unstack(stack(many)), strict=True):
+        assert list(before) == list(after)
+        assert all(torch.equal(before[n], after[n]) for n in before)
+
+
+def test_stack_refuses_nothing_and_other_architectures() -> None:
+    a, b = params_of(nn.Linear(2, 3)), params_of(nn.Linear(2, 4))
+    with pytest.raises(ValueError, match="got no networks"):
+        stack([])
+    with pytest.raises(ValueError, match=r"many\[1\]\['weight'\]: got shape \(4, 2\), expected \(3, 2\)"):
+        stack([a, b])
+    with pytest.raises(ValueError, match=r"many\[1\]: parameter names differ from many\[0\] in \['bias'\]"):
+        stack([a, {"weight": a["weight"]}])
+
+
+@pytest.mark.parametrize("params", [{}, {"a": torch.zeros(())}, {"a": torch.zeros(2), "b": torch.zeros(3)}])
+def test_num_networks_needs_one_network_axis(params: dict[str, Tensor]) -> None:
+    with pytest.raises(ValueError, match="expected one network axis B"):
+        num_networks(params)
+
+
+def test_apply_many_refuses_inputs_for_other_networks() -> None:
+    module, shape = builders()["mlp"]
+    with pytest.raises(ValueError, match="x: got shape"):
+        apply_many(module, stack([params_of(module)] * 2), torch.zeros(3, N, *shape), shared=False)

@@ -1,0 +1,308 @@
+"""What a step of the learned optimizer moves, and by how much."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from amortopt import UNFOptimizer
+from amortopt.metanets.update_rule.layout import UpdateLayout
+from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.symmetry import extract
+from tests.optim.stepwise import X, Y, any_rule, backward, mlp, optimizer, train, weights
+
+
+class Gates(nn.Module):
+    """A parameter in several blocks: an LSTM's gates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(5, 3, batch_first=True), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x.unsqueeze(1))[0][:, 0])
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.b(torch.tanh(self.a(x)))))
+
+
+@pytest.mark.parametrize("build", [mlp, Gates, Tied])
+def test_steps_are_those_of_the_rule(build: type[nn.Module]) -> None:
+    model, rule = build(), any_rule()
+    opt = UNFOptimizer(model, X, rule=rule, lr=0.7, weight_decay=0.1)
+    layout = UpdateLayout(extract(model, X), {n: p.shape for n, p in model.named_parameters()})
+    flat = layout.pack(weights(model))
+    state = rule.init_state(layout, flat)
+    for seed in range(4):
+        opt.zero_grad()
+        backward(model, seed)
+        grads = layout.pack({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        opt.step()
+        with torch.no_grad():
+            update, state = rule(layout, flat, grads, state)
+            flat = flat * (1 - 0.7 * 0.1) - 0.7 * update
+        torch.testing.assert_close(layout.pack(weights(model)), flat, rtol=1e-4, atol=1e-6)
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(
+                opt.state[p]["momenta"][0], layout.unpack(state["momenta"])[name][0], rtol=1e-4, atol=1e-6
+            )
+        assert float(opt.state[p]["step"]) == seed + 1
+
+
+def test_loss_falls_with_a_fresh_rule() -> None:
+    model = mlp()
+    opt = optimizer(model, rule=any_rule(beta=1e-3))
+    first = backward(model)
+    train(model, opt, 150)
+    assert backward(model) < 0.8 * first
+
+
+def test_frozen_and_gradless_parameters_stay_and_the_others_move() -> None:
+    model = mlp()
+    opt = optimizer(model, weight_decay=0.1)
+    before = weights(model)
+    model[0].weight.requires_grad_(False)
+    backward(model)
+    model[0].weight.grad = torch.ones_like(model[0].weight)  # stale: it is frozen
+    model[2].bias.grad = None
+    opt.step()
+    moved = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
+    assert moved == set(before) - {"0.weight", "2.bias"}
+    assert not opt.state[model[0].weight]["momenta"].any()
+    model[0].weight.requires_grad_(True)
+    train(model, opt, 1)
+    assert not torch.equal(model[0].weight, before["0.weight"])
+
+
+def test_a_step_without_any_gradient_does_nothing() -> None:
+    model = mlp()
+    opt = optimizer(model, weight_decay=0.1)
+    before = weights(model)
+    opt.step()
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+    assert not opt.state
+
+
+def test_groups_have_their_own_rate_and_decay() -> None:
+    model = mlp()
+    groups = [
+        {"params": ["0.weight", model[0].bias], "lr": 0.5, "weight_decay": 0.2},
+        {"params": [model[2].weight]},
+    ]
+    opt = optimizer(model, param_groups=groups, lr=2.0)
+    twin = copy.deepcopy(model)
+    before = weights(model)
+    backward(model)
+    # What is in no group has a gradient too, which the rule is not to hear of.
+    backward(twin)
+    for name, p in twin.named_parameters():
+        p.requires_grad_(name in ("0.weight", "0.bias", "2.weight"))
+    optimizer(twin).step()
+    opt.step()
+    plain = weights(twin)
+    for name, value in weights(model).items():
+        lr, decay = {"0": (0.5, 0.2), "2": (2.0, 0.0), "4": (0.0, 0.0)}[name[0]]
+        if name == "2.bias":
+            lr, decay = 0.0, 0.0
+        expected = before[name] * (1 - lr * decay) + lr * (plain[name] - before[name])
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_group_added_later_moves_from_then_on() -> None:
+    model = mlp()
+    opt = optimizer(model, param_groups=[{"params": "0.weight"}])
+    before = weights(model)
+    train(model, opt, 2)
+    assert torch.equal(model[4].bias, before["4.bias"])
+    opt.add_param_group({"params": [("4.bias", model[4].bias)], "lr": 0.5})
+    train(model, opt, 1)
+    assert not torch.equal(model[4].bias, before["4.bias"])
+    assert opt.param_groups[1]["lr"] == 0.5
+    opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+
+
+def test_low_precision_parameters_are_rounded_and_their_state_is_not() -> None:
+    model = mlp().to(torch.bfloat16)
+    precise = copy.deepcopy(model).float()
+    opt = UNFOptimizer(model, X.bfloat16(), rule=any_rule(), weight_decay=0.1)
+    twin = UNFOptimizer(precise, X, rule=any_rule(), weight_decay=0.1)
+    backward(model)
+    for p, q in zip(model.parameters(), precise.parameters(), strict=True):
+        assert p.grad is not None
+        q.grad = p.grad.float()
+    opt.step(), twin.step()
+    for p, q in zip(model.parameters(), precise.parameters(), strict=True):
+        assert p.dtype == torch.bfloat16
+        assert torch.equal(p, q.bfloat16())
+        assert opt.state[p]["momenta"].dtype == torch.float32
+
+
+def test_double_parameters_keep_their_digits() -> None:
+    model = mlp().double()
+    with torch.no_grad():
+        model[0].weight.add_(1e-12)
+    opt = UNFOptimizer(model, X.double(), rule=any_rule(), lr=1e-30)
+    before = weights(model)
+    backward(model)
+    opt.step()
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_channels_last_weights_move_as_others_do() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 3))
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    x = torch.randn(6, 3, 5, 5)
+    for net in (model, last):
+        opt = UNFOptimizer(net, x, rule=any_rule())
+        nn.functional.cross_entropy(net(x), Y).backward()
+        opt.step()
+    for p, q in zip(model.parameters(), last.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), 1e25])
+def test_steps_that_are_not_finite_are_skipped_and_counted(broken: float) -> None:
+    model = mlp()
+    opt = optimizer(model, weight_decay=0.1)
+    train(model, opt, 2)
+    before, state = weights(model), copy.deepcopy(opt.state_dict())
+    backward(model)
+    assert model[0].weight.grad is not None
+    model[0].weight.grad[1, 2] = broken
+    opt.step()
+    assert opt.skipped == 1
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+    for i, entry in opt.state_dict()["state"].items():
+        assert all(torch.equal(value, state["state"][i][key]) for key, value in entry.items())
+    train(model, opt, 1)
+    assert opt.skipped == 1
+    assert not torch.equal(model[0].weight, before["0.weight"])
+
+
+def test_steps_that_are_not_finite_raise_if_asked_to() -> None:
+    model = mlp()
+    opt = optimizer(model, nonfinite="raise")
+    backward(model)
+    assert model[2].bias.grad is not None
+    model[2].bias.grad[0] = float("nan")
+    before = weights(model)
+    with pytest.raises(ValueError, match=r"NaN or infinite values in the gradient of '2\.bias'.*clip"):
+        opt.step()
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+    assert opt.skipped == 0
+
+
+def test_updates_that_are_not_finite_move_nothing() -> None:
+    rule = any_rule()
+    with torch.no_grad():
+        rule.log_alpha.fill_(float("nan"))
+    model = mlp()
+    before = weights(model)
+    backward(model)
+    opt = optimizer(model, rule=rule)
+    opt.step()
+    assert opt.skipped == 1
+    opt.nonfinite = "raise"
+    with pytest.raises(ValueError, match=r"update: got NaN or infinite values"):
+        opt.step()
+    far = optimizer(model, lr=1e300)
+    far.step()
+    assert far.skipped == 1
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_weights_that_are_not_finite_are_named_and_warned_about_once() -> None:
+    model = mlp()
+    backward(model)
+    with torch.no_grad():
+        model[2].weight[0, 0] = float("nan")
+    opt = optimizer(model)
+    with pytest.warns(RuntimeWarning, match="no step will be taken again") as seen:
+        opt.step()
+        opt.step()
+    assert opt.skipped == 2 and len(seen) == 1
+    with pytest.raises(ValueError, match=r"weights: got NaN or infinite values in the weight '2\.weight'"):
+        optimizer(model, nonfinite="raise").step()
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.scale = mlp(), nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * self.net(x)
+
+
+def test_a_parameter_without_axes_is_moved() -> None:
+    model = Scaled()
+    opt = optimizer(model)
+    train(model, opt, 2)
+    assert float(model.scale.detach()) != 1.0 and opt.state[model.scale]["momenta"].shape == (7,)
+
+
+def test_a_closure_is_called_once_with_gradients_and_may_return_nothing() -> None:
+    model = mlp()
+    opt = optimizer(model)
+    calls = []
+
+    def closure() -> torch.Tensor:
+        opt.zero_grad()
+        calls.append(torch.is_grad_enabled())
+        return backward(model)
+
+    def silent() -> None:
+        closure()
+
+    before = weights(model)
+    loss = opt.step(closure)
+    assert loss is not None and float(loss) > 0 and calls == [True]
+    between = weights(model)
+    assert opt.step(silent) is None and len(calls) == 2
+    assert not torch.equal(between["0.weight"], before["0.weight"])
+    assert not torch.equal(model[0].weight, between["0.weight"])
+
+
+def test_the_rule_that_was_given_is_not_touched() -> None:
+    rule = any_rule().double()
+    rule.log_alpha.requires_grad_(True)
+    model = mlp()
+    opt = UNFOptimizer(model, X, rule=rule)
+    with torch.no_grad():
+        rule.log_alpha.fill_(50.0)
+    train(model, opt, 1)
+    assert rule.log_alpha.dtype == torch.float64 and rule.log_alpha.requires_grad
+    assert all(bool(p.abs().max() < 10) for p in model.parameters())
+
+
+def test_float64_as_the_default_changes_nothing() -> None:
+    def trained() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).float()
+        x = torch.ones(2, 4, dtype=torch.float32)
+        opt = UNFOptimizer(net, x, rule=UpdateRule(width=4).float())
+        for p in net.parameters():
+            p.data.fill_(0.5)
+            p.grad = torch.full_like(p, 0.1)
+        opt.step()
+        assert opt.skipped == 0
+        return [p.detach().clone() for p in net.parameters()]
+
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = trained()
+    finally:
+        torch.set_default_dtype(default)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in found)
