@@ -1,4 +1,4 @@
-"""Learned optimizers against tuned ones: SGD with momentum, Adam and AdamW, on tasks seen and unseen.
+"""Learned optimizers against tuned ones: SGD with momentum, Adam and AdamW, on problems seen and unseen.
 
     python benchmarks/learned_optimizers.py            # everything -> benchmarks/results
     python benchmarks/learned_optimizers.py --quick    # little of everything -> runs/learned_optimizers_quick

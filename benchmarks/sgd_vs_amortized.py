@@ -149,7 +149,7 @@ def speed(cell: Cell) -> float:
     """Seconds of an epoch of one network among others, as of now."""
     count = min(cell.plan.chunk, cell.plan.networks)
     done = finetune(
-        cell.module(), cell.networks(count), cell.task.split("train"), cell.task, learning_rate=1e-3,
+        cell.module(), cell.networks(count), cell.problem.split("train"), cell.problem, learning_rate=1e-3,
         epochs=1, seed=0, batch_size=cell.plan.batch_size,
     )  # fmt: skip
     return done.seconds / count

@@ -214,8 +214,8 @@ def table(results: Record) -> str:
     lines = [
         "# Success rates of the Tiny RNN Zoo, predicted from the weights",
         "",
-        f"{sum(counts.values())} GRUs that add {results['recipe']['task']['terms']} numbers of "
-        f"{results['recipe']['task']['digits']} digit(s), {results['recipe']['family']['hidden']} units; "
+        f"{sum(counts.values())} GRUs that add {results['recipe']['problem']['terms']} numbers of "
+        f"{results['recipe']['problem']['digits']} digit(s), {results['recipe']['family']['hidden']} units; "
         f"{counts['train']} to train on, {counts['val']} to choose by, {counts['test']} to test. Success "
         f"rates: quartiles {', '.join(map(str, middle))}; networks per tenth of [0, 1]: "
         f"{', '.join(map(str, zoo['histogram']))}.",

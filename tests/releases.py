@@ -9,7 +9,7 @@ import torch
 from amortopt.metanets import make_metanet
 from amortopt.release.metanet import save_release
 from amortopt.symmetry import extract
-from amortopt.tasks import make_family, make_task
+from amortopt.tasks import make_family, make_problem
 
 
 def untrained_release(root: Path, activation: str = "tanh", **config: object) -> Path:
@@ -26,7 +26,7 @@ def untrained_release(root: Path, activation: str = "tanh", **config: object) ->
         root / name,
         metanet,
         name=name,
-        task=make_task("mnist1d").to_config(),
+        problem=make_problem("mnist1d").to_config(),
         family=family.to_config(),
         recipe={},
         seeds={},

@@ -28,7 +28,7 @@ STAND_INS: dict[str, Callable[[Path], Any]] = {
     "fashion_mnist": lambda root: write_idx(root, "FashionMNIST", packed=False),
     "mnist": lambda root: write_idx(root, "MNIST", packed=False),
 }
-"""Tasks whose data would have to be downloaded -> what writes a small set in their format."""
+"""Problems whose data would have to be downloaded -> what writes a small set in their format."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,15 +46,15 @@ def read(path: str) -> dict[str, Any]:
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 
-def data_options(task: dict[str, Any], prefix: str, scratch: Path) -> list[str]:
+def data_options(problem: dict[str, Any], prefix: str, scratch: Path) -> list[str]:
     """Options that let a recipe read a stand-in, if its data are not part of a package."""
-    name = task["name"]
+    name = problem["name"]
     if name not in STAND_INS:
         return []
     root = scratch / "data" / name
     if not root.exists():
         STAND_INS[name](root)
-    return [f"--{prefix}task.root", str(root), f"--{prefix}task.download", "false"]
+    return [f"--{prefix}problem.root", str(root), f"--{prefix}problem.download", "false"]
 
 
 def tiny_zoo(path: str, scratch: Path) -> Path:
@@ -62,7 +62,7 @@ def tiny_zoo(path: str, scratch: Path) -> Path:
     if not out.exists():
         build = ["zoo", "build", "--config", path, "--out", str(out), "--progress", "false"]
         small = ["--count", "12", "--epochs", "[0,1]", "--val_fraction", "0.2", "--test_fraction", "0.2"]
-        assert main([*build, *small, *data_options(read(path)["task"], "", scratch)]) == 0
+        assert main([*build, *small, *data_options(read(path)["problem"], "", scratch)]) == 0
     return out
 
 
@@ -99,7 +99,7 @@ def test_fit_recipe_takes_five_steps(path: str, scratch: Path, tmp_path: Path) -
         *("--data.networks", "2", "--data.examples", "8", "--trainer.max_steps", "5"),
         *("--trainer.val_check_interval", "5", "--trainer.accelerator", "cpu"),
         *("--trainer.enable_progress_bar", "false", "--data.zoo", str(zoo), "--runs", str(tmp_path)),
-        *data_options(recipe["model"]["task"], "model.", scratch),
+        *data_options(recipe["model"]["problem"], "model.", scratch),
     ]
     assert main(["fit", "--config", path, *small]) == 0
     release = load_release(tmp_path / recipe["name"] / "release")
@@ -113,7 +113,7 @@ def test_fit_recipe_takes_five_steps(path: str, scratch: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("path", RULES)
-def test_rule_recipe_takes_a_step_per_task(path: str, tmp_path: Path) -> None:
+def test_rule_recipe_takes_a_step_per_problem(path: str, tmp_path: Path) -> None:
     recipe = read(path)
     inner = [entry | {"batch": 2, "networks": 2} for entry in recipe["model"]["inner"]]
     steps = str(len(inner))
@@ -126,5 +126,5 @@ def test_rule_recipe_takes_a_step_per_task(path: str, tmp_path: Path) -> None:
     assert main(["fit", "--config", path, *small]) == 0
     release = load_rule(tmp_path / recipe["name"] / "release")
     assert release.name == recipe["name"] == Path(path).stem.replace("_", "-")
-    assert release.results["training"]["steps"] == len(release.results["tasks"]) == len(inner)
+    assert release.results["training"]["steps"] == len(release.results["problems"]) == len(inner)
     assert release.results["training"]["skipped_gradients"] == 0

@@ -14,13 +14,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from amortopt._types import Params
-from amortopt.cli.one_shot import task_batch
+from amortopt.cli.one_shot import problem_batch
 from amortopt.cli.picture import COLOURS, Curve, Panel, draw, duration
 from amortopt.functional.networks import num_networks
 from amortopt.optim import ScaleGMNOptimizer
 from amortopt.release.metanet import list_shipped
 from amortopt.system.files import write_whole
-from amortopt.tasks import Family, Task
+from amortopt.tasks import Family, Problem
 from amortopt.zoo.baseline import START_EPOCHS, finetune, starting_networks
 from amortopt.zoo.train import evaluate_many
 
@@ -93,7 +93,7 @@ def demo(
         seed: Seed of the networks.
 
     Raises:
-        ValueError: A wrong argument, or a checkpoint without task or family.
+        ValueError: A wrong argument, or a checkpoint without problem or family.
         FileNotFoundError: No such checkpoint.
     """
     lengths = sorted(set(EPOCHS if epochs is None else epochs))
@@ -133,21 +133,21 @@ def demo(
 def _compare(
     opt: ScaleGMNOptimizer, networks: int, lengths: list[int], seed: int, advance: Callable[[str, int], None]
 ) -> _Results:
-    task, family = opt.task, opt.family
-    if task is None or family is None:
+    problem, family = opt.problem, opt.family
+    if problem is None or family is None:
         raise ValueError(
-            f"checkpoint: {opt.name} names no task or no family, so no networks can be made for it"
+            f"checkpoint: {opt.name} names no problem or no family, so no networks can be made for it"
         )
     advance(f"{opt.name}: {networks} fresh networks", 0)
-    start = starting_networks(task.to_config(), family.to_config(), count=networks, seed=seed)
+    start = starting_networks(problem.to_config(), family.to_config(), count=networks, seed=seed)
     advance(f"{opt.name}: one forward pass", START_EPOCHS)
-    results = _Results(f"{task.name}, {family.name} with {family.activation}, {networks} networks")
-    results.rows.append(_measured("as they start", family, task, start))
+    results = _Results(f"{problem.name}, {family.name} with {family.activation}, {networks} networks")
+    results.rows.append(_measured("as they start", family, problem, start))
     better, seconds = one_pass(opt, start, repeats=5)
-    results.rows.append(_measured("one forward pass", family, task, better, seconds / networks))
+    results.rows.append(_measured("one forward pass", family, problem, better, seconds / networks))
     for noise in (0.0, NOISE):
         for length in lengths:
-            _finetune(results, family, task, start, length, noise, length == lengths[-1], advance)
+            _finetune(results, family, problem, start, length, noise, length == lengths[-1], advance)
     return results
 
 
@@ -163,7 +163,7 @@ def one_pass(opt: ScaleGMNOptimizer, params: Params, *, repeats: int) -> tuple[P
         Better params and the median seconds of a call of ``one_shot_params``: checks, the metanet, copies.
         (Nothing is traced there; ``one_shot`` traces the first module of a class once, some 25 ms.)
     """
-    batch = task_batch(opt)
+    batch = problem_batch(opt)
     better = opt.one_shot_params(params, batch=batch)
     times = []
     for _ in range(repeats):
@@ -176,7 +176,7 @@ def one_pass(opt: ScaleGMNOptimizer, params: Params, *, repeats: int) -> tuple[P
 def _finetune(
     results: _Results,
     family: Family,
-    task: Task,
+    problem: Problem,
     start: Params,
     epochs: int,
     noise: float,
@@ -185,17 +185,17 @@ def _finetune(
 ) -> None:
     """SGD of one length: a row, and a curve with points on the way."""
     count, kind = num_networks(start), "SGD + noise" if noise else "SGD"
-    module, test = family.build(), task.split("test")
+    module, test = family.build(), problem.split("test")
     points: list[tuple[float, float]] = []
 
     def look(_: int, seconds: float, params: Params) -> None:
-        points.append((seconds / count, 100 * float(evaluate_many(module, params, test, task)[1].mean())))
+        points.append((seconds / count, 100 * float(evaluate_many(module, params, test, problem)[1].mean())))
 
     done = finetune(
         module,
         start,
-        task.split("train"),
-        task,
+        problem.split("train"),
+        problem,
         learning_rate=_rate(family.activation, noise > 0, epochs),
         epochs=epochs,
         seed=SEED,
@@ -205,7 +205,7 @@ def _finetune(
         on_epoch=lambda _: advance(f"{results.title}: {kind}, {epochs} epochs", 1),
     )
     results.rows.append(
-        _measured(f"{kind}, {epochs} epochs", family, task, done.params, done.seconds / count)
+        _measured(f"{kind}, {epochs} epochs", family, problem, done.params, done.seconds / count)
     )
     curve = Curve(
         label=kind if longest else "",
@@ -229,8 +229,10 @@ def _stops(epochs: int) -> list[int]:
     return [e for e in (1, 2, 3, 5, 8, 12, 18, 25, 40, 60, 90, 120) if e < epochs] + [epochs]
 
 
-def _measured(method: str, family: Family, task: Task, params: Params, seconds: float | None = None) -> Row:
-    loss, accuracy = evaluate_many(family.build(), params, task.split("test"), task)
+def _measured(
+    method: str, family: Family, problem: Problem, params: Params, seconds: float | None = None
+) -> Row:
+    loss, accuracy = evaluate_many(family.build(), params, problem.split("test"), problem)
     return Row(method, 100 * accuracy, loss, seconds)
 
 

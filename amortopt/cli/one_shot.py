@@ -52,7 +52,7 @@ def one_shot(
             f"{', '.join(optimizer.spec.params)}; rename them, or use ScaleGMNOptimizer.one_shot in Python, "
             "which matches any class by structure"
         )
-    better = optimizer.one_shot_params(params, batch=task_batch(optimizer), l1=l1, passes=passes)
+    better = optimizer.one_shot_params(params, batch=problem_batch(optimizer), l1=l1, passes=passes)
     # Clones: safetensors refuses tensors that share memory.
     own = {name: value.contiguous().clone() for name, value in better.items()}
     write_whole(out, safetensors.torch.save(own, metadata))
@@ -60,11 +60,11 @@ def one_shot(
     print(f"{out}: {count} network{'s' * (count != 1)}, improved by {optimizer.name}")
 
 
-def task_batch(optimizer: ScaleGMNOptimizer) -> tuple[Tensor, Tensor] | None:
-    """All train data of the checkpoint's task if its metanet reads gradients, else None."""
-    if "grads" not in optimizer.metanet.inputs or optimizer.task is None:
+def problem_batch(optimizer: ScaleGMNOptimizer) -> tuple[Tensor, Tensor] | None:
+    """All train data of the checkpoint's problem if its metanet reads gradients, else None."""
+    if "grads" not in optimizer.metanet.inputs or optimizer.problem is None:
         return None
-    data = optimizer.task.split("train")
+    data = optimizer.problem.split("train")
     return data.x, data.y
 
 

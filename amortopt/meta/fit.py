@@ -228,7 +228,7 @@ def _release(cli: FitCLI, made_by: str | None) -> str:
     }
     if isinstance(module, UpdateRuleModule):
         results = write_rule_release(cli.out, module, **about)
-        reached = (f"{name} {task['final_loss']:.3f}" for name, task in results["tasks"].items())
+        reached = (f"{name} {problem['final_loss']:.3f}" for name, problem in results["problems"].items())
         return f"train losses after {results['horizon']} inner steps: {', '.join(reached)}"
     results = write_release(cli.out, module, cli.datamodule, **about)
     passes = "one pass takes" if module.passes == 1 else f"{module.passes} passes take"

@@ -61,8 +61,8 @@ class FitProgress(ProgressBar):
         """Print what was measured."""
         if self._bar is None or self._job is None:
             return
-        task = self._bar.tasks[self._job]
-        elapsed = timedelta(seconds=int(task.elapsed or 0))
+        problem = self._bar.tasks[self._job]
+        elapsed = timedelta(seconds=int(problem.elapsed or 0))
         names = ("train_loss", "val_loss", "val_accuracy", "train_accuracy", "val_accuracy_raw")
         names += tuple(f"val_{what}_l1_{at}" for at in ("low", "mid", "high") for what in ("accuracy", "cut"))
         names += getattr(pl_module, "reported", ())

@@ -13,7 +13,7 @@ from amortopt._types import Params
 from amortopt.symmetry import SymmetrySpec
 
 INPUTS = frozenset({"grads", "l1"})
-"""What a metanet may read beside the weights: gradients of the task's loss, and the L1 strength."""
+"""What a metanet may read beside the weights: gradients of the problem's loss, and the L1 strength."""
 
 
 class Metanet(nn.Module, ABC):

@@ -157,7 +157,7 @@ def run(
                 check_finite(
                     beside["grads"],
                     lambda b, name: f"batch: the gradient of {text(b, name)}",
-                    "pass x and y of the checkpoint's task",
+                    "pass x and y of the checkpoint's problem",
                 )
             new = functional_call(metanet, state, (new,), beside)
     new = {name: new[name].to(value.dtype) for name, value in params.items()}

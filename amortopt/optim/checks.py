@@ -210,7 +210,7 @@ def check_batch(batch: object, *, read: bool) -> tuple[Tensor, Tensor] | None:
     if batch is None:
         if read:
             raise ValueError(
-                "batch: this checkpoint reads gradients; pass batch=(x, y) with data of its task"
+                "batch: this checkpoint reads gradients; pass batch=(x, y) with data of its problem"
             )
         return None
     if not read:
@@ -227,7 +227,7 @@ def check_batch(batch: object, *, read: bool) -> tuple[Tensor, Tensor] | None:
 
 
 def check_examples(x: Tensor, y: Tensor, shape: tuple[int, ...] | None, classes: int) -> None:
-    """Check examples against a task.
+    """Check examples against a problem.
 
     Args:
         x: Inputs [N, ...].

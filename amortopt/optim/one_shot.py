@@ -22,7 +22,7 @@ from amortopt.optim.structure import match_all, warn_widths
 from amortopt.optim.writing import copied, judged, written
 from amortopt.release.metanet import Release, load_release, parameter_count, save_release
 from amortopt.symmetry import FamilyMismatchError, SymmetrySpec
-from amortopt.tasks import Family, Task, make_family, make_task
+from amortopt.tasks import Family, Problem, make_family, make_problem
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -38,13 +38,14 @@ class ScaleGMNOptimizer:
         metanet: The trained metanet; used in eval mode, not modified.
         family: Base networks that it was trained on, or ``family.to_config()``. Without it every call of
             ``one_shot`` needs ``example_input``.
-        task: Task that it was trained on, or ``task.to_config()``; needed if the metanet reads gradients.
+        problem: Problem that it was trained on, or ``problem.to_config()``; needed if the metanet reads
+        gradients.
         name: Name for ``repr`` and :meth:`save_pretrained`.
         l1_range: L1 strengths that the metanet was trained for; others get a warning. None: not known.
         passes: How often it was applied in a row in training, the default of :meth:`one_shot`.
 
     Raises:
-        ValueError: A family or task that does not exist, or ``passes`` that is no positive whole number.
+        ValueError: A family or problem that does not exist, or ``passes`` that is no positive whole number.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class ScaleGMNOptimizer:
         metanet: Metanet,
         *,
         family: Family | Mapping[str, Any] | None = None,
-        task: Task | Mapping[str, Any] | None = None,
+        problem: Problem | Mapping[str, Any] | None = None,
         name: str = "untitled",
         l1_range: L1Range | None = None,
         passes: int = 1,
@@ -60,7 +61,7 @@ class ScaleGMNOptimizer:
         checks.check_passes(passes)
         self.metanet = metanet
         self.family = make_family(**family) if isinstance(family, Mapping) else family
-        self.task = make_task(**task) if isinstance(task, Mapping) else task
+        self.problem = make_problem(**problem) if isinstance(problem, Mapping) else problem
         self.name = name
         self.l1_range = l1_range
         self.passes = passes
@@ -90,7 +91,7 @@ class ScaleGMNOptimizer:
         optimizer = cls(
             release.metanet,
             family=release.family or None,
-            task=release.task or None,
+            problem=release.problem or None,
             name=release.name,
             l1_range=release.l1_range,
             passes=release.passes,
@@ -154,7 +155,7 @@ class ScaleGMNOptimizer:
             accept: Validation loss of a network; where the new network's is not lower (NaN is not), the
                 original's weights are kept. It gets copies, in the network's own mode, and may do as it likes
                 with them.
-            batch: Inputs [N, ...] and labels [N] of the task, for checkpoints that read gradients; all
+            batch: Inputs [N, ...] and labels [N] of the problem, for checkpoints that read gradients; all
                 networks see the same.
             l1: L1 strength >= 0, one or one per network, for checkpoints that read it; 0 if not given.
             frozen: What to do with parameters that do not require gradients: ``"error"``, or ``"keep"`` to
@@ -285,7 +286,7 @@ class ScaleGMNOptimizer:
             folder,
             self.metanet,
             name=self.name,
-            task={} if self.task is None else self.task.to_config(),
+            problem={} if self.problem is None else self.problem.to_config(),
             family={} if self.family is None else self.family.to_config(),
             recipe={},
             seeds={},
@@ -326,7 +327,7 @@ class ScaleGMNOptimizer:
         return (
             f"ScaleGMNOptimizer({self.name!r}: {kind} with {count:,} parameters on "
             f"{device_of(self.metanet)}, reads {reads}{trained}{times}; family {self.family}, "
-            f"task {self.task})"
+            f"problem {self.problem})"
         )
 
     def _passes(self, passes: int | None) -> int:
@@ -343,15 +344,16 @@ class ScaleGMNOptimizer:
         given = checks.check_batch(batch, read="grads" in self.metanet.inputs)
         if given is None:
             return None
-        if self.task is None:
+        if self.problem is None:
             raise ValueError(
-                "batch: this optimizer knows no task to take the loss from; pass task= to its constructor"
+                "batch: this optimizer knows no problem to take the loss from; pass problem= to its "
+                "constructor"
             )
         shape = None if self.family is None else self.family.input_shape
         if example_input is not None:
             shape = tuple(example_input.shape[1:]) if isinstance(example_input, Tensor) else None
-        checks.check_examples(*given, shape, self.task.num_classes)
-        return Data(given[0], given[1].long(), self.task.loss)
+        checks.check_examples(*given, shape, self.problem.num_classes)
+        return Data(given[0], given[1].long(), self.problem.loss)
 
     def _read(
         self,

@@ -30,16 +30,16 @@ def model_card(description: Mapping[str, Any], parameters: int) -> str:
         The text; it says nothing that the fields do not say.
     """
     name, metanet = description["name"], description["metanet"]
-    task, family = _call(description["task"]), _call(description["family"])
+    problem, family = _call(description["problem"]), _call(description["family"])
     parts = [
         f"{_FRONT}\n# {name}",
         f"A trained `{metanet['name']}` metanet ({parameters:,} parameters) that reads the weights of a "
         f"network and returns better weights in one forward pass. It is for networks of the family "
-        f"`{family}` on the task `{task}`.",
+        f"`{family}` on the problem `{problem}`.",
         _usage(description),
         f"## Results\n\n{_results(description['results'])}",
         f"## How it was made\n\n{_origin(description)}",
-        _limits(task),
+        _limits(problem),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -51,7 +51,7 @@ def _usage(description: Mapping[str, Any]) -> str:
     if "grads" in reads:
         given.append("batch=(x, y)")
         facts.append(
-            "It reads gradients: `x`, `y` are examples of the task, inputs standardised as the task's own."
+            "It reads gradients: `x`, `y` are examples of the problem, inputs standardised as its own."
         )
     if l1_range is not None:
         trained = L1Range.from_config(l1_range)
@@ -125,15 +125,15 @@ def _origin(description: Mapping[str, Any]) -> str:
     return "\n\n".join(facts)
 
 
-def _limits(task: str) -> str:
+def _limits(problem: str) -> str:
     return f"""## Limits
 
 - Networks of another depth, with other activations or another input or output size are refused.
 - Other hidden widths run with a warning: nothing was measured there unless the table says so.
-- Networks of the same family that are meant for other data than `{task}` are not told apart: the weights that
-  come out are for this task.
-- Trained on this one task, the metanet knows essentially one good solution of it, and how to express that in
-  each network's own gauge: the networks that come out are nearly the same function.
+- Networks of the same family that are meant for other data than `{problem}` are not told apart: the weights
+  that come out are for this problem.
+- Trained on this one problem, the metanet knows essentially one good solution of it, and how to express that
+  in each network's own gauge: the networks that come out are nearly the same function.
 - The file format is safetensors and json; no pickle is read."""
 
 
@@ -154,10 +154,10 @@ def rule_card(description: Mapping[str, Any], parameters: int) -> str:
         The text; it says nothing that the fields do not say.
     """
     name, rule = description["name"], description["rule"]
-    tasks = [
-        f"- `{_call(each['family'])}` on `{_call(each['task'])}`"
-        for each in description["tasks"]
-        if {"family", "task"} <= set(each)
+    problems = [
+        f"- `{_call(each['family'])}` on `{_call(each['problem'])}`"
+        for each in description["problems"]
+        if {"family", "problem"} <= set(each)
     ]
     parts = [
         f"{_FRONT}\n# {name}",
@@ -172,7 +172,7 @@ opt = amortopt.UNFOptimizer.from_pretrained("{name}", model, example_input=x)  #
 loss.backward()
 opt.step()
 ```""",
-        f"## Trained on\n\n{chr(10).join(tasks) or 'Not recorded.'}",
+        f"## Trained on\n\n{chr(10).join(problems) or 'Not recorded.'}",
         f"## Results\n\n{_results(description['results'])}",
         f"## How it was made\n\n{_origin(description)}",
         """## Limits

@@ -1,8 +1,8 @@
 """Release checkpoints: a folder with weights, everything that made them, and a model card. Never a pickle.
 
 - ``model.safetensors``: the metanet's state
-- ``config.json``: metanet and its arguments, family, task, trained L1 strengths and passes, recipe, commit,
-  seeds, results, checksums
+- ``config.json``: metanet and its arguments, family, problem, trained L1 strengths and passes, recipe,
+  commit, seeds, results, checksums
 - ``README.md``: the same for people; written from the fields, never read for them
 """
 
@@ -42,7 +42,7 @@ from amortopt.release.folder import sha256 as _sha256  # noqa: F401
 from amortopt.symmetry import SymmetrySpec
 
 FORMAT = 1
-_DESCRIPTIONS = ("task", "family", "recipe", "seeds", "results", "commit")
+_DESCRIPTIONS = ("problem", "family", "recipe", "seeds", "results", "commit")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Release:
     Attributes:
         metanet: In eval mode; its ``spec`` is the family's.
         name: Name of the checkpoint.
-        task: ``{"name": ..., **arguments}`` of the task that it was trained on.
+        problem: ``{"name": ..., **arguments}`` of the problem that it was trained on.
         family: ``{"name": ..., **arguments}`` of the base networks that it was trained on.
         recipe: What was run to make it: settings, or the recipe's text.
         seeds: What was seeded with what.
@@ -67,7 +67,7 @@ class Release:
 
     metanet: Metanet
     name: str
-    task: dict[str, Any]
+    problem: dict[str, Any]
     family: dict[str, Any]
     recipe: dict[str, Any] | str
     seeds: dict[str, Any]
@@ -96,7 +96,7 @@ def save_release(
     *,
     name: str,
     spec: SymmetrySpec | None = None,
-    task: Mapping[str, Any],
+    problem: Mapping[str, Any],
     family: Mapping[str, Any],
     recipe: Mapping[str, Any] | str,
     seeds: Mapping[str, Any],
@@ -113,7 +113,7 @@ def save_release(
         metanet: Registered with ``register_metanet``; not modified.
         name: Lower-case letters, digits, dots, hyphens and underscores.
         spec: Symmetry of the family; by default ``metanet.spec``.
-        task: ``task.to_config()``.
+        problem: ``problem.to_config()``.
         family: ``family.to_config()``.
         recipe: What was run.
         seeds: What was seeded with what.
@@ -138,7 +138,7 @@ def save_release(
         "name": checked_name(name),
         "metanet": {"name": metanet.name, "config": metanet.config},
         "spec": json.loads((spec or metanet.spec).to_json()),
-        "task": dict(task),
+        "problem": dict(problem),
         "family": dict(family),
         "recipe": recipe if isinstance(recipe, str) else dict(recipe),
         "seeds": dict(seeds),

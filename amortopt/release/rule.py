@@ -28,7 +28,7 @@ from amortopt.release.folder import (
 )
 
 FORMAT = 1
-_DESCRIPTIONS = ("tasks", "recipe", "seeds", "results", "commit")
+_DESCRIPTIONS = ("problems", "recipe", "seeds", "results", "commit")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class RuleRelease:
     Attributes:
         rule: On the CPU, in eval mode.
         name: Name of the release.
-        tasks: What it was trained on: ``{"task": ..., "family": ...}`` each.
+        problems: What it was trained on: ``{"problem": ..., "family": ...}`` each.
         recipe: What was run to make it: settings, or the recipe's text.
         seeds: What was seeded with what.
         results: What was measured.
@@ -50,7 +50,7 @@ class RuleRelease:
 
     rule: UpdateRule
     name: str
-    tasks: list[dict[str, Any]]
+    problems: list[dict[str, Any]]
     recipe: dict[str, Any] | str
     seeds: dict[str, Any]
     results: dict[str, Any]
@@ -73,7 +73,7 @@ def save_rule(
     recipe: Mapping[str, Any] | str,
     seeds: Mapping[str, Any],
     results: Mapping[str, Any],
-    tasks: list[dict[str, Any]] | tuple[dict[str, Any], ...] = (),
+    problems: list[dict[str, Any]] | tuple[dict[str, Any], ...] = (),
     commit: str | None = None,
     card: str | None = None,
 ) -> Path:
@@ -86,7 +86,8 @@ def save_rule(
         recipe: What was run.
         seeds: What was seeded with what.
         results: What was measured: names to numbers, or names to such tables.
-        tasks: What it was trained on: ``{"task": task.to_config(), "family": family.to_config()}`` each.
+        problems: What it was trained on: ``{"problem": problem.to_config(), "family": family.to_config()}``
+        each.
         commit: Commit of the code.
         card: Text of the model card; written from the other arguments if not given.
 
@@ -107,7 +108,7 @@ def save_rule(
         "format": FORMAT,
         "name": checked_name(name),
         "rule": dict(rule.config),
-        "tasks": list(tasks),
+        "problems": list(problems),
         "recipe": recipe if isinstance(recipe, str) else dict(recipe),
         "seeds": dict(seeds),
         "results": dict(results),

@@ -1,10 +1,10 @@
 """Data, loss and the base networks of a family."""
 
+from amortopt.tasks.base import Problem as Problem
 from amortopt.tasks.base import Split as Split
-from amortopt.tasks.base import Task as Task
-from amortopt.tasks.base import make_task as make_task
-from amortopt.tasks.base import register_task as register_task
-from amortopt.tasks.base import task_names as task_names
+from amortopt.tasks.base import make_problem as make_problem
+from amortopt.tasks.base import problem_names as problem_names
+from amortopt.tasks.base import register_problem as register_problem
 from amortopt.tasks.corpora import Lm1b as Lm1b
 from amortopt.tasks.corpora import TextFile as TextFile
 from amortopt.tasks.digits import Digits as Digits
@@ -19,13 +19,13 @@ from amortopt.tasks.mnist1d import Mnist1d as Mnist1d
 from amortopt.tasks.sequences import CharRnn as CharRnn
 from amortopt.tasks.sequences import Transformer as Transformer
 from amortopt.tasks.text import PydocText as PydocText
-from amortopt.tasks.text import TextTask as TextTask
+from amortopt.tasks.text import TextProblem as TextProblem
 from amortopt.tasks.vision import Cifar10 as Cifar10
 from amortopt.tasks.vision import Cifar10Gray as Cifar10Gray
 from amortopt.tasks.vision import FashionMnist as FashionMnist
 from amortopt.tasks.vision import Mnist as Mnist
 from amortopt.tasks.vision import SvhnGray as SvhnGray
-from amortopt.tasks.vision import VisionTask as VisionTask
+from amortopt.tasks.vision import VisionProblem as VisionProblem
 
 __all__ = [
     "CharRnn",
@@ -39,19 +39,19 @@ __all__ = [
     "Mlp",
     "Mnist",
     "Mnist1d",
+    "Problem",
     "PydocText",
     "Split",
     "SvhnGray",
-    "Task",
     "TextFile",
-    "TextTask",
+    "TextProblem",
     "Transformer",
-    "VisionTask",
+    "VisionProblem",
     "family_names",
     "init_many",
     "make_family",
-    "make_task",
+    "make_problem",
+    "problem_names",
     "register_family",
-    "register_task",
-    "task_names",
+    "register_problem",
 ]

@@ -1,4 +1,4 @@
-"""What a task is: data in three fixed parts, a loss and an accuracy."""
+"""What a problem is: data in three fixed parts, a loss and an accuracy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS: tuple[Which, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a task's data.
+    """One part of a problem's data.
 
     Attributes:
         x: Inputs [N, *input_shape]: float32, standardised by the train part, or int64 symbols.
@@ -42,15 +42,15 @@ class Split:
         return self if x is self.x and y is self.y else Split(x, y)
 
 
-class Task(ABC):
+class Problem(ABC):
     """Data and loss of a classification problem: one class per input, or one per position of a sequence.
 
-    A task holds its arguments and no tensors: the data are read on first use and shared in the process by all
-    tasks with the same arguments, so tasks are cheap to make and to send to workers.
+    A problem holds its arguments and no tensors: the data are read on first use and shared in the process by
+    all problems with the same arguments, so problems are cheap to make and to send to workers.
     """
 
     name: str
-    """Name in the registry, see [make_task][amortopt.tasks.make_task]."""
+    """Name in the registry, see [make_problem][amortopt.tasks.make_problem]."""
     num_classes: int
     target_shape: tuple[int, ...] = ()
     """Shape of one input's classes: () for one class, [T] for one per position."""
@@ -77,7 +77,7 @@ class Task(ABC):
 
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
-        """JSON-able ``{"name": ..., **arguments}``; ``make_task(**config)`` makes the same task."""
+        """JSON-able ``{"name": ..., **arguments}``; ``make_problem(**config)`` makes the same problem."""
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy in nats, over examples and positions.
@@ -137,7 +137,7 @@ class Task(ABC):
         return f"{type(self).__name__}({args})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Task) and self.to_config() == other.to_config()
+        return isinstance(other, Problem) and self.to_config() == other.to_config()
 
     def __hash__(self) -> int:
         return hash(repr(self))
@@ -172,17 +172,17 @@ def hold_out(count: int, held: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-T = TypeVar("T", bound=type[Task])
-_REGISTRY: dict[str, type[Task]] = {}
+T = TypeVar("T", bound=type[Problem])
+_REGISTRY: dict[str, type[Problem]] = {}
 
 
-def register_task(name: str) -> Callable[[T], T]:
-    """Class decorator: make a task known to [make_task][amortopt.tasks.make_task] as ``name``."""
+def register_problem(name: str) -> Callable[[T], T]:
+    """Class decorator: make a problem known to [make_problem][amortopt.tasks.make_problem] as ``name``."""
 
     def add(cls: T) -> T:
         if name in _REGISTRY:
             raise ValueError(
-                f"name: task {name!r} is already {_REGISTRY[name].__qualname__}; choose another name"
+                f"name: problem {name!r} is already {_REGISTRY[name].__qualname__}; choose another name"
             )
         cls.name = name
         _REGISTRY[name] = cls
@@ -191,27 +191,27 @@ def register_task(name: str) -> Callable[[T], T]:
     return add
 
 
-def task_names() -> list[str]:
-    """Names that [make_task][amortopt.tasks.make_task] knows, sorted."""
+def problem_names() -> list[str]:
+    """Names that [make_problem][amortopt.tasks.make_problem] knows, sorted."""
     return sorted(_REGISTRY)
 
 
-def make_task(name: str, **kwargs: Any) -> Task:
-    """Make a task by name.
+def make_problem(name: str, **kwargs: Any) -> Problem:
+    """Make a problem by name.
 
     Args:
-        name: One of [task_names][amortopt.tasks.task_names], such as ``"mnist1d"``.
-        **kwargs: The task's own arguments.
+        name: One of [problem_names][amortopt.tasks.problem_names], such as ``"mnist1d"``.
+        **kwargs: The problem's own arguments.
 
     Returns:
-        The task; its data are not read yet.
+        The problem; its data are not read yet.
 
     Raises:
-        ValueError: If there is no such task, or it has no such argument.
+        ValueError: If there is no such problem, or it has no such argument.
     """
     if name not in _REGISTRY:
-        raise ValueError(f"name: got unknown task {name!r}, expected one of {', '.join(task_names())}")
-    return construct(_REGISTRY[name], f"task {name!r}", kwargs)
+        raise ValueError(f"name: got unknown problem {name!r}, expected one of {', '.join(problem_names())}")
+    return construct(_REGISTRY[name], f"problem {name!r}", kwargs)
 
 
 R = TypeVar("R")

@@ -1,4 +1,4 @@
-"""Text tasks read from files: any text, and the One Billion Word benchmark.
+"""Text problems read from files: any text, and the One Billion Word benchmark.
 
 Files are read as text and nothing else; of an archive, one known member is read and nothing is unpacked.
 """
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amortopt.tasks.base import register_task
-from amortopt.tasks.text import TextTask, encode
+from amortopt.tasks.base import register_problem
+from amortopt.tasks.text import TextProblem, encode
 
 _LM1B = "1-billion-word-language-modeling-benchmark-r13output"
 _LM1B_URL = f"https://www.statmt.org/lm-benchmark/{_LM1B}.tar.gz"
@@ -28,8 +28,8 @@ _LM1B_PART = "training-monolingual.tokenized.shuffled/news.en-00001-of-00100"
 _CHUNK = 1 << 20  # bytes
 
 
-@register_task("text_file")
-class TextFile(TextTask):
+@register_problem("text_file")
+class TextFile(TextProblem):
     """The user's own text: a file, or the ``*.txt`` files of a folder in the order of their names; UTF-8.
 
     Args:
@@ -62,8 +62,8 @@ class TextFile(TextTask):
         }
 
 
-@register_task("lm1b")
-class Lm1b(TextTask):
+@register_problem("lm1b")
+class Lm1b(TextProblem):
     """The start of the One Billion Word benchmark (Chelba et al. 2013, arXiv 1312.3005), a sentence a line.
 
     The first train part of its hundred is read, from the unpacked folder

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amortopt.tasks.base import SPLITS, Split, Task, Which, check_which, register_task
+from amortopt.tasks.base import SPLITS, Problem, Split, Which, check_which, register_problem
 
 _SIDE = 16
 _COPIES = 3  # jittered copies of a base image
@@ -19,8 +19,8 @@ _NOISE = 0.1  # standard deviation in grey levels; ink is 1, paper 0
 _GRID = 2.0**-16
 
 
-@register_task("digits")
-class Digits(Task):
+@register_problem("digits")
+class Digits(Problem):
     """Ten classes of handwritten digits [1, 16, 16]: 3,771 train, 540 val, 1,080 test.
 
     scikit-learn's 1,797 images of 8x8 (Alpaydin and Kaynak 1998), three jittered copies each: rotated,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amortopt.tasks.base import Split, Task, Which, check_which, hold_out, register_task
+from amortopt.tasks.base import Problem, Split, Which, check_which, hold_out, register_problem
 
 _LENGTH = 40
 _VAL = 500
@@ -20,8 +20,8 @@ _VAL = 500
 _GRID = 2.0**-16
 
 
-@register_task("mnist1d")
-class Mnist1d(Task):
+@register_problem("mnist1d")
+class Mnist1d(Problem):
     """Ten classes of one-dimensional digits, 40 samples long: 3,500 train, 500 val, 1,000 test.
 
     Made by the package ``mnist1d`` with its default arguments and the given seed; 500 of its 4,000 train

@@ -1,4 +1,4 @@
-"""Text tasks: predict the next character.
+"""Text problems: predict the next character.
 
 The vocabulary is the same for every text: newline, the 95 printable characters of ASCII, and one symbol for
 all others. So networks of one shape fit every text, and a text that differs a little between machines (as
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amortopt.tasks.base import SPLITS, Split, Task, Which, check_which, register_task
+from amortopt.tasks.base import SPLITS, Problem, Split, Which, check_which, register_problem
 
 VOCABULARY = "\n" + "".join(map(chr, range(32, 127))) + "\N{REPLACEMENT CHARACTER}"
 """The character of every symbol; the last stands for all characters that are not among the others."""
@@ -49,7 +49,7 @@ def decode(symbols: Tensor) -> str:
     return "".join(VOCABULARY[i] for i in symbols.tolist())
 
 
-class TextTask(Task):
+class TextProblem(Problem):
     """Windows of a text; the class at every position is the character that comes next.
 
     The text is cut into three contiguous parts, the first 80 percent of its characters for train, then 10 for
@@ -105,8 +105,8 @@ class TextTask(Task):
         return Split(part[:used].reshape(shape), part[1 : used + 1].reshape(shape))
 
 
-@register_task("pydoc_text")
-class PydocText(TextTask):
+@register_problem("pydoc_text")
+class PydocText(TextProblem):
     """The help texts that come with every Python: about 460,000 characters of technical English.
 
     CPython's ``pydoc_data.topics``, its topics one after the other in the order of their names. The text

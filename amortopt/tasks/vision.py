@@ -1,4 +1,4 @@
-"""Image tasks: MNIST, FashionMNIST, CIFAR-10 in colour, and CIFAR-10 and SVHN in grayscale.
+"""Image problems: MNIST, FashionMNIST, CIFAR-10 in colour, and CIFAR-10 and SVHN in grayscale.
 
 The files are the data sets' own, downloaded through torchvision with its checksums, or put there by hand.
 They are read here, in formats that carry numbers only: nothing in a user's folder is ever unpickled.
@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import torch
 
-from amortopt.tasks.base import Split, Task, Which, check_which, hold_out, register_task
+from amortopt.tasks.base import Problem, Split, Which, check_which, hold_out, register_problem
 from amortopt.tasks.formats import (
     Gray,
     Images,
@@ -33,7 +33,7 @@ from amortopt.tasks.formats import (
 Preprocessing: TypeAlias = Literal["standardised", "small_cnn_zoo"]
 
 
-class VisionTask(Task):
+class VisionProblem(Problem):
     """Images [1, H, W], or [3, H, W] in colour, in ten classes.
 
     A fixed tenth of the train images (``val_fraction``) is held out as val. Pixels are standardised by mean
@@ -125,8 +125,8 @@ class VisionTask(Task):
         return config if self.size is None else config | {"size": self.size}
 
 
-@register_task("mnist")
-class Mnist(VisionTask):
+@register_problem("mnist")
+class Mnist(VisionProblem):
     """MNIST (LeCun et al. 1998): 28x28, 60,000 train and 10,000 test images.
 
     Read from ``root/MNIST/raw``: ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``,
@@ -142,8 +142,8 @@ class Mnist(VisionTask):
         return read_idx(self.root / "MNIST" / "raw", train, self.side)
 
 
-@register_task("fashion_mnist")
-class FashionMnist(VisionTask):
+@register_problem("fashion_mnist")
+class FashionMnist(VisionProblem):
     """FashionMNIST (Xiao et al. 2017): MNIST's format, in ``root/FashionMNIST/raw``."""
 
     side = 28
@@ -155,8 +155,8 @@ class FashionMnist(VisionTask):
         return read_idx(self.root / "FashionMNIST" / "raw", train, self.side)
 
 
-@register_task("cifar10_gray")
-class Cifar10Gray(VisionTask):
+@register_problem("cifar10_gray")
+class Cifar10Gray(VisionProblem):
     """CIFAR-10 (Krizhevsky 2009) in grayscale: 32x32, 50,000 train and 10,000 test images.
 
     Read from the *binary version* in ``root/cifar-10-batches-bin``: ``data_batch_1.bin`` to
@@ -172,8 +172,8 @@ class Cifar10Gray(VisionTask):
         return read_cifar10(self.root / "cifar-10-batches-bin", train, self.gray)
 
 
-@register_task("cifar10")
-class Cifar10(VisionTask):
+@register_problem("cifar10")
+class Cifar10(VisionProblem):
     """CIFAR-10 (Krizhevsky 2009) in colour; the files of [Cifar10Gray][amortopt.tasks.Cifar10Gray]."""
 
     side = 32
@@ -186,8 +186,8 @@ class Cifar10(VisionTask):
         return read_cifar10(self.root / "cifar-10-batches-bin", train, colours)
 
 
-@register_task("svhn_gray")
-class SvhnGray(VisionTask):
+@register_problem("svhn_gray")
+class SvhnGray(VisionProblem):
     """SVHN, cropped digits (Netzer et al. 2011), in grayscale: 32x32, 73,257 train and 26,032 test images.
 
     Read from ``root/train_32x32.mat`` and ``root/test_32x32.mat`` (needs scipy: the extra ``vision``).
@@ -203,14 +203,14 @@ class SvhnGray(VisionTask):
 
 
 @lru_cache(maxsize=4)
-def _load(cls: type[VisionTask], **arguments: Any) -> dict[Which, Split]:
-    task = cls(**arguments)
-    if task.download:
-        task.fetch()
-    train, test = (_sized(task.read(train=part), task.size) for part in (True, False))
-    held = max(1, round(task.val_fraction * len(train.labels)))
-    keep, val = hold_out(len(train.labels), held, task.seed)
-    if task.preprocessing == "small_cnn_zoo":
+def _load(cls: type[VisionProblem], **arguments: Any) -> dict[Which, Split]:
+    problem = cls(**arguments)
+    if problem.download:
+        problem.fetch()
+    train, test = (_sized(problem.read(train=part), problem.size) for part in (True, False))
+    held = max(1, round(problem.val_fraction * len(train.labels)))
+    keep, val = hold_out(len(train.labels), held, problem.seed)
+    if problem.preprocessing == "small_cnn_zoo":
         mean, std = 127.5, 127.5
     else:
         mean, std = _pixel_statistics(train.pixels[keep])
@@ -218,7 +218,7 @@ def _load(cls: type[VisionTask], **arguments: Any) -> dict[Which, Split]:
     def part(pixels: np.ndarray, labels: np.ndarray) -> Split:
         x = (pixels.astype(np.float32) - np.float32(mean)) / np.float32(std)
         return Split(
-            torch.from_numpy(x).reshape(-1, *task.input_shape), torch.from_numpy(labels.astype(np.int64))
+            torch.from_numpy(x).reshape(-1, *problem.input_shape), torch.from_numpy(labels.astype(np.int64))
         )
 
     return {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import num_networks
-from amortopt.tasks import Split, Task, init_many
+from amortopt.tasks import Problem, Split, init_many
 from amortopt.zoo.config import ZooConfig
 from amortopt.zoo.draw import draw_table, epoch_order, noise_generator
 from amortopt.zoo.train import gradients_many, train_many
@@ -29,7 +29,7 @@ START_EPOCHS = 13
 
 
 def starting_networks(
-    task: dict[str, Any],
+    problem: dict[str, Any],
     family: dict[str, Any],
     *,
     count: int,
@@ -39,19 +39,19 @@ def starting_networks(
     """Networks trained a little: drawn as the zoos' recipes say, but with a seed of their own.
 
     Args:
-        task: ``task.to_config()``.
+        problem: ``problem.to_config()``.
         family: ``family.to_config()``.
         count: Number of networks B.
         seed: Takes the place of the zoo's seed; another one gives other networks.
         recipe: Other keys of the zoo's recipe, such as ``learning_rate`` or ``epochs``, where they are not
-            those of [ZooConfig][amortopt.zoo.ZooConfig] with 0 to 13 epochs. Its count, seed, task and family
-            are not read.
+            those of [ZooConfig][amortopt.zoo.ZooConfig] with 0 to 13 epochs. Its count, seed, problem and
+            family are not read.
 
     Returns:
         Params [B, ...].
 
     Raises:
-        ValueError: If task or family do not exist or do not fit, or the recipe has an unknown key.
+        ValueError: If problem or family do not exist or do not fit, or the recipe has an unknown key.
     """
     keys: dict[str, Any] = {"epochs": START_EPOCHS} | dict(recipe or {})
     if unknown := keys.keys() - ZooConfig.__dataclass_fields__.keys():
@@ -59,15 +59,15 @@ def starting_networks(
         raise ValueError(
             f"recipe: got {', '.join(sorted(unknown))}, expected keys of a zoo's recipe: {known}"
         )
-    config = ZooConfig(**(keys | {"task": task, "family": family, "count": count, "seed": seed}))
+    config = ZooConfig(**(keys | {"problem": problem, "family": family, "count": count, "seed": seed}))
     table, made = draw_table(config), config.make_family()
     with torch.random.fork_rng(devices=[]):
         module = made.build()
     return train_many(
         module,
         init_many(made.build, table["seed"].tolist(), table["init_scale"].tolist()),
-        config.make_task().split("train"),
-        config.make_task(),
+        config.make_problem().split("train"),
+        config.make_problem(),
         learning_rate=torch.as_tensor(table["learning_rate"]),
         epochs=table["epochs"],
         seed=seed,
@@ -96,7 +96,7 @@ def finetune(
     module: nn.Module,
     params: Params,
     data: Split,
-    task: Task,
+    problem: Problem,
     *,
     optimizer: OptimizerName = "sgd",
     learning_rate: float | Tensor,
@@ -113,8 +113,8 @@ def finetune(
 ) -> Finetuned:
     r"""Train stacked networks on, vectorised: all networks take a step at once.
 
-    The objective is the task's loss plus :math:`\lambda \lVert\theta\rVert_1`, over all weights and biases.
-    Without ``proximal`` its (sub)gradient goes to torch.optim.SGD's update with momentum 0.9, or to
+    The objective is the problem's loss plus :math:`\lambda \lVert\theta\rVert_1`, over all weights and
+    biases. Without ``proximal`` its (sub)gradient goes to torch.optim.SGD's update with momentum 0.9, or to
     torch.optim.Adam's with its defaults. With ``proximal`` the gradient of the loss alone does, and every
     step ends with a soft threshold, :math:`\theta \leftarrow \operatorname{sign}(\theta)\max(|\theta|-t, 0)`,
     which leaves weights that are exactly zero:
@@ -132,7 +132,7 @@ def finetune(
         module: Architecture; its own params are not read.
         params: [B, ...]; not modified.
         data: Training examples, on the params' device.
-        task: Gives the loss.
+        problem: Gives the loss.
         optimizer: ``"sgd"`` or ``"adam"``.
         learning_rate: One for all networks, or one per network [B].
         schedule: ``"constant"`` or ``"cosine"``.
@@ -176,8 +176,8 @@ def finetune(
         for batch in epoch_order(seed, epoch, len(data)).to(device).split(batch_size):
             factor = 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / steps))
             step += 1
-            x = task.augment(data.x[batch], input_noise, noise)
-            for name, g in gradients_many(module, theta, x, data.y[batch], task).items():
+            x = problem.augment(data.x[batch], input_noise, noise)
+            for name, g in gradients_many(module, theta, x, data.y[batch], problem).items():
                 p, lam = theta[name], strengths[name]
                 if penalised and not proximal:
                     g = g.addcmul(p.sign(), lam)

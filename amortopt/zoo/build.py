@@ -19,7 +19,7 @@ from torch import nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import params_of
-from amortopt.tasks import Family, Task, init_many
+from amortopt.tasks import Family, Problem, init_many
 from amortopt.tasks.base import SPLITS
 from amortopt.zoo.config import ZooConfig
 from amortopt.zoo.draw import Table, draw_table
@@ -55,13 +55,13 @@ def build_zoo(
         ValueError: If the recipe does not fit together, or the folder holds something else.
         OSError: If the disk is full; finished shards are kept.
     """
-    task, family = config.make_task(), config.make_family()
-    module = _architecture(task, family, device)
+    problem, family = config.make_problem(), config.make_family()
+    module = _architecture(problem, family, device)
     manifest = Manifest(config.to_dict(), {name: list(p.shape) for name, p in params_of(module).items()})
 
     def train(number: int, on_epoch: Callable[[int], None]) -> tuple[Params, Table]:
         table = draw_table(config, *manifest.bounds(number))
-        return _train_shard(config, task, family, module, table, on_epoch)
+        return _train_shard(config, problem, family, module, table, on_epoch)
 
     def work(number: int) -> int:
         return int(draw_table(config, *manifest.bounds(number))["epochs"].sum())
@@ -139,7 +139,7 @@ def parse_shard(shard: str) -> tuple[int, int]:
 
 def _train_shard(
     config: ZooConfig,
-    task: Task,
+    problem: Problem,
     family: Family,
     module: nn.Module,
     table: Table,
@@ -147,13 +147,13 @@ def _train_shard(
 ) -> tuple[Params, Table]:
     """Params of a shard's networks [n, ...] and the table with their results."""
     device = next(module.parameters()).device
-    data = {which: task.split(which).to(device) for which in SPLITS}
+    data = {which: problem.split(which).to(device) for which in SPLITS}
     start = init_many(family.build, table["seed"].tolist(), table["init_scale"].tolist())
     params = train_many(
         module,
         {name: p.to(device) for name, p in start.items()},
         data["train"],
-        task,
+        problem,
         learning_rate=torch.as_tensor(table["learning_rate"], device=device),
         epochs=table["epochs"],
         seed=config.seed,
@@ -167,24 +167,25 @@ def _train_shard(
     finite = torch.stack([p.flatten(1).isfinite().all(1) for p in params.values()]).all(0)
     results: Table = {"finite": finite.cpu().numpy()}
     for which in SPLITS:
-        loss, accuracy = evaluate_many(module, params, data[which], task)
+        loss, accuracy = evaluate_many(module, params, data[which], problem)
         results |= {f"{which}_loss": loss.cpu().numpy(), f"{which}_accuracy": accuracy.cpu().numpy()}
     return params, table | results
 
 
-def _architecture(task: Task, family: Family, device: torch.device | str) -> nn.Module:
-    """A network of the family on the device, whose own params do not matter; checks that it fits the task."""
-    if family.input_shape != task.input_shape:
+def _architecture(problem: Problem, family: Family, device: torch.device | str) -> nn.Module:
+    """A network of the family on the device, whose params do not matter; checks that it fits the problem."""
+    if family.input_shape != problem.input_shape:
         raise ValueError(
-            f"family: {family} takes inputs of shape {family.input_shape}, but {task} has "
-            f"{task.input_shape}; change one of the two"
+            f"family: {family} takes inputs of shape {family.input_shape}, but {problem} has "
+            f"{problem.input_shape}; change one of the two"
         )
     with torch.random.fork_rng(devices=[]):
         module = family.build()
     outputs = tuple(module(family.example_input()).shape[1:])
-    if outputs != (task.num_classes,):
+    if outputs != (problem.num_classes,):
         raise ValueError(
-            f"family: {family} has outputs of shape {outputs}, but {task} has {task.num_classes} classes"
+            f"family: {family} has outputs of shape {outputs}, but {problem} has {problem.num_classes} "
+            "classes"
         )
     try:
         return module.to(device)

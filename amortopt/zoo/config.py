@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from amortopt.tasks import Family, Task, make_family, make_task
+from amortopt.tasks import Family, Problem, make_family, make_problem
 
-Made = TypeVar("Made", Family, Task)
+Made = TypeVar("Made", Family, Problem)
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ZooConfig:
     """Recipe of a zoo. Hyper-parameters given as a range are drawn anew for every base network.
 
     Args:
-        task: ``name`` of the task and its own arguments, as ``make_task`` takes them.
+        problem: ``name`` of the problem and its own arguments, as ``make_problem`` takes them.
         family: ``name`` of the family and its own arguments, as ``make_family`` takes them.
         count: Number of base networks.
         seed: Seed of the zoo: of the draws per network, the order of the examples and the input noise.
@@ -38,7 +38,7 @@ class ZooConfig:
         ValueError: If a value is out of its range; the message names it.
     """
 
-    task: dict[str, Any] = field(default_factory=lambda: {"name": "mnist1d"})
+    problem: dict[str, Any] = field(default_factory=lambda: {"name": "mnist1d"})
     family: dict[str, Any] = field(default_factory=lambda: {"name": "mlp", "activation": "tanh"})
     count: int = 1024
     seed: int = 0
@@ -55,7 +55,7 @@ class ZooConfig:
     shard_size: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("task", "family"):
+        for name in ("problem", "family"):
             if not isinstance(getattr(self, name).get("name"), str):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a mapping with a `name`")
         for name in ("learning_rate", "init_scale"):
@@ -83,17 +83,17 @@ class ZooConfig:
         return list(range(self.epochs + 1)) if isinstance(self.epochs, int) else list(self.epochs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain json values, with the defaults of task and family filled in."""
-        resolved = {"task": self.make_task().to_config(), "family": self.make_family().to_config()}
+        """The recipe as plain json values, with the defaults of problem and family filled in."""
+        resolved = {"problem": self.make_problem().to_config(), "family": self.make_family().to_config()}
         return json.loads(json.dumps(asdict(self) | resolved))
 
-    def make_task(self) -> Task:
-        """The task named by the recipe.
+    def make_problem(self) -> Problem:
+        """The problem named by the recipe.
 
         Raises:
-            ValueError: If the task, or one of its arguments, is unknown.
+            ValueError: If the problem, or one of its arguments, is unknown.
         """
-        return _make("task", make_task, self.task)
+        return _make("problem", make_problem, self.problem)
 
     def make_family(self) -> Family:
         """The family of base networks named by the recipe.

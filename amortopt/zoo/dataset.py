@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from amortopt._types import Params
-from amortopt.tasks import Family, Task, make_family, make_task
+from amortopt.tasks import Family, Problem, make_family, make_problem
 from amortopt.zoo.draw import SplitName, Table
 from amortopt.zoo.formats.small_cnn_zoo import locate, read_small_cnn_zoo
 from amortopt.zoo.store import Manifest, read_manifest, read_shard
@@ -24,8 +24,8 @@ class Zoo:
         params: Qualified name -> [n, ...].
         table: Column -> [n]: index, seed, learning_rate, init_scale, epochs, split ("train", "val" or
             "test"), finite, and train_, val_, test_ loss (nats) and accuracy (in [0, 1]).
-        config: Recipe that the zoo was built by, as plain json values; of a Small CNN Zoo, its task, family
-            and seed.
+        config: Recipe that the zoo was built by, as plain json values; of a Small CNN Zoo, its problem,
+            family and seed.
     """
 
     params: Params
@@ -38,12 +38,13 @@ class Zoo:
     def __repr__(self) -> str:
         accuracy = self.table["test_accuracy"]
         mean = f", mean test accuracy {np.nanmean(accuracy):.3f}" if len(accuracy) else ""
-        return f"Zoo({len(self)} networks, task {self.config['task']}, family {self.config['family']}{mean})"
+        problem, family = self.config["problem"], self.config["family"]
+        return f"Zoo({len(self)} networks, problem {problem}, family {family}{mean})"
 
     @property
-    def task(self) -> Task:
-        """The task that the networks were trained on."""
-        return make_task(**self.config["task"])
+    def problem(self) -> Problem:
+        """The problem that the networks were trained on."""
+        return make_problem(**self.config["problem"])
 
     @property
     def family(self) -> Family:

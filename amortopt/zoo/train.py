@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many, num_networks
-from amortopt.tasks import Split, Task
+from amortopt.tasks import Problem, Split
 from amortopt.zoo.draw import epoch_order, noise_generator
 
 
@@ -21,7 +21,7 @@ def train_many(
     module: nn.Module,
     params: Params,
     data: Split,
-    task: Task,
+    problem: Problem,
     *,
     learning_rate: Tensor,
     epochs: np.ndarray,
@@ -42,7 +42,7 @@ def train_many(
         module: Architecture; its own params are not read.
         params: Qualified name -> [B, ...]; not modified.
         data: Training examples, on the params' device.
-        task: Gives the loss.
+        problem: Gives the loss.
         learning_rate: [B].
         epochs: Passes over the data per network, int [B].
         seed: Seed of order and noise.
@@ -69,9 +69,9 @@ def train_many(
         noise = noise_generator(seed, epoch, data.x.device)
         order = epoch_order(seed, epoch, len(data.y)).to(data.x.device)
         for batch in order.split(batch_size):
-            x = task.augment(data.x[batch], input_noise, noise)
+            x = problem.augment(data.x[batch], input_noise, noise)
             view = {name: p[:active] for name, p in theta.items()}
-            for name, g in gradients_many(module, view, x, data.y[batch], task).items():
+            for name, g in gradients_many(module, view, x, data.y[batch], problem).items():
                 p = view[name]
                 if weight_decay:
                     g = g + weight_decay * p
@@ -85,7 +85,7 @@ def train_many(
     return {name: p[unsort] for name, p in theta.items()}
 
 
-def gradients_many(module: nn.Module, params: Params, x: Tensor, y: Tensor, task: Task) -> Params:
+def gradients_many(module: nn.Module, params: Params, x: Tensor, y: Tensor, problem: Problem) -> Params:
     """Gradient of each network's own loss, all networks reading the same examples.
 
     Args:
@@ -93,7 +93,7 @@ def gradients_many(module: nn.Module, params: Params, x: Tensor, y: Tensor, task
         params: Qualified name -> [B, ...]; not modified.
         x: Inputs [N, ...].
         y: Targets [N].
-        task: Gives the loss.
+        problem: Gives the loss.
 
     Returns:
         Gradients, names and shapes of ``params``.
@@ -101,14 +101,14 @@ def gradients_many(module: nn.Module, params: Params, x: Tensor, y: Tensor, task
     # A network's loss depends on its own params alone, so the gradient of the sum holds every network's own
     # gradient. One plain backward pass is a quarter faster here than vmap over per-network gradients.
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-    total = task.loss(apply_many(module, leaves, x), y).sum()
+    total = problem.loss(apply_many(module, leaves, x), y).sum()
     grads = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, grads, strict=True))
 
 
 @torch.no_grad()
 def evaluate_many(
-    module: nn.Module, params: Params, data: Split, task: Task, *, chunk: int = 1000
+    module: nn.Module, params: Params, data: Split, problem: Problem, *, chunk: int = 1000
 ) -> tuple[Tensor, Tensor]:
     """Loss and accuracy of stacked networks.
 
@@ -116,7 +116,7 @@ def evaluate_many(
         module: Architecture; its own params are not read.
         params: Qualified name -> [B, ...].
         data: Examples, on the params' device.
-        task: Gives loss and accuracy, both means over examples.
+        problem: Gives loss and accuracy, both means over examples.
         chunk: Examples per forward pass, which bounds the memory.
 
     Returns:
@@ -125,6 +125,6 @@ def evaluate_many(
     total = torch.zeros(2, num_networks(params), dtype=torch.float64, device=data.x.device)
     for x, y in zip(data.x.split(chunk), data.y.split(chunk), strict=True):
         logits = apply_many(module, params, x)
-        total += torch.stack([task.loss(logits, y), task.accuracy(logits, y)]).double() * len(y)
+        total += torch.stack([problem.loss(logits, y), problem.accuracy(logits, y)]).double() * len(y)
     loss, accuracy = total / len(data)
     return loss, accuracy

@@ -36,7 +36,7 @@ class State:
     """Networks at a stop.
 
     Attributes:
-        loss: Task's loss in nats [B].
+        loss: Problem's loss in nats [B].
         accuracy: In [0, 1] [B].
         norm: L1 norm [B].
         zeros: Share of weights that are exactly zero [B].
@@ -78,7 +78,7 @@ class Trial:
 
 def look(cell: Cell, params: Params, which: str) -> State:
     """Measure networks on a part of the data."""
-    loss, accuracy = evaluate_many(cell.module(), params, cell.task.split(which), cell.task)  # type: ignore[arg-type]
+    loss, accuracy = evaluate_many(cell.module(), params, cell.problem.split(which), cell.problem)  # type: ignore[arg-type]
     flat = torch.cat([p.flatten(1) for p in params.values()], 1)
     return State(loss, accuracy, flat.abs().sum(1).double(), (flat == 0).double().mean(1))
 
@@ -272,7 +272,7 @@ class Baselines:
                 f"{method.key}, {schedule}, {epochs} epochs, {'tuning' if which == 'val' else 'test'}", 0
             )
             finetune(
-                cell.module(), some, cell.task.split("train"), cell.task,
+                cell.module(), some, cell.problem.split("train"), cell.problem,
                 optimizer=method.optimizer, learning_rate=rate[rows], schedule=schedule, epochs=epochs,
                 seed=plan.order_seed, batch_size=plan.batch_size,
                 input_noise=cell.setting.noise if method.noisy else 0.0,
@@ -287,7 +287,7 @@ class Baselines:
         self.advance(f"{method.key}, timing", 0)
         cell, so_far = self.cell, [0.0]
         finetune(
-            cell.module(), start, cell.task.split("train"), cell.task, optimizer=method.optimizer,
+            cell.module(), start, cell.problem.split("train"), cell.problem, optimizer=method.optimizer,
             learning_rate=1e-3, epochs=epochs, seed=self.plan.order_seed, batch_size=self.plan.batch_size,
             input_noise=cell.setting.noise, l1=cell.setting.l1 if method.l1 else 0.0,
             proximal=method.proximal,

@@ -13,7 +13,7 @@ from torch import nn
 from amortopt._types import Params
 from amortopt.cli.zoo import build_parser
 from amortopt.release.metanet import Release
-from amortopt.tasks import Family, Task, make_family, make_task
+from amortopt.tasks import Family, Problem, make_family, make_problem
 from amortopt.zoo import ZooConfig
 from amortopt.zoo.baseline import START_EPOCHS, OptimizerName, starting_networks
 
@@ -213,10 +213,10 @@ QUICK = Plan(
 
 @dataclass(frozen=True)
 class Cell:
-    """A task and a family of networks.
+    """A problem and a family of networks.
 
     Attributes:
-        label: ``TASK_FAMILY_ACTIVATION``.
+        label: ``PROBLEM_FAMILY_ACTIVATION``.
         zoo: Recipe of the zoo; starting networks are drawn as it says, with seeds of their own.
         setting: Augmentation, λ of the table, plan.
         plan: How much is measured.
@@ -228,8 +228,8 @@ class Cell:
     plan: Plan
 
     @property
-    def task(self) -> Task:
-        return self.zoo.make_task()
+    def problem(self) -> Problem:
+        return self.zoo.make_problem()
 
     @property
     def family(self) -> Family:
@@ -242,9 +242,11 @@ class Cell:
     def networks(self, count: int, *, tuning: bool = False) -> Params:
         """Starting networks: the ones that are measured, or the others for tuning; [count, ...]."""
         zoo = asdict(self.zoo)
-        recipe = {key: value for key, value in zoo.items() if key not in ("task", "family", "count", "seed")}
+        recipe = {
+            key: value for key, value in zoo.items() if key not in ("problem", "family", "count", "seed")
+        }
         return starting_networks(
-            self.task.to_config(),
+            self.problem.to_config(),
             self.family.to_config(),
             count=count,
             seed=self.plan.seed + tuning,
@@ -260,9 +262,9 @@ class Cell:
         )
 
 
-def label_of(task: Mapping[str, Any], family: Mapping[str, Any]) -> str:
-    """``TASK_FAMILY_ACTIVATION`` of two configs."""
-    return f"{task['name']}_{family['name']}_{family.get('activation', 'tanh')}"
+def label_of(problem: Mapping[str, Any], family: Mapping[str, Any]) -> str:
+    """``PROBLEM_FAMILY_ACTIVATION`` of two configs."""
+    return f"{problem['name']}_{family['name']}_{family.get('activation', 'tanh')}"
 
 
 def cell_of_recipe(label: str, *, quick: bool) -> Cell | None:
@@ -280,22 +282,22 @@ def cell_of_release(release: Release, *, quick: bool) -> Cell:
     """The cell that a checkpoint belongs to: one of ``CELLS``, else one of its own metadata alone.
 
     Raises:
-        ValueError: It names no task or family, or it differs from the cell of its label: in task, family, or
-            augmentation, which both sides must share.
+        ValueError: It names no problem or family, or it differs from the cell of its label: in problem,
+            family, or augmentation, which both sides must share.
     """
-    if not release.task or not release.family:
-        raise ValueError(f"checkpoints: {release.name} names no task or no family to make networks for")
-    task, family = make_task(**release.task), make_family(**release.family)
-    label = label_of(release.task, release.family)
+    if not release.problem or not release.family:
+        raise ValueError(f"checkpoints: {release.name} names no problem or no family to make networks for")
+    problem, family = make_problem(**release.problem), make_family(**release.family)
+    label = label_of(release.problem, release.family)
     noise = _noise_of(release)
     cell = cell_of_recipe(label, quick=quick) if label in CELLS else None
     if cell is None:
         setting = CELLS.get(label, Setting(noise or 0.0, 1e-3, "light"))
-        zoo = ZooConfig(task=task.to_config(), family=family.to_config(), epochs=START_EPOCHS)
+        zoo = ZooConfig(problem=problem.to_config(), family=family.to_config(), epochs=START_EPOCHS)
         cell = Cell(label, zoo, setting, QUICK if quick else PLANS[setting.plan])
-    if (cell.task, cell.family) != (task, family):
+    if (cell.problem, cell.family) != (problem, family):
         raise ValueError(
-            f"checkpoints: {release.name} is for {task} and {family}, expected {cell.task} and "
+            f"checkpoints: {release.name} is for {problem} and {family}, expected {cell.problem} and "
             f"{cell.family} as in recipes/zoo/{label}.yaml; both would be called {label}"
         )
     if noise is not None and noise != cell.setting.noise:

@@ -13,7 +13,7 @@ import torch
 
 from amortopt import ScaleGMNOptimizer, load_release
 from amortopt._types import Params
-from amortopt.cli.one_shot import task_batch
+from amortopt.cli.one_shot import problem_batch
 from amortopt.functional.networks import num_networks
 from amortopt.release.metanet import CONFIG, Release, parameter_count
 from comparison.baselines import Advance, condensed, described, look
@@ -117,7 +117,7 @@ class OnePass:
     def __init__(self, checkpoint: Checkpoint, start: Params, advance: Advance) -> None:
         self.checkpoint, self.cell, self.start, self.advance = checkpoint, checkpoint.cell, start, advance
         self.opt = ScaleGMNOptimizer.from_pretrained(checkpoint.source)
-        self.batch = task_batch(self.opt)
+        self.batch = problem_batch(self.opt)
 
     def measure(self) -> dict[str, Any]:
         """Cross-entropy, and for a checkpoint that reads λ the table's λ and the curve."""

@@ -49,8 +49,8 @@ class CellResults:
 
     @property
     def title(self) -> str:
-        task, family, activation = self.label.rsplit("_", 2)
-        return f"{task}, {family.upper()} with {_ACTIVATIONS.get(activation, activation)}"
+        problem, family, activation = self.label.rsplit("_", 2)
+        return f"{problem}, {family.upper()} with {_ACTIVATIONS.get(activation, activation)}"
 
     @property
     def noise(self) -> float | None:

@@ -28,7 +28,7 @@ def all_pictures(records: Mapping[str, Record], *, quick: bool) -> dict[str, byt
     titles = {
         "seen": ("", f"Training to the horizon of meta-training, {HORIZON} steps"),
         "longer": ("_longer", f"Training for {LONGER} horizons"),
-        "unseen": ("_unseen", "Widths and tasks that the rules have not seen"),
+        "unseen": ("_unseen", "Widths and problems that the rules have not seen"),
     }
     made = {suffix: _curves(lines, kind, title, quick=quick) for kind, (suffix, title) in titles.items()}
     return {suffix: png for suffix, png in made.items() if png is not None}

@@ -1,4 +1,4 @@
-"""Tasks, base networks and seeds that optimizers are compared on."""
+"""Problems, base networks and seeds that optimizers are compared on."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from typing import Any, Literal, TypeAlias
 
 import yaml
 
-from amortopt.meta.rule.inner import InnerTask
-from amortopt.tasks import make_family, make_task
+from amortopt.meta.rule.inner import InnerProblem
+from amortopt.tasks import make_family, make_problem
 from learned.optimizers import Name, Schedule
 
-Kind: TypeAlias = Literal["seen", "width", "task"]
+Kind: TypeAlias = Literal["seen", "width", "problem"]
 
 ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A task with base networks.
+    """A problem with base networks.
 
     Attributes:
         label: Short name.
-        task: Arguments of ``make_task``.
+        problem: Arguments of ``make_problem``.
         family: Arguments of ``make_family``.
         batch: Examples per step.
-        kind: Whether the shipped rule was meta-trained on it (``seen``), or on another width or task.
+        kind: Whether the shipped rule was meta-trained on it (``seen``), or on another width or problem.
         near: Label of the seen setting that resembles it most; its learning rates are where tuning starts.
     """
 
     label: str
-    task: Mapping[str, Any]
+    problem: Mapping[str, Any]
     family: Mapping[str, Any]
     batch: int
     kind: Kind = "seen"
     near: str = ""
 
     @cached_property
-    def inner(self) -> InnerTask:
+    def inner(self) -> InnerProblem:
         """Its base networks, vectorised."""
-        return InnerTask(make_task(**self.task), make_family(**self.family), self.batch)
+        return InnerProblem(make_problem(**self.problem), make_family(**self.family), self.batch)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What its numbers depend on."""
         inner = self.inner
-        return {"task": inner.task.to_config(), "family": inner.family.to_config(), "batch": self.batch}
+        return {"problem": inner.problem.to_config(), "family": inner.family.to_config(), "batch": self.batch}
 
     @property
     def about(self) -> str:
@@ -60,8 +60,8 @@ class Setting:
             )
             return ", ".join([f"`{config['name']}`", *own])
 
-        task, family = self.identity["task"], self.identity["family"]
-        return f"{text(family)}; on {text(task)}; batch {self.batch}"
+        problem, family = self.identity["problem"], self.identity["family"]
+        return f"{text(family)}; on {text(problem)}; batch {self.batch}"
 
     def widened(self, label: str, **family: Any) -> Setting:
         """The same with other base networks."""
@@ -78,7 +78,7 @@ LONGER = 4
 """How many times the horizon rules are also run for."""
 
 SEEN = tuple(
-    Setting(entry["family"]["name"], entry["task"], entry["family"], entry["batch"])
+    Setting(entry["family"]["name"], entry["problem"], entry["family"], entry["batch"])
     for entry in RECIPE["inner"]
 )
 MLP, CNN, RNN, TRANSFORMER = SEEN
@@ -92,13 +92,13 @@ UNSEEN = (
         "mlp-digits",
         {"name": "digits"},
         {"name": "mlp", "activation": "gelu", "widths": (256, 32, 32, 10), "input_shape": (1, 16, 16)},
-        32, "task", "mlp",
+        32, "problem", "mlp",
     ),
     Setting(
         "cnn-mnist1d",
         {"name": "mnist1d", "channel_axis": True},
         {"name": "cnn", "activation": "tanh", "channels": (16, 16, 16), "input_shape": (1, 40)},
-        32, "task", "cnn",
+        32, "problem", "cnn",
     ),
 )  # fmt: skip
 SETTINGS = {setting.label: setting for setting in (*SEEN, *UNSEEN)}

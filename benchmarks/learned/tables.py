@@ -124,7 +124,7 @@ def _titles() -> dict[str, str]:
     return {
         "seen": f"Training loss after {HORIZON} steps, the horizon of meta-training; unseen initialisations",
         "longer": f"Training loss after {LONGER * HORIZON} steps, {LONGER} horizons",
-        "unseen": f"Training loss after {HORIZON} steps, unseen widths and tasks",
+        "unseen": f"Training loss after {HORIZON} steps, unseen widths and problems",
     }
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from amortopt.functional.networks import apply_many
-from amortopt.meta.rule.inner import InnerTask
+from amortopt.meta.rule.inner import InnerProblem
 from learned.optimizers import Stepper
 
 CHUNK = 32
@@ -42,7 +42,7 @@ class Starts:
         seeds: Number of initialisations S.
     """
 
-    def __init__(self, inner: InnerTask, role: str, seeds: int) -> None:
+    def __init__(self, inner: InnerProblem, role: str, seeds: int) -> None:
         self.inner, self.seeds = inner, seeds
         self._seed = zlib.crc32(role.encode())
         self.flat = inner.init(seeds, torch.Generator().manual_seed(self._seed))
@@ -90,7 +90,7 @@ def train(
 
 
 @torch.no_grad()
-def train_loss(inner: InnerTask, flat: Tensor, examples: int | None = None) -> Tensor:
+def train_loss(inner: InnerProblem, flat: Tensor, examples: int | None = None) -> Tensor:
     """Loss on the train split, or on the same part of it for all.
 
     Args:
@@ -111,8 +111,8 @@ def train_loss(inner: InnerTask, flat: Tensor, examples: int | None = None) -> T
     return torch.cat(parts).nan_to_num(float("inf"), float("inf"), float("inf"))
 
 
-def _mean_loss(inner: InnerTask, flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _mean_loss(inner: InnerProblem, flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
     params, total = inner.layout.unpack(flat), torch.zeros(len(flat), device=flat.device)
     for some, wanted in zip(x.split(128), y.split(128), strict=True):
-        total += inner.task.loss(apply_many(inner.network, params, some), wanted) * len(some)
+        total += inner.problem.loss(apply_many(inner.network, params, some), wanted) * len(some)
     return total / len(x)

@@ -44,7 +44,7 @@ class Tuner:
     """Trains candidates of one setting.
 
     Args:
-        setting: Task and base networks.
+        setting: Problem and base networks.
         steps: Steps T.
         plan: What to try.
         advance: Told about network-steps done.

@@ -72,7 +72,7 @@ def reading_release(root: Path, seed: int, **config: Any) -> Path:
         # Untrained, a metanet returns its input.
         for p in metanet.parameters():
             p.add_(0.02 * torch.randn_like(p))
-    described = {"task": release.task, "family": release.family, "results": {}}
+    described = {"problem": release.problem, "family": release.family, "results": {}}
     recipe, seeds = {"data": {"input_noise": 0.4}}, {"metanet and draws": seed}
     return save_release(root / "many" / name, metanet, name=name, recipe=recipe, seeds=seeds, **described)
 
@@ -290,7 +290,7 @@ def test_cells_are_the_zoos_recipes_with_seeds_of_their_own(bench: Any) -> None:
         cell = bench.cells.cell_of_recipe(label, quick=False)
         if cell is None:
             continue
-        assert bench.cells.label_of(cell.task.to_config(), cell.family.to_config()) == label
+        assert bench.cells.label_of(cell.problem.to_config(), cell.family.to_config()) == label
         assert cell.zoo.seed not in (cell.plan.seed, cell.plan.seed + 1) and cell.plan.networks >= 64
         assert ZooConfig().seed not in (cell.plan.seed, cell.plan.seed + 1)
 

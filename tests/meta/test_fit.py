@@ -107,11 +107,11 @@ def test_fit_release_reproduces_its_own_results(recipe: Path, tmp_path: Path) ->
     args = ["--model.metanet.reads", "[grads,l1]", "--data.l1", "[1e-4,1e-2]", "--model.passes", "2"]
     main(fit_args(recipe, tmp_path, *args))
     opt = ScaleGMNOptimizer.from_pretrained(tmp_path / "tiny" / "release")
-    assert opt.task is not None and opt.family is not None
+    assert opt.problem is not None and opt.family is not None
     zoo = load_zoo(recipe.parent / "zoo", "test")
-    train, test = opt.task.split("train"), opt.task.split("test")
+    train, test = opt.problem.split("train"), opt.problem.split("test")
     new = opt.one_shot_params(zoo.params, batch=(train.x[:1000], train.y[:1000]), l1=1e-2)
-    loss, accuracy = evaluate_many(opt.family.build(), new, test, opt.task)
+    loss, accuracy = evaluate_many(opt.family.build(), new, test, opt.problem)
     row = load_release(tmp_path / "tiny" / "release").results["by l1"]["0.01"]
     assert row["mean_loss"] == pytest.approx(loss.mean().item(), rel=1e-5)
     assert row["mean_accuracy"] == pytest.approx(accuracy.mean().item(), abs=1e-3)

@@ -14,7 +14,7 @@ from amortopt.meta.one_pass.module import OnePassModule
 TINY = """
 name: tiny
 model:
-  task: {name: mnist1d}
+  problem: {name: mnist1d}
   family: {name: mlp, activation: tanh, widths: [40, 6, 10]}
   metanet: {name: scalegmn, width: 8, channels: 2, layers: 1, heads: 2}
   warmup_steps: 2
@@ -36,7 +36,7 @@ save_every: 5
 """
 
 ZOO = """
-task: {name: mnist1d}
+problem: {name: mnist1d}
 family: {name: mlp, activation: tanh, widths: [40, 6, 10]}
 count: 24
 epochs: 1

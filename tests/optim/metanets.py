@@ -14,7 +14,7 @@ from amortopt.symmetry import SymmetrySpec, extract
 from amortopt.tasks import make_family
 
 TANH = make_family("mlp", activation="tanh")
-TASK = {"name": "mnist1d"}
+PROBLEM = {"name": "mnist1d"}
 
 
 @register_metanet("test-scale")
@@ -71,7 +71,7 @@ SPEC = tanh_spec()
 def optimizer(*reads: str, start: float = 0.5, **trained: Any) -> ScaleGMNOptimizer:
     """An optimizer for the tanh family; gains 1.5, 1.625, ..."""
     metanet = make_metanet("test-scale", SPEC, start=start, reads=reads)
-    return ScaleGMNOptimizer(metanet, family=TANH, task=TASK, name="test", **trained)
+    return ScaleGMNOptimizer(metanet, family=TANH, problem=PROBLEM, name="test", **trained)
 
 
 def scaled(module: nn.Module, start: float = 0.5) -> Params:

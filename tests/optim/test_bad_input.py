@@ -17,7 +17,7 @@ from amortopt.optim import ScaleGMNOptimizer
 from amortopt.symmetry import FamilyMismatchError
 from amortopt.tasks import make_family
 from tests.cases import HandWritten
-from tests.optim.metanets import SPEC, TANH, TASK, optimizer
+from tests.optim.metanets import PROBLEM, SPEC, TANH, optimizer
 
 BATCH = (torch.randn(4, 40), torch.randint(10, (4,)))
 
@@ -233,15 +233,15 @@ def test_one_shot_without_copy_says_so() -> None:
     optimizer().one_shot(model, inplace=True)
 
 
-def test_one_shot_without_family_or_task_says_what_to_pass() -> None:
+def test_one_shot_without_family_or_problem_says_what_to_pass() -> None:
     metanet = make_metanet("test-scale", SPEC)
     with pytest.raises(ValueError, match=r"knows no family.*pass a tensor"):
         ScaleGMNOptimizer(metanet).one_shot(TANH.build())
     reads = make_metanet("test-scale", SPEC, reads=["grads"])
-    with pytest.raises(ValueError, match="knows no task"):
+    with pytest.raises(ValueError, match="knows no problem"):
         ScaleGMNOptimizer(reads, family=TANH).one_shot(TANH.build(), batch=BATCH)
     with pytest.raises(ValueError, match="knows no family to compute gradients"):
-        ScaleGMNOptimizer(reads, task=TASK).one_shot_params(params_of(TANH.build()), batch=BATCH)
+        ScaleGMNOptimizer(reads, problem=PROBLEM).one_shot_params(params_of(TANH.build()), batch=BATCH)
 
 
 def test_one_shot_accept_has_to_be_callable() -> None:

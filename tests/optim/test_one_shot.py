@@ -15,7 +15,7 @@ from amortopt.functional.networks import params_of
 from amortopt.optim import OutOfFamilyWarning, ScaleGMNOptimizer
 from amortopt.tasks import make_family
 from tests.cases import HandWritten
-from tests.optim.metanets import SPEC, TANH, TASK, Scale, optimizer, scaled
+from tests.optim.metanets import PROBLEM, SPEC, TANH, Scale, optimizer, scaled
 
 BITS = {"rtol": 0, "atol": 0}
 
@@ -294,8 +294,8 @@ def test_one_shot_tells_networks_apart_by_an_attribute() -> None:
 
 
 def test_constructor_takes_configs_and_repr_says_what_it_is() -> None:
-    opt = ScaleGMNOptimizer(Scale(SPEC, reads=["l1"]), family=TANH.to_config(), task=TASK, name="mine")
-    assert opt.family == TANH and opt.task is not None and opt.task.to_config()["name"] == "mnist1d"
+    opt = ScaleGMNOptimizer(Scale(SPEC, reads=["l1"]), family=TANH.to_config(), problem=PROBLEM, name="mine")
+    assert opt.family == TANH and opt.problem is not None and opt.problem.to_config()["name"] == "mnist1d"
     for part in ("'mine'", "test-scale", "6 parameters", "cpu", "weights, l1", "tanh", "Mnist1d"):
         assert part in repr(opt)
 

@@ -17,12 +17,12 @@ from amortopt.metanets import make_metanet
 from amortopt.optim import ScaleGMNOptimizer
 from amortopt.release import metanet as checkpoints
 from amortopt.release.metanet import list_shipped, load_release, save_release
-from tests.optim.metanets import SPEC, TANH, TASK, Scale
+from tests.optim.metanets import PROBLEM, SPEC, TANH, Scale
 
 FILES = ["README.md", "config.json", "model.safetensors"]
 META: dict[str, Any] = {
     "name": "test-checkpoint",
-    "task": TASK,
+    "problem": PROBLEM,
     "family": TANH.to_config(),
     "recipe": {"steps": 20, "optimizer": {"lr": 0.1}},
     "seeds": {"meta": 1},
@@ -248,9 +248,9 @@ def test_load_release_refuses_a_config_that_does_not_fit(folder: Path, changed: 
 
 def test_load_release_refuses_a_config_that_lacks_fields(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    del config["task"]
+    del config["problem"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"config\.json lacks task"):
+    with pytest.raises(ValueError, match=r"config\.json lacks problem"):
         load_release(folder)
 
 
@@ -360,7 +360,7 @@ def test_optimizer_save_pretrained_round_trip(folder: Path, tmp_path: Path) -> N
 
 
 def test_optimizer_save_pretrained_without_release(tmp_path: Path) -> None:
-    opt = ScaleGMNOptimizer(make_metanet("test-scale", SPEC), family=TANH, task=TASK, name="mine")
+    opt = ScaleGMNOptimizer(make_metanet("test-scale", SPEC), family=TANH, problem=PROBLEM, name="mine")
     assert repr(ScaleGMNOptimizer.from_pretrained(opt.save_pretrained(tmp_path / "x"))) == repr(opt)
     bare = ScaleGMNOptimizer(make_metanet("test-scale", SPEC))
     assert ScaleGMNOptimizer.from_pretrained(bare.save_pretrained(tmp_path / "y")).family is None

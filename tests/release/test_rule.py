@@ -16,8 +16,11 @@ from amortopt.release import rule as rule_release
 from amortopt.release.folder import canonical, sha256
 from tests.releases import untrained_release
 
-TASKS = [
-    {"task": {"name": "mnist1d"}, "family": {"name": "mlp", "activation": "tanh", "widths": [40, 32, 32, 10]}}
+PROBLEMS = [
+    {
+        "problem": {"name": "mnist1d"},
+        "family": {"name": "mlp", "activation": "tanh", "widths": [40, 32, 32, 10]},
+    }
 ]
 
 
@@ -27,7 +30,7 @@ def save(folder: Path, rule: UpdateRule | None = None, **options: Any) -> Path:
         "recipe": {"steps": 3},
         "seeds": {"meta": 0},
         "results": {"mlp": {"loss": 0.25}},
-        "tasks": TASKS,
+        "problems": PROBLEMS,
         "commit": "abc",
     }
     return save_rule(folder, rule or UpdateRule(width=4, depth=1), **{**given, **options})
@@ -47,8 +50,8 @@ def test_a_rule_comes_back_as_it_was(tmp_path: Path, config: dict[str, Any]) -> 
     assert release.rule.config == rule.config and not release.rule.training
     for name, value in rule.state_dict().items():
         assert torch.equal(release.rule.state_dict()[name], value), name
-    known = (release.name, release.recipe, release.seeds, release.results, release.tasks, release.commit)
-    assert known == ("a-rule", {"steps": 3}, {"meta": 0}, {"mlp": {"loss": 0.25}}, TASKS, "abc")
+    known = (release.name, release.recipe, release.seeds, release.results, release.problems, release.commit)
+    assert known == ("a-rule", {"steps": 3}, {"meta": 0}, {"mlp": {"loss": 0.25}}, PROBLEMS, "abc")
 
 
 def test_a_release_is_saved_again_as_it_was(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The task interface: registry, loss, accuracy, augmentation, the val split."""
+"""The problem interface: registry, loss, accuracy, augmentation, the val split."""
 
 from __future__ import annotations
 
@@ -9,87 +9,87 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amortopt.tasks import Mnist1d, PydocText, Split, make_task, task_names
+from amortopt.tasks import Mnist1d, PydocText, Split, make_problem, problem_names
 from amortopt.tasks.base import hold_out
 
 
-def test_task_loss_of_many_networks_is_each_ones_cross_entropy(generator: torch.Generator) -> None:
+def test_problem_loss_of_many_networks_is_each_ones_cross_entropy(generator: torch.Generator) -> None:
     logits = 5 * torch.randn(3, 7, 10, generator=generator, dtype=torch.float64)
     y = torch.randint(10, (7,), generator=generator)
-    task = Mnist1d()
+    problem = Mnist1d()
     expected = torch.stack([F.cross_entropy(one, y) for one in logits])
-    torch.testing.assert_close(task.loss(logits, y), expected)
-    torch.testing.assert_close(task.loss(logits, y.expand(3, 7)), expected)
-    torch.testing.assert_close(torch.stack([task.loss(one, y) for one in logits]), expected)
+    torch.testing.assert_close(problem.loss(logits, y), expected)
+    torch.testing.assert_close(problem.loss(logits, y.expand(3, 7)), expected)
+    torch.testing.assert_close(torch.stack([problem.loss(one, y) for one in logits]), expected)
 
 
-def test_task_accuracy_counts_hits(generator: torch.Generator) -> None:
+def test_problem_accuracy_counts_hits(generator: torch.Generator) -> None:
     y = torch.tensor([0, 1, 2, 3])
     logits = F.one_hot(torch.tensor([[0, 1, 2, 3], [0, 1, 0, 0]]), 10).float()
     assert Mnist1d().accuracy(logits, y).tolist() == [1.0, 0.5]
     assert Mnist1d().accuracy(logits[1], y).item() == 0.5
 
 
-def test_task_augment_adds_seeded_noise_of_the_given_size() -> None:
+def test_problem_augment_adds_seeded_noise_of_the_given_size() -> None:
     x = torch.zeros(1000, 40)
-    task = Mnist1d()
-    noisy = [task.augment(x, 0.4, torch.Generator().manual_seed(1)) for _ in range(2)]
+    problem = Mnist1d()
+    noisy = [problem.augment(x, 0.4, torch.Generator().manual_seed(1)) for _ in range(2)]
     assert torch.equal(noisy[0], noisy[1])
     assert noisy[0].std().item() == pytest.approx(0.4, rel=0.02)
-    assert task.augment(x, 0.0) is x and not x.any()
+    assert problem.augment(x, 0.0) is x and not x.any()
 
 
-def test_task_augment_refuses_symbols() -> None:
+def test_problem_augment_refuses_symbols() -> None:
     x = torch.zeros(2, 32, dtype=torch.int64)
     assert PydocText().augment(x, 0.0) is x
     with pytest.raises(ValueError, match=r"noise: got 0.1 for inputs of torch.int64, expected 0"):
         PydocText().augment(x, 0.1)
 
 
-def test_task_loss_of_sequences_is_the_mean_over_windows_and_positions(generator: torch.Generator) -> None:
-    task = PydocText(length=5)
+def test_problem_loss_of_sequences_is_the_mean_over_windows_and_positions(generator: torch.Generator) -> None:
+    problem = PydocText(length=5)
     logits = torch.randn(3, 7, 5, 97, generator=generator, dtype=torch.float64)
     y = torch.randint(97, (7, 5), generator=generator)
     expected = torch.stack([F.cross_entropy(one.flatten(0, 1), y.flatten()) for one in logits])
-    torch.testing.assert_close(task.loss(logits, y), expected)
-    torch.testing.assert_close(task.loss(logits, y.expand(3, 7, 5)), expected)
-    torch.testing.assert_close(task.loss(logits[1], y), expected[1])
-    torch.testing.assert_close(torch.func.vmap(task.loss, in_dims=(0, None))(logits, y), expected)
+    torch.testing.assert_close(problem.loss(logits, y), expected)
+    torch.testing.assert_close(problem.loss(logits, y.expand(3, 7, 5)), expected)
+    torch.testing.assert_close(problem.loss(logits[1], y), expected[1])
+    torch.testing.assert_close(torch.func.vmap(problem.loss, in_dims=(0, None))(logits, y), expected)
 
 
-def test_task_accuracy_of_sequences_counts_positions() -> None:
+def test_problem_accuracy_of_sequences_counts_positions() -> None:
     y = torch.tensor([[0, 1], [2, 3]])
     logits = F.one_hot(torch.tensor([[[0, 1], [2, 3]], [[0, 0], [0, 3]]]), 97).float()
     assert PydocText(length=2).accuracy(logits, y).tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
-def test_task_augment_refuses_bad_noise(noise: float) -> None:
+def test_problem_augment_refuses_bad_noise(noise: float) -> None:
     with pytest.raises(ValueError, match="noise"):
         Mnist1d().augment(torch.zeros(1), noise)
 
 
-@pytest.mark.parametrize("name", task_names())
-def test_task_config_is_json_and_makes_the_same_task(name: str) -> None:
-    task = make_task(name)
-    again = make_task(**json.loads(json.dumps(task.to_config())))
-    assert again == task and hash(again) == hash(task) and repr(again) == repr(task)
+@pytest.mark.parametrize("name", problem_names())
+def test_problem_config_is_json_and_makes_the_same_problem(name: str) -> None:
+    problem = make_problem(name)
+    again = make_problem(**json.loads(json.dumps(problem.to_config())))
+    assert again == problem and hash(again) == hash(problem) and repr(again) == repr(problem)
 
 
-@pytest.mark.parametrize("name", task_names())
-def test_task_refuses_an_unknown_part(name: str) -> None:
+@pytest.mark.parametrize("name", problem_names())
+def test_problem_refuses_an_unknown_part(name: str) -> None:
     with pytest.raises(ValueError, match=r"which: got 'valid', expected one of train, val, test"):
-        make_task(name).split("valid")  # type: ignore[arg-type]
+        make_problem(name).split("valid")  # type: ignore[arg-type]
 
 
-def test_make_task_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"unknown task 'mnist2d'.*mnist1d"):
-        make_task("mnist2d")
+def test_make_problem_unknown_name_lists_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"unknown problem 'mnist2d'.*mnist1d"):
+        make_problem("mnist2d")
 
 
-def test_make_task_unknown_argument_lists_those_it_has() -> None:
-    with pytest.raises(ValueError, match=r"sead: task 'mnist1d' has no such argument; it has seed"):
-        make_task("mnist1d", sead=1)
+def test_make_problem_unknown_argument_lists_those_it_has() -> None:
+    with pytest.raises(ValueError, match=r"sead: problem 'mnist1d' has no such argument; it has seed"):
+        make_problem("mnist1d", sead=1)
 
 
 def test_hold_out_parts_are_disjoint_and_complete() -> None:

@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from amortopt.functional.networks import params_of
-from amortopt.tasks import Digits, make_family, make_task
+from amortopt.tasks import Digits, make_family, make_problem
 from amortopt.tasks.digits import _COPIES, _GRID, _base_images, _generate, _look_up
 
 SHA256 = "56e833ae2b403bcc5c91eaeaeceecb205416fa7ab19d54e902d0005472e5250e"
@@ -104,12 +104,12 @@ def test_digits_leaves_the_global_random_states_alone() -> None:
 
 
 def test_digits_is_read_once() -> None:
-    assert Digits().split("val").x is make_task("digits").split("val").x
+    assert Digits().split("val").x is make_problem("digits").split("val").x
 
 
 def test_digits_is_made_again_by_its_configuration() -> None:
-    task = Digits(seed=3)
-    assert make_task(**task.to_config()) == task and task != Digits()
+    problem = Digits(seed=3)
+    assert make_problem(**problem.to_config()) == problem and problem != Digits()
 
 
 def test_digits_fits_the_small_cnn() -> None:

@@ -59,14 +59,14 @@ def test_sequences_gradients_and_their_gradients_are_those_of_the_module(
     family: Family, generator: torch.Generator
 ) -> None:
     params, x, y = drawn(family, generator)
-    task = PydocText(length=LENGTH)
+    problem = PydocText(length=LENGTH)
 
     def derivatives(many: bool) -> list[Tensor]:
         leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
         logits = (
             apply_many(family.build(), leaves, x, shared=False) if many else one_by_one(family, leaves, x)
         )
-        first = torch.autograd.grad(task.loss(logits, y).sum(), list(leaves.values()), create_graph=True)
+        first = torch.autograd.grad(problem.loss(logits, y).sum(), list(leaves.values()), create_graph=True)
         # A function of the gradient whose derivative is nowhere constant, as a learned update's is.
         target = torch.stack([g.sin().sum() for g in first]).sum() + logits.cos().sum()
         return [*first, *torch.autograd.grad(target, list(leaves.values()))]
@@ -78,9 +78,9 @@ def test_sequences_gradients_and_their_gradients_are_those_of_the_module(
 @every
 def test_sequences_loss_and_grad_many_is_differentiable(family: Family, generator: torch.Generator) -> None:
     params, x, y = drawn(family, generator)
-    net, task = family.build().double(), PydocText(length=LENGTH)
+    net, problem = family.build().double(), PydocText(length=LENGTH)
     leaves = {name: value.requires_grad_() for name, value in params.items()}
-    losses, grads = loss_and_grad_many(net, leaves, x, y, task.loss, shared=False)
+    losses, grads = loss_and_grad_many(net, leaves, x, y, problem.loss, shared=False)
     alone, alone_grad = _one_loss_and_grad(net, {n: p[1] for n, p in params.items()}, x[1], y[1])
     torch.testing.assert_close(losses[1], alone)
     for name, value in alone_grad.items():
@@ -285,10 +285,10 @@ def test_third_derivatives_are_right(
 def test_second_derivatives_are_right_where_functions_are_nested(generator: torch.Generator) -> None:
     """``torch.func.grad`` of a gradient keeps its graph, as for a third derivative."""
     params, x, y = drawn(TRANSFORMER, generator)
-    net, task = TRANSFORMER.build().double(), PydocText(length=LENGTH)
+    net, problem = TRANSFORMER.build().double(), PydocText(length=LENGTH)
 
     def squared(p: Params) -> Tensor:
-        _, grads = loss_and_grad_many(net, p, x, y, task.loss, shared=False)
+        _, grads = loss_and_grad_many(net, p, x, y, problem.loss, shared=False)
         return _squares(grads)
 
     leaves = {name: value.clone().requires_grad_() for name, value in params.items()}

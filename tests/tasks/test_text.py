@@ -1,4 +1,4 @@
-"""Text tasks: symbols, windows and parts; texts from files and archives."""
+"""Text problems: symbols, windows and parts; texts from files and archives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from amortopt.tasks import Lm1b, PydocText, TextTask, corpora, make_task
+from amortopt.tasks import Lm1b, PydocText, TextProblem, corpora, make_problem
 from amortopt.tasks.text import VOCABULARY, decode, encode
 from tests.tasks import archives
 
@@ -24,12 +24,12 @@ def plain(text: str) -> str:
     return "".join(c if c in VOCABULARY else VOCABULARY[-1] for c in text)
 
 
-def from_file(tmp_path: Path, text: str = TEXT, **arguments: Any) -> TextTask:
+def from_file(tmp_path: Path, text: str = TEXT, **arguments: Any) -> TextProblem:
     path = tmp_path / "text.txt"
     path.write_text(text, encoding="utf-8", newline="")
-    task = make_task("text_file", path=path, **arguments)
-    assert isinstance(task, TextTask)
-    return task
+    problem = make_problem("text_file", path=path, **arguments)
+    assert isinstance(problem, TextProblem)
+    return problem
 
 
 def test_vocabulary_has_every_printable_character_once() -> None:
@@ -44,10 +44,10 @@ def test_encode_knows_each_character_and_one_symbol_for_all_others() -> None:
 
 
 def test_pydoc_text_is_some_half_million_characters_of_english() -> None:
-    task = PydocText()
-    assert 300_000 < len(task.symbols) < 1_000_000
-    assert (task.symbols == 96).float().mean() < 0.01
-    assert "statement" in decode(task.symbols)
+    problem = PydocText()
+    assert 300_000 < len(problem.symbols) < 1_000_000
+    assert (problem.symbols == 96).float().mean() < 0.01
+    assert "statement" in decode(problem.symbols)
 
 
 def test_text_targets_are_the_inputs_one_character_on(tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_text_targets_are_the_inputs_one_character_on(tmp_path: Path) -> None:
 
 
 def test_text_parts_are_contiguous_and_share_no_character(tmp_path: Path) -> None:
-    task = from_file(tmp_path, length=7)
-    text, parts = plain(TEXT), {w: task.split(w) for w in ("train", "val", "test")}
+    problem = from_file(tmp_path, length=7)
+    text, parts = plain(TEXT), {w: problem.split(w) for w in ("train", "val", "test")}
     cut = {w: decode(s.x.flatten()) for w, s in parts.items()}
     starts = [text.index(part) for part in cut.values()]
     assert starts[0] == 0 and starts == sorted(starts)
@@ -96,41 +96,41 @@ def test_text_file_reads_a_folder_in_the_order_of_names(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("later" * 50)
     (tmp_path / "a.txt").write_text("first" * 50)
     (tmp_path / "c.bin").write_bytes(b"\xff" * 50)
-    task = make_task("text_file", path=tmp_path)
-    assert isinstance(task, TextTask)
-    assert decode(task.symbols) == "first" * 50 + "later" * 50
+    problem = make_problem("text_file", path=tmp_path)
+    assert isinstance(problem, TextProblem)
+    assert decode(problem.symbols) == "first" * 50 + "later" * 50
 
 
 @pytest.mark.parametrize("characters", [1, 255, 3_000_000])
 def test_text_file_reads_no_more_than_asked_for(tmp_path: Path, characters: int) -> None:
     text = "\N{EM DASH}ab" * 500_000  # more than a chunk, whose border is inside a character
-    task = from_file(tmp_path, text, characters=characters)
-    assert decode(task.symbols) == plain(text[:characters])
+    problem = from_file(tmp_path, text, characters=characters)
+    assert decode(problem.symbols) == plain(text[:characters])
 
 
 def test_text_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_bytes(b"ab\xff\xfe" * 100)
     with pytest.raises(ValueError, match=r"text\.txt: expected UTF-8 text"):
-        make_task("text_file", path=tmp_path / "text.txt").split("train")
+        make_problem("text_file", path=tmp_path / "text.txt").split("train")
 
 
 @pytest.mark.parametrize("path", ["missing", "."])
 def test_text_file_that_is_not_there_says_what_to_pass(tmp_path: Path, path: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file and no folder with \*\.txt"):
-        make_task("text_file", path=tmp_path / path).split("train")
+        make_problem("text_file", path=tmp_path / path).split("train")
 
 
 @pytest.mark.parametrize("characters", [0, -5, 1.5])
 def test_text_characters_are_checked(characters: Any) -> None:
     with pytest.raises(ValueError, match="characters: got"):
-        make_task("lm1b", characters=characters)
+        make_problem("lm1b", characters=characters)
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_lm1b_reads_the_start_of_its_first_part(tmp_path: Path, packed: bool) -> None:
     archives.write_lm1b(tmp_path / "data", TEXT, packed=packed)
-    task = Lm1b(tmp_path / "data", characters=1000)
-    assert decode(task.symbols) == plain(TEXT[:1000])
+    problem = Lm1b(tmp_path / "data", characters=1000)
+    assert decode(problem.symbols) == plain(TEXT[:1000])
     # Nothing of the archive is unpacked, whatever its members are called.
     assert {p.name for p in tmp_path.iterdir()} == {"data"}
 
@@ -174,8 +174,8 @@ def test_lm1b_downloads_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     content = archives.write_lm1b(tmp_path / "source", TEXT, packed=True).read_bytes()
     asked = serve(monkeypatch, content, hashlib.sha256(content).hexdigest())
     for characters in (500, 600):
-        task = Lm1b(tmp_path / "root", download=True, characters=characters)
-        assert decode(task.symbols) == plain(TEXT[:characters])
+        problem = Lm1b(tmp_path / "root", download=True, characters=characters)
+        assert decode(problem.symbols) == plain(TEXT[:characters])
     assert len(asked) == 1 and asked[0].startswith("https://")
 
 

@@ -1,4 +1,4 @@
-"""Vision tasks read the data sets' own formats and refuse damaged ones."""
+"""Vision problems read the data sets' own formats and refuse damaged ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from amortopt.tasks import Task, VisionTask, make_task
+from amortopt.tasks import Problem, VisionProblem, make_problem
 from amortopt.tasks.formats import luma, shrink
 from tests.tasks import archives
 
@@ -27,7 +27,7 @@ WRITERS: dict[str, Callable[[Path], Content]] = {
     "cifar10_gray": archives.write_cifar10,
     "svhn_gray": archives.write_svhn,
 }
-every_task = pytest.mark.parametrize("name", WRITERS)
+every_problem = pytest.mark.parametrize("name", WRITERS)
 
 
 def gray(pixels: np.ndarray) -> np.ndarray:
@@ -38,21 +38,21 @@ def gray(pixels: np.ndarray) -> np.ndarray:
 
 
 def as_read(name: str, pixels: np.ndarray) -> np.ndarray:
-    """The pixels [N, C, H, W] that a task makes of a file's."""
+    """The pixels [N, C, H, W] that a problem makes of a file's."""
     return pixels if name == "cifar10" else gray(pixels)[:, None]
 
 
-def made(name: str, root: Path) -> tuple[Task, Content]:
+def made(name: str, root: Path) -> tuple[Problem, Content]:
     content = WRITERS[name](root)
-    return make_task(name, root=root), content
+    return make_problem(name, root=root), content
 
 
-@every_task
+@every_problem
 def test_vision_test_part_is_the_standardised_file(name: str, tmp_path: Path) -> None:
-    task, content = made(name, tmp_path)
-    test = task.split("test")
+    problem, content = made(name, tmp_path)
+    test = problem.split("test")
     pixels, labels = content[False]
-    assert test.x.shape == (archives.TEST, *task.input_shape) and test.x.dtype == torch.float32
+    assert test.x.shape == (archives.TEST, *problem.input_shape) and test.x.dtype == torch.float32
     assert test.y.tolist() == labels.tolist() and test.y.dtype == torch.int64
     # Standardising is affine and increasing: undo it with two grey levels and compare all pixels.
     expected = torch.from_numpy(as_read(name, pixels).astype(np.float64))
@@ -61,19 +61,19 @@ def test_vision_test_part_is_the_standardised_file(name: str, tmp_path: Path) ->
     torch.testing.assert_close((x - x.min()) * scale + expected.min(), expected, atol=1e-3, rtol=0)
 
 
-@every_task
+@every_problem
 def test_vision_train_part_is_standardised(name: str, tmp_path: Path) -> None:
-    task, _ = made(name, tmp_path)
-    x = task.split("train").x.double()
+    problem, _ = made(name, tmp_path)
+    x = problem.split("train").x.double()
     assert abs(x.mean()) < 1e-5 and abs(x.std(unbiased=False) - 1) < 1e-5
 
 
-@every_task
+@every_problem
 def test_vision_inputs_of_the_small_cnn_zoo_are_mean_colours_from_minus_one_to_one(
     name: str, tmp_path: Path
 ) -> None:
     content = WRITERS[name](tmp_path)
-    test = make_task(name, root=tmp_path, preprocessing="small_cnn_zoo").split("test")
+    test = make_problem(name, root=tmp_path, preprocessing="small_cnn_zoo").split("test")
     pixels = content[False][0].astype(np.float64)
     if name != "cifar10":
         pixels = (pixels if pixels.ndim == 3 else pixels.mean(1))[:, None]
@@ -82,16 +82,18 @@ def test_vision_inputs_of_the_small_cnn_zoo_are_mean_colours_from_minus_one_to_o
 
 def test_vision_preprocessing_is_checked() -> None:
     with pytest.raises(ValueError, match="preprocessing: got 'raw', expected one of standardised, small_cnn"):
-        make_task("mnist", preprocessing="raw")
+        make_problem("mnist", preprocessing="raw")
 
 
-@every_task
+@every_problem
 def test_vision_images_are_shrunk_to_a_size(name: str, tmp_path: Path) -> None:
     content = WRITERS[name](tmp_path)
-    task = make_task(name, root=tmp_path, size=4)
-    assert make_task(**task.to_config()) == task
-    x = task.split("test").x.double()
-    assert x.shape == (archives.TEST, 3 if name == "cifar10" else 1, 4, 4) and task.input_shape == x.shape[1:]
+    problem = make_problem(name, root=tmp_path, size=4)
+    assert make_problem(**problem.to_config()) == problem
+    x = problem.split("test").x.double()
+    assert (
+        x.shape == (archives.TEST, 3 if name == "cifar10" else 1, 4, 4) and problem.input_shape == x.shape[1:]
+    )
     # The mean of an area, to the nearest grey level: undo the standardisation by the line through all pixels.
     pixels = torch.from_numpy(as_read(name, content[False][0]).astype(np.float64))
     expected = torch.nn.functional.adaptive_avg_pool2d(pixels, 4)
@@ -99,10 +101,10 @@ def test_vision_images_are_shrunk_to_a_size(name: str, tmp_path: Path) -> None:
     assert ((x - x.mean()) * slope + expected.mean() - expected).abs().max() < 1.0
 
 
-@every_task
+@every_problem
 def test_vision_config_without_a_size_is_as_it_was(name: str) -> None:
-    """Zoos are stored under their task's config."""
-    assert set(make_task(name).to_config()) == {
+    """Zoos are stored under their problem's config."""
+    assert set(make_problem(name).to_config()) == {
         "name", "root", "download", "val_fraction", "seed", "preprocessing",
     }  # fmt: skip
 
@@ -121,61 +123,61 @@ def test_shrink_is_the_mean_of_the_area(side: int, size: int) -> None:
 @pytest.mark.parametrize("size", [0, 33, 8.0, -1])
 def test_vision_size_is_checked(size: Any) -> None:
     with pytest.raises(ValueError, match=r"size: got .* expected 1 to 32 pixels"):
-        make_task("cifar10", size=size)
+        make_problem("cifar10", size=size)
 
 
-@every_task
+@every_problem
 def test_vision_val_is_a_fixed_tenth_of_train(name: str, tmp_path: Path) -> None:
-    task, content = made(name, tmp_path)
-    train, val = task.split("train"), task.split("val")
+    problem, content = made(name, tmp_path)
+    train, val = problem.split("train"), problem.split("val")
     assert len(val) == archives.TRAIN // 10 and len(train) == archives.TRAIN - len(val)
     assert sorted([*train.y.tolist(), *val.y.tolist()]) == sorted(content[True][1].tolist())
-    assert task.split("val").x is val.x
-    other = make_task(name, root=tmp_path, seed=1).split("val")
+    assert problem.split("val").x is val.x
+    other = make_problem(name, root=tmp_path, seed=1).split("val")
     assert not torch.equal(other.x, val.x)
 
 
-@every_task
-def test_vision_config_makes_the_same_task(name: str, tmp_path: Path) -> None:
-    task = make_task(name, root=tmp_path, val_fraction=0.2)
-    assert make_task(**task.to_config()) == task
+@every_problem
+def test_vision_config_makes_the_same_problem(name: str, tmp_path: Path) -> None:
+    problem = make_problem(name, root=tmp_path, val_fraction=0.2)
+    assert make_problem(**problem.to_config()) == problem
 
 
-@every_task
+@every_problem
 def test_vision_missing_folder_says_what_to_do(name: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="download=True"):
-        make_task(name, root=tmp_path / "nowhere").split("train")
+        make_problem(name, root=tmp_path / "nowhere").split("train")
 
 
-@every_task
+@every_problem
 def test_vision_truncated_file_is_refused(name: str, tmp_path: Path) -> None:
-    task, _ = made(name, tmp_path)
+    problem, _ = made(name, tmp_path)
     largest = max((p for p in tmp_path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-100])
     with pytest.raises(ValueError, match=largest.name):
-        task.split("train")
+        problem.split("train")
 
 
-@every_task
+@every_problem
 def test_vision_pickle_in_place_of_a_file_is_not_run(name: str, tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
             return (Path(tmp_path / "fired").touch, ())  # type: ignore[return-value]
 
-    task, _ = made(name, tmp_path)
+    problem, _ = made(name, tmp_path)
     for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
         path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ValueError, match=r"damaged|gzip|expected"):
-        task.split("train")
+        problem.split("train")
     assert not (tmp_path / "fired").exists()
 
 
 def test_cifar_label_out_of_range_is_refused(tmp_path: Path) -> None:
-    task, _ = made("cifar10_gray", tmp_path)
+    problem, _ = made("cifar10_gray", tmp_path)
     path = tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin"
     path.write_bytes(bytes([11]) + path.read_bytes()[1:])
     with pytest.raises(ValueError, match=r"data_batch_3.bin: got label 11"):
-        task.split("train")
+        problem.split("train")
 
 
 def test_luma_is_pillows(tmp_path: Path) -> None:
@@ -188,9 +190,9 @@ def test_mnist_reads_what_torchvision_reads(tmp_path: Path) -> None:
 
     made("mnist", tmp_path)
     theirs = torchvision.datasets.MNIST(tmp_path, train=False)
-    task = make_task("mnist", root=tmp_path)
-    assert isinstance(task, VisionTask)
-    ours = task.read(train=False)
+    problem = make_problem("mnist", root=tmp_path)
+    assert isinstance(problem, VisionProblem)
+    ours = problem.read(train=False)
     np.testing.assert_array_equal(ours.pixels, theirs.data.numpy())
     np.testing.assert_array_equal(ours.labels, theirs.targets.numpy())
 
@@ -236,7 +238,7 @@ def test_vision_download_fetches_what_is_missing_once(
             packed.add(source / "cifar-10-batches-bin", "cifar-10-batches-bin")
     asked = stub_downloads(monkeypatch, source)
     for seed in (0, 1):
-        assert len(make_task(name, root=root, download=True, seed=seed).split("test")) == archives.TEST
+        assert len(make_problem(name, root=root, download=True, seed=seed).split("test")) == archives.TEST
         assert len(asked) == files
 
 
@@ -251,7 +253,7 @@ def test_vision_download_tries_every_mirror_and_names_them(
     monkeypatch.setattr(torchvision.datasets.utils, "download_url", offline)
     mirrors = torchvision.datasets.MNIST.mirrors
     with pytest.raises(ConnectionError, match="by hand") as caught:
-        make_task("mnist", root=tmp_path, download=True).split("train")
+        make_problem("mnist", root=tmp_path, download=True).split("train")
     assert all(mirror in str(caught.value) for mirror in mirrors)
 
 
@@ -260,10 +262,10 @@ def test_vision_download_with_a_broken_torchvision_says_what_to_do(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
     with pytest.raises(ImportError, match=r"constraints\.txt"):
-        make_task("svhn_gray", root=tmp_path, download=True).split("train")
+        make_problem("svhn_gray", root=tmp_path, download=True).split("train")
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
 def test_vision_val_fraction_is_checked(fraction: float) -> None:
     with pytest.raises(ValueError, match="val_fraction"):
-        make_task("mnist", val_fraction=fraction)
+        make_problem("mnist", val_fraction=fraction)

@@ -8,20 +8,20 @@ import torch
 from jsonargparse import ArgumentParser
 
 from amortopt.cli.zoo import build_parser
-from amortopt.tasks import Split, init_many, make_family, make_task
+from amortopt.tasks import Split, init_many, make_family, make_problem
 from amortopt.zoo import ZooConfig, build_zoo, load_zoo
 from amortopt.zoo.baseline import finetune, starting_networks
 from amortopt.zoo.draw import epoch_order, noise_generator
 from amortopt.zoo.train import gradients_many
 
-TASK = make_task("mnist1d")
+PROBLEM = make_problem("mnist1d")
 FAMILY = make_family("mlp", activation="tanh", widths=(40, 8, 6, 10))
 RATES = torch.tensor([0.02, 0.003], dtype=torch.float64)
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "zoo").glob("mnist1d_mlp_*.yaml"))
 
 
 def examples() -> Split:
-    data = TASK.split("train")
+    data = PROBLEM.split("train")
     return Split(data.x[:70].double(), data.y[:70])
 
 
@@ -94,7 +94,7 @@ def network(params, b):
 def test_finetune_equals_torch_optim_per_network(optimizer, schedule, noise, l1) -> None:
     data, params = examples(), double_params(2)
     done = finetune(
-        FAMILY.build(), params, data, TASK, optimizer=optimizer, learning_rate=RATES, schedule=schedule,
+        FAMILY.build(), params, data, PROBLEM, optimizer=optimizer, learning_rate=RATES, schedule=schedule,
         epochs=4, seed=3, batch_size=32, input_noise=noise, l1=l1,
     )  # fmt: skip
     for b in range(2):
@@ -110,7 +110,7 @@ def test_finetune_equals_torch_optim_per_network(optimizer, schedule, noise, l1)
 def test_finetune_proximal_equals_the_papers_formulas(optimizer) -> None:
     data, params, strengths = examples(), double_params(2), torch.tensor([0.2, 0.03], dtype=torch.float64)
     done = finetune(
-        FAMILY.build(), params, data, TASK, optimizer=optimizer, learning_rate=RATES, schedule="constant",
+        FAMILY.build(), params, data, PROBLEM, optimizer=optimizer, learning_rate=RATES, schedule="constant",
         epochs=5, seed=3, batch_size=32, l1=strengths, proximal=True,
     )  # fmt: skip
     zeros = 0
@@ -135,7 +135,7 @@ def test_finetune_proximal_equals_the_papers_formulas(optimizer) -> None:
 def test_finetune_takes_one_strength_per_network(optimizer, proximal) -> None:
     def trained(l1, params):
         done = finetune(
-            FAMILY.build(), params, examples(), TASK, optimizer=optimizer, learning_rate=0.01, epochs=3,
+            FAMILY.build(), params, examples(), PROBLEM, optimizer=optimizer, learning_rate=0.01, epochs=3,
             seed=0, l1=l1, proximal=proximal,
         )  # fmt: skip
         return done.params
@@ -159,10 +159,10 @@ def test_finetune_approaches_the_minimum_of_the_penalised_loss(optimizer, rate, 
     params = {name: p.double() for name, p in init_many(family.build, range(1)).items()}
     data = examples()
     done = finetune(
-        family.build(), params, data, TASK, optimizer=optimizer, learning_rate=rate, epochs=1500,
+        family.build(), params, data, PROBLEM, optimizer=optimizer, learning_rate=rate, epochs=1500,
         seed=0, l1=lam, proximal=proximal,
     ).params  # fmt: skip
-    grads = gradients_many(family.build(), done, data.x, data.y, TASK)
+    grads = gradients_many(family.build(), done, data.x, data.y, PROBLEM)
     p = torch.cat([value.flatten() for value in done.values()])
     g = torch.cat([value.flatten() for value in grads.values()])
     alive = p.abs() > 1e-3
@@ -175,7 +175,7 @@ def test_finetune_leaves_its_input_and_stops_where_asked() -> None:
     params, stops, epochs = double_params(2), [], []
     before = {name: p.clone() for name, p in params.items()}
     done = finetune(
-        FAMILY.build(), params, examples(), TASK, learning_rate=0.1, epochs=3, seed=0, stops=(1, 3),
+        FAMILY.build(), params, examples(), PROBLEM, learning_rate=0.1, epochs=3, seed=0, stops=(1, 3),
         on_stop=lambda epoch, seconds, p: stops.append((epoch, seconds, p["0.weight"].clone())),
         on_epoch=epochs.append,
     )  # fmt: skip
@@ -200,7 +200,7 @@ def test_finetune_leaves_its_input_and_stops_where_asked() -> None:
 def test_finetune_refuses_bad_arguments(wrong) -> None:
     given = {"learning_rate": 0.1, "epochs": 1, "seed": 0} | wrong
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got"):
-        finetune(FAMILY.build(), double_params(1), examples(), TASK, **given)
+        finetune(FAMILY.build(), double_params(1), examples(), PROBLEM, **given)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -210,20 +210,20 @@ def test_starting_networks_are_drawn_as_the_recipes_say(recipe: Path, tmp_path: 
     config = ZooConfig(**{key: parsed[key] for key in ZooConfig.__dataclass_fields__})
     build_zoo(replace(config, count=4), tmp_path / "z")
     expected = load_zoo(tmp_path / "z").params
-    start = starting_networks(config.task, config.family, count=4, seed=config.seed)
+    start = starting_networks(config.problem, config.family, count=4, seed=config.seed)
     for name, p in start.items():
         torch.testing.assert_close(p, expected[name])
     settings = {key: value for key, value in parsed.items() if key in ZooConfig.__dataclass_fields__}
     shorter = starting_networks(
-        config.task, config.family, count=4, seed=config.seed, recipe=settings | {"epochs": 0}
+        config.problem, config.family, count=4, seed=config.seed, recipe=settings | {"epochs": 0}
     )
     assert not torch.equal(shorter["0.weight"], start["0.weight"])
-    other = starting_networks(config.task, config.family, count=4, seed=config.seed + 1)
+    other = starting_networks(config.problem, config.family, count=4, seed=config.seed + 1)
     assert not torch.allclose(start["0.weight"], other["0.weight"])
 
 
 def test_starting_networks_refuse_unknown_keys() -> None:
     with pytest.raises(ValueError, match="recipe: got rate, expected keys"):
         starting_networks(
-            TASK.to_config(), FAMILY.to_config(), count=1, seed=0, recipe={"rate": 0.1, "epochs": 0}
+            PROBLEM.to_config(), FAMILY.to_config(), count=1, seed=0, recipe={"rate": 0.1, "epochs": 0}
         )

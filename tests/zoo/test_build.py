@@ -160,7 +160,7 @@ def test_folder_without_a_zoo_is_refused_by_the_reader(tmp_path: Path) -> None:
         load_zoo(tmp_path)
 
 
-def test_family_that_does_not_fit_the_task_is_refused(tmp_path: Path) -> None:
+def test_family_that_does_not_fit_the_problem_is_refused(tmp_path: Path) -> None:
     config = replace(CONFIG, family={"name": "mlp", "widths": [39, 10]})
     with pytest.raises(ValueError, match=r"takes inputs of shape \(39,\)"):
         build_zoo(config, tmp_path / "z")
@@ -229,7 +229,10 @@ def test_progress_of_a_resumed_build_counts_what_is_there(
     whole = int(draw_table(CONFIG)["epochs"].sum())
     for part, parts in ((1, 3), (1, 1), (1, 1)):
         build_zoo(CONFIG, tmp_path / "z", shard=f"{part}/{parts}")
-    shares, descriptions = [(bar.tasks[0].completed, bar.tasks[0].total) for bar in bars], bars[1].tasks[0]
+    shares, descriptions = (
+        [(bar.tasks[0].completed, bar.tasks[0].total) for bar in bars],
+        bars[1].tasks[0],
+    )
     assert shares[1:] == [(whole, whole)] * 2 and 0 < shares[0][1] < whole
     assert descriptions.description == "shard 3/3"
 

@@ -45,7 +45,7 @@ def test_load_zoo_gives_params_and_table_of_all_networks(zoo: Zoo) -> None:
 
 
 def test_table_holds_the_accuracy_of_the_params(zoo: Zoo) -> None:
-    data = zoo.task.split("test")
+    data = zoo.problem.split("test")
     logits = apply_many(zoo.family.build(), zoo.params, data.x)
     expected = (logits.argmax(-1) == data.y).double().mean(1)
     np.testing.assert_allclose(zoo.table["test_accuracy"], expected, atol=1.5e-3)
@@ -103,4 +103,4 @@ def test_metadata_csv_is_not_needed(folder: Path, tmp_path: Path) -> None:
 
 
 def test_zoo_prints_what_it_is(zoo: Zoo) -> None:
-    assert repr(zoo).startswith("Zoo(30 networks, task {'name': 'mnist1d'")
+    assert repr(zoo).startswith("Zoo(30 networks, problem {'name': 'mnist1d'")

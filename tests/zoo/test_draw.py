@@ -65,7 +65,7 @@ def test_epoch_order_is_a_new_permutation_every_epoch() -> None:
         ({"momentum": 1.0}, "momentum: got 1.0"),
         ({"l1": float("nan")}, "l1: got nan"),
         ({"val_fraction": 0.6, "test_fraction": 0.5}, "val_fraction"),
-        ({"task": {"seed": 3}}, "task: got"),
+        ({"problem": {"seed": 3}}, "problem: got"),
     ],
 )
 def test_zoo_config_names_a_bad_value(change, named: str) -> None:

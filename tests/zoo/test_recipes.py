@@ -14,7 +14,7 @@ from amortopt.zoo import ZooConfig, build_zoo, load_zoo
 from tests.tasks import archives
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "zoo").rglob("*.yaml"))
-# Tasks whose data would have to be downloaded -> what writes a small set in their format.
+# Problems whose data would have to be downloaded -> what writes a small set in their format.
 STAND_INS: dict[str, Callable[[Path], Any]] = {
     "cifar10_gray": archives.write_cifar10,
     "svhn_gray": archives.write_svhn,
@@ -34,10 +34,10 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_builds_two_networks(recipe: Path, tmp_path: Path) -> None:
     config = replace(read(build_parser(), recipe), count=2, epochs=1)
-    if config.task["name"] in STAND_INS:
-        assert config.task["download"] is True
-        STAND_INS[config.task["name"]](tmp_path / "data")
-        config = replace(config, task=config.task | {"root": str(tmp_path / "data"), "download": False})
+    if config.problem["name"] in STAND_INS:
+        assert config.problem["download"] is True
+        STAND_INS[config.problem["name"]](tmp_path / "data")
+        config = replace(config, problem=config.problem | {"root": str(tmp_path / "data"), "download": False})
     build_zoo(config, tmp_path / "z")
     assert len(load_zoo(tmp_path / "z")) == 2
 
@@ -45,12 +45,12 @@ def test_recipe_builds_two_networks(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_family_has_the_expected_size(recipe: Path) -> None:
     config = read(build_parser(), recipe)
-    family, task = config.make_family(), config.make_task()
-    inputs = math.prod(task.input_shape)
-    expected = 1802 if len(task.input_shape) == 2 else 4970  # the Small CNN Zoo's shape in 1-D and 2-D
+    family, problem = config.make_family(), config.make_problem()
+    inputs = math.prod(problem.input_shape)
+    expected = 1802 if len(problem.input_shape) == 2 else 4970  # the Small CNN Zoo's shape in 1-D and 2-D
     if family.name == "mlp":
         expected = (inputs + 1) * 32 + 33 * 32 + 33 * 10
-    assert family.input_shape == task.input_shape
+    assert family.input_shape == problem.input_shape
     assert sum(p.numel() for p in family.build().parameters()) == expected
 
 

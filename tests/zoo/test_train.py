@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from amortopt.functional.networks import apply
-from amortopt.tasks import Split, init_many, make_family, make_task
+from amortopt.tasks import Split, init_many, make_family, make_problem
 from amortopt.zoo.draw import epoch_order, noise_generator
 from amortopt.zoo.train import evaluate_many, train_many
 
-TASK = make_task("mnist1d")
+PROBLEM = make_problem("mnist1d")
 EPOCHS = np.array([2, 0, 3, 1, 3])
 LEARNING_RATE = torch.tensor([0.01, 0.05, 0.1, 0.02, 0.003], dtype=torch.float64)
 FAMILIES = {
@@ -20,7 +20,7 @@ FAMILIES = {
 
 
 def examples(family, count: int) -> Split:
-    data = TASK.split("train")
+    data = PROBLEM.split("train")
     return Split(data.x[:count].double().reshape(count, *family.input_shape), data.y[:count])
 
 
@@ -53,8 +53,8 @@ def train_one_reference(family, params, data, *, epochs, lr, seed, batch_size, n
 def test_train_many_equals_torch_sgd_per_network(family, noise, l1, weight_decay) -> None:
     data, params = examples(family, 100), double_params(family, len(EPOCHS))
     trained = train_many(
-        family.build(), params, data, TASK, learning_rate=LEARNING_RATE, epochs=EPOCHS, seed=3, batch_size=32,
-        input_noise=noise, l1=l1, weight_decay=weight_decay,
+        family.build(), params, data, PROBLEM, learning_rate=LEARNING_RATE, epochs=EPOCHS, seed=3,
+        batch_size=32, input_noise=noise, l1=l1, weight_decay=weight_decay,
     )  # fmt: skip
     for b in range(len(EPOCHS)):
         expected = train_one_reference(
@@ -73,7 +73,7 @@ def test_train_many_does_not_write_to_its_input() -> None:
     before = {name: p.clone() for name, p in params.items()}
     rates, lengths = LEARNING_RATE[:3], np.array([1, 0, 1])
     train_many(
-        family.build(), params, examples(family, 40), TASK, learning_rate=rates, epochs=lengths, seed=0
+        family.build(), params, examples(family, 40), PROBLEM, learning_rate=rates, epochs=lengths, seed=0
     )
     assert all(torch.equal(params[name], before[name]) for name in params)
 
@@ -81,7 +81,7 @@ def test_train_many_does_not_write_to_its_input() -> None:
 def test_train_many_counts_only_networks_that_train() -> None:
     family, counts = FAMILIES["tanh"], []
     train_many(
-        family.build(), double_params(family, 5), examples(family, 20), TASK,
+        family.build(), double_params(family, 5), examples(family, 20), PROBLEM,
         learning_rate=LEARNING_RATE, epochs=EPOCHS, seed=0, on_epoch=counts.append,
     )  # fmt: skip
     assert counts == [4, 3, 2]
@@ -90,7 +90,7 @@ def test_train_many_counts_only_networks_that_train() -> None:
 def test_evaluate_many_equals_one_network_at_a_time() -> None:
     family = FAMILIES["relu"]
     params, data = double_params(family, 3), examples(family, 70)
-    loss, accuracy = evaluate_many(family.build(), params, data, TASK, chunk=32)
+    loss, accuracy = evaluate_many(family.build(), params, data, PROBLEM, chunk=32)
     for b in range(3):
         logits = apply(family.build(), {name: p[b] for name, p in params.items()}, data.x)
         torch.testing.assert_close(loss[b], torch.nn.functional.cross_entropy(logits, data.y))

@@ -1,4 +1,4 @@
-"""What meta-training reads: networks of a zoo, examples of a task, and the draws of every step.
+"""What meta-training reads: networks of a zoo, examples of a problem, and the draws of every step.
 
 Legend: B networks, N examples.
 """
@@ -19,13 +19,13 @@ from torch import Tensor
 from amortopt._types import Params
 from amortopt.functional.l1 import L1Range
 from amortopt.metanets import Metanet
-from amortopt.tasks import Family, Split, Task
+from amortopt.tasks import Family, Problem, Split
 from amortopt.tasks.base import Which
 from amortopt.zoo import Zoo, ZooConfig, build_zoo, load_zoo
 from amortopt.zoo.recipe import recipe_parser
 
 _PLACES = {"root", "download"}
-"""Arguments of tasks that say where the data are, not what they are."""
+"""Arguments of problems that say where the data are, not what they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,15 +160,15 @@ class ZooDataModule(L.LightningDataModule):
         if self.trainer is None:
             return config
         module: Any = self.trainer.lightning_module
-        there = (config.make_task(), config.make_family())
-        _check_same((module.task, module.family), there, f"the recipe {self.recipe} makes")
-        places = {key: value for key, value in module.task.to_config().items() if key in _PLACES}
-        return replace(config, task={**config.task, **places})
+        there = (config.make_problem(), config.make_family())
+        _check_same((module.problem, module.family), there, f"the recipe {self.recipe} makes")
+        places = {key: value for key, value in module.problem.to_config().items() if key in _PLACES}
+        return replace(config, problem={**config.problem, **places})
 
-    def check_fits(self, task: Task, family: Family) -> None:
-        """Raise a ``ValueError`` unless the zoo's networks are of this task and family."""
-        there = (self.zoo.task, self.zoo.family)
-        _check_same((task, family), there, f"the networks in {self.folder} have")
+    def check_fits(self, problem: Problem, family: Family) -> None:
+        """Raise a ``ValueError`` unless the zoo's networks are of this problem and family."""
+        there = (self.zoo.problem, self.zoo.family)
+        _check_same((problem, family), there, f"the networks in {self.folder} have")
 
     def check_strengths(self, metanet: Metanet) -> None:
         """Raise a ``ValueError`` unless L1 strengths are drawn exactly if the metanet reads them."""
@@ -179,21 +179,21 @@ class ZooDataModule(L.LightningDataModule):
                 "model.metanet.reads, or neither"
             )
 
-    def load(self, device: torch.device | str = "cpu", task: Task | None = None) -> None:
+    def load(self, device: torch.device | str = "cpu", problem: Problem | None = None) -> None:
         """Put networks and examples on a device.
 
         Args:
             device: The device.
-            task: Where the examples come from; by default the zoo's task.
+            problem: Where the examples come from; by default the zoo's problem.
         """
         device = torch.device(device)
-        task = task or self.zoo.task
+        problem = problem or self.zoo.problem
         self._held = {which: self.zoo.select(which).to(device).params for which in ("train", "val", "test")}
-        self._data = {which: task.split(which).to(device) for which in ("train", "val", "test")}
+        self._data = {which: problem.split(which).to(device) for which in ("train", "val", "test")}
         self._generator = torch.Generator(device)
 
     def data(self, which: Which) -> Split:
-        """A part of the task's data, on the device."""
+        """A part of the problem's data, on the device."""
         return self._data[which]
 
     def held(self, which: Which) -> Params:
@@ -247,9 +247,9 @@ class ZooDataModule(L.LightningDataModule):
         """Called by the Trainer in every process."""
         trainer: Any = self.trainer
         module = trainer.lightning_module
-        self.check_fits(module.task, module.family)
+        self.check_fits(module.problem, module.family)
         self.check_strengths(module.metanet)
-        self.load(trainer.strategy.root_device, module.task)
+        self.load(trainer.strategy.root_device, module.problem)
 
     def train_dataloader(self) -> Endless:
         """Forever nothing: see ``on_after_batch_transfer``."""
@@ -291,8 +291,8 @@ def draw_strengths(l1_range: L1Range, zero: float, count: int, generator: torch.
     return torch.where(position < zero, 0, torch.exp(low + (high - low) * share))
 
 
-def _check_same(wanted: tuple[Task, Family], there: tuple[Task, Family], source: str) -> None:
-    for key, one, other in zip(("task", "family"), wanted, there, strict=True):
+def _check_same(wanted: tuple[Problem, Family], there: tuple[Problem, Family], source: str) -> None:
+    for key, one, other in zip(("problem", "family"), wanted, there, strict=True):
         said, found = one.to_config(), other.to_config()
         keys = said.keys() if one.name == other.name else {"name"}
         if differing := [k for k in keys if k not in _PLACES and said[k] != found.get(k)]:

@@ -78,7 +78,7 @@ def evaluate_pass(
     """What networks reach after all passes.
 
     Args:
-        module: Gives architecture and task.
+        module: Gives architecture and problem.
         metanet: The metanet.
         params: Networks before, [n, ...].
         data: Name -> examples.
@@ -93,6 +93,6 @@ def evaluate_pass(
     cut = 1 - norm / l1_norm(params).clamp(min=1e-12)
     results = {}
     for name, split in data.items():
-        loss, accuracy = evaluate_many(module.network, new, split, module.task)
+        loss, accuracy = evaluate_many(module.network, new, split, module.problem)
         results[name] = Result(loss, accuracy, loss + l1 * norm, cut)
     return results

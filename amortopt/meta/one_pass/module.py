@@ -21,7 +21,7 @@ from amortopt.meta.schedule import budget_used, param_groups, rate_factor, updat
 from amortopt.metanets import Metanet, make_metanet
 from amortopt.release.metanet import check_passes
 from amortopt.symmetry import extract
-from amortopt.tasks import make_family, make_task
+from amortopt.tasks import make_family, make_problem
 from amortopt.training.muon import Muon
 from amortopt.zoo.config import differing_keys
 
@@ -37,7 +37,7 @@ class OnePassModule(L.LightningModule):
     several passes it is the mean over f(θ), f(f(θ)), ... A step whose gradients are not finite is left out.
 
     Args:
-        task: ``name`` of the task and its own arguments, as ``make_task`` takes them.
+        problem: ``name`` of the problem and its own arguments, as ``make_problem`` takes them.
         family: ``name`` of the family and its own arguments, as ``make_family`` takes them.
         metanet: ``name`` of the metanet and its own arguments, as ``make_metanet`` takes them.
         start: ``"identity"``: a fresh metanet returns its input; ``"proposal"``: it returns what it proposes,
@@ -65,7 +65,7 @@ class OnePassModule(L.LightningModule):
 
     def __init__(
         self,
-        task: dict[str, Any],
+        problem: dict[str, Any],
         family: dict[str, Any],
         metanet: dict[str, Any],
         *,
@@ -88,7 +88,10 @@ class OnePassModule(L.LightningModule):
         self.save_hyperparameters()
         _check_schedule(self.hparams)
         self.passes = passes
-        self.task, self.family = _made("task", make_task, task), _made("family", make_family, family)
+        self.problem, self.family = (
+            _made("problem", make_problem, problem),
+            _made("family", make_family, family),
+        )
         with torch.random.fork_rng(devices=[]):
             network = self.family.build()
         # In a tuple, because a module would become part of the state.
@@ -130,7 +133,7 @@ class OnePassModule(L.LightningModule):
             if "grads" in metanet.inputs:
                 given = {name: p.detach() for name, p in params.items()}
                 with torch.enable_grad():
-                    grads = loss_and_grad_many(self.network, given, *read, self.task.loss)[1]
+                    grads = loss_and_grad_many(self.network, given, *read, self.problem.loss)[1]
                 extra["grads"] = {name: g.detach() for name, g in grads.items()}
             if "l1" in metanet.inputs:
                 extra["l1"] = l1
@@ -161,10 +164,10 @@ class OnePassModule(L.LightningModule):
             Scalar.
         """
         penalty = l1 if penalty is None else penalty
-        shared = x.ndim == len(self.task.input_shape) + 1
+        shared = x.ndim == len(self.problem.input_shape) + 1
         means = []
         for new in self.improve(self.metanet, params, read, l1):
-            losses = self.task.loss(apply_many(self.network, new, x, shared=shared), y)
+            losses = self.problem.loss(apply_many(self.network, new, x, shared=shared), y)
             means.append((losses if penalty is None else losses + penalty * l1_norm(new)).mean())
         return torch.stack(means).mean()
 

@@ -44,7 +44,7 @@ def measure(module: OnePassModule, data: ZooDataModule) -> dict[str, Any]:
         strengths = ([0.0] if data.l1_range.zero else []) + data.l1_range.points(5)
     reached = {strength: after(strength) for strength in strengths}
     first = reached[strengths[0]]
-    loss, accuracy = evaluate_many(module.network, networks, test["test"], module.task)
+    loss, accuracy = evaluate_many(module.network, networks, test["test"], module.problem)
     results: dict[str, Any] = {
         "networks": len(loss),
         "data": "test",
@@ -113,7 +113,7 @@ def write_release(
         folder,
         module.average,
         name=name,
-        task=module.task.to_config(),
+        problem=module.problem.to_config(),
         family=module.family.to_config(),
         recipe=recipe,
         seeds={"metanet and draws": seed, "zoo": data.zoo.config["seed"]},

@@ -1,4 +1,4 @@
-"""Base networks that learn a task, many at once: what meta-training of update rules unrolls.
+"""Base networks that learn a problem, many at once: what meta-training of update rules unrolls.
 
 Legend: B networks, n examples per step, N elements of all parameters.
 """
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from amortopt.functional.networks import apply_many
 from amortopt.metanets.update_rule.layout import UpdateLayout
 from amortopt.symmetry import extract
-from amortopt.tasks import Family, Task
+from amortopt.tasks import Family, Problem
 from amortopt.tasks.base import Split, Which
 from amortopt.tasks.families import init_many
 
 
-class InnerTask:
-    """A task and a family of base networks, vectorised over networks.
+class InnerProblem:
+    """A problem and a family of base networks, vectorised over networks.
 
     Args:
-        task: Data and loss.
+        problem: Data and loss.
         family: Architecture of the base networks.
         batch: Examples per step.
 
@@ -30,10 +30,10 @@ class InnerTask:
         ValueError: ``batch`` is not positive.
     """
 
-    def __init__(self, task: Task, family: Family, batch: int) -> None:
+    def __init__(self, problem: Problem, family: Family, batch: int) -> None:
         if batch < 1:
             raise ValueError(f"batch: got {batch}, expected at least 1 example per step")
-        self.task, self.family, self.batch = task, family, batch
+        self.problem, self.family, self.batch = problem, family, batch
         self.device = torch.device("cpu")
 
     @cached_property
@@ -51,7 +51,7 @@ class InnerTask:
         shapes = {name: p.shape for name, p in self.network.named_parameters()}
         return UpdateLayout(spec, shapes).to(self.device)
 
-    def to(self, device: torch.device | str) -> InnerTask:
+    def to(self, device: torch.device | str) -> InnerProblem:
         """Move network, layout and data to a device; returns itself."""
         self.device = torch.device(device)
         self.network.to(self.device)
@@ -66,7 +66,7 @@ class InnerTask:
     def split(self, which: Which) -> Split:
         """One part of the data, on the device."""
         if which not in self._splits:
-            self._splits[which] = self.task.split(which).to(self.device)
+            self._splits[which] = self.problem.split(which).to(self.device)
         return self._splits[which]
 
     def init(self, count: int, generator: torch.Generator) -> Tensor:
@@ -108,7 +108,7 @@ class InnerTask:
         Returns:
             [B], in nats; differentiable in ``flat`` twice.
         """
-        return self.task.loss(apply_many(self.network, self.layout.unpack(flat), x, shared=False), y)
+        return self.problem.loss(apply_many(self.network, self.layout.unpack(flat), x, shared=False), y)
 
     def losses_and_grads(
         self, flat: Tensor, x: Tensor, y: Tensor, *, create_graph: bool = False
@@ -147,5 +147,5 @@ class InnerTask:
         total = torch.zeros(len(flat), device=flat.device)
         for start in range(0, len(data), chunk):
             x, y = data.x[start : start + chunk], data.y[start : start + chunk]
-            total += self.task.loss(apply_many(self.network, params, x), y) * len(x)
+            total += self.problem.loss(apply_many(self.network, params, x), y) * len(x)
         return total / len(data)

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from amortopt.meta.one_pass.data import Endless
 from amortopt.meta.one_pass.module import MOST_SKIPPED
-from amortopt.meta.rule.inner import InnerTask
+from amortopt.meta.rule.inner import InnerProblem
 from amortopt.meta.rule.pes import PersistentES
 from amortopt.meta.rule.truncated import Estimate, TruncatedBackprop
 from amortopt.meta.rule.unroll import InnerRuns, horizon_at, train_with
 from amortopt.meta.schedule import budget_used, rate_factor, update_average
 from amortopt.metanets.update_rule.rule import UpdateRule
-from amortopt.tasks import make_family, make_task
+from amortopt.tasks import make_family, make_problem
 from amortopt.tasks.base import construct
 from amortopt.zoo.config import differing_keys
 
@@ -31,12 +31,14 @@ ESTIMATORS: dict[str, type[Estimator]] = {"truncated": TruncatedBackprop, "pes":
 class UpdateRuleModule(L.LightningModule):
     r"""Trains an update rule to lower the training losses of the networks that it trains.
 
-    A meta step takes one task in turn, or all of them, advances its inner runs by a truncation and descends
-    on the estimator's gradient with Adam. A task whose gradient is not finite is left out of the step.
+    A meta step takes one problem in turn, or all of them, advances its inner runs by a truncation and
+    descends
+    on the estimator's gradient with Adam. A problem whose gradient is not finite is left out of the step.
 
     Args:
         rule: Arguments of [UpdateRule][amortopt.metanets.UpdateRule].
-        inner: One entry per inner task: ``task`` and ``family``, each with a ``name`` and its own arguments;
+        inner: One entry per inner problem: ``problem`` and ``family``, each with a ``name`` and its own
+            arguments;
             ``batch``, the examples per inner step; ``networks``, the networks that are trained at a time.
         estimator: ``name`` (``"truncated"`` or ``"pes"``) and the arguments of
             [TruncatedBackprop][amortopt.meta.rule.truncated.TruncatedBackprop] or
@@ -46,24 +48,24 @@ class UpdateRuleModule(L.LightningModule):
         growth: Share of the budget in which the horizon grows.
         shortest: Runs end after so many inner steps to the horizon, log-uniformly; by default all at the
             horizon.
-        together: Whether a meta step is about all inner tasks; otherwise they take turns.
-        balance: Whether the gradient of every task is divided by its running root mean square norm.
-        clip: Largest norm of the gradient of a task, after balancing; 0 for no bound.
+        together: Whether a meta step is about all inner problems; otherwise they take turns.
+        balance: Whether the gradient of every problem is divided by its running root mean square norm.
+        clip: Largest norm of the gradient of a problem, after balancing; 0 for no bound.
         lr: Learning rate of Adam.
         betas: Decays of its averages.
         warmup_steps: Meta steps in which the learning rate rises.
         hold: Share of the budget (steps or time) at the full learning rate; it falls linearly to 0 after it.
         ema: Decay of the average of the rule's weights, which is what is validated and released.
-        val_networks: Networks per task, of unseen initialisations, that a validation trains.
+        val_networks: Networks per problem, of unseen initialisations, that a validation trains.
         val_horizon: Inner steps for which it does; by default ``horizon``.
-        compile: Whether to compile the rule with ``torch.compile``, once per inner task, for the estimator
+        compile: Whether to compile the rule with ``torch.compile``, once per inner problem, for the estimator
             ``"truncated"``: some minutes each on a CPU, for faster steps.
 
     Attributes:
         rule: The rule that is trained.
         average: Its average over meta steps.
-        skipped: Gradients of tasks that were left out because they were not finite.
-        inner: The inner tasks.
+        skipped: Gradients of problems that were left out because they were not finite.
+        inner: The inner problems.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -100,8 +102,10 @@ class UpdateRuleModule(L.LightningModule):
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
         self.estimator = _estimator(estimator or {"name": "truncated"})
         if not inner:
-            raise ValueError("inner: got no task, expected at least one; add an entry with task and family")
-        self.inner: list[InnerTask] = [_inner(k, entry) for k, entry in enumerate(inner)]
+            raise ValueError(
+                "inner: got no problem, expected at least one; add an entry with problem and family"
+            )
+        self.inner: list[InnerProblem] = [_inner(k, entry) for k, entry in enumerate(inner)]
         self.networks = [int(entry.get("networks", 4)) for entry in inner]
         self.names = _names(self.inner)
         self.sizes: Tensor
@@ -123,7 +127,7 @@ class UpdateRuleModule(L.LightningModule):
 
     @property
     def runs(self) -> list[InnerRuns]:
-        """Inner runs of every task; made when first asked for."""
+        """Inner runs of every problem; made when first asked for."""
         if self._runs is None:
             self._runs = [
                 InnerRuns(
@@ -163,7 +167,7 @@ class UpdateRuleModule(L.LightningModule):
         return Endless()
 
     def val_dataloader(self) -> range:
-        """One item per inner task."""
+        """One item per inner problem."""
         return range(len(self.inner))
 
     def on_fit_start(self) -> None:
@@ -208,7 +212,7 @@ class UpdateRuleModule(L.LightningModule):
             self._log_training(horizon)
 
     def _add(self, k: int, estimate: Estimate) -> int:
-        """Add the gradient of a task to the step's; returns how many were added."""
+        """Add the gradient of a problem to the step's; returns how many were added."""
         norm = nn.utils.get_total_norm(estimate.grads)
         if not bool(norm.isfinite()):
             self.skipped += 1
@@ -249,7 +253,7 @@ class UpdateRuleModule(L.LightningModule):
         """Training losses of networks of unseen initialisations, mean and final, with the average."""
         steps = self.hparams["val_horizon"] or self.hparams["horizon"]
         mean, final = validate(self.average, self.inner[batch_idx], self.hparams["val_networks"], steps)
-        self.log("val_loss", mean.mean(), batch_size=1)  # over tasks
+        self.log("val_loss", mean.mean(), batch_size=1)  # over problems
         self.log(f"val_loss/{self.names[batch_idx]}", mean.mean(), batch_size=1)
         self.log(f"val_final/{self.names[batch_idx]}", final.mean(), batch_size=1)
 
@@ -276,7 +280,7 @@ class UpdateRuleModule(L.LightningModule):
         """Go on where the state was.
 
         Raises:
-            ValueError: The state is of another rule, or of other inner tasks, than this one.
+            ValueError: The state is of another rule, or of other inner problems, than this one.
         """
         differing = differing_keys(checkpoint.get("model", {}), self._trained(), "model.")
         if differing:
@@ -295,7 +299,7 @@ class UpdateRuleModule(L.LightningModule):
             "rule": {key: value for key, value in self.rule.config.items() if key != "damping"},
             "inner": {
                 name: {
-                    "task": inner.task.to_config(),
+                    "problem": inner.problem.to_config(),
                     "family": inner.family.to_config(),
                     "batch": inner.batch,
                     "networks": networks,
@@ -306,12 +310,12 @@ class UpdateRuleModule(L.LightningModule):
         return json.loads(json.dumps(described))
 
 
-def validate(rule: UpdateRule, inner: InnerTask, count: int, steps: int) -> tuple[Tensor, Tensor]:
+def validate(rule: UpdateRule, inner: InnerProblem, count: int, steps: int) -> tuple[Tensor, Tensor]:
     """Train networks of always the same unseen initialisations.
 
     Args:
         rule: The rule.
-        inner: Task and family.
+        inner: Problem and family.
         count: Networks B.
         steps: Inner steps.
 
@@ -334,16 +338,16 @@ def _estimator(arguments: Mapping[str, Any]) -> Estimator:
     return construct(ESTIMATORS[name], f"estimator {name!r}", rest)
 
 
-def _inner(position: int, entry: Mapping[str, Any]) -> InnerTask:
+def _inner(position: int, entry: Mapping[str, Any]) -> InnerProblem:
     where = f"inner[{position}]"
-    odd = set(entry) - {"task", "family", "batch", "networks"}
-    if odd or not {"task", "family"} <= set(entry):
+    odd = set(entry) - {"problem", "family", "batch", "networks"}
+    if odd or not {"problem", "family"} <= set(entry):
         raise ValueError(
-            f"{where}: got {', '.join(sorted(entry))}, expected task and family, and if need be batch and "
+            f"{where}: got {', '.join(sorted(entry))}, expected problem and family, and if need be batch and "
             "networks"
         )
     parts = []
-    for key, make in (("task", make_task), ("family", make_family)):
+    for key, make in (("problem", make_problem), ("family", make_family)):
         arguments = entry[key]
         if not isinstance(arguments, Mapping) or not isinstance(arguments.get("name"), str):
             raise ValueError(f"{where}.{key}: got {arguments!r}, expected a mapping with a `name`")
@@ -351,12 +355,12 @@ def _inner(position: int, entry: Mapping[str, Any]) -> InnerTask:
             parts.append(make(**arguments))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}.{key}: got {arguments}, but {error}; correct this key") from error
-    return InnerTask(*parts, batch=int(entry.get("batch", 32)))
+    return InnerProblem(*parts, batch=int(entry.get("batch", 32)))
 
 
-def _names(inner: Sequence[InnerTask]) -> list[str]:
-    """One name per inner task, such as ``mnist1d_mlp``; numbered where there would be two."""
-    names = [f"{one.task.name}_{one.family.name}" for one in inner]
+def _names(inner: Sequence[InnerProblem]) -> list[str]:
+    """One name per inner problem, such as ``mnist1d_mlp``; numbered where there would be two."""
+    names = [f"{one.problem.name}_{one.family.name}" for one in inner]
     return [
         name if names.count(name) == 1 else f"{name}_{names[:k].count(name) + 1}"
         for k, name in enumerate(names)

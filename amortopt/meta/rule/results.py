@@ -17,21 +17,22 @@ def measure_rule(module: UpdateRuleModule) -> dict[str, Any]:
         module: Trained module.
 
     Returns:
-        ``"horizon"`` in inner steps, and ``"tasks"``: per inner task the number of networks, the mean over
+        ``"horizon"`` in inner steps, and ``"problems"``: per inner problem the number of networks, the mean
+        over
         steps of the loss on minibatches, and the mean and largest final loss on training data, in nats.
     """
     horizon, networks = module.hparams["horizon"], module.hparams["val_networks"]
-    tasks = {}
+    problems = {}
     for name, inner in zip(module.names, module.inner, strict=True):
         mean, final = validate(module.average, inner.to(module.device), networks, horizon)
-        tasks[name] = {
+        problems[name] = {
             "networks": networks,
             "batch": inner.batch,
             "mean_loss": mean.mean().item(),
             "final_loss": final.mean().item(),
             "max_final_loss": final.max().item(),
         }
-    return {"horizon": horizon, "tasks": tasks}
+    return {"horizon": horizon, "problems": problems}
 
 
 def write_rule_release(
@@ -79,7 +80,9 @@ def write_rule_release(
         recipe=recipe,
         seeds={"rule and draws": seed},
         results=results,
-        tasks=[{"task": one.task.to_config(), "family": one.family.to_config()} for one in module.inner],
+        problems=[
+            {"problem": one.problem.to_config(), "family": one.family.to_config()} for one in module.inner
+        ],
         commit=commit,
     )
     return results

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from amortopt.meta.rule.inner import InnerTask
+from amortopt.meta.rule.inner import InnerProblem
 from amortopt.meta.rule.unroll import InnerRuns
 from amortopt.metanets.update_rule.rule import UpdateRule, is_number
 
@@ -108,7 +108,7 @@ class _Limit:
 class _Tape:
     """Losses and inner gradients of an unroll, and what is minimised."""
 
-    def __init__(self, settings: TruncatedBackprop, inner: InnerTask) -> None:
+    def __init__(self, settings: TruncatedBackprop, inner: InnerProblem) -> None:
         self.settings, self.inner = settings, inner
         self.losses: list[Tensor] = []  # detached, [B] each
         self.terms: list[Tensor] = []  # of the objective, [B] each

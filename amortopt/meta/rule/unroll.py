@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amortopt.meta.rule.inner import InnerTask
+from amortopt.meta.rule.inner import InnerProblem
 from amortopt.metanets.update_rule.features import RuleState
 from amortopt.metanets.update_rule.rule import UpdateRule
 
@@ -23,7 +23,7 @@ class InnerRuns:
     """Base networks at staggered phases of their training; each starts anew when its horizon is reached.
 
     Args:
-        inner: Task and family.
+        inner: Problem and family.
         rule: Says what state it keeps per network; not stored.
         count: Number of networks B.
         horizon: Inner steps of a run. The first runs are shorter, so that networks do not restart together.
@@ -48,7 +48,7 @@ class InnerRuns:
 
     def __init__(
         self,
-        inner: InnerTask,
+        inner: InnerProblem,
         rule: UpdateRule,
         count: int,
         horizon: int,
@@ -197,13 +197,13 @@ def horizon_at(progress: float, *, first: int, last: int, share: float, truncati
 
 @torch.no_grad()
 def train_with(
-    rule: UpdateRule, inner: InnerTask, flat: Tensor, steps: int, generator: torch.Generator
+    rule: UpdateRule, inner: InnerProblem, flat: Tensor, steps: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Train networks with an update rule.
 
     Args:
         rule: The rule.
-        inner: Task and family.
+        inner: Problem and family.
         flat: Networks at their start [B, N].
         steps: Inner steps T.
         generator: Source of minibatches, on the CPU.

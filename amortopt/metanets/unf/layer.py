@@ -27,7 +27,8 @@ class UNFLayer(nn.Module):
 
     .. math:: y_i = b_i + \sum_j \sum_{t \in T(i, j)} \theta_{ijt}\, t(x_j)
 
-    with the terms T of `basis.unf_basis` (Zhou et al. 2024, eq. 7). All terms that keep the same multiset of groups are one matrix product, so time does not grow with the number of pairs of tensors.
+    with the terms T of `basis.unf_basis` (Zhou et al. 2024, eq. 7). All terms that keep the same multiset of
+    groups are one matrix product, so time does not grow with the number of pairs of tensors.
 
     Args:
         specs: Group id of every axis of every tensor.

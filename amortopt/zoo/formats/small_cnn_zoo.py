@@ -26,11 +26,11 @@ import torch
 
 from amortopt._types import Params
 from amortopt.functional.networks import params_of
-from amortopt.tasks import Family, make_family, make_task
+from amortopt.tasks import Family, make_family, make_problem
 from amortopt.zoo.draw import SplitName, Table, even_split
 
 WEIGHTS, METRICS, LAYOUT = "weights.npy", "metrics.csv.gz", "layout.csv"
-_TASKS = {
+_PROBLEMS = {
     "cifar10": "cifar10_gray",
     "svhn_cropped": "svhn_gray",
     "mnist": "mnist",
@@ -137,10 +137,10 @@ def read_small_cnn_zoo(
             f"split, max_epochs: got {split!r}, {max_epochs}, which select no network with activation "
             f"{activation} in {folder}; ask for others"
         )
-    task = _task_config(metrics, folder)
-    family = _family(layout, activation, make_task(**task).input_shape, folder / LAYOUT)
+    problem = _problem_config(metrics, folder)
+    family = _family(layout, activation, make_problem(**problem).input_shape, folder / LAYOUT)
     params = _convert(weights, rows, layout, family, folder / LAYOUT)
-    config = {"task": task, "family": family.to_config(), "seed": int(metrics["seed"][rows[0]])}
+    config = {"problem": problem, "family": family.to_config(), "seed": int(metrics["seed"][rows[0]])}
     config |= {"source": "Small CNN Zoo", "count": len(rows)}
     return params, _table(metrics, rows, splits, params), config
 
@@ -268,13 +268,14 @@ def _choose_rows(
     return own[last], splits[last]
 
 
-def _task_config(metrics: dict[str, np.ndarray], folder: Path) -> dict[str, Any]:
+def _problem_config(metrics: dict[str, np.ndarray], folder: Path) -> dict[str, Any]:
     names = sorted(set(metrics["dataset"].tolist()))
-    if len(names) != 1 or names[0] not in _TASKS:
+    if len(names) != 1 or names[0] not in _PROBLEMS:
         raise ValueError(
-            f"{folder / METRICS}: got config.dataset {', '.join(names)}, expected one of {', '.join(_TASKS)}"
+            f"{folder / METRICS}: got config.dataset {', '.join(names)}, expected one of "
+            f"{', '.join(_PROBLEMS)}"
         )
-    return make_task(_TASKS[names[0]], preprocessing="small_cnn_zoo").to_config()
+    return make_problem(_PROBLEMS[names[0]], preprocessing="small_cnn_zoo").to_config()
 
 
 def _family(layout: list[Variable], activation: str, input_shape: tuple[int, ...], path: Path) -> Family:

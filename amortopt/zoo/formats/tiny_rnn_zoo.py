@@ -35,7 +35,7 @@ from amortopt.zoo.store import Manifest
 _NETWORK, _OFFSET = range(2)  # independent random streams of one zoo seed
 _BETAS, _EPS = (0.9, 0.99), 1e-8
 _REPORTED = 20  # steps between two reports of progress
-_FAMILY, _TASK = "arithmetic_rnn", "arithmetic"
+_FAMILY, _PROBLEM = "arithmetic_rnn", "arithmetic"
 _RANGES = ("learning_rate", "init_scale", "steps", "train_size", "weight_decay")
 
 
@@ -108,7 +108,7 @@ class TinyRNNZooConfig:
         """The recipe as plain json values; `from_dict` reads it."""
         rest = {key: value for key, value in asdict(self).items() if key not in ("arithmetic", "hidden")}
         own = {
-            "task": {"name": _TASK} | self.arithmetic.to_config(),
+            "problem": {"name": _PROBLEM} | self.arithmetic.to_config(),
             "family": {"name": _FAMILY, "hidden": self.hidden},
         }
         return json.loads(json.dumps(own | rest))
@@ -126,16 +126,16 @@ def from_dict(config: dict[str, Any]) -> TinyRNNZooConfig:
     Raises:
         ValueError: If the zoo is no Tiny RNN Zoo.
     """
-    task, family = dict(config.get("task", {})), dict(config.get("family", {}))
-    if (task.pop("name", None), family.pop("name", None)) != (_TASK, _FAMILY):
+    problem, family = dict(config.get("problem", {})), dict(config.get("family", {}))
+    if (problem.pop("name", None), family.pop("name", None)) != (_PROBLEM, _FAMILY):
         raise ValueError(
-            f"config: got task {config.get('task')}, family {config.get('family')}, expected a Tiny RNN Zoo; "
-            "build one with `amortopt zoo tiny-rnn`"
+            f"config: got problem {config.get('problem')}, family {config.get('family')}, expected a Tiny "
+            "RNN Zoo; build one with `amortopt zoo tiny-rnn`"
         )
     names = {f.name for f in fields(TinyRNNZooConfig)} & config.keys()
     rest: dict[str, Any] = {key: config[key] for key in names}
     rest |= {key: tuple(rest[key]) for key in names & set(_RANGES)}
-    return TinyRNNZooConfig(arithmetic=Arithmetic(**task), **family, **rest)
+    return TinyRNNZooConfig(arithmetic=Arithmetic(**problem), **family, **rest)
 
 
 def build_tiny_rnn_zoo(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from amortopt.meta.one_pass.data import Batch, ZooDataModule
-from amortopt.tasks import make_family, make_task
+from amortopt.tasks import make_family, make_problem
 from amortopt.zoo import ZooConfig, build_zoo
 from tests.meta.tiny import tiny_module
 
@@ -116,7 +116,7 @@ def test_validation_reads_val_networks_and_val_data(zoo: str) -> None:
     data = loaded(zoo, val_networks=1)
     held = data.validation(examples=30)
     assert torch.equal(held.params["0.weight"], data.held("val")["0.weight"][:1])
-    assert torch.equal(held.data["val"].x, make_task("mnist1d").split("val").x)
+    assert torch.equal(held.data["val"].x, make_problem("mnist1d").split("val").x)
     assert len(held.data["train"]) == len(held.read) == 30
 
 
@@ -140,14 +140,14 @@ def test_settings_out_of_range_are_named(settings: dict[str, Any]) -> None:
         ZooDataModule("zoo", **settings)
 
 
-def test_zoo_of_another_family_or_task_is_refused(zoo: str) -> None:
+def test_zoo_of_another_family_or_problem_is_refused(zoo: str) -> None:
     data = loaded(zoo)
-    task, family = data.zoo.task, data.zoo.family
-    data.check_fits(task, family)
+    problem, family = data.zoo.problem, data.zoo.family
+    data.check_fits(problem, family)
     with pytest.raises(ValueError, match=r"family: .*relu.*tanh"):
-        data.check_fits(task, make_family("mlp", activation="relu", widths=[40, 6, 10]))
-    with pytest.raises(ValueError, match=r"task: .*43.*42"):
-        data.check_fits(make_task("mnist1d", seed=43), family)
+        data.check_fits(problem, make_family("mlp", activation="relu", widths=[40, 6, 10]))
+    with pytest.raises(ValueError, match=r"problem: .*43.*42"):
+        data.check_fits(make_problem("mnist1d", seed=43), family)
 
 
 def test_strengths_are_drawn_exactly_if_they_are_read(zoo: str) -> None:
@@ -183,9 +183,9 @@ def test_zoo_recipe_is_looked_for_here_and_in_the_roots(
     ZooDataModule("zoo", "recipes/zoo.yaml").prepare_data()
 
 
-def test_task_elsewhere_on_the_disk_is_the_same_task(zoo: str) -> None:
+def test_problem_elsewhere_on_the_disk_is_the_same_problem(zoo: str) -> None:
     data = loaded(zoo)
-    data.zoo.config["task"] = {"name": "cifar10_gray", "root": "here", "download": True}
-    data.check_fits(make_task("cifar10_gray", root="there"), data.zoo.family)
-    with pytest.raises(ValueError, match="task: "):
-        data.check_fits(make_task("cifar10_gray", root="here", seed=1), data.zoo.family)
+    data.zoo.config["problem"] = {"name": "cifar10_gray", "root": "here", "download": True}
+    data.check_fits(make_problem("cifar10_gray", root="there"), data.zoo.family)
+    with pytest.raises(ValueError, match="problem: "):
+        data.check_fits(make_problem("cifar10_gray", root="here", seed=1), data.zoo.family)

@@ -28,7 +28,7 @@ def test_meta_loss_equals_slow_reference(reads: list[str], per_network: bool) ->
     total = 0.0
     for b, new in enumerate(unstack(module.improve(module.metanet, params, read, l1)[0])):
         logits = apply(module.network, new, x[b] if per_network else x)
-        total += module.task.loss(logits, y).item()
+        total += module.problem.loss(logits, y).item()
         if l1 is not None:
             total += l1[b].item() * sum(p.abs().sum().item() for p in new.values())
     assert module.meta_loss(params, x, y, read, l1).item() == pytest.approx(total / 3, rel=1e-5)
@@ -107,15 +107,15 @@ def test_average_starts_as_the_metanet_and_is_not_trained() -> None:
     ],
 )
 def test_settings_out_of_range_are_named(key: str, value: float) -> None:
-    made = {"task": {"name": "mnist1d"}, "family": {"name": "mlp"}, "metanet": {"name": "scalegmn"}}
+    made = {"problem": {"name": "mnist1d"}, "family": {"name": "mlp"}, "metanet": {"name": "scalegmn"}}
     with pytest.raises(ValueError, match=f"^{key}: got"):
         OnePassModule(**made, **{key: value})
 
 
-@pytest.mark.parametrize("key", ["task", "family", "metanet"])
+@pytest.mark.parametrize("key", ["problem", "family", "metanet"])
 @pytest.mark.parametrize("arguments", [{}, {"name": "nothing"}, {"width": 3}], ids=str)
 def test_parts_that_cannot_be_made_are_named(key: str, arguments: dict) -> None:
-    made = {"task": {"name": "mnist1d"}, "family": {"name": "mlp"}, "metanet": {"name": "scalegmn"}}
+    made = {"problem": {"name": "mnist1d"}, "family": {"name": "mlp"}, "metanet": {"name": "scalegmn"}}
     with pytest.raises(ValueError, match=f"^{key}: got"):
         OnePassModule(**{**made, key: arguments})
 

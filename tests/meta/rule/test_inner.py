@@ -4,20 +4,20 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from amortopt.meta.rule.inner import InnerTask
-from amortopt.tasks import make_family, make_task
+from amortopt.meta.rule.inner import InnerProblem
+from amortopt.tasks import make_family, make_problem
 
 
-def small(batch: int = 4, activation: str = "relu") -> InnerTask:
+def small(batch: int = 4, activation: str = "relu") -> InnerProblem:
     family = make_family("mlp", activation=activation, widths=(40, 6, 10))
-    return InnerTask(make_task("mnist1d"), family, batch)
+    return InnerProblem(make_problem("mnist1d"), family, batch)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_inner_task_starts_networks_like_the_family() -> None:
+def test_inner_problem_starts_networks_like_the_family() -> None:
     inner = small()
     flat = inner.init(3, seeded())
     assert flat.shape == (3, 40 * 6 + 6 + 6 * 10 + 10)
@@ -28,17 +28,17 @@ def test_inner_task_starts_networks_like_the_family() -> None:
     assert biases.abs().max() <= bound and biases.abs().max() > 0.5 * bound
 
 
-def test_inner_task_draws_train_examples_per_network() -> None:
+def test_inner_problem_draws_train_examples_per_network() -> None:
     inner = small(batch=7)
     x, y = inner.draw(3, seeded())
     assert x.shape == (3, 7, 40) and y.shape == (3, 7)
-    data = inner.task.split("train")
+    data = inner.problem.split("train")
     rows = {tuple(row.tolist()): int(label) for row, label in zip(data.x, data.y, strict=True)}
     assert all(rows[tuple(x[b, n].tolist())] == int(y[b, n]) for b in range(3) for n in range(7))
     assert not torch.equal(x[0], x[1])
 
 
-def test_inner_task_losses_and_gradients_are_those_of_every_network_alone() -> None:
+def test_inner_problem_losses_and_gradients_are_those_of_every_network_alone() -> None:
     inner = small()
     generator = seeded()
     flat, (x, y) = inner.init(3, generator), inner.draw(3, generator)
@@ -52,7 +52,7 @@ def test_inner_task_losses_and_gradients_are_those_of_every_network_alone() -> N
         torch.testing.assert_close(grads[b], inner.layout.pack(dict(zip(params, own, strict=True))))
 
 
-def test_inner_task_gradients_can_be_differentiated() -> None:
+def test_inner_problem_gradients_can_be_differentiated() -> None:
     inner = small(activation="tanh")
     generator = seeded()
     flat, (x, y) = inner.init(2, generator).requires_grad_(), inner.draw(2, generator)
@@ -65,14 +65,14 @@ def test_inner_task_gradients_can_be_differentiated() -> None:
     torch.testing.assert_close(product, (up - down) / (2 * step), rtol=0.05, atol=2e-3)
 
 
-def test_inner_task_evaluates_the_whole_split() -> None:
+def test_inner_problem_evaluates_the_whole_split() -> None:
     inner = small()
     flat = inner.init(2, seeded())
-    data = inner.task.split("val")
+    data = inner.problem.split("val")
     want = inner.losses(flat, data.x.expand(2, *data.x.shape), data.y.expand(2, *data.y.shape))
     torch.testing.assert_close(inner.evaluate(flat, "val", chunk=64), want)
 
 
-def test_inner_task_refuses_an_empty_batch() -> None:
+def test_inner_problem_refuses_an_empty_batch() -> None:
     with pytest.raises(ValueError, match="batch: got 0"):
         small(batch=0)

@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {
         "rule": {"net": "unf", "width": 4, "depth": 1},
         "inner": [
             {
-                "task": {"name": "mnist1d"},
+                "problem": {"name": "mnist1d"},
                 "family": {"name": "mlp", "activation": "tanh", "widths": [40, width, 10]},
                 "batch": 4,
                 "networks": 2,
@@ -101,16 +101,16 @@ def test_release_holds_the_average_and_what_was_measured(recipe: Path, tmp_path:
         assert torch.equal(value, saved[f"average.{name}"]), name
     assert release.results["training"]["steps"] == 10
     assert release.results["horizon"] == 6
-    assert set(release.results["tasks"]) == {"mnist1d_mlp_1", "mnist1d_mlp_2"}
+    assert set(release.results["problems"]) == {"mnist1d_mlp_1", "mnist1d_mlp_2"}
 
 
-def test_logs_hold_every_task(recipe: Path, tmp_path: Path) -> None:
+def test_logs_hold_every_problem(recipe: Path, tmp_path: Path) -> None:
     main(fit_args(recipe, tmp_path))
     with (tmp_path / "tiny" / "version_0" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     for name in ("train_loss", "val_loss", "val_final"):
-        for task in ("mnist1d_mlp_1", "mnist1d_mlp_2"):
-            assert [row for row in rows if row[f"{name}/{task}"]]
+        for problem in ("mnist1d_mlp_1", "mnist1d_mlp_2"):
+            assert [row for row in rows if row[f"{name}/{problem}"]]
     horizons = [float(row["horizon"]) for row in rows if row["horizon"]]
     assert horizons[0] == 2 and horizons[-1] == 6
 
@@ -120,11 +120,11 @@ def test_training_lowers_the_losses(recipe: Path, tmp_path: Path) -> None:
     more += ["--model.rule.alpha", "0.0003", "--trainer.val_check_interval", "60"]
     before, after = (
         main(fit_args(recipe, tmp_path, *more, "--trainer.max_steps", steps, "--name", f"tiny-{steps}"))
-        or load_rule(tmp_path / f"tiny-{steps}" / "release").results["tasks"]
+        or load_rule(tmp_path / f"tiny-{steps}" / "release").results["problems"]
         for steps in ("1", "60")
     )
-    for task, losses in before.items():
-        assert after[task]["final_loss"] < losses["final_loss"] - 0.01, (before, after)
+    for problem, losses in before.items():
+        assert after[problem]["final_loss"] < losses["final_loss"] - 0.01, (before, after)
 
 
 def test_gradient_that_is_not_finite_is_left_out(
@@ -174,9 +174,12 @@ def test_damping_may_change_when_a_run_goes_on(recipe: Path, tmp_path: Path) -> 
         (["--model.rule.gate", "3"], ["gate: got 3"]),
         (["--model.lr", "-1"], ["lr: got -1.0"]),
         (["--model.horizon", "0"], ["horizon: got 0"]),
-        (["--model.inner", "[]"], ["inner: got no task"]),
-        (["--model.inner", "[{task: {name: mnist1d}}]"], ["inner[0]", "family"]),
-        (["--model.inner", "[{task: {name: mnist1e}, family: {name: mlp}}]"], ["inner[0].task", "mnist1e"]),
+        (["--model.inner", "[]"], ["inner: got no problem"]),
+        (["--model.inner", "[{problem: {name: mnist1d}}]"], ["inner[0]", "family"]),
+        (
+            ["--model.inner", "[{problem: {name: mnist1e}, family: {name: mlp}}]"],
+            ["inner[0].problem", "mnist1e"],
+        ),
         (["--trainer.gradient_clip_val", "1.0"], ["gradient_clip_val", "model.clip"]),
         ([*PES, "--model.compile", "true"], ["compile: got true"]),
     ],
@@ -192,12 +195,12 @@ def test_wrong_values_are_named_before_anything_is_made(
 def test_odd_number_of_networks_cannot_be_pairs(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    inner = "[{task: {name: mnist1d}, family: {name: mlp, activation: tanh}, networks: 3}]"
+    inner = "[{problem: {name: mnist1d}, family: {name: mlp, activation: tanh}, networks: 3}]"
     message = error_of(fit_args(recipe, tmp_path, *PES, "--model.inner", inner), capsys)
     assert "networks: got 3" in message
 
 
-def test_large_task_does_not_drown_the_others() -> None:
+def test_large_problem_does_not_drown_the_others() -> None:
     one = module(balance=True, clip=0.0)
     grads = [torch.ones_like(p) for p in one.rule.parameters()]
     norms = []

@@ -1,4 +1,5 @@
-"""A problem and a rule of a few numbers each, in float64, with the interfaces of InnerTask and UpdateRule."""
+"""A problem and a rule of a few numbers each, in float64, with the interfaces of InnerProblem and
+UpdateRule."""
 
 from __future__ import annotations
 

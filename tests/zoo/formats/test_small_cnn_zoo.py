@@ -180,9 +180,9 @@ def test_splits_partition_the_networks_and_hold_for_all_their_checkpoints(conten
     assert len(split_of) == 12 and all(len(splits) == 1 for splits in split_of.values())
 
 
-def test_task_and_family_are_those_of_the_zoo(folder: Path) -> None:
+def test_problem_and_family_are_those_of_the_zoo(folder: Path) -> None:
     zoo = load_zoo(folder / "relu")
-    assert zoo.task.to_config()["preprocessing"] == "small_cnn_zoo" and zoo.task.name == "cifar10_gray"
+    assert zoo.problem.to_config()["preprocessing"] == "small_cnn_zoo" and zoo.problem.name == "cifar10_gray"
     family = zoo.family.to_config()
     assert family["activation"] == "relu" and family["input_shape"] == [1, 32, 32] and family["padding"] == 0
     assert sum(p[0].numel() for p in zoo.params.values()) == 4970
@@ -235,7 +235,7 @@ def test_fit_trains_on_it(folder: Path, tmp_path: Path) -> None:
         f"""
 name: small
 model:
-  task: {{name: cifar10_gray, root: {tmp_path / "data"}, preprocessing: small_cnn_zoo}}
+  problem: {{name: cifar10_gray, root: {tmp_path / "data"}, preprocessing: small_cnn_zoo}}
   family: {{name: cnn, activation: tanh, input_shape: [1, 32, 32], padding: 0}}
   metanet: {{name: scalegmn, width: 8, channels: 2, layers: 1, heads: 2}}
 data: {{zoo: {folder / "tanh"}, networks: 2, examples: 8}}

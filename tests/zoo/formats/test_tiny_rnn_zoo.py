@@ -196,7 +196,7 @@ def test_load_zoo_reads_it_with_its_recipe(tmp_path: Path) -> None:
 
 def test_from_dict_refuses_another_zoo() -> None:
     with pytest.raises(ValueError, match="expected a Tiny RNN Zoo; build one with"):
-        from_dict({"task": {"name": "mnist1d"}, "family": {"name": "mlp"}})
+        from_dict({"problem": {"name": "mnist1d"}, "family": {"name": "mlp"}})
 
 
 @pytest.mark.parametrize(
