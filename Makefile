@@ -1,5 +1,6 @@
 # make demo   set up, then show one forward pass against SGD
 # make test   set up, then ruff, pyright, import-linter and pytest
+# make docs   set up, then the site in site/; warnings are errors
 # make setup  only the set-up: .venv with the package (editable) and its tools, at the versions of constraints.txt
 # make scatter  add the optional torch-scatter, compiled here against the installed torch (about 5 minutes)
 # make clean  remove what these made
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test scatter clean
+.PHONY: setup demo test docs scatter clean
 
 setup: $(STAMP)
 
@@ -29,7 +30,10 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 # No build isolation: the build needs the installed torch. No pip cache: a wheel that was built against another
 # torch fails at import.
@@ -38,5 +42,5 @@ scatter: setup
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation --no-cache-dir torch-scatter
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

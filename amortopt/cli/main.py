@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amortopt.system.extras import MissingExtraError, needed_for
 from amortopt.system.memory import keep_freed_memory
 
 
@@ -23,22 +24,33 @@ class Command:
         help: One line for the overview.
         parses_itself: Whether the function takes the list of arguments; otherwise it is an ordinary function
             with typed arguments, from which jsonargparse makes positionals (required ones) and options.
+        extra: The extra with the packages that it imports.
     """
 
     module: str
     attribute: str
     help: str
     parses_itself: bool = False
+    extra: str = "cli"
 
 
 COMMANDS = {
     "demo": Command(
-        "amortopt.cli.demo", "demo", "watch one forward pass improve networks that it has never seen"
+        "amortopt.cli.demo",
+        "demo",
+        "watch one forward pass improve networks that it has never seen",
+        extra="demo",
     ),
     "zoo": Command(
-        "amortopt.cli.zoo", "main", "train and store many base networks (zoo build)", parses_itself=True
+        "amortopt.cli.zoo",
+        "main",
+        "train and store many base networks (zoo build)",
+        parses_itself=True,
+        extra="train",
     ),
-    "fit": Command("amortopt.meta.fit", "main", "train a metanet by a recipe", parses_itself=True),
+    "fit": Command(
+        "amortopt.meta.fit", "main", "train a metanet by a recipe", parses_itself=True, extra="train"
+    ),
     "one-shot": Command(
         "amortopt.cli.one_shot", "one_shot", "apply a trained metanet to stored weights once"
     ),
@@ -85,12 +97,13 @@ def _run(name: str, args: list[str]) -> None:
         )
     keep_freed_memory()
     command = available[name]
-    function: Callable[..., Any] = getattr(importlib.import_module(command.module), command.attribute)
+    with needed_for(f"amortopt {name}", extra=command.extra):
+        from jsonargparse import auto_cli
+
+        function: Callable[..., Any] = getattr(importlib.import_module(command.module), command.attribute)
     if command.parses_itself:
         function(args)
         return
-    from jsonargparse import auto_cli
-
     auto_cli(function, args=args, prog=f"amortopt {name}", exit_on_error=False)
 
 
@@ -111,7 +124,9 @@ def _overview() -> str:
 
 def _is_for_the_user(error: Exception) -> bool:
     # jsonargparse and argparse are imported only by commands that ran, so they are recognised by name.
-    return isinstance(error, ValueError | OSError) or type(error).__name__ == "ArgumentError"
+    return (
+        isinstance(error, ValueError | OSError | MissingExtraError) or type(error).__name__ == "ArgumentError"
+    )
 
 
 def _message(error: Exception) -> str:

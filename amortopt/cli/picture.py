@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from amortopt.system.extras import needed_for
+
 INK, GREY, FAINT = "#1f2933", "#6b7785", "#e3e7eb"
 STAR = "#c8102e"
 """Colour of the forward pass."""
@@ -83,7 +85,8 @@ class Panel:
 @contextmanager
 def styled() -> Iterator[None]:
     """Matplotlib's settings for these pictures, inside."""
-    import matplotlib as mpl
+    with needed_for("drawing a picture", extra="demo"):
+        import matplotlib as mpl
 
     with mpl.rc_context(_SETTINGS):
         yield

@@ -22,6 +22,7 @@ from amortopt.optim.structure import match_all, warn_widths
 from amortopt.optim.writing import copied, judged, written
 from amortopt.release.metanet import Release, load_release, parameter_count, save_release
 from amortopt.symmetry import FamilyMismatchError, SymmetrySpec
+from amortopt.system.extras import needed_for
 from amortopt.tasks import Family, Problem, make_family, make_problem
 
 M = TypeVar("M", bound=nn.Module)
@@ -311,7 +312,8 @@ class ScaleGMNOptimizer:
         """
         import tempfile
 
-        from huggingface_hub import HfApi
+        with needed_for("push_to_hub", extra="hub"):
+            from huggingface_hub import HfApi
 
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as scratch:

@@ -23,6 +23,7 @@ from torch import nn
 
 from amortopt._types import Params
 from amortopt._version import __version__
+from amortopt.system.extras import needed_for
 from amortopt.system.files import write_folder
 
 Kind: TypeAlias = Literal["metanet", "rule"]
@@ -212,9 +213,9 @@ def locate(source: str | os.PathLike[str], root: Path, kind: Kind) -> Path:
 
 
 def _download(hub_id: str, known: str) -> Path:
-    try:
+    with needed_for(f"source: {hub_id!r} is no folder here, and reading it from the hub", extra="hub"):
         from huggingface_hub import snapshot_download
-
+    try:
         return Path(snapshot_download(hub_id, allow_patterns=[WEIGHTS, CONFIG, CARD]))
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from amortopt.system.extras import needed_for
 from amortopt.tasks.base import SPLITS, Problem, Split, Which, check_which, register_problem
 
 _SIDE = 16
@@ -53,7 +54,8 @@ class Digits(Problem):
 
 @lru_cache(maxsize=8)
 def _generate(seed: int) -> dict[Which, Split]:
-    from sklearn.datasets import load_digits
+    with needed_for("the problem digits", extra="data"):
+        from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8) / 16.0

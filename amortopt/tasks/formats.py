@@ -17,6 +17,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from amortopt.system.extras import needed_for
+
 Gray: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """``gray(rgb uint8 [N, 3, ...]) -> [N, ...]``, in [0, 255]; or [N, 3, ...], colours kept."""
 
@@ -169,11 +171,9 @@ def read_svhn(path: Path, gray: Gray = luma) -> Images:
         ImportError: If scipy is not installed.
     """
     _existing(path)
-    try:
+    with needed_for("reading SVHN's .mat files", extra="vision"):
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
-    except ImportError as error:
-        raise ImportError("SVHN's .mat files need scipy: pip install 'amortopt[vision]'") from error
     try:
         content = loadmat(path, variable_names=["X", "y"])
         images, labels = content["X"], content["y"].reshape(-1)
@@ -244,8 +244,8 @@ def _torchvision_datasets() -> ModuleType:
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
         raise ImportError(
             f"downloading needs a torchvision that matches the installed torch; its import failed: {error}. "
-            "Install both at the versions of constraints.txt, or put the files there by hand and pass "
-            "download=False"
+            "pip install 'amortopt[vision]', at the versions of constraints.txt, or put the files there "
+            "by hand and pass download=False"
         ) from error
     return torchvision.datasets
 

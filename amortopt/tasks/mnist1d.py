@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from amortopt.system.extras import needed_for
 from amortopt.tasks.base import Problem, Split, Which, check_which, hold_out, register_problem
 
 _LENGTH = 40
@@ -60,7 +61,8 @@ def _parts(seed: int, input_shape: tuple[int, ...]) -> dict[Which, Split]:
 
 @lru_cache(maxsize=8)
 def _generate(seed: int) -> dict[Which, Split]:
-    from mnist1d.data import get_dataset_args, make_dataset
+    with needed_for("the problem mnist1d", extra="data"):
+        from mnist1d.data import get_dataset_args, make_dataset
 
     args: Any = get_dataset_args()
     args.seed = seed

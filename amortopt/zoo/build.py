@@ -5,26 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import params_of
+from amortopt.system.extras import needed_for
 from amortopt.tasks import Family, Problem, init_many
 from amortopt.tasks.base import SPLITS
 from amortopt.zoo.config import ZooConfig
 from amortopt.zoo.draw import Table, draw_table
 from amortopt.zoo.store import Manifest, open_folder, read_shard, remove_leftovers, write_shard, write_summary
 from amortopt.zoo.train import evaluate_many, train_many
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def build_zoo(
@@ -206,6 +203,15 @@ def _is_sound(folder: Path, manifest: Manifest, shard: int) -> bool:
 
 
 def _progress_bar(shown: bool) -> Progress:
+    with needed_for("building a zoo", extra="train"):
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
     return Progress(
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),
