@@ -127,15 +127,16 @@ class PackedWiring(Wiring):
         by_network = x.view(self.batch, part.before, -1, part.repeat, x.shape[1])
         return by_network.mean((1, 3)).flatten(0, 1)
 
-    def order(self, node: int, scores: Tensor, tie: float, run: int | None = None) -> tuple[Tensor, Tensor]:
+    def order(self, node: int, scores: Tensor, run: int | None = None) -> tuple[Tensor, Tensor]:
         if run is not None:
             by_run = scores.view(-1, run)
-            ahead = torch.tanh((by_run[:, :, None] - by_run[:, None]) / (2 * tie)).relu()
+            ahead = (by_run[:, :, None] - by_run[:, None] - 1).relu().tanh()
             before, after = ahead.sum(2).view_as(scores), ahead.sum(1).view_as(scores)
             return before / run, 1 - after / run
         to, of = self._pairs(node)
-        ahead = torch.tanh((_rows(scores, to) - _rows(scores, of)) / (2 * tie))
-        sums = segment_sum(torch.cat([ahead, -ahead], 1).relu(), to, self.lengths[node], ordered=True)
+        apart = _rows(scores, to) - _rows(scores, of)
+        ahead = (torch.cat([apart, -apart], 1) - 1).relu().tanh()
+        sums = segment_sum(ahead, to, self.lengths[node], ordered=True)
         shares = sums / self._sizes[node][self._network[node], None]
         return shares[:, :1], 1 - shares[:, 1:]
 

@@ -13,7 +13,31 @@ from amortopt.metanets.scalegmn.graph.sets import NodeSet, Part
 from amortopt.metanets.scalegmn.wiring import Wiring
 
 _TIE = 1e-6
-"""Differences of this size, relative to the usual one, count as ties: far above rounding, far below usual."""
+"""Scores that differ by this much, relative to how much a network's units usually differ, are equal."""
+
+
+def tie_width(usual: Tensor, size: Tensor | float) -> Tensor:
+    """Differences of at most this much count as ties: tiny beside the usual ones, or left by rounding.
+
+    Inside the width, units are exactly equal, so rounding cannot decide between them. Were they only nearly
+    equal, each layer would multiply rounding by 1 / _TIE: a difference of 1e-16 between the scores of two
+    equal units becomes one of 1e-10 between their slots, and in the next layer one of 1e-4.
+
+    Args:
+        usual: Usual size of the differences.
+        size: Usual size of the numbers whose difference it is.
+
+    Returns:
+        The width > 0, in the shape of ``usual``.
+    """
+    eps = torch.finfo(usual.dtype).eps
+    # Float64 leaves room for what several layers multiply an error up to. Float32 does not: units of trained
+    # networks differ by as little as 20 eps, so there only the last rounding counts.
+    return (
+        _TIE * usual
+        + (64 if usual.dtype == torch.float64 else 0.5) * eps * size
+        + torch.finfo(usual.dtype).tiny
+    )
 
 
 class RoleAssignment(nn.Module):
@@ -78,15 +102,18 @@ class RoleAssignment(nn.Module):
             assigned = self._by_order(wiring, node, h, owner)
         if not self.odd:
             return assigned, None
-        side = (v @ self.sign)[:, None] * torch.rsqrt(v.square().mean(1, keepdim=True) + 1e-4)
-        return assigned, side * torch.rsqrt(side.square() + _TIE**2)
+        side = (v @ self.sign)[:, None]
+        # v sums terms of about unit size, so this is what rounding leaves where they cancel.
+        width = tie_width(v.square().mean(1, keepdim=True).sqrt(), 1.0)
+        return assigned, torch.sign(side) * torch.tanh((side.abs() / width - 1).relu())
 
     def _by_order(self, wiring: Wiring, node: int, h: Tensor, owner: Part | None) -> Tensor:
         # Only what tells units of one network (of one run) apart may decide between them.
+        size = wiring.mean(node, h.square().mean(-1, keepdim=True)).sqrt()
         h = h - (wiring.mean(node, h) if owner is None else wiring.expand(owner, wiring.pool(owner, h)))
-        spread = wiring.mean(node, h.square().mean(-1, keepdim=True))
-        scores = (h @ self.score)[:, None] * torch.rsqrt(spread + 1e-12)
-        start, end = wiring.order(node, scores, _TIE, self.run)
+        spread = wiring.mean(node, h.square().mean(-1, keepdim=True)).sqrt()
+        scores = (h @ self.score)[:, None] / tie_width(spread, size)
+        start, end = wiring.order(node, scores, self.run)
         # In units of a role's length.
         start, end = start * len(self.place), end * len(self.place)
         shared = torch.minimum(end, self.place + 1) - torch.maximum(start, self.place)

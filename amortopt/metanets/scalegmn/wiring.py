@@ -114,13 +114,13 @@ class Wiring(ABC):
         """Mean over a set's nodes that are about the same node of a part: [n, d] -> [n of the part, d]."""
 
     @abstractmethod
-    def order(self, node: int, scores: Tensor, tie: float, run: int | None = None) -> tuple[Tensor, Tensor]:
+    def order(self, node: int, scores: Tensor, run: int | None = None) -> tuple[Tensor, Tensor]:
         """Where each node's part of [0, 1] starts and ends, a set's nodes of a network put in order of score.
 
         Args:
             node: Which node set.
-            scores: [n, 1].
-            tie: Scores that differ by much less than this share their parts.
+            scores: [n, 1]; those that differ by at most 1 are equal and share their parts, those that differ
+                by a few are wholly apart.
             run: Put the nodes of every run of this length in order; None for all nodes of the set.
 
         Returns:
@@ -217,10 +217,10 @@ class DenseWiring(Wiring):
         by_unit = x.view(part.before, -1, part.repeat, self.batch, x.shape[1])
         return by_unit.mean((0, 2)).flatten(0, 1)
 
-    def order(self, node: int, scores: Tensor, tie: float, run: int | None = None) -> tuple[Tensor, Tensor]:
+    def order(self, node: int, scores: Tensor, run: int | None = None) -> tuple[Tensor, Tensor]:
         count = len(scores) // self.batch if run is None else run
         by_unit = scores.view(-1, count, self.batch)
-        ahead = (by_unit[:, :, None] - by_unit[:, None]).div_(2 * tie).tanh_().relu_()
+        ahead = (by_unit[:, :, None] - by_unit[:, None]).sub_(1).relu_().tanh_()
         before, after = ahead.sum(2).view_as(scores), ahead.sum(1).view_as(scores)
         return before / count, 1 - after / count
 

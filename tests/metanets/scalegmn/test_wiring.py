@@ -173,7 +173,7 @@ def test_wiring_mean(wired: tuple[Wiring, bool]) -> None:
 def test_wiring_order(wired: tuple[Wiring, bool]) -> None:
     wiring, dense = wired
     scores = _nodes(dense, 2, 1)
-    start, end = wiring.order(2, _nodes_in(scores, dense), 1e-9)
+    start, end = wiring.order(2, 1e9 * _nodes_in(scores, dense))
     ranks = [part.argsort(0).argsort(0).double() for part in scores]
     _close(start, _nodes_in([rank / len(rank) for rank in ranks], dense))
     _close(end, _nodes_in([(rank + 1) / len(rank) for rank in ranks], dense))
@@ -181,7 +181,7 @@ def test_wiring_order(wired: tuple[Wiring, bool]) -> None:
 
 def test_wiring_order_of_ties_shares_their_parts(wired: tuple[Wiring, bool]) -> None:
     wiring, dense = wired
-    start, end = wiring.order(1, 0 * _nodes_in(_nodes(dense, 1, 1), dense), 1e-9)
+    start, end = wiring.order(1, 0 * _nodes_in(_nodes(dense, 1, 1), dense))
     _close(start, torch.zeros_like(start))
     _close(end, torch.ones_like(end))
 
@@ -259,7 +259,7 @@ def test_wiring_order_inside_runs(dense: bool) -> None:
     starts = torch.tensor([[2.0, 0, 1, 2, 0, 0], [0, 2, 1, 0, 0, 0]], dtype=torch.float64)[..., None] / 3
     ends = torch.tensor([[3.0, 1, 2, 3, 2, 2], [1, 3, 2, 3, 3, 3]], dtype=torch.float64)[..., None] / 3
     pack = lambda x: wiring.pack_nodes([x] if dense else [x[:1], x[1:]])  # noqa: E731
-    got = wiring.order(2, pack(scores), 1e-6, 3)
+    got = wiring.order(2, pack(100 * scores), 3)
     _close(got[0], pack(starts))
     _close(got[1], pack(ends))
 
