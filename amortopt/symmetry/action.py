@@ -6,7 +6,6 @@ Legend: B networks, n units of a group, m units of its owner, r = n / m units in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.symmetry.axes import Axis, Block, NeuronGroup
+from amortopt.symmetry.blocks import join, read
 from amortopt.symmetry.spec import SymmetrySpec
 
 
@@ -199,42 +199,20 @@ class _Action:
 
     def on_param(self, name: str, tensor: Tensor) -> Tensor:
         blocks = self.spec.blocks_of(name)
-        if len(blocks) == 1 and not blocks[0].slices:
-            return self._on_block(blocks[0], tensor)
-        own, view = tensor, blocks[0].view
-        if view and math.prod(tensor.shape[self.lead :]) == math.prod(view):
-            tensor = tensor.reshape((*tensor.shape[: self.lead], *view))
-        pieces = []
-        for block in blocks:
-            part = tensor[(slice(None),) * self.lead + block.index]
-            pieces.append((block.slices, self._on_block(block, part)))
-        moved = _joined(pieces, self.lead)
-        if moved is None or moved.shape != tensor.shape:
-            raise ValueError(
-                f"params[{name!r}]: got shape {tuple(tensor.shape)}, expected one that the spec's blocks "
-                f"cover without gaps: {', '.join(block.label for block in blocks)}"
-            )
-        return moved.reshape(own.shape)
+        moved = [self._on_block(block, read(tensor, block, self.lead)) for block in blocks]
+        return join(blocks, moved, tensor.shape[self.lead :], self.lead)
 
-    def _on_block(self, block: Block, tensor: Tensor) -> Tensor:
-        lead, shape = self.lead, tensor.shape
-        if len(shape) < lead or math.prod(shape[lead:]) != math.prod(block.shape):
-            lead_name, hint = ("B, ", "") if lead else ("", "; pass batched=True for a leading network axis")
-            raise ValueError(
-                f"params[{block.param!r}]: got shape {tuple(shape)}, expected [{lead_name}...] with "
-                f"{math.prod(block.shape)} elements ({'x'.join(map(str, block.shape))}){hint}"
-            )
-        view = tensor.reshape((*shape[:lead], *block.shape))
+    def _on_block(self, block: Block, view: Tensor) -> Tensor:
         owners = [self.spec.owner_axis(block, position) for position in range(len(block.axes))]
         for position, (axis, owner) in enumerate(zip(block.axes, owners, strict=True)):
             if axis.group is not None and owner is None and axis.group not in self.in_place:
-                view = _select(view, self.g.permutations[axis.group], lead + position)
+                view = _select(view, self.g.permutations[axis.group], self.lead + position)
         for position, (axis, owner) in enumerate(zip(block.axes, owners, strict=True)):
             if axis.group is not None and owner is not None:
                 view = self._in_runs(view, block, position, owner)
             elif (factor := self._factor(axis, view.dtype)) is not None:
-                view = view * _spread(factor, view.ndim, lead + position)
-        return view.reshape(shape)
+                view = view * _spread(factor, view.ndim, self.lead + position)
+        return view
 
     def _in_runs(self, view: Tensor, block: Block, position: int, owner: int) -> Tensor:
         """Move along an axis whose units depend on those of another, which has been moved already."""
@@ -305,28 +283,6 @@ def _spread(factor: Tensor, ndim: int, *dims: int) -> Tensor:
     if factor.ndim > len(dims):
         shape[0] = factor.shape[0]
     return factor.reshape(shape)
-
-
-def _joined(pieces: Sequence[tuple[tuple[tuple[int, int], ...], Tensor]], lead: int) -> Tensor | None:
-    """The tensor that pieces of it, given with their slices, make up; None if no straight cuts separate them.
-
-    Concatenated, not written into an empty tensor: that works for vmap and autograd alike.
-    """
-    if len(pieces) == 1:
-        return pieces[0][1]
-    for dim in range(len(pieces[0][0])):
-        ordered = sorted(pieces, key=lambda piece: piece[0][dim])
-        parts, stop = [[ordered[0]]], ordered[0][0][dim][1]
-        for piece in ordered[1:]:
-            start, end = piece[0][dim]
-            if start >= stop:
-                parts.append([])
-            parts[-1].append(piece)
-            stop = max(stop, end)
-        if len(parts) > 1:
-            joined = [whole for part in parts if (whole := _joined(part, lead)) is not None]
-            return torch.cat(joined, dim=lead + dim) if len(joined) == len(parts) else None
-    return None
 
 
 def _all(condition: Tensor) -> bool:

@@ -1,4 +1,19 @@
-"""A parameter's block as a tensor with one whole group, or something fixed, along every axis.
+"""Blocks of a parameter, read and written: the one place that knows where in a tensor a block lies.
+
+Everything that addresses blocks does it with these:
+
+- ``cut(value, block)``: the slice of a parameter, a view where its memory allows one, so that it can be
+  written to in place.
+- ``read(value, block)``: the slice with one dimension per axis of the block.
+- ``read_all(spec, params)``: all blocks of all params, by label.
+- ``join(blocks, tensors, shape)``: the parameter from all of its blocks, by concatenation, which autograd and
+  vmap follow.
+- ``fits(block, shape)``: whether a parameter of that shape has the block.
+- ``BlockView``: the same for one block of a spec in networks of other widths, and with run axes made whole.
+
+All take tensors with any number ``lead`` of leading axes: 1 for stacked networks [B, ...] (the default), 0
+for the parameter itself. A gradient lies as its parameter does; only the exponents of its scales are opposite
+(``act(..., dual=True)``).
 
 Legend: B networks, W units of an owner, a / r units per run of two groups that it owns.
 """
@@ -6,14 +21,128 @@ Legend: B networks, W units of an owner, a / r units per run of two groups that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from amortopt.symmetry import Axis, Block, SymmetrySpec
+from amortopt._types import Params
+from amortopt.symmetry.axes import Axis, Block
+
+if TYPE_CHECKING:
+    from amortopt.symmetry.spec import SymmetrySpec
+
+
+def cut(value: Tensor, block: Block, lead: int = 1) -> Tensor:
+    """The slice of a parameter that a block is.
+
+    Args:
+        value: [*lead, *shape of the parameter].
+        block: A block of it.
+        lead: Number of leading axes.
+
+    Returns:
+        [*lead, *lengths of the slices]; ``value`` itself if the block is the whole parameter. A view of
+        ``value`` unless the block is of a reshaped parameter that is not contiguous.
+    """
+    if block.view:
+        value = value.reshape(*value.shape[:lead], *block.view)
+    return value[(slice(None),) * lead + block.index] if block.slices else value
+
+
+def read(value: Tensor, block: Block, lead: int = 1) -> Tensor:
+    """A block with one dimension per axis: [*lead, *shape of the parameter] -> [*lead, *block.shape].
+
+    Raises:
+        ValueError: A parameter of this shape has no such block.
+    """
+    if not fits(block, tuple(value.shape[lead:])):
+        stacked, advice = "", "pass batched=True for a leading network axis"
+        if lead:
+            stacked, advice = "stacked networks [B, ...] ", "stack networks along a first axis"
+        raise ValueError(
+            f"params[{block.param!r}]: got shape {tuple(value.shape)}, expected {stacked}with a block "
+            f"{block.label} of shape {'x'.join(map(str, block.shape))}; {advice}"
+        )
+    return cut(value, block, lead).reshape(*value.shape[:lead], *block.shape)
+
+
+def read_all(spec: SymmetrySpec, params: Params, lead: int = 1) -> Params:
+    """All blocks of the spec's params: label of the block -> [*lead, *block.shape]."""
+    return {b.label: read(params[b.param], b, lead) for b in spec.blocks if not b.buffer}
+
+
+def join(blocks: Sequence[Block], tensors: Sequence[Tensor], shape: Sequence[int], lead: int = 1) -> Tensor:
+    """A parameter from its blocks, the inverse of [read][amortopt.symmetry.blocks.read] for all of them.
+
+    Args:
+        blocks: All blocks of one parameter; together they cover it without gaps.
+        tensors: Per block [*lead, *block.shape] or anything that can be viewed so.
+        shape: Shape of the parameter.
+        lead: Number of leading axes.
+
+    Returns:
+        [*lead, *shape].
+
+    Raises:
+        ValueError: The blocks do not cover the parameter, or not by straight cuts from side to side.
+    """
+    front = tensors[0].shape[:lead]
+    if len(blocks) == 1 and not blocks[0].slices:
+        return tensors[0].reshape(*front, *shape)
+    parts = [
+        (block.slices, tensor.reshape(*front, *(stop - start for start, stop in block.slices)))
+        for block, tensor in zip(blocks, tensors, strict=True)
+    ]
+    joined = _joined(parts, lead)
+    if joined is None or math.prod(joined.shape[lead:]) != math.prod(shape):
+        raise ValueError(
+            f"params[{blocks[0].param!r}]: got shape {tuple(shape)}, expected one that the spec's blocks "
+            f"cover without gaps: {', '.join(block.label for block in blocks)}"
+        )
+    return joined.reshape(*front, *shape)
+
+
+def _joined(parts: Sequence[tuple[tuple[tuple[int, int], ...], Tensor]], lead: int) -> Tensor | None:
+    """Slices of a tensor put together along the first dimension that separates them, and so on inside."""
+    if len(parts) == 1:
+        return parts[0][1]
+    for dim in range(len(parts[0][0])):
+        ordered = sorted(parts, key=lambda part: part[0][dim])
+        runs, stop = [[ordered[0]]], ordered[0][0][dim][1]
+        for part in ordered[1:]:
+            if part[0][dim][0] >= stop:
+                runs.append([])
+            runs[-1].append(part)
+            stop = max(stop, part[0][dim][1])
+        if len(runs) > 1:
+            whole = [tensor for run in runs if (tensor := _joined(run, lead)) is not None]
+            return torch.cat(whole, dim=lead + dim) if len(whole) == len(runs) else None
+    return None
+
+
+def fits(block: Block, shape: Sequence[int]) -> bool:
+    """Whether a parameter of this shape has the block, its slices being viewable with the block's axes."""
+    whole = block.view or tuple(shape)
+    slices = block.slices or tuple((0, size) for size in whole)
+    if math.prod(whole) != math.prod(shape) or len(slices) != len(whole):
+        return False
+    if not all(0 <= start < stop <= size for (start, stop), size in zip(slices, whole, strict=True)):
+        return False
+    lengths = [stop - start for start, stop in slices]
+    # Dimensions of a view may be finer than the axes: heads, and units of each of them.
+    return merges(block.shape, lengths) or (block.view != () and merges(lengths, block.shape))
+
+
+def merges(sizes: Sequence[int], lengths: Sequence[int]) -> bool:
+    """Whether ``lengths`` are ``sizes`` with neighbours multiplied, ones aside: (2, 3, 4) -> (6, 4)."""
+    ends = set(accumulate(sizes, lambda product, size: product * size, initial=1))
+    return math.prod(sizes) == math.prod(lengths) and ends.issuperset(
+        accumulate(lengths, lambda product, length: product * length)
+    )
 
 
 @dataclass(frozen=True)
@@ -45,7 +174,7 @@ class Run:
         return x.flatten(-4, -3).flatten(-2).movedim((-2, -1), pair)
 
     def collect(self, x: Tensor) -> Tensor:
-        """The inverse of :meth:`spread`; what is beside the diagonal is dropped."""
+        """The inverse of `spread`; what is beside the diagonal is dropped."""
         pair = (1 + self.along, 1 + self.axis)
         x = x.movedim(pair, (-2, -1))
         if self.merged:
@@ -58,11 +187,11 @@ class Run:
 
 @dataclass(frozen=True)
 class BlockView:
-    """How to read and write a block.
+    """A block of a family's spec, in stacked networks [B, ...] that may be wider than those of the spec.
 
     Attributes:
         block: The block.
-        axes: Its axes as read: run axes are made whole.
+        axes: Its axes as `read` returns them: run axes are made whole.
         runs: What makes them whole, in this order.
         whole: Shape that the parameter is sliced in, if the block is a slice of it.
     """
@@ -100,22 +229,24 @@ class BlockView:
         return math.prod(run.owners for run in self.runs if not run.merged)
 
     def sizes(self, value: Tensor) -> tuple[int, ...]:
-        """Lengths of the axes as read, in these networks [B, ...]."""
+        """Lengths of the axes as `read` returns them, in these networks [B, ...]."""
         shape = self._shape(value)
         return tuple(axis.size for axis in self.axes) if self.runs else shape
 
-    def read(self, value: Tensor) -> Tensor:
-        """Parameter [B, ...] -> [B, *sizes]."""
+    def view(self, value: Tensor) -> Tensor:
+        """Parameter [B, ...] -> [B, one dimension per axis of the block], run axes as they are."""
         shape = self._shape(value)
-        if self.block.slices:
-            value = self._slice(value)
-        x = value.reshape(value.shape[0], *shape)
+        return cut(value, self.block).reshape(value.shape[0], *shape)
+
+    def read(self, value: Tensor) -> Tensor:
+        """Parameter [B, ...] -> [B, *sizes]: every axis is along a whole group or fixed."""
+        x = self.view(value)
         for run in self.runs:
             x = run.spread(x)
         return x
 
     def write(self, x: Tensor, own: Tensor, written: Tensor | None) -> Tensor:
-        """The inverse of :meth:`read`.
+        """The inverse of `read`.
 
         Args:
             x: [B, *sizes].
@@ -131,20 +262,15 @@ class BlockView:
             return x.reshape(own.shape)
         if written is None:
             written = own.clone(memory_format=torch.contiguous_format)
-        part = self._slice(written)
+        part = cut(written, self.block)
         part.copy_(x.reshape(part.shape))
         return written
-
-    def _slice(self, value: Tensor) -> Tensor:
-        if self.block.view:
-            value = value.reshape(value.shape[0], *self.block.view)
-        return value[(slice(None), *self.block.index)]
 
     def _shape(self, value: Tensor) -> tuple[int, ...]:
         """Shape of the block, whose plain group axes may be wider than the family's."""
         lengths = tuple(value.shape[1:])
         same = math.prod(lengths) == math.prod(self.whole) if self.block.view else lengths == self.whole
-        if same if self.whole else _merges(self.block.shape, lengths):
+        if same if self.whole else merges(self.block.shape, lengths):
             return self.block.shape
         for parts in () if self.whole else self._parts(len(lengths)):
             shape = [self._part_shape(part, length) for part, length in zip(parts, lengths, strict=True)]
@@ -178,14 +304,3 @@ class BlockView:
         if length % fixed or (free == 0 and length != fixed):
             return None
         return [size if known else length // fixed for size, known in axes]
-
-
-def _merges(sizes: tuple[int, ...], lengths: tuple[int, ...]) -> bool:
-    """Whether the lengths are the sizes with neighbours multiplied."""
-    product, rest = 1, list(lengths)
-    for size in sizes:
-        product *= size
-        if rest and product == rest[0]:
-            product = 1
-            rest.pop(0)
-    return product == 1 and all(length == 1 for length in rest)

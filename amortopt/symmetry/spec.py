@@ -69,7 +69,7 @@ class SymmetrySpec:
                 f"group {name!r} ({'no such group' if size is None else size}); make axis and group agree"
             )
         for other, _ in axis.also:
-            if other not in self._groups or self._units_of(other) not in self.owners(name):
+            if other not in self._groups or self.units_of(other) not in self.owners(name):
                 raise ValueError(
                     f"block {block.label!r}: its axis {axis} is scaled by {other!r}, expected a group of the "
                     f"same units or of their owners {self.owners(name)}"
@@ -106,6 +106,21 @@ class SymmetrySpec:
         owner = self.group(name).within
         return (name,) if owner is None else (name, *self.owners(owner))
 
+    def units_of(self, name: str) -> str:
+        """The group whose units a group scales: itself, or what owns runs of one unit of it, up to the end.
+
+        A group within another one that has runs of one unit is a further scaling of the owner's own units;
+        such groups may follow each other. What counts or compares units reads this, never ``within`` alone.
+
+        Example:
+            >>> h = NeuronGroup("h", 3, "positive", True, "layer")
+            >>> signs = NeuronGroup("s", 3, "sign", False, "layer", within="h")
+            >>> SymmetrySpec((h, signs), ()).units_of("s")
+            'h'
+        """
+        owner = self.group(name).within
+        return name if owner is None or self.run(name) > 1 else self.units_of(owner)
+
     def owner_axis(self, block: Block, position: int) -> int | None:
         """The axis that says which run of its group a block's axis is along; None if it is the whole group.
 
@@ -128,14 +143,9 @@ class SymmetrySpec:
         for other, candidate in enumerate(block.axes):
             if candidate.group is not None and candidate.group in self._groups and other != position:
                 along = self._groups[candidate.group]
-                if along.size == candidate.size and group.within in self.owners(along.name):
+                if along.size == candidate.size and self.units_of(group.within) in self.owners(along.name):
                     return other
         return None
-
-    def _units_of(self, name: str) -> str:
-        """The group whose units a group is about: itself, or its owner if that owns runs of one unit."""
-        group = self.group(name)
-        return group.within if group.within is not None and self.run(name) == 1 else name
 
     def blocks_of(self, param: str) -> tuple[Block, ...]:
         """The blocks of one parameter or moved buffer, in order of their slices.

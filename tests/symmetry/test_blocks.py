@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from amortopt.metanets.scalegmn.graph.layout import GraphLayout
-from amortopt.symmetry import Axis, Block
+from amortopt.symmetry import Axis, Block, SymmetrySpec
+from amortopt.symmetry.blocks import BlockView, cut, fits, join, read, read_all
 from tests.metanets.specs import SPECS, params_like, random_spec, written
 
 
@@ -106,3 +107,78 @@ def test_view_of_slices_of_a_reshaped_parameter() -> None:
     )
     back = layout.write({"w": torch.zeros(2, 12, 4)}, [], [queries[:, None], keys[:, None]])
     assert torch.equal(back["w"], params["w"])
+
+
+@pytest.mark.parametrize("lead", [0, 1, 2])
+@pytest.mark.parametrize("name", SPECS)
+def test_join_undoes_reading_with_any_number_of_leading_axes(name: str, lead: int) -> None:
+    spec = SPECS[name]
+    params = {
+        key: p[0] if lead == 0 else p if lead == 1 else p[None] for key, p in params_like(spec, 3).items()
+    }
+    found = read_all(spec, params, lead)
+    for key, value in params.items():
+        blocks = spec.blocks_of(key)
+        tensors = [found[block.label] for block in blocks]
+        assert all(t.shape[lead:] == block.shape for t, block in zip(tensors, blocks, strict=True))
+        assert torch.equal(join(blocks, tensors, value.shape[lead:], lead), value)
+
+
+def _alternating() -> SymmetrySpec:
+    """Rows of queries and keys that alternate head by head, as one parameter [12, 4]."""
+    spec = written("h 3 none yes\nq 6 free yes h\nx 4 none no", {"w": "1"})
+    blocks = tuple(
+        Block("w", (Axis("q", e, 6), Axis("x", -1, 4)), ((0, 3), (2 * k, 2 * k + 2), (0, 4)), view=(3, 4, 4))
+        for k, e in enumerate((1, -1))
+    )
+    return replace(spec, blocks=blocks)
+
+
+def test_join_of_a_reshaped_parameter() -> None:
+    spec, w = _alternating(), torch.randn(2, 12, 4)
+    found = [read(w, block) for block in spec.blocks]
+    assert torch.equal(found[1], w.unflatten(1, (3, 2, 2))[:, :, 1].flatten(1, 2))
+    assert torch.equal(join(spec.blocks, found, (12, 4)), w)
+
+
+def test_cut_is_a_view_that_can_be_written_to() -> None:
+    spec, w = _alternating(), torch.zeros(12, 4)
+    cut(w, spec.blocks[0], 0).fill_(1)
+    assert w.sum() == 24 and torch.equal(read(w, spec.blocks[0], 0), torch.ones(6, 4))
+
+
+def test_join_follows_autograd_and_vmap() -> None:
+    spec, w = _alternating(), torch.randn(12, 4, dtype=torch.float64, requires_grad=True)
+
+    def both(x: torch.Tensor) -> torch.Tensor:
+        return join(spec.blocks, [read(x, b, 0) * (k + 2) for k, b in enumerate(spec.blocks)], (12, 4), 0)
+
+    assert torch.autograd.gradcheck(both, (w,))
+    assert torch.equal(torch.vmap(both)(w[None])[0], both(w))
+
+
+def test_join_refuses_blocks_with_gaps() -> None:
+    spec = _alternating()
+    with pytest.raises(ValueError, match=r"params\['w'\]: got shape \(12, 4\), expected one .* without gaps"):
+        join(spec.blocks[:1], [torch.zeros(1, 6, 4)], (12, 4))
+
+
+def test_read_refuses_a_shape_without_the_block() -> None:
+    with pytest.raises(ValueError, match=r"params\['w'\]: got shape \(10, 4\)"):
+        read(torch.zeros(10, 4), _alternating().blocks[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((6, 4), True), ((24,), True), ((2, 3, 4), True), ((4, 6), False), ((6, 5), False)],
+)
+def test_fits_means_that_axes_divide_dimensions(shape: tuple[int, ...], expected: bool) -> None:
+    block = Block("w", (Axis("a", 1, 2), Axis("b", 1, 3), Axis("c", 1, 4)))
+    assert fits(block, shape) is expected
+
+
+def test_view_of_a_wider_network_keeps_run_axes() -> None:
+    spec = written("g 3 none yes\na 6 none yes g\nh 4 none yes", {"w": "g^0, a^+1@2, h^-1"})
+    view = BlockView.of(spec, spec.blocks[0])
+    assert view.view(torch.zeros(2, 3, 2, 9)).shape == (2, 3, 2, 9)
+    assert view.view(torch.zeros(2, 6, 4)).shape == (2, 3, 2, 4)

@@ -2,11 +2,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
 
-from amortopt.symmetry import Axis, Block, NeuronGroup, Operation, SymmetrySpec, extract, meet
+from amortopt.symmetry import (
+    Axis,
+    Block,
+    NeuronGroup,
+    Operation,
+    SymmetrySpec,
+    act,
+    extract,
+    identity,
+    meet,
+    sample,
+)
 from tests.cases import CASES, Case, case
 
 GOLDEN = """\
@@ -130,3 +142,64 @@ def test_spec_holds_no_tensors() -> None:
     assert hash(spec) == hash(SymmetrySpec.from_json(spec.to_json()))
     assert all(not torch.is_tensor(value) for op in spec.operations for value in op.config)
     assert isinstance(spec.operations[0], Operation)
+
+
+def _chain() -> SymmetrySpec:
+    """h has 2 units; a and b scale them again, b within a; c has a run of 3 units in each, d scales those."""
+    return SymmetrySpec(
+        (
+            NeuronGroup("h", 2, "positive", True, "hand"),
+            NeuronGroup("a", 2, "sign", False, "hand", within="h"),
+            NeuronGroup("b", 2, "free", False, "hand", within="a"),
+            NeuronGroup("c", 6, "sign", True, "hand", within="b"),
+            NeuronGroup("d", 6, "positive", False, "hand", within="c"),
+        ),
+        (
+            Block("w", (Axis("h", 1, 2, also=(("b", -1),)), Axis("c", -1, 3, also=(("d", 1),)))),
+            Block("v", (Axis("d", 1, 6, also=(("a", 1),)),)),
+        ),
+    )
+
+
+def test_units_of_a_chain_of_scalings_are_those_at_its_end() -> None:
+    assert [_chain().units_of(name) for name in "habcd"] == ["h", "h", "h", "c", "c"]
+
+
+def test_owner_axis_of_a_chain_is_along_the_units_at_its_end() -> None:
+    spec = _chain()
+    assert (
+        spec.owner_axis(spec.blocks_of("w")[0], 1) == 0 and spec.owner_axis(spec.blocks_of("v")[0], 0) is None
+    )
+
+
+def test_scales_of_a_chain_act_on_the_units_at_its_end(generator: torch.Generator) -> None:
+    spec = _chain()
+    g = sample(spec, generator=generator)
+    params = {"w": torch.randn(2, 3, dtype=torch.float64), "v": torch.randn(6, dtype=torch.float64)}
+    moved = act(spec, g, params)
+    h, run = g.permutations["h"], g.permutations["c"]
+    factor = g.scales["h"] / g.scales["b"]
+    inner = (g.scales["d"] / g.scales["c"]).view(2, 3)
+    expected = factor[:, None] * params["w"][h].gather(1, run.view(2, 3) % 3) * inner
+    torch.testing.assert_close(moved["w"], expected, rtol=1e-12, atol=0)
+    expected = g.scales["d"] * g.scales["a"].repeat_interleave(3) * params["v"][run]
+    torch.testing.assert_close(moved["v"], expected, rtol=1e-12, atol=0)
+
+
+def test_gauge_dimension_of_a_chain_counts_its_scalings_once_per_unit() -> None:
+    # The rows of w, columns and v see 5 independent scales: h / b of two units, and d, c of six.
+    assert _chain().gauge_dimension().continuous == torch.linalg.matrix_rank(_exponents(_chain()))
+
+
+def _exponents(spec: SymmetrySpec) -> torch.Tensor:
+    """Entry of a parameter x unit that may be scaled continuously: the exponent, read off by acting."""
+    scalable = [group for group in spec.groups if group.kind in ("positive", "free")]
+    ones = {name: torch.ones(2, 3) if name == "w" else torch.ones(6) for name in spec.params}
+    columns = []
+    for group in scalable:
+        for unit in range(group.size):
+            g = identity(spec)
+            g.scales[group.name][unit] = math.e
+            moved = act(spec, g, {name: value.double() for name, value in ones.items()})
+            columns.append(torch.cat([moved[name].flatten() for name in spec.params]).log())
+    return torch.stack(columns, dim=1)
