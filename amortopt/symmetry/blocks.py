@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, combinations, pairwise
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -139,9 +139,9 @@ def fits(block: Block, shape: Sequence[int]) -> bool:
 
 def merges(sizes: Sequence[int], lengths: Sequence[int]) -> bool:
     """Whether ``lengths`` are ``sizes`` with neighbours multiplied, ones aside: (2, 3, 4) -> (6, 4)."""
-    ends = set(accumulate(sizes, lambda product, size: product * size, initial=1))
-    return math.prod(sizes) == math.prod(lengths) and ends.issuperset(
-        accumulate(lengths, lambda product, length: product * length)
+    ends = {math.prod(sizes[:k]) for k in range(len(sizes) + 1)}
+    return math.prod(sizes) == math.prod(lengths) and all(
+        math.prod(lengths[:k]) in ends for k in range(len(lengths))
     )
 
 
