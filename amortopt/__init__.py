@@ -17,24 +17,22 @@ if TYPE_CHECKING:
     from amortopt.optim.one_shot import ScaleGMNOptimizer as ScaleGMNOptimizer
     from amortopt.optim.stepwise import UNFOptimizer as UNFOptimizer
     from amortopt.optim.structure import OutOfFamilyWarning as OutOfFamilyWarning
-    from amortopt.release.metanet import list_shipped as list_shipped
-    from amortopt.release.metanet import load_release as load_release
-    from amortopt.release.metanet import save_release as save_release
-    from amortopt.release.rule import load_rule as load_rule
-    from amortopt.release.rule import save_rule as save_rule
+    from amortopt.release import Release as Release
+    from amortopt.release import list_shipped as list_shipped
+    from amortopt.release import load_release as load_release
+    from amortopt.release import save_release as save_release
     from amortopt.symmetry.match import FamilyMismatchError as FamilyMismatchError
 
 __all__ = [
     "FamilyMismatchError",
     "OutOfFamilyWarning",
+    "Release",
     "ScaleGMNOptimizer",
     "UNFOptimizer",
     "__version__",
     "list_shipped",
     "load_release",
-    "load_rule",
     "save_release",
-    "save_rule",
     "symmetry",
     "testing",
 ]
@@ -44,11 +42,10 @@ _HOME = {
     "OutOfFamilyWarning": "amortopt.optim",
     "ScaleGMNOptimizer": "amortopt.optim",
     "UNFOptimizer": "amortopt.optim",
-    "list_shipped": "amortopt.release.metanet",
-    "load_release": "amortopt.release.metanet",
-    "load_rule": "amortopt.release.rule",
-    "save_release": "amortopt.release.metanet",
-    "save_rule": "amortopt.release.rule",
+    "Release": "amortopt.release",
+    "list_shipped": "amortopt.release",
+    "load_release": "amortopt.release",
+    "save_release": "amortopt.release",
 }
 
 

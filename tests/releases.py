@@ -1,15 +1,43 @@
-"""Checkpoints with untrained metanets, which change nothing, for tests that need some checkpoint."""
+"""Releases for tests that need some: untrained, so that a metanet of them changes nothing."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from amortopt.metanets import make_metanet
-from amortopt.release.metanet import save_release
+from amortopt import Release, save_release
+from amortopt.functional.l1 import L1Range
+from amortopt.metanets import UpdateRule, make_metanet
 from amortopt.symmetry import extract
 from amortopt.tasks import make_family, make_problem
+from tests.optim.metanets import PROBLEM, SPEC, TANH
+
+FILES = ["README.md", "config.json", "model.safetensors"]
+KINDS = ["metanet", "rule"]
+
+
+def make_release(kind: str, **changed: Any) -> Release:
+    """A small release of a kind, with every field filled in."""
+    fields: dict[str, Any] = {
+        "name": f"a-{kind}",
+        "problems": [{"problem": PROBLEM, "family": TANH.to_config()}],
+        "recipe": {"steps": 20, "optimizer": {"lr": 0.1}},
+        "seeds": {"meta": 1},
+        "results": {
+            "test accuracy": 0.6175,
+            "after": {"mean": 0.61, "max": 0.64},
+            "before": {"mean": 0.26},
+        },
+        "commit": "0123abc",
+    }
+    if kind == "metanet":
+        fields["module"] = make_metanet("test-scale", SPEC, start=0.5, reads=["l1"])
+        fields |= {"l1_range": L1Range(1e-4, 1e-2), "passes": 3}
+    else:
+        fields["module"] = UpdateRule(width=4, depth=1)
+    return Release(**(fields | changed))
 
 
 def untrained_release(root: Path, activation: str = "tanh", **config: object) -> Path:
@@ -22,13 +50,5 @@ def untrained_release(root: Path, activation: str = "tanh", **config: object) ->
         extract(family.build(), family.example_input()),
         **{"width": 8, "channels": 2, "layers": 1, "heads": 2, **config},
     )
-    return save_release(
-        root / name,
-        metanet,
-        name=name,
-        problem=make_problem("mnist1d").to_config(),
-        family=family.to_config(),
-        recipe={},
-        seeds={},
-        results={},
-    )
+    trained_on = {"problem": make_problem("mnist1d").to_config(), "family": family.to_config()}
+    return save_release(root / name, Release(metanet, name, [trained_on]))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from amortopt import list_shipped
 from amortopt.cli.main import main
 from amortopt.functional.networks import params_of
-from amortopt.release.metanet import list_shipped
 from amortopt.tasks import make_family
 from tests.releases import untrained_release
 
@@ -56,7 +56,7 @@ def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped checkpoints; before they are there, untrained ones of the same names."""
     if "mnist1d-mlp-tanh" not in list_shipped():
         untrained_release(tmp_path / "shipped", "tanh")
-        monkeypatch.setattr("amortopt.release.metanet._shipped_root", lambda: tmp_path / "shipped")
+        monkeypatch.setattr("amortopt.release.folder.shipped_folder", lambda _: tmp_path / "shipped")
 
 
 def test_readme_has_snippets_and_commands() -> None:

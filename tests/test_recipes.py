@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from amortopt import load_release
 from amortopt.cli.main import main
-from amortopt.release.metanet import load_release
-from amortopt.release.rule import load_rule
 from amortopt.zoo import load_zoo
 from tests.tasks.archives import write_cifar10, write_idx, write_svhn
 
@@ -124,7 +123,7 @@ def test_rule_recipe_takes_a_step_per_problem(path: str, tmp_path: Path) -> None
         *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--runs", str(tmp_path)),
     ]
     assert main(["fit", "--config", path, *small]) == 0
-    release = load_rule(tmp_path / recipe["name"] / "release")
+    release = load_release(tmp_path / recipe["name"] / "release")
     assert release.name == recipe["name"] == Path(path).stem.replace("_", "-")
     assert release.results["training"]["steps"] == len(release.results["problems"]) == len(inner)
     assert release.results["training"]["skipped_gradients"] == 0

@@ -18,7 +18,7 @@ from amortopt.cli.one_shot import problem_batch
 from amortopt.cli.picture import COLOURS, Curve, Panel, draw, duration
 from amortopt.functional.networks import num_networks
 from amortopt.optim import ScaleGMNOptimizer
-from amortopt.release.metanet import list_shipped
+from amortopt.release import list_shipped
 from amortopt.system.files import write_whole
 from amortopt.tasks import Family, Problem
 from amortopt.zoo.baseline import START_EPOCHS, finetune, starting_networks

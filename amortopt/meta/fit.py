@@ -26,7 +26,7 @@ from amortopt.meta.one_pass.results import commit, write_release
 from amortopt.meta.progress import FitProgress
 from amortopt.meta.rule.module import UpdateRuleModule
 from amortopt.meta.rule.results import write_rule_release
-from amortopt.release.metanet import check_target, checked_name
+from amortopt.release import check_name, check_target
 
 _IRRELEVANT = (
     r"\s*``instantiate_classes`` was deprecated",  # jsonargparse, called by Lightning
@@ -94,7 +94,7 @@ class FitCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Raise a ``ValueError`` for what would otherwise fail only at the end of the run."""
-        checked_name(self.config["name"])
+        check_name(self.config["name"])
         check_target(self.out)
         self.state()
         if self.config["save_every"] < 1:

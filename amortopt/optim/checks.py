@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from amortopt._types import Params
 from amortopt.functional.l1 import L1Range
-from amortopt.release.metanet import check_passes as check_passes
+from amortopt.release import check_passes as check_passes
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 

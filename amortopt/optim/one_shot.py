@@ -20,7 +20,7 @@ from amortopt.optim.align import align
 from amortopt.optim.apply import Data, Network, device_of, improve, plain, run
 from amortopt.optim.structure import match_all, warn_widths
 from amortopt.optim.writing import copied, judged, written
-from amortopt.release.metanet import Release, load_release, parameter_count, save_release
+from amortopt.release import Release, load_release, parameter_count, save_release
 from amortopt.symmetry import FamilyMismatchError, SymmetrySpec
 from amortopt.system.extras import needed_for
 from amortopt.tasks import Family, Problem, make_family, make_problem
@@ -86,13 +86,14 @@ class ScaleGMNOptimizer:
             FileNotFoundError: No such checkpoint, or one of its files is missing.
             ValueError: A file was truncated, altered, or is of another version.
         """
-        release = load_release(source)
+        release = load_release(source, "metanet")
+        assert isinstance(release.module, Metanet)
         if device is not None:
-            release.metanet.to(device)
+            release.module.to(device)
         optimizer = cls(
-            release.metanet,
-            family=release.family or None,
-            problem=release.problem or None,
+            release.module,
+            family=release.family,
+            problem=release.problem,
             name=release.name,
             l1_range=release.l1_range,
             passes=release.passes,
@@ -280,21 +281,11 @@ class ScaleGMNOptimizer:
             ValueError: No path, or the folder holds other files.
             OSError: The disk is full or the folder cannot be written; what was there before is still there.
         """
-        if self._release is not None:
-            known = {"metanet": self.metanet, "l1_range": self.l1_range, "passes": self.passes}
-            return replace(self._release, **known).save(folder)
-        return save_release(
-            folder,
-            self.metanet,
-            name=self.name,
-            problem={} if self.problem is None else self.problem.to_config(),
-            family={} if self.family is None else self.family.to_config(),
-            recipe={},
-            seeds={},
-            results={},
-            l1_range=self.l1_range,
-            passes=self.passes,
-        )
+        trained_on = {"problem": self.problem, "family": self.family}
+        entry = {key: value.to_config() for key, value in trained_on.items() if value is not None}
+        release = self._release or Release(self.metanet, self.name, [entry] if entry else [])
+        now = {"module": self.metanet, "l1_range": self.l1_range, "passes": self.passes}
+        return save_release(folder, replace(release, **now))
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None, **kwargs: Any

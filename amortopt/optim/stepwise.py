@@ -58,7 +58,7 @@ class UNFOptimizer(torch.optim.Optimizer):
         example_input: What its forward takes, or a tuple of that, on its device: the model is traced once to
             find its symmetry. Not needed with ``symmetry``.
         symmetry: What may be permuted in the model, from :func:`amortopt.symmetry.extract`.
-        rule: The update rule, which is copied; or where to load it from, see :func:`amortopt.load_rule`.
+        rule: The update rule, which is copied; or where to load it from, see :func:`amortopt.load_release`.
         param_groups: Groups with options of their own: ``{"params": [names or tensors], "lr": ...}``. What is
             in no group stays as it is. By default all parameters are one group.
         lr: Learning rate η > 0, a factor: 1 is what the rule was trained for. A scheduler may set it to 0.
@@ -131,7 +131,7 @@ class UNFOptimizer(torch.optim.Optimizer):
 
         Args:
             source: Name of a shipped rule, a folder, or a Hugging Face hub id; see
-                :func:`amortopt.load_rule`.
+                :func:`amortopt.load_release`.
             model: As for the constructor.
             example_input: As for the constructor.
             **options: As for the constructor, without ``rule``.

@@ -15,7 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from amortopt.metanets.update_rule.rule import UpdateRule
-from amortopt.release.rule import load_rule
+from amortopt.release import load_release
 from amortopt.symmetry import SymmetrySpec, extract
 
 COMPILED = "_orig_mod."
@@ -155,7 +155,9 @@ def read_rule(rule: UpdateRule | str | os.PathLike[str]) -> UpdateRule:
         raise ValueError(
             f"rule: got {type(rule).__name__}, expected an UpdateRule, or a name or folder of one"
         )
-    return load_rule(rule).rule
+    module = load_release(rule, "rule").module
+    assert isinstance(module, UpdateRule)
+    return module
 
 
 def symmetry_of(

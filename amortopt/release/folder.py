@@ -1,8 +1,8 @@
-"""A folder with weights, everything that made them, and a model card: what releases share. Never a pickle.
+"""The files of a release: where they are, how they are written, what is checked before they are believed.
 
 - ``model.safetensors``: the state of a module
 - ``config.json``: how to build the module, what was run, what was measured, checksums
-- ``README.md``: the same for people; written from the fields, never read for them
+- ``README.md``: the model card; written from the fields of ``config.json``, never read for them
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import safetensors.torch
 import torch
@@ -22,167 +23,121 @@ from safetensors import SafetensorError
 from torch import nn
 
 from amortopt._types import Params
-from amortopt._version import __version__
 from amortopt.system.extras import needed_for
-from amortopt.system.files import write_folder
+from amortopt.system.files import shipped_folder, write_folder
 
-Kind: TypeAlias = Literal["metanet", "rule"]
-"""What a release holds, a metanet for one pass or an update rule; also its key in ``config.json``."""
+Kind: TypeAlias = Literal["metanet", "functional", "rule"]
+"""What a release holds: a metanet (params to params), a functional (params to numbers), an update rule."""
+FORMAT = 2
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-AGAIN = "get the checkpoint again, whole"
+MAX_PASSES = 1000
+_AGAIN = "get the checkpoint again, whole"
+_MAX_CONFIG = 16 * 2**20  # bytes; those of the shipped checkpoints have about 10,000
+_MAX_SIZE = 2**20  # of any whole number among a module's arguments: widths, depths
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_USED_WITH: dict[Kind, str] = {
-    "metanet": "a metanet's checkpoint: use amortopt.load_release or ScaleGMNOptimizer.from_pretrained",
-    "rule": "an update rule's: use amortopt.load_rule or UNFOptimizer.from_pretrained",
-}
-
-
-def versions() -> dict[str, str]:
-    """Versions that write a release."""
-    return {"amortopt": __version__, "torch": str(torch.__version__)}
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 def write_release(
-    folder: str | os.PathLike[str],
-    module: nn.Module,
-    description: Mapping[str, Any],
-    card: Callable[[dict[str, Any]], str],
-    kind: Kind,
+    folder: str | os.PathLike[str], weights: bytes, config: Mapping[str, Any], card: str
 ) -> Path:
     """Write a release, whole or not at all.
 
     Args:
         folder: A new or empty folder, or one that holds only a release, which is replaced.
-        module: Gives the weights.
-        description: Content of ``config.json``, without the checksums.
-        card: Content of ``config.json`` -> text of the model card.
-        kind: What is released.
+        weights: Content of ``model.safetensors``.
+        config: Content of ``config.json`` without the checksums, from
+            [as_json][amortopt.release.folder.as_json].
+        card: Content of ``README.md``.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: Fields that json cannot hold, weights that are not finite, or a folder with other files.
+        ValueError: The folder holds other files.
         OSError: The folder cannot be written; what was there before is still there.
     """
     check_target(folder)
+    check_fields(config, Path(CONFIG))
     target = Path(os.path.abspath(folder))
-    weights = safetensors.torch.save(state_of(module, kind))
-    described = {key: _as_json(key, value) for key, value in description.items()}
-    described["sha256"] = {WEIGHTS: sha256(weights), CONFIG: sha256(canonical(described))}
-    files = {
-        WEIGHTS: weights,
-        CONFIG: (json.dumps(described, indent=2, allow_nan=False) + "\n").encode(),
-        CARD: card(described).encode(),
-    }
-    write_folder(target, files, "the checkpoint")
+    signed = {**config, "sha256": {WEIGHTS: sha256(weights), CONFIG: sha256(canonical(config))}}
+    text = json.dumps(signed, indent=2, allow_nan=False) + "\n"
+    write_folder(target, {WEIGHTS: weights, CONFIG: text.encode(), CARD: card.encode()}, "the checkpoint")
     return target
 
 
-def read_config(path: Path, kind: Kind, version: int, keys: Sequence[str]) -> dict[str, Any]:
-    """Read ``config.json`` and check it.
-
-    Args:
-        path: The file.
-        kind: What is wanted.
-        version: Format version that is read.
-        keys: What has to be in it beside ``kind``.
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read ``config.json``; its checksum, format and the type of every field are checked.
 
     Raises:
         FileNotFoundError: The file is missing.
-        ValueError: It was altered, or is of another kind or version.
+        ValueError: It was truncated or altered, is of another format, or a field is not what it should be.
     """
+    path = folder / CONFIG
+    if path.is_file() and path.stat().st_size > _MAX_CONFIG:
+        raise ValueError(f"{path}: got {path.stat().st_size} bytes, expected at most {_MAX_CONFIG}")
     try:
         config = json.loads(_read(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): it was truncated or altered; {AGAIN}") from error
-    if (found := _kind(config)) not in (None, kind):
-        raise ValueError(f"source: {path.parent} is {_USED_WITH[found]}")
-    got = config.get("format") if isinstance(config, dict) else None
-    if got != version:
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}): it was truncated or altered; {_AGAIN}") from error
+    version = config.get("format") if isinstance(config, dict) else None
+    if version != FORMAT:
         raise ValueError(
-            f"{path}: got format version {got!r}, expected {version}; use the amortopt version that wrote "
-            "it, or a checkpoint of this one"
+            f"{path}: got format version {version!r}, expected {FORMAT}; read it with the amortopt version "
+            "that wrote it, or get a checkpoint of this one"
         )
-    if missing := [key for key in ("name", kind, *keys, "versions", "sha256") if key not in config]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; {AGAIN}")
-    sums = config["sha256"]
-    rest = {key: value for key, value in config.items() if key != "sha256"}
-    intact = isinstance(sums, dict) and sums.get(CONFIG) == sha256(canonical(rest))
-    if not intact or not isinstance(sums.get(WEIGHTS), str):
+    sums = config.pop("sha256", None)
+    signed = isinstance(sums, dict) and all(
+        isinstance(sums.get(name), str) and _HEX.fullmatch(sums[name]) for name in (WEIGHTS, CONFIG)
+    )
+    if not signed or sums[CONFIG] != sha256(canonical(config)):
         raise ValueError(
-            f"{path} was altered: its content does not have the sha256 that it records; {AGAIN}, or write a "
-            f"changed one with {'save_release' if kind == 'metanet' else 'save_rule'}"
+            f"{path} was altered: its content does not have the sha256 that it records; {_AGAIN}, or write a "
+            "changed one with save_release"
         )
-    checked_name(config["name"])
-    return config
+    check_fields(config, path)
+    return {**config, "sha256": sums}
 
 
-def read_weights(path: Path, config: Mapping[str, Any]) -> Params:
-    """Read the weights and check them against their checksum.
+def read_state(folder: Path, config: Mapping[str, Any]) -> Params:
+    """Read the weights; their checksum is checked first.
 
     Raises:
         FileNotFoundError: The file is missing.
         ValueError: It was truncated or altered, or is no safetensors file.
     """
+    path, expected = folder / WEIGHTS, config["sha256"][WEIGHTS]
     weights = _read(path)
-    expected = config["sha256"][WEIGHTS]
-    if (found := sha256(weights)) != expected:
+    if (actual := sha256(weights)) != expected:
         raise ValueError(
-            f"{path} was truncated or altered: got sha256 {found[:12]}… ({len(weights)} bytes), expected "
-            f"{expected[:12]}… as in {CONFIG}; {AGAIN}"
+            f"{path} was truncated or altered: got sha256 {actual[:12]}… ({len(weights)} bytes), expected "
+            f"{expected[:12]}… as in {CONFIG}; {_AGAIN}"
         )
     try:
         return safetensors.torch.load(weights)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file ({error}); {AGAIN}") from error
+        raise ValueError(f"{path} is no safetensors file ({error}); {_AGAIN}") from error
 
 
-def unfit(path: Path, config: Mapping[str, Any], error: Exception) -> NoReturn:
-    """Raise a ``ValueError``: configuration and weights could not be brought together."""
-    reason = " ".join(str(error).split())
-    raise ValueError(
-        f"{path.with_name(CONFIG)} does not fit {WEIGHTS} or this version of amortopt "
-        f"(written by {config['versions'].get('amortopt')}, this is {__version__}): {reason}"
-    ) from error
-
-
-def card_of(folder: Path) -> str | None:
-    """Text of the model card; None if there is none."""
+def read_card(folder: Path) -> str | None:
+    """Text of the model card, with a replacement character for what is no UTF-8; None if there is none."""
     card = folder / CARD
-    return card.read_text(encoding="utf-8") if card.is_file() else None
+    return card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
 
 
-def shipped_root(package: Path) -> Path:
-    """The checkout's ``checkpoints`` folder if the package runs from one, else the wheel's."""
-    checkout = package.parent
-    if (checkout / "pyproject.toml").is_file() and (checkout / "checkpoints").is_dir():
-        return checkout / "checkpoints"
-    return package / "_checkpoints"
+def shipped(kind: Kind) -> list[str]:
+    """Names of the releases of a kind that come with the package, sorted."""
+    root = shipped_folder("checkpoints")
+    return sorted(name for name in os.listdir(root) if _kind_of(root / name) == kind) if root.is_dir() else []
 
 
-def shipped(root: Path, kind: Kind) -> list[str]:
-    """Names of the releases of a kind in a folder, sorted."""
-    if not root.is_dir():
-        return []
-    return sorted(
-        entry.name
-        for entry in root.iterdir()
-        if entry.is_dir()
-        and _NAME.fullmatch(entry.name)
-        and (entry / CONFIG).is_file()
-        and _kind_at(entry / CONFIG) == kind
-    )
-
-
-def locate(source: str | os.PathLike[str], root: Path, kind: Kind) -> Path:
+def locate(source: str | os.PathLike[str], kind: Kind | None) -> Path:
     """The folder of a release.
 
     Args:
         source: A folder; else the name of a shipped release; else a hub id, which is downloaded.
-        root: Where shipped releases are.
-        kind: What is wanted, for the message; what is found may be another.
+        kind: What is wanted, for the message; None for any.
 
     Raises:
         FileNotFoundError: No such release.
@@ -192,16 +147,15 @@ def locate(source: str | os.PathLike[str], root: Path, kind: Kind) -> Path:
         raise ValueError(
             f"source: got {type(source).__name__}, expected a folder, a shipped name or a hub id, as a string"
         )
-    path, text = Path(source), os.fspath(source)
+    path, text, root = Path(source), os.fspath(source), shipped_folder("checkpoints")
     if text and path.is_dir():
         return path
     if text and path.exists():
         raise ValueError(f"source: {text} is a file, expected a checkpoint's folder; pass the folder")
-    if text and any(text in shipped(root, each) for each in _USED_WITH):
+    if _NAME.fullmatch(text) and (root / text / CONFIG).is_file():
         return root / text
-    names = shipped(root, kind)
-    what = "checkpoints" if kind == "metanet" else "rules"
-    known = f"shipped {what} are {', '.join(names) or '(none)'}"
+    names = [name for each in get_args(Kind) if kind in (None, each) for name in shipped(each)]
+    known = f"shipped {kind or 'checkpoint'}s are {', '.join(names) or '(none)'}"
     if isinstance(source, str) and _HUB_ID.fullmatch(source):
         return _download(source, known)
     close = difflib.get_close_matches(text.lower(), names, n=1)
@@ -225,21 +179,16 @@ def _download(hub_id: str, known: str) -> Path:
         ) from error
 
 
-def _kind(config: Any) -> Kind | None:
-    if not isinstance(config, dict):
-        return None
-    return "metanet" if "metanet" in config else "rule" if "rule" in config else None
-
-
-def _kind_at(path: Path) -> Kind:
+def _kind_of(folder: Path) -> str | None:
     try:
-        return _kind(json.loads(path.read_bytes())) or "metanet"
+        config = json.loads((folder / CONFIG).read_bytes()) if _NAME.fullmatch(folder.name) else None
     except (OSError, ValueError):
-        return "metanet"  # as ever: a broken one is listed, and loading it says what is wrong
+        return None
+    return config.get("kind") if isinstance(config, dict) else None
 
 
-def state_of(module: nn.Module, kind: Kind) -> Params:
-    """State as tensors on the CPU that share no memory.
+def state_bytes(module: nn.Module, kind: Kind) -> bytes:
+    """The state of a module as a safetensors file.
 
     Raises:
         ValueError: Something in it is no tensor, or not finite.
@@ -252,26 +201,22 @@ def state_of(module: nn.Module, kind: Kind) -> Params:
             raise ValueError(f"{kind}: state {key!r} has NaN or infinite values; do not release this one")
         # Clones, because safetensors refuses tensors that share memory.
         state[key] = value.detach().cpu().clone().contiguous()
-    return state
+    return safetensors.torch.save(state)
 
 
-def checked_name(name: object) -> str:
-    """The name of a checkpoint; raises a ``ValueError`` if it is not safe as one."""
+def check_name(name: object) -> None:
+    """Raise a ``ValueError`` unless the name of a checkpoint is safe as a folder's name."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
             f"name: got {name!r}, expected lower-case letters, digits, '.', '_' and '-', starting with a "
             "letter or digit"
         )
-    return name
 
 
-def _as_json(key: str, value: Any) -> Any:
-    """The value as json gives it back: tuples become lists, keys become text."""
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        advice = "use finite numbers, text, lists and dicts"
-        raise ValueError(f"{key}: json cannot hold it ({error}); {advice}") from error
+def check_passes(passes: object) -> None:
+    """Raise a ``ValueError`` unless ``passes`` is a whole number from 1 to 1000."""
+    if isinstance(passes, bool) or not isinstance(passes, int) or not 1 <= passes <= MAX_PASSES:
+        raise ValueError(f"passes: got {passes!r}, expected a whole number from 1 to {MAX_PASSES}")
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
@@ -281,9 +226,7 @@ def check_target(folder: str | os.PathLike[str]) -> None:
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise ValueError(f"folder: {target} is a file, expected a folder; choose another one")
-    if not target.exists():
-        return
-    foreign = sorted(e.name for e in target.iterdir() if e.name not in (WEIGHTS, CONFIG, CARD))
+    foreign = sorted(set(os.listdir(target) if target.exists() else ()) - {WEIGHTS, CONFIG, CARD})
     if foreign:
         raise ValueError(
             f"folder: {target} holds other files than a checkpoint's ({', '.join(foreign[:3])}); "
@@ -291,9 +234,122 @@ def check_target(folder: str | os.PathLike[str]) -> None:
         )
 
 
+def _is_named(value: Any, *tables: str) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("name"), str)
+        and all(isinstance(value.get(key), dict) for key in tables)
+    )
+
+
+def _is_l1_range(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict)
+        and value.keys() == {"low", "high", "zero"}
+        and all(isinstance(value[key], (int, float)) and math.isfinite(value[key]) for key in ("low", "high"))
+        and isinstance(value["zero"], bool)
+    )
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "kind": (lambda v: v in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
+    "module": (lambda v: _is_named(v, "config"), "a table with name and config"),
+    "spec": (lambda v: v is None or isinstance(v, dict), "a symmetry spec or null"),
+    "conditions": (lambda v: isinstance(v, list) and all(isinstance(c, str) for c in v), "a list of names"),
+    "problems": (
+        lambda v: (
+            isinstance(v, list)
+            and all(
+                isinstance(entry, dict)
+                and entry.keys() <= {"problem", "family"}
+                and all(map(_is_named, entry.values()))
+                for entry in v
+            )
+        ),
+        "a list of tables with problem and family, each a table with a name",
+    ),
+    "recipe": (lambda v: isinstance(v, (str, dict)), "a table or text"),
+    "seeds": (lambda v: isinstance(v, dict), "a table"),
+    "results": (lambda v: isinstance(v, dict), "a table"),
+    "l1_range": (_is_l1_range, "low, high and zero, or null"),
+    "commit": (lambda v: v is None or isinstance(v, str), "text or null"),
+    "versions": (
+        lambda v: isinstance(v, dict) and all(isinstance(version, str) for version in v.values()),
+        "a table of texts",
+    ),
+}
+
+
+def check_fields(config: Mapping[str, Any], path: Path) -> None:
+    """Check the type and range of every field of ``config.json``.
+
+    Raises:
+        ValueError: A field is missing or not what it should be, a size is out of all proportion, or a problem
+            or family names a path: a release names registered problems, whose data are where the reader has
+            them.
+    """
+    if missing := [key for key in ("name", *_FIELDS, "passes") if key not in config]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; {_AGAIN}")
+    try:
+        check_name(config["name"])
+        check_passes(config["passes"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    for key, (is_right, expected) in _FIELDS.items():
+        if not is_right(config[key]):
+            raise ValueError(f"{path}: {key}: got {config[key]!r:.80}, expected {expected}")
+    families = [entry.get("family") for entry in config["problems"]]
+    for key, value in _leaves([config["module"], families]):
+        if isinstance(value, int) and abs(value) > _MAX_SIZE:
+            raise ValueError(f"{path}: {key}: got {value}, expected at most {_MAX_SIZE}")
+    for key, value in _leaves(config["problems"]):
+        if key in _PLACES or (isinstance(value, str) and re.search(r"[/\\]", value)):
+            raise ValueError(
+                f"{path}: problems: got {key} {value!r:.80}, expected no path: a release names registered "
+                "problems and families, not where their data are"
+            )
+
+
+_PLACES = ("path", "root", "download")
+"""Arguments of problems that say where this machine has their data."""
+
+
+def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A problem's configuration without where this machine has its data: what a release holds of it."""
+    return {key: value for key, value in config.items() if key not in _PLACES}
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Values in nested tables and lists, each with the key that it stands under."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner, key)
+    else:
+        yield key, value
+
+
+def as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as json gives them back: tuples become lists, keys become text.
+
+    Raises:
+        ValueError: A field that json cannot hold.
+    """
+    fields = {}
+    for key, value in config.items():
+        try:
+            fields[key] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            advice = "use finite numbers, text, lists and dicts"
+            raise ValueError(f"{key}: json cannot hold it ({error}); {advice}") from error
+    return fields
+
+
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: a checkpoint has {WEIGHTS} and {CONFIG}; {AGAIN}")
+        raise FileNotFoundError(f"{path} is missing: a checkpoint has {WEIGHTS} and {CONFIG}; {_AGAIN}")
     return path.read_bytes()
 
 

@@ -75,3 +75,12 @@ def write_folder(target: Path, files: Mapping[str, bytes], what: str) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def shipped_folder(name: str) -> Path:
+    """The folder ``checkpoints`` or ``recipes``: of the checkout that the package is in, or of the wheel."""
+    package = Path(__file__).parents[1]
+    checkout = package.parent / name
+    if (package.parent / "pyproject.toml").is_file() and checkout.is_dir():
+        return checkout
+    return package / f"_{name}"

@@ -12,7 +12,7 @@ from torch import nn
 
 from amortopt._types import Params
 from amortopt.cli.zoo import build_parser
-from amortopt.release.metanet import Release
+from amortopt.release import Release
 from amortopt.tasks import Family, Problem, make_family, make_problem
 from amortopt.zoo import ZooConfig
 from amortopt.zoo.baseline import START_EPOCHS, OptimizerName, starting_networks

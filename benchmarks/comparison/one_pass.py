@@ -15,7 +15,8 @@ from amortopt import ScaleGMNOptimizer, load_release
 from amortopt._types import Params
 from amortopt.cli.one_shot import problem_batch
 from amortopt.functional.networks import num_networks
-from amortopt.release.metanet import CONFIG, Release, parameter_count
+from amortopt.release import Release, parameter_count
+from amortopt.release.folder import CONFIG
 from comparison.baselines import Advance, condensed, described, look
 from comparison.cells import Cell, cell_of_release
 
@@ -47,7 +48,7 @@ class Checkpoint:
 
     @property
     def reads_l1(self) -> bool:
-        return "l1" in self.release.metanet.inputs
+        return "l1" in self.release.module.inputs
 
     def identity(self, part: str) -> dict[str, Any]:
         """What the part ``one_pass`` or ``latency`` depends on: the weights, the networks, λ."""
@@ -78,7 +79,7 @@ def find_checkpoints(sources: Sequence[str], *, quick: bool) -> list[Checkpoint]
     found: dict[tuple[str, str], Checkpoint] = {}
     for source in _expanded(sources):
         release = load_release(source)
-        config, seeds = release.metanet.config, release.seeds
+        config, seeds = release.module.config, release.seeds
         checkpoint = Checkpoint(
             source,
             release,
@@ -128,7 +129,7 @@ class OnePass:
             "sha256": release.sha256,
             "commit": release.commit,
             "seeds": release.seeds,
-            "parameters": parameter_count(release.metanet),
+            "parameters": parameter_count(release.module),
         }
         result: dict[str, Any] = {"checkpoint": about, "l1": None, "curve": []}
         result["ce"] = described(self._after(0.0), before, None)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from comparison.store import values
 
 from amortopt.metanets.update_rule.rule import UpdateRule
-from amortopt.release.rule import load_rule
+from amortopt.release import load_release
 from learned.optimizers import Config, HandMade, Learned, Name, Stepper
 from learned.settings import HORIZON, LONGER, SETTINGS, Plan, Setting
 from learned.store import Record, Store
@@ -69,8 +68,8 @@ def read_rules(sources: Sequence[str], role: str) -> list[Entry]:
     Raises:
         FileNotFoundError: There is none of that name.
     """
-    releases = [load_rule(Path(source) if Path(source).is_dir() else source) for source in sources]
-    return [Entry(release.name, release.rule, release.sha256, role) for release in releases]
+    releases = [load_release(source, "rule") for source in sources]
+    return [Entry(release.name, release.module, release.sha256, role) for release in releases]
 
 
 def baseline_key(setting: Setting, steps: int, optimizer: Name) -> str:

@@ -17,8 +17,8 @@ import matplotlib.image
 import pytest
 import torch
 
+from amortopt import load_release, save_release
 from amortopt.metanets import make_metanet
-from amortopt.release.metanet import load_release, save_release
 from amortopt.zoo import ZooConfig
 from tests.releases import untrained_release
 
@@ -67,14 +67,16 @@ def reading_release(root: Path, seed: int, **config: Any) -> Path:
     release = load_release(untrained_release(root / "plain"))
     name = f"tiny-{config.get('symmetry', 'scale')}-{seed}"
     torch.manual_seed(seed)
-    metanet = make_metanet("scalegmn", release.spec, **{**release.metanet.config, "reads": ["l1"], **config})
+    metanet = make_metanet(
+        "scalegmn", release.module.spec, **{**release.module.config, "reads": ["l1"], **config}
+    )
     with torch.no_grad():
         # Untrained, a metanet returns its input.
         for p in metanet.parameters():
             p.add_(0.02 * torch.randn_like(p))
-    described = {"problem": release.problem, "family": release.family, "results": {}}
     recipe, seeds = {"data": {"input_noise": 0.4}}, {"metanet and draws": seed}
-    return save_release(root / "many" / name, metanet, name=name, recipe=recipe, seeds=seeds, **described)
+    made = replace(release, module=metanet, name=name, recipe=recipe, seeds=seeds, card=None)
+    return save_release(root / "many" / name, made)
 
 
 @pytest.fixture(scope="module")
@@ -198,13 +200,14 @@ def test_a_checkpoint_that_reads_no_l1_has_no_l1_columns(bench: Any, tiny: Any, 
 
 def test_checkpoints_that_do_not_fit_are_refused(bench: Any, tiny: Any, tmp_path: Path) -> None:
     release = load_release(reading_release(tmp_path, 0))
-    replace(release, name="twice").save(tmp_path / "many" / "twice")
+    save_release(tmp_path / "many" / "twice", replace(release, name="twice"))
     with pytest.raises(ValueError, match="both of mnist1d_mlp_tanh, symmetry and meta-training seed scale/0"):
         bench.one_pass.find_checkpoints([str(tmp_path / "many")], quick=True)
     noisy = replace(release, recipe={"data": {"input_noise": 0.1}})
     with pytest.raises(ValueError, match=r"input noise 0.1, expected 0.4 as the baselines"):
         bench.cells.cell_of_release(noisy, quick=True)
-    wider = replace(release, family=release.family | {"widths": [40, 64, 32, 10]})
+    family = release.family | {"widths": [40, 64, 32, 10]}
+    wider = replace(release, problems=[{"problem": release.problem, "family": family}])
     with pytest.raises(ValueError, match="both would be called mnist1d_mlp_tanh"):
         bench.cells.cell_of_release(wider, quick=True)
 

@@ -16,7 +16,7 @@ import matplotlib.image
 import pytest
 import torch
 
-from amortopt import save_rule
+from amortopt import Release, save_release
 from amortopt.metanets.update_rule.rule import UpdateRule
 
 ROOT = Path(__file__).parents[2]
@@ -67,11 +67,8 @@ def tiny(bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 def release(folder: Path, net: str) -> str:
     torch.manual_seed(0)
     rule = UpdateRule(net, width=4)  # type: ignore[arg-type]
-    return str(
-        save_rule(
-            folder / net, rule, name=f"tiny-{net}", recipe="none", seeds={"rule": 0}, results={"loss": 1.0}
-        )
-    )
+    made = Release(rule, f"tiny-{net}", recipe="none", seeds={"rule": 0}, results={"loss": 1.0})
+    return str(save_release(folder / net, made))
 
 
 def torch_optimizer(weights: torch.Tensor, config: Any) -> torch.optim.Optimizer:

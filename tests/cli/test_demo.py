@@ -49,7 +49,7 @@ def test_demo_takes_the_shipped_checkpoints_that_there_are(
     release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     untrained_release(release.parent, "relu")
-    monkeypatch.setattr("amortopt.release.metanet._shipped_root", lambda: release.parent)
+    monkeypatch.setattr("amortopt.release.folder.shipped_folder", lambda _: release.parent)
     demo(networks=2, epochs=[1], out=tmp_path / "demo.png")
     printed = capsys.readouterr().out
     assert "mlp with tanh, 2 networks" in printed and "mlp with relu, 2 networks" in printed

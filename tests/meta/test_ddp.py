@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from amortopt.release.metanet import load_release
+from amortopt import load_release
 from tests.meta.tiny import fit_args, write_recipe
 
 # A file, because Lightning starts the second process by calling the same file again.
@@ -57,7 +57,7 @@ def test_two_processes_end_with_the_same_weights_and_one_release(tmp_path: Path)
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
     release = load_release(tmp_path / "runs" / "tiny" / "release")
-    for name, value in release.metanet.state_dict().items():
+    for name, value in release.module.state_dict().items():
         assert torch.equal(value, states[0][f"average.{name}"]), name
     assert release.results["training"]["steps"] == 4
     assert [path.name for path in (tmp_path / "runs" / "tiny").glob("version_*")] == ["version_0"]

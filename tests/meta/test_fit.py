@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from amortopt import load_release
 from amortopt.functional.l1 import L1Range, l1_norm
 from amortopt.meta.fit import main
 from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.optim import ScaleGMNOptimizer
-from amortopt.release.metanet import load_release
 from amortopt.zoo import load_zoo
 from amortopt.zoo.train import evaluate_many
 
@@ -55,9 +55,9 @@ def test_fit_resumed_after_a_crash_gives_the_same_bits(
 def test_fit_release_holds_the_average_and_what_made_it(recipe: Path, tmp_path: Path) -> None:
     main(fit_args(recipe, tmp_path, "--out", str(tmp_path / "out")))
     release, saved = load_release(tmp_path / "out"), state(tmp_path)["state_dict"]
-    for name, value in release.metanet.state_dict().items():
+    for name, value in release.module.state_dict().items():
         assert torch.equal(value, saved[f"average.{name}"])
-    for name, value in release.metanet.named_parameters():
+    for name, value in release.module.named_parameters():
         assert name.endswith("gate") or not torch.equal(value, saved[f"metanet.{name}"]) or not value.any()
     assert release.name == "tiny"
     assert release.family["widths"] == [40, 6, 10]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from amortopt import load_release
 from amortopt.cli.main import main
 from amortopt.meta.one_pass.module import OnePassModule
-from amortopt.release.metanet import load_release
 from tests.meta.tiny import error_of, fit_args, write_recipe
 
 

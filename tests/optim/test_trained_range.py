@@ -13,9 +13,7 @@ import torch
 from amortopt.functional.l1 import L1Range, l1_norm
 from amortopt.functional.networks import params_of
 from amortopt.optim import OutOfRangeWarning, ScaleGMNOptimizer
-from amortopt.release.metanet import load_release
 from tests.optim.metanets import TANH, optimizer
-from tests.releases import untrained_release
 
 RANGE = L1Range(1e-5, 1e-2)
 
@@ -90,20 +88,6 @@ def test_checkpoint_keeps_range_and_passes(tmp_path: Path) -> None:
     assert config["l1_range"] == {"low": 1e-5, "high": 1e-2, "zero": True} and config["passes"] == 3
     card = (tmp_path / "two" / "README.md").read_text()
     assert "trained for 0 and 1e-05 to 0.01" in card and "one_shot(model, l1=0.00032)" in card
-
-
-def test_checkpoint_of_an_earlier_version_loads(tmp_path: Path) -> None:
-    from amortopt.release import metanet as checkpoints
-
-    folder = untrained_release(tmp_path)
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    assert config.pop("l1_range") is None and config.pop("passes") == 1
-    sums = config.pop("sha256")
-    sums["config.json"] = checkpoints._sha256(checkpoints._canonical(config))
-    path.write_text(json.dumps(config | {"sha256": sums}))
-    release = load_release(folder)
-    assert release.l1_range is None and release.passes == 1
 
 
 @pytest.mark.parametrize("folder", [3, None, ["a"]], ids=str)

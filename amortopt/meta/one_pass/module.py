@@ -19,7 +19,7 @@ from amortopt.meta.one_pass.data import Batch, Held
 from amortopt.meta.one_pass.evaluate import evaluate_pass
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
 from amortopt.metanets import Metanet, make_metanet
-from amortopt.release.metanet import check_passes
+from amortopt.release import check_passes
 from amortopt.symmetry import extract
 from amortopt.tasks import make_family, make_problem
 from amortopt.training.muon import Muon

@@ -16,7 +16,7 @@ import amortopt
 from amortopt.meta.one_pass.data import ZooDataModule
 from amortopt.meta.one_pass.evaluate import Result, evaluate_pass
 from amortopt.meta.one_pass.module import OnePassModule
-from amortopt.release.metanet import save_release
+from amortopt.release import Release, save_release
 from amortopt.zoo.train import evaluate_many
 
 
@@ -109,12 +109,10 @@ def write_release(
         "seconds": round(seconds, 1),
         "hardware": hardware(module.device),
     }
-    save_release(
-        folder,
+    release = Release(
         module.average,
-        name=name,
-        problem=module.problem.to_config(),
-        family=module.family.to_config(),
+        name,
+        [{"problem": module.problem.to_config(), "family": module.family.to_config()}],
         recipe=recipe,
         seeds={"metanet and draws": seed, "zoo": data.zoo.config["seed"]},
         results=results,
@@ -122,6 +120,7 @@ def write_release(
         l1_range=data.l1_range,
         passes=module.passes,
     )
+    save_release(folder, release)
     return results
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from amortopt.meta.one_pass.results import hardware
 from amortopt.meta.rule.module import UpdateRuleModule, validate
-from amortopt.release.rule import save_rule
+from amortopt.release import Release, save_release
 
 
 def measure_rule(module: UpdateRuleModule) -> dict[str, Any]:
@@ -73,16 +73,14 @@ def write_rule_release(
         "seconds": round(seconds, 1),
         "hardware": hardware(module.device),
     }
-    save_rule(
-        folder,
+    release = Release(
         module.average,
-        name=name,
+        name,
+        [{"problem": one.problem.to_config(), "family": one.family.to_config()} for one in module.inner],
         recipe=recipe,
         seeds={"rule and draws": seed},
         results=results,
-        problems=[
-            {"problem": one.problem.to_config(), "family": one.family.to_config()} for one in module.inner
-        ],
         commit=commit,
     )
+    save_release(folder, release)
     return results

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from amortopt import load_release
 from amortopt.meta.fit import main
 from amortopt.meta.one_pass import module as module_file
 from amortopt.meta.one_pass.module import OnePassModule
-from amortopt.release.metanet import load_release
 from tests.meta.tiny import fit_args, write_recipe
 
 STEP = OnePassModule.training_step

@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
+from amortopt import load_release
 from amortopt.meta.fit import main
 from amortopt.meta.rule.module import UpdateRuleModule
 from amortopt.meta.rule.truncated import Estimate
-from amortopt.release.rule import load_rule
 from tests.meta.tiny import error_of
 
 TINY: dict[str, Any] = {
@@ -96,8 +96,8 @@ def test_run_resumed_after_a_crash_gives_the_same_bits(
 
 def test_release_holds_the_average_and_what_was_measured(recipe: Path, tmp_path: Path) -> None:
     main(fit_args(recipe, tmp_path))
-    release, saved = load_rule(tmp_path / "tiny" / "release"), state(tmp_path)["state_dict"]
-    for name, value in release.rule.state_dict().items():
+    release, saved = load_release(tmp_path / "tiny" / "release"), state(tmp_path)["state_dict"]
+    for name, value in release.module.state_dict().items():
         assert torch.equal(value, saved[f"average.{name}"]), name
     assert release.results["training"]["steps"] == 10
     assert release.results["horizon"] == 6
@@ -120,7 +120,7 @@ def test_training_lowers_the_losses(recipe: Path, tmp_path: Path) -> None:
     more += ["--model.rule.alpha", "0.0003", "--trainer.val_check_interval", "60"]
     before, after = (
         main(fit_args(recipe, tmp_path, *more, "--trainer.max_steps", steps, "--name", f"tiny-{steps}"))
-        or load_rule(tmp_path / f"tiny-{steps}" / "release").results["problems"]
+        or load_release(tmp_path / f"tiny-{steps}" / "release").results["problems"]
         for steps in ("1", "60")
     )
     for problem, losses in before.items():
@@ -157,8 +157,8 @@ def test_damping_may_change_when_a_run_goes_on(recipe: Path, tmp_path: Path) -> 
     main(fit_args(recipe, tmp_path, "--trainer.max_steps", "2"))
     resumed = ("--ckpt_path", "last", "--model.rule.damping", "0", "--out", f"{tmp_path}/second")
     main(fit_args(recipe, tmp_path, "--trainer.max_steps", "4", *resumed))
-    release = load_rule(tmp_path / "second")
-    assert release.rule.damping == 0 and release.results["training"]["steps"] == 4
+    release = load_release(tmp_path / "second")
+    assert release.module.damping == 0 and release.results["training"]["steps"] == 4
 
 
 @pytest.mark.parametrize(

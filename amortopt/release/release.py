@@ -1,0 +1,302 @@
+"""A trained module with everything that made it, as a folder: one format for all kinds."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from amortopt._types import Params
+from amortopt._version import __version__
+from amortopt.functional.l1 import L1Range
+from amortopt.metanets import Metanet, UpdateRule, make_metanet
+from amortopt.release.card import model_card
+from amortopt.release.folder import (
+    CONFIG,
+    FORMAT,
+    WEIGHTS,
+    Kind,
+    as_json,
+    check_target,
+    locate,
+    read_card,
+    read_config,
+    read_state,
+    shipped,
+    state_bytes,
+    without_places,
+    write_release,
+)
+from amortopt.symmetry import SymmetrySpec
+from amortopt.tasks import family_names, make_family
+
+_LOAD = {
+    "metanet": "ScaleGMNOptimizer.from_pretrained",
+    "functional": "amortopt.load_release",
+    "rule": "UNFOptimizer.from_pretrained",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Release:
+    """A trained module and all that is known about it.
+
+    Args:
+        module: A registered metanet or an update rule.
+        name: Lower-case letters, digits, dots, hyphens and underscores.
+        problems: What it was trained on: ``{"problem": problem.to_config(), "family": family.to_config()}``
+            each. A metanet has one family. Where the data of a problem are on this machine is not written.
+        recipe: What was run to make it: settings, or the recipe's text.
+        seeds: What was seeded with what.
+        results: What was measured: names to numbers, or names to such tables.
+        commit: Commit of the code that made it; None if unknown.
+        l1_range: L1 strengths that it was trained for; None if it reads none, or they were not recorded.
+        passes: How often it was applied in a row in training.
+        card: Text of the model card; None: written from the other fields.
+        sha256: Checksum of the weights file that it was read from.
+        versions: Versions of amortopt and torch that wrote that file.
+    """
+
+    module: Metanet | UpdateRule
+    name: str
+    problems: Sequence[Mapping[str, Any]] = ()
+    recipe: Mapping[str, Any] | str = field(default_factory=dict)
+    seeds: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+    commit: str | None = None
+    l1_range: L1Range | None = None
+    passes: int = 1
+    card: str | None = None
+    sha256: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """What the module is."""
+        return "metanet" if isinstance(self.module, Metanet) else "rule"
+
+    @property
+    def problem(self) -> Mapping[str, Any] | None:
+        """Configuration of the first problem; None if none was recorded."""
+        return self.problems[0].get("problem") if self.problems else None
+
+    @property
+    def family(self) -> Mapping[str, Any] | None:
+        """Configuration of the first family of base networks; None if none was recorded."""
+        return self.problems[0].get("family") if self.problems else None
+
+
+def save_release(folder: str | os.PathLike[str], release: Release) -> Path:
+    """Write a release, whole or not at all, with the weights as they are now.
+
+    Args:
+        folder: A new or empty folder, or one that holds only a release, which is replaced.
+        release: Not modified.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: No path, an unsafe name, a field that json cannot hold or that is not what it should be,
+            weights that are not finite, a module without a registered name, or a folder with other files.
+        OSError: The disk is full or the folder cannot be written; what was there before is still there.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = save_release(folder, Release(UpdateRule(width=4), "my-rule", seeds={"all": 0}))
+        ...     load_release(folder).seeds
+        {'all': 0}
+    """
+    check_target(folder)
+    module = release.module
+    if not isinstance(module, (Metanet, UpdateRule)):
+        raise ValueError(f"module: got {type(module).__name__}, expected a Metanet or an UpdateRule")
+    if isinstance(module, Metanet) and not module.name:
+        raise ValueError(
+            f"module: {type(module).__name__} has no registered name; decorate it with register_metanet"
+        )
+    config = as_json(
+        {
+            "format": FORMAT,
+            "kind": release.kind,
+            "name": release.name,
+            "module": {"name": _name_of(module), "config": module.config},
+            "conditions": _conditions_of(module),
+            "spec": json.loads(module.spec.to_json()) if isinstance(module, Metanet) else None,
+            "problems": [
+                {key: without_places(value) for key, value in entry.items() if value is not None}
+                for entry in release.problems
+            ],
+            "recipe": release.recipe,
+            "seeds": release.seeds,
+            "results": release.results,
+            "l1_range": None if release.l1_range is None else release.l1_range.to_config(),
+            "passes": release.passes,
+            "commit": release.commit,
+            "versions": {"amortopt": __version__, "torch": str(torch.__version__)},
+        }
+    )
+    weights = state_bytes(module, release.kind)
+    card = model_card(config, parameter_count(module)) if release.card is None else release.card
+    return write_release(folder, weights, config, card)
+
+
+def load_release(source: str | os.PathLike[str], kind: Kind | None = None) -> Release:
+    """Read a release and check that it is whole, unaltered and consistent.
+
+    Nothing in it is executed, and nothing larger than its weights is allocated.
+
+    Args:
+        source: A folder; else the name of a shipped checkpoint, see [list_shipped][amortopt.list_shipped];
+            else a Hugging Face hub id ``"owner/name"``, downloaded and cached by ``huggingface_hub``.
+        kind: What is expected; None for any.
+
+    Returns:
+        The release, its module on the CPU and in eval mode.
+
+    Raises:
+        FileNotFoundError: No such checkpoint, or one of its files is missing.
+        ValueError: A file was truncated or altered, is of another format or kind, or does not fit the others.
+    """
+    folder = locate(source, kind)
+    config = read_config(folder)
+    if kind not in (None, config["kind"]):
+        raise ValueError(
+            f"source: {folder} holds a {config['kind']}, expected a {kind}; use {_LOAD[config['kind']]}"
+        )
+    state = read_state(folder, config)
+    try:
+        module = _build(config, state)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder / CONFIG} does not fit {WEIGHTS} or this version of amortopt (written by "
+            f"{config['versions'].get('amortopt')}, this is {__version__}): {' '.join(str(error).split())}"
+        ) from error
+    described = ("name", "problems", "recipe", "seeds", "results", "commit", "passes", "versions")
+    return Release(
+        module=module.eval(),
+        **{key: config[key] for key in described},
+        l1_range=None if config["l1_range"] is None else L1Range.from_config(config["l1_range"]),
+        card=read_card(folder),
+        sha256=config["sha256"][WEIGHTS],
+    )
+
+
+def list_shipped(kind: Kind = "metanet") -> list[str]:
+    """Names of the checkpoints that come with the package.
+
+    Args:
+        kind: ``"metanet"``, those for [ScaleGMNOptimizer][amortopt.ScaleGMNOptimizer]; ``"rule"``, those for
+            [UNFOptimizer][amortopt.UNFOptimizer]; or ``"functional"``.
+
+    Returns:
+        The names, sorted.
+    """
+    return shipped(kind)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def _name_of(module: Metanet | UpdateRule) -> str:
+    return module.name if isinstance(module, Metanet) else "update_rule"
+
+
+def _conditions_of(module: Metanet | UpdateRule) -> list[str]:
+    """What the module reads beside the weights."""
+    read = module.inputs if isinstance(module, Metanet) else ()
+    return sorted("batch" if name == "grads" else name for name in read)
+
+
+def _build(config: Mapping[str, Any], state: Params) -> Metanet | UpdateRule:
+    """The module with its weights; what it says of itself is compared with what the file says.
+
+    Raises:
+        ValueError, TypeError, KeyError, RuntimeError: They do not fit.
+    """
+    name, arguments = config["module"]["name"], config["module"]["config"]
+    # Its initial weights are replaced at once: the caller's random state is not to notice.
+    with torch.random.fork_rng(devices=[]), _Allowance(4 * sum(value.numel() for value in state.values())):
+        if config["kind"] == "metanet":
+            module = make_metanet(name, SymmetrySpec.from_json(config["spec"]), **arguments)
+        elif config["kind"] == "rule":
+            module = UpdateRule(**arguments)
+        else:
+            raise ValueError(f"kind: got {config['kind']!r}, expected metanet or rule")
+    if name != _name_of(module) or config["conditions"] != _conditions_of(module):
+        raise ValueError(
+            f"module: got {name!r} with the conditions {config['conditions']}, expected {_name_of(module)!r} "
+            f"with {_conditions_of(module)}"
+        )
+    dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
+    if len(dtypes) == 1:
+        module.to(dtypes.pop())
+    module.load_state_dict(state)
+    if isinstance(module, Metanet):
+        for entry in config["problems"]:
+            _check_family(module.spec, entry.get("family"))
+    return module
+
+
+def _check_family(spec: SymmetrySpec, family: Mapping[str, Any] | None) -> None:
+    """Raise a ``ValueError`` if networks of the family have other parameters than the spec."""
+    if family is None or family["name"] not in family_names():
+        return  # a class of the user's that is not imported here
+    expected = {name: sum(math.prod(block.shape) for block in spec.blocks_of(name)) for name in spec.params}
+    with torch.random.fork_rng(devices=[]), _Allowance(4 * sum(expected.values())):
+        network = make_family(**family).build()
+    actual = {name: p.numel() for name, p in network.named_parameters()}
+    if actual != expected:
+        raise ValueError(
+            f"family: its networks have {actual} elements per parameter, those of spec {expected}"
+        )
+
+
+_MOST_ELEMENTS = 2**30
+_FACTORIES = (
+    torch.empty,
+    torch.zeros,
+    torch.ones,
+    torch.full,
+    torch.rand,
+    torch.randn,
+    torch.eye,
+    torch.arange,
+)
+
+
+class _Allowance(TorchFunctionMode):
+    """Inside, tensors may be made until they have so many elements together (and 2^20 more).
+
+    A size in a file is held against the weights in the file before it is allocated.
+    """
+
+    def __init__(self, elements: int) -> None:
+        super().__init__()
+        self.left = min(elements, _MOST_ELEMENTS) + 2**20
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _FACTORIES:
+            size = kwargs.get("size", args)
+            sizes = size[0] if size and isinstance(size[0], (tuple, list, torch.Size)) else size
+            counts = [n for n in sizes if isinstance(n, int)]
+            self.left -= max(counts, default=0) if func is torch.arange else math.prod(counts)
+            if self.left < 0:
+                raise ValueError(
+                    f"building it needs a tensor of sizes {list(sizes)}, out of all proportion to its weights"
+                )
+        return func(*args, **kwargs)
