@@ -20,9 +20,8 @@ from amortopt.functional.networks import num_networks
 from amortopt.optim import ScaleGMNOptimizer
 from amortopt.release import list_shipped
 from amortopt.system.files import write_whole
-from amortopt.tasks import Family, Problem
+from amortopt.tasks import Family, Problem, evaluate_many
 from amortopt.zoo.baseline import START_EPOCHS, finetune, starting_networks
-from amortopt.zoo.train import evaluate_many
 
 CHECKPOINTS = ("mnist1d-mlp-tanh", "mnist1d-mlp-relu")
 EPOCHS = (25, 150)
@@ -189,7 +188,8 @@ def _finetune(
     points: list[tuple[float, float]] = []
 
     def look(_: int, seconds: float, params: Params) -> None:
-        points.append((seconds / count, 100 * float(evaluate_many(module, params, test, problem)[1].mean())))
+        accuracy = evaluate_many(module, params, test, problem.objective)[1]
+        points.append((seconds / count, 100 * float(accuracy.mean())))
 
     done = finetune(
         module,
@@ -232,7 +232,7 @@ def _stops(epochs: int) -> list[int]:
 def _measured(
     method: str, family: Family, problem: Problem, params: Params, seconds: float | None = None
 ) -> Row:
-    loss, accuracy = evaluate_many(family.build(), params, problem.split("test"), problem)
+    loss, accuracy = evaluate_many(family.build(), params, problem.split("test"), problem.objective)
     return Row(method, 100 * accuracy, loss, seconds)
 
 

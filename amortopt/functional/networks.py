@@ -1,4 +1,4 @@
-"""Base networks as functions of their params: output, loss and gradient, for one network or many.
+"""Base networks as functions of their params, for one network or many.
 
 Legend: B networks, N examples, C classes. A stacked ``Params`` has the network axis B first in every tensor.
 The module that is passed only says what to compute: its own parameters are neither read (where params names
@@ -7,19 +7,15 @@ them) nor written, its buffers and its training/eval mode are used as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, vmap
 
 from amortopt._types import Params
 from amortopt.functional.many import run_many
-
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""``loss(logits [N, C], y [N]) -> scalar``."""
 
 
 @contextmanager
@@ -147,49 +143,13 @@ def apply_many(module: nn.Module, params: Params, x: Tensor, *, shared: bool = T
     Raises:
         ValueError: If the network axes of ``params`` and ``x`` do not fit.
     """
-    _check_network_axis(params, shared, x=x)
-    out = run_many(module, params, x, count=num_networks(params), shared=shared)
+    count = num_networks(params)
+    if not shared and (x.ndim == 0 or x.shape[0] != count):
+        raise ValueError(
+            f"x: got shape {tuple(x.shape)}, expected a leading network axis of {count} "
+            "as in params; pass shared=True if all networks see the same batch"
+        )
+    out = run_many(module, params, x, count=count, shared=shared)
     if out is not None:
         return out
     return vmap(lambda p, xs: apply(module, p, xs), in_dims=(0, None if shared else 0))(params, x)
-
-
-def loss_and_grad_many(
-    module: nn.Module, params: Params, x: Tensor, y: Tensor, loss: Loss, *, shared: bool = True
-) -> tuple[Tensor, Params]:
-    """Loss of each of B networks and its gradient at that network's params.
-
-    Args:
-        module: What to compute.
-        params: Tensors [B, ...].
-        x: Inputs [N, ...] that all networks share, or [B, N, ...] with ``shared=False``.
-        y: Targets [N], or [B, N] with ``shared=False``.
-        loss: ``(logits [N, C], y [N]) -> scalar``.
-        shared: Whether ``x`` and ``y`` are one batch for all networks.
-
-    Returns:
-        Losses [B] and gradients with the names and shapes of ``params``; both differentiable in ``params``.
-
-    Raises:
-        ValueError: If the network axes of ``params``, ``x`` and ``y`` do not fit.
-    """
-    _check_network_axis(params, shared, x=x, y=y)
-
-    def total(p: Params) -> tuple[Tensor, Tensor]:
-        logits = apply_many(module, p, x, shared=shared)
-        losses = vmap(loss, in_dims=(0, None if shared else 0))(logits, y)
-        return losses.sum(), losses
-
-    # A network's loss depends on its own params alone, so the gradient of the sum holds every network's own.
-    grads, losses = grad(total, has_aux=True)(params)
-    return losses, grads
-
-
-def _check_network_axis(params: Params, shared: bool, **data: Tensor) -> None:
-    count = num_networks(params)
-    for name, value in data.items():
-        if not shared and (value.ndim == 0 or value.shape[0] != count):
-            raise ValueError(
-                f"{name}: got shape {tuple(value.shape)}, expected a leading network axis of {count} "
-                "as in params; pass shared=True if all networks see the same batch"
-            )

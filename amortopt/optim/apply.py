@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from amortopt._types import Params
-from amortopt.functional.networks import Loss, eval_mode, loss_and_grad_many
+from amortopt.functional.networks import eval_mode
 from amortopt.metanets import Metanet
 from amortopt.optim.checks import check_finite
 from amortopt.symmetry import Match
+from amortopt.tasks import Examples, Objective, loss_and_grad_many
 
 
 @dataclass(frozen=True)
@@ -23,22 +24,19 @@ class Data:
     """What gradients are computed from.
 
     Attributes:
-        x: Inputs [N, ...] that all networks share.
-        y: Targets [N].
-        loss: ``(logits [N, C], y [N]) -> scalar``.
+        examples: Inputs and targets that all networks share.
+        objective: What is differentiated.
     """
 
-    x: Tensor
-    y: Tensor
-    loss: Loss
+    examples: Examples
+    objective: Objective
 
     def gradients(self, module: nn.Module, params: Params) -> Params:
         """Gradients [B, ...] at params [B, ...] of the module in eval mode, which is left as it was."""
         first = next(iter(params.values()))
-        x, y = self.x.detach().to(first.device), self.y.detach().to(first.device)
-        x = x.to(first.dtype) if x.is_floating_point() else x
+        examples = self.examples.to(first.device, first.dtype)
         with eval_mode(module):
-            return loss_and_grad_many(module, params, x, y, self.loss)[1]
+            return loss_and_grad_many(module, params, examples, self.objective)[1]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from amortopt._types import Params
 from amortopt.functional.l1 import L1Range
 from amortopt.release import check_passes as check_passes
+from amortopt.tasks import Objective
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -226,17 +227,17 @@ def check_batch(batch: object, *, read: bool) -> tuple[Tensor, Tensor] | None:
     return x, y
 
 
-def check_examples(x: Tensor, y: Tensor, shape: tuple[int, ...] | None, classes: int) -> None:
+def check_examples(x: Tensor, y: Tensor, shape: tuple[int, ...] | None, objective: Objective) -> None:
     """Check examples against a problem.
 
     Args:
         x: Inputs [N, ...].
-        y: Labels [N].
+        y: Targets [N, ...].
         shape: Shape of one input; None if it is not known.
-        classes: Number of classes.
+        objective: What the targets are for.
 
     Raises:
-        ValueError: Inputs of another shape or not finite, labels that are no class indices.
+        ValueError: Inputs of another shape or not finite, targets that the objective cannot read.
     """
     if shape is not None and tuple(x.shape[1:]) != tuple(shape):
         expected = ", ".join(["N", *map(str, shape)])
@@ -250,15 +251,7 @@ def check_examples(x: Tensor, y: Tensor, shape: tuple[int, ...] | None, classes:
         raise ValueError(
             f"batch: x has {bad} NaN or infinite values of {x.numel()}; leave those examples out"
         )
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise ValueError(
-            f"batch: got y of {y.dtype}, expected class indices such as torch.int64; convert with y.long()"
-        )
-    low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"batch: got labels from {low} to {high} in y, expected class indices from 0 to {classes - 1}"
-        )
+    objective.check_targets(y, "batch")
 
 
 def check_accept(accept: object) -> None:

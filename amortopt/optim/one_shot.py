@@ -23,7 +23,7 @@ from amortopt.optim.writing import copied, judged, written
 from amortopt.release import Release, load_release, parameter_count, save_release
 from amortopt.symmetry import FamilyMismatchError, SymmetrySpec
 from amortopt.system.extras import needed_for
-from amortopt.tasks import Family, Problem, make_family, make_problem
+from amortopt.tasks import Examples, Family, Problem, make_family, make_problem
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -345,8 +345,9 @@ class ScaleGMNOptimizer:
         shape = None if self.family is None else self.family.input_shape
         if example_input is not None:
             shape = tuple(example_input.shape[1:]) if isinstance(example_input, Tensor) else None
-        checks.check_examples(*given, shape, self.problem.num_classes)
-        return Data(given[0], given[1].long(), self.problem.loss)
+        checks.check_examples(*given, shape, self.problem.objective)
+        x, y = (t.detach() for t in given)
+        return Data(Examples(x, y if y.is_floating_point() else y.long()), self.problem.objective)
 
     def _read(
         self,

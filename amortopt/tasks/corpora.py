@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amortopt.tasks.base import register_problem
+from amortopt.tasks.problem import register_problem
 from amortopt.tasks.text import TextProblem, encode
 
 _LM1B = "1-billion-word-language-modeling-benchmark-r13output"

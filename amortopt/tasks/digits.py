@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from amortopt.system.extras import needed_for
-from amortopt.tasks.base import SPLITS, Problem, Split, Which, check_which, register_problem
+from amortopt.tasks.examples import Examples
+from amortopt.tasks.objective import CrossEntropy
+from amortopt.tasks.problem import SPLITS, Problem, Which, check_which, register_problem
 
 _SIDE = 16
 _COPIES = 3  # jittered copies of a base image
@@ -33,7 +35,7 @@ class Digits(Problem):
         seed: Seed of the parts, the jitter and the noise.
     """
 
-    num_classes = 10
+    objective = CrossEntropy(10)
 
     def __init__(self, seed: int = 42) -> None:
         if not isinstance(seed, int) or not 0 <= seed < 2**32:
@@ -44,7 +46,7 @@ class Digits(Problem):
     def input_shape(self) -> tuple[int, ...]:
         return (1, _SIDE, _SIDE)
 
-    def split(self, which: Which) -> Split:
+    def split(self, which: Which) -> Examples:
         check_which(which)
         return _generate(self.seed)[which]
 
@@ -53,7 +55,7 @@ class Digits(Problem):
 
 
 @lru_cache(maxsize=8)
-def _generate(seed: int) -> dict[Which, Split]:
+def _generate(seed: int) -> dict[Which, Examples]:
     with needed_for("the problem digits", extra="data"):
         from sklearn.datasets import load_digits
 
@@ -67,10 +69,10 @@ def _generate(seed: int) -> dict[Which, Split]:
         drawn[which] = _jitter(np.repeat(images[bases[which]], _COPIES, axis=0), rng)
     mean, std = drawn["train"].mean(), drawn["train"].std()
 
-    def part(which: Which) -> Split:
+    def part(which: Which) -> Examples:
         x = (np.round((drawn[which] - mean) / std / _GRID) * _GRID).astype(np.float32)
         y = np.repeat(labels[bases[which]], _COPIES).astype(np.int64)
-        return Split(torch.from_numpy(x).unsqueeze(1), torch.from_numpy(y))
+        return Examples(torch.from_numpy(x).unsqueeze(1), torch.from_numpy(y))
 
     return {which: part(which) for which in SPLITS}
 

@@ -14,8 +14,9 @@ from torch.nn.modules.conv import _ConvNd
 from amortopt._types import Params
 from amortopt.functional.many import elementwise
 from amortopt.functional.networks import params_of, stack
-from amortopt.tasks.base import construct
+from amortopt.system.registry import Registry
 
+F = TypeVar("F", bound="type[Family]")
 Activation: TypeAlias = Literal["tanh", "relu", "sin", "gelu", "leaky_relu", "identity"]
 
 
@@ -59,23 +60,12 @@ class Family(ABC):
         return {"name": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
 
-F = TypeVar("F", bound=type[Family])
-_FAMILIES: dict[str, type[Family]] = {}
+FAMILIES: Registry[Family] = Registry("family")
 
 
 def register_family(name: str) -> Callable[[F], F]:
     """Class decorator: make a family known to [make_family][amortopt.tasks.make_family] as ``name``."""
-
-    def add(cls: F) -> F:
-        if name in _FAMILIES:
-            raise ValueError(
-                f"name: family {name!r} is already {_FAMILIES[name].__qualname__}; choose another name"
-            )
-        cls.name = name
-        _FAMILIES[name] = cls
-        return cls
-
-    return add
+    return FAMILIES.register(name)
 
 
 @register_family("mlp")
@@ -171,7 +161,7 @@ class Cnn(Family):
 
 def family_names() -> list[str]:
     """Names that [make_family][amortopt.tasks.make_family] knows, sorted."""
-    return sorted(_FAMILIES)
+    return FAMILIES.names()
 
 
 def make_family(name: str, **kwargs: Any) -> Family:
@@ -195,9 +185,7 @@ def make_family(name: str, **kwargs: Any) -> Family:
           (2): Linear(in_features=8, out_features=10, bias=True)
         )
     """
-    if name not in _FAMILIES:
-        raise ValueError(f"name: got unknown family {name!r}, expected one of {', '.join(family_names())}")
-    return construct(_FAMILIES[name], f"family {name!r}", kwargs)
+    return FAMILIES.make(name, **kwargs)
 
 
 def init_many(

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from amortopt.system.extras import needed_for
-from amortopt.tasks.base import Problem, Split, Which, check_which, hold_out, register_problem
+from amortopt.tasks.examples import Examples
+from amortopt.tasks.objective import CrossEntropy
+from amortopt.tasks.problem import Problem, Which, check_which, hold_out, register_problem
 
 _LENGTH = 40
 _VAL = 500
@@ -34,7 +36,7 @@ class Mnist1d(Problem):
         channel_axis: Whether inputs are [1, 40] (for convolutions) instead of [40].
     """
 
-    num_classes = 10
+    objective = CrossEntropy(10)
 
     def __init__(self, seed: int = 42, channel_axis: bool = False) -> None:
         if not isinstance(seed, int) or not 0 <= seed < 2**32:
@@ -46,7 +48,7 @@ class Mnist1d(Problem):
     def input_shape(self) -> tuple[int, ...]:
         return (1, _LENGTH) if self.channel_axis else (_LENGTH,)
 
-    def split(self, which: Which) -> Split:
+    def split(self, which: Which) -> Examples:
         check_which(which)
         return _parts(self.seed, self.input_shape)[which]
 
@@ -55,12 +57,12 @@ class Mnist1d(Problem):
 
 
 @lru_cache(maxsize=16)
-def _parts(seed: int, input_shape: tuple[int, ...]) -> dict[Which, Split]:
-    return {which: Split(p.x.unflatten(1, input_shape), p.y) for which, p in _generate(seed).items()}
+def _parts(seed: int, input_shape: tuple[int, ...]) -> dict[Which, Examples]:
+    return {which: Examples(p.x.unflatten(1, input_shape), p.y) for which, p in _generate(seed).items()}
 
 
 @lru_cache(maxsize=8)
-def _generate(seed: int) -> dict[Which, Split]:
+def _generate(seed: int) -> dict[Which, Examples]:
     with needed_for("the problem mnist1d", extra="data"):
         from mnist1d.data import get_dataset_args, make_dataset
 
@@ -71,9 +73,9 @@ def _generate(seed: int) -> dict[Which, Split]:
     train, val = hold_out(len(data["y"]), _VAL, seed)
     mean, std = data["x"][train].mean(), data["x"][train].std()
 
-    def part(x: np.ndarray, y: np.ndarray) -> Split:
+    def part(x: np.ndarray, y: np.ndarray) -> Examples:
         on_grid = np.round((x - mean) / std / _GRID) * _GRID
-        return Split(torch.from_numpy(on_grid.astype(np.float32)), torch.from_numpy(y.astype(np.int64)))
+        return Examples(torch.from_numpy(on_grid.astype(np.float32)), torch.from_numpy(y.astype(np.int64)))
 
     return {
         "train": part(data["x"][train], data["y"][train]),

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amortopt.tasks.base import SPLITS, Problem, Split, Which, check_which, register_problem
+from amortopt.tasks.examples import Examples
+from amortopt.tasks.objective import CrossEntropy
+from amortopt.tasks.problem import SPLITS, Problem, Which, check_which, register_problem
 
 VOCABULARY = "\n" + "".join(map(chr, range(32, 127))) + "\N{REPLACEMENT CHARACTER}"
 """The character of every symbol; the last stands for all characters that are not among the others."""
@@ -60,13 +62,11 @@ class TextProblem(Problem):
         length: Characters T of a window.
     """
 
-    num_classes = len(VOCABULARY)
-
     def __init__(self, length: int = 32) -> None:
         if not isinstance(length, int) or length < 1:
             raise ValueError(f"length: got {length!r}, expected a positive number of characters")
         self.length = length
-        self.target_shape = (length,)
+        self.objective = CrossEntropy(len(VOCABULARY), (length,))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -88,7 +88,7 @@ class TextProblem(Problem):
     def origin(self) -> str:
         """Where the text comes from, in words."""
 
-    def split(self, which: Which) -> Split:
+    def split(self, which: Which) -> Examples:
         check_which(which)
         symbols = self.symbols
         held = int(_HELD_OUT * len(symbols))
@@ -102,7 +102,7 @@ class TextProblem(Problem):
             )
         used = count * self.length
         shape = (count, self.length)
-        return Split(part[:used].reshape(shape), part[1 : used + 1].reshape(shape))
+        return Examples(part[:used].reshape(shape), part[1 : used + 1].reshape(shape))
 
 
 @register_problem("pydoc_text")

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import torch
 
-from amortopt.tasks.base import Problem, Split, Which, check_which, hold_out, register_problem
+from amortopt.tasks.examples import Examples
 from amortopt.tasks.formats import (
     Gray,
     Images,
@@ -29,6 +29,8 @@ from amortopt.tasks.formats import (
     read_svhn,
     shrink,
 )
+from amortopt.tasks.objective import CrossEntropy
+from amortopt.tasks.problem import Problem, Which, check_which, hold_out, register_problem
 
 Preprocessing: TypeAlias = Literal["standardised", "small_cnn_zoo"]
 
@@ -51,7 +53,7 @@ class VisionProblem(Problem):
             8 for FashionMNIST and 16 for CIFAR-10 in Zhou et al. 2024 (arXiv 2402.05232); None keeps them.
     """
 
-    num_classes = 10
+    objective = CrossEntropy(10)
     channels = 1
     """1 for grayscale, 3 for colour."""
     side: int
@@ -106,7 +108,7 @@ class VisionProblem(Problem):
             ValueError: If a file is damaged.
         """
 
-    def split(self, which: Which) -> Split:
+    def split(self, which: Which) -> Examples:
         check_which(which)
         arguments = self.to_config() | {"root": self.root.resolve()}
         del arguments["name"]
@@ -203,7 +205,7 @@ class SvhnGray(VisionProblem):
 
 
 @lru_cache(maxsize=4)
-def _load(cls: type[VisionProblem], **arguments: Any) -> dict[Which, Split]:
+def _load(cls: type[VisionProblem], **arguments: Any) -> dict[Which, Examples]:
     problem = cls(**arguments)
     if problem.download:
         problem.fetch()
@@ -215,9 +217,9 @@ def _load(cls: type[VisionProblem], **arguments: Any) -> dict[Which, Split]:
     else:
         mean, std = _pixel_statistics(train.pixels[keep])
 
-    def part(pixels: np.ndarray, labels: np.ndarray) -> Split:
+    def part(pixels: np.ndarray, labels: np.ndarray) -> Examples:
         x = (pixels.astype(np.float32) - np.float32(mean)) / np.float32(std)
-        return Split(
+        return Examples(
             torch.from_numpy(x).reshape(-1, *problem.input_shape), torch.from_numpy(labels.astype(np.int64))
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import num_networks
-from amortopt.tasks import Problem, Split, init_many
+from amortopt.tasks import Examples, Problem, init_many, loss_and_grad_many
 from amortopt.zoo.config import ZooConfig
 from amortopt.zoo.draw import draw_table, epoch_order, noise_generator
-from amortopt.zoo.train import gradients_many, train_many
+from amortopt.zoo.train import train_many
 
 OptimizerName: TypeAlias = Literal["sgd", "adam"]
 Schedule: TypeAlias = Literal["constant", "cosine"]
@@ -95,7 +95,7 @@ class Finetuned:
 def finetune(
     module: nn.Module,
     params: Params,
-    data: Split,
+    data: Examples,
     problem: Problem,
     *,
     optimizer: OptimizerName = "sgd",
@@ -176,8 +176,9 @@ def finetune(
         for batch in epoch_order(seed, epoch, len(data)).to(device).split(batch_size):
             factor = 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / steps))
             step += 1
-            x = problem.augment(data.x[batch], input_noise, noise)
-            for name, g in gradients_many(module, theta, x, data.y[batch], problem).items():
+            part = data.take(batch)
+            part = replace(part, x=problem.augment(part.x, input_noise, noise))
+            for name, g in loss_and_grad_many(module, theta, part, problem.objective)[1].items():
                 p, lam = theta[name], strengths[name]
                 if penalised and not proximal:
                     g = g.addcmul(p.sign(), lam)

@@ -13,12 +13,12 @@ from torch import nn
 from amortopt._types import Params
 from amortopt.functional.networks import params_of
 from amortopt.system.extras import needed_for
-from amortopt.tasks import Family, Problem, init_many
-from amortopt.tasks.base import SPLITS
+from amortopt.tasks import Family, Problem, evaluate_many, init_many
+from amortopt.tasks.problem import SPLITS
 from amortopt.zoo.config import ZooConfig
 from amortopt.zoo.draw import Table, draw_table
 from amortopt.zoo.store import Manifest, open_folder, read_shard, remove_leftovers, write_shard, write_summary
-from amortopt.zoo.train import evaluate_many, train_many
+from amortopt.zoo.train import train_many
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -164,7 +164,7 @@ def _train_shard(
     finite = torch.stack([p.flatten(1).isfinite().all(1) for p in params.values()]).all(0)
     results: Table = {"finite": finite.cpu().numpy()}
     for which in SPLITS:
-        loss, accuracy = evaluate_many(module, params, data[which], problem)
+        loss, accuracy = evaluate_many(module, params, data[which], problem.objective)
         results |= {f"{which}_loss": loss.cpu().numpy(), f"{which}_accuracy": accuracy.cpu().numpy()}
     return params, table | results
 
@@ -179,10 +179,10 @@ def _architecture(problem: Problem, family: Family, device: torch.device | str) 
     with torch.random.fork_rng(devices=[]):
         module = family.build()
     outputs = tuple(module(family.example_input()).shape[1:])
-    if outputs != (problem.num_classes,):
+    if outputs != problem.objective.output_shape:
         raise ValueError(
-            f"family: {family} has outputs of shape {outputs}, but {problem} has {problem.num_classes} "
-            "classes"
+            f"family: {family} has outputs of shape {outputs}, but {problem} needs "
+            f"{problem.objective.output_shape}; change one of the two"
         )
     try:
         return module.to(device)

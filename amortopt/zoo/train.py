@@ -1,4 +1,4 @@
-"""Many base networks at once: train by SGD, evaluate. Maths only, no files.
+"""Many base networks at once: train by SGD. Maths only, no files.
 
 Legend: B networks, N examples, C classes.
 """
@@ -6,21 +6,21 @@ Legend: B networks, N examples, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.functional.networks import apply_many, num_networks
-from amortopt.tasks import Problem, Split
+from amortopt.tasks import Examples, Problem, loss_and_grad_many
 from amortopt.zoo.draw import epoch_order, noise_generator
 
 
 def train_many(
     module: nn.Module,
     params: Params,
-    data: Split,
+    data: Examples,
     problem: Problem,
     *,
     learning_rate: Tensor,
@@ -69,9 +69,10 @@ def train_many(
         noise = noise_generator(seed, epoch, data.x.device)
         order = epoch_order(seed, epoch, len(data.y)).to(data.x.device)
         for batch in order.split(batch_size):
-            x = problem.augment(data.x[batch], input_noise, noise)
+            part = data.take(batch)
+            part = replace(part, x=problem.augment(part.x, input_noise, noise))
             view = {name: p[:active] for name, p in theta.items()}
-            for name, g in gradients_many(module, view, x, data.y[batch], problem).items():
+            for name, g in loss_and_grad_many(module, view, part, problem.objective)[1].items():
                 p = view[name]
                 if weight_decay:
                     g = g + weight_decay * p
@@ -83,48 +84,3 @@ def train_many(
             on_epoch(active)
     unsort = torch.argsort(by_rank)
     return {name: p[unsort] for name, p in theta.items()}
-
-
-def gradients_many(module: nn.Module, params: Params, x: Tensor, y: Tensor, problem: Problem) -> Params:
-    """Gradient of each network's own loss, all networks reading the same examples.
-
-    Args:
-        module: Architecture; its own params are not read.
-        params: Qualified name -> [B, ...]; not modified.
-        x: Inputs [N, ...].
-        y: Targets [N].
-        problem: Gives the loss.
-
-    Returns:
-        Gradients, names and shapes of ``params``.
-    """
-    # A network's loss depends on its own params alone, so the gradient of the sum holds every network's own
-    # gradient. One plain backward pass is a quarter faster here than vmap over per-network gradients.
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-    total = problem.loss(apply_many(module, leaves, x), y).sum()
-    grads = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
-    return dict(zip(leaves, grads, strict=True))
-
-
-@torch.no_grad()
-def evaluate_many(
-    module: nn.Module, params: Params, data: Split, problem: Problem, *, chunk: int = 1000
-) -> tuple[Tensor, Tensor]:
-    """Loss and accuracy of stacked networks.
-
-    Args:
-        module: Architecture; its own params are not read.
-        params: Qualified name -> [B, ...].
-        data: Examples, on the params' device.
-        problem: Gives loss and accuracy, both means over examples.
-        chunk: Examples per forward pass, which bounds the memory.
-
-    Returns:
-        Loss [B] and accuracy [B] in [0, 1], float64.
-    """
-    total = torch.zeros(2, num_networks(params), dtype=torch.float64, device=data.x.device)
-    for x, y in zip(data.x.split(chunk), data.y.split(chunk), strict=True):
-        logits = apply_many(module, params, x)
-        total += torch.stack([problem.loss(logits, y), problem.accuracy(logits, y)]).double() * len(y)
-    loss, accuracy = total / len(data)
-    return loss, accuracy

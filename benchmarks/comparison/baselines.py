@@ -19,8 +19,8 @@ from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.functional.networks import num_networks
+from amortopt.tasks import evaluate_many
 from amortopt.zoo.baseline import Schedule, finetune
-from amortopt.zoo.train import evaluate_many
 from comparison.cells import Cell, Method
 from comparison.store import summary, values
 
@@ -78,7 +78,7 @@ class Trial:
 
 def look(cell: Cell, params: Params, which: str) -> State:
     """Measure networks on a part of the data."""
-    loss, accuracy = evaluate_many(cell.module(), params, cell.problem.split(which), cell.problem)  # type: ignore[arg-type]
+    loss, accuracy = evaluate_many(cell.module(), params, cell.problem.split(which), cell.problem.objective)  # type: ignore[arg-type]
     flat = torch.cat([p.flatten(1) for p in params.values()], 1)
     return State(loss, accuracy, flat.abs().sum(1).double(), (flat == 0).double().mean(1))
 

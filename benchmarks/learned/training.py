@@ -114,5 +114,5 @@ def train_loss(inner: InnerProblem, flat: Tensor, examples: int | None = None) -
 def _mean_loss(inner: InnerProblem, flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
     params, total = inner.layout.unpack(flat), torch.zeros(len(flat), device=flat.device)
     for some, wanted in zip(x.split(128), y.split(128), strict=True):
-        total += inner.problem.loss(apply_many(inner.network, params, some), wanted) * len(some)
+        total += inner.problem.objective.loss(apply_many(inner.network, params, some), wanted) * len(some)
     return total / len(x)

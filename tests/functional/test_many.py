@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from amortopt._types import Params
 from amortopt.functional.many import run_chain
-from amortopt.functional.networks import apply_many, loss_and_grad_many
+from amortopt.functional.networks import apply_many
 from amortopt.tasks import make_family
 
 B, N = 3, 5
@@ -178,35 +177,3 @@ def test_run_chain_runs_under_vmap() -> None:
     many = {name: torch.stack([p, 2 * p]) for name, p in params.items()}
     out = vmap(run, in_dims=(0, None))(many, x)
     torch.testing.assert_close(out[1], run({name: p[1] for name, p in many.items()}, x))
-
-
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("name", ["mlp tanh", "cnn 1-D", "cnn 2-D"])
-def test_loss_and_grad_many_is_vmap_over_gradients(name: str, shared: bool) -> None:
-    module, shape = CHAINS[name]()
-    params, x = drawn(module.double()), batch(shape, shared)
-    y = torch.arange(N) % 3 if shared else torch.randint(3, (B, N))
-    data = None if shared else 0
-
-    def one(p: Params, xs: Tensor, ys: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(module, p, (xs,)), ys)
-
-    expected = vmap(torch.func.grad_and_value(one), in_dims=(0, data, data))(params, x, y)
-    losses, grads = loss_and_grad_many(module, params, x, y, F.cross_entropy, shared=shared)
-    torch.testing.assert_close(losses, expected[1], rtol=1e-12, atol=1e-12)
-    for key, value in grads.items():
-        torch.testing.assert_close(value, expected[0][key], rtol=1e-12, atol=1e-12)
-
-
-def test_loss_and_grad_many_works_without_autograd_and_under_vmap() -> None:
-    module, shape = CHAINS["mlp tanh"]()
-    params, x, y = drawn(module.double()), batch(shape, True), torch.arange(N) % 3
-    losses, grads = loss_and_grad_many(module, params, x, y, F.cross_entropy)
-    with torch.no_grad():
-        _, again = loss_and_grad_many(module, params, x, y, F.cross_entropy)
-    assert not again["0.weight"].requires_grad
-    torch.testing.assert_close(again, grads)
-    many = {name: torch.stack([p, 2 * p]) for name, p in params.items()}
-    nested = vmap(lambda p: loss_and_grad_many(module, p, x, y, F.cross_entropy))(many)
-    torch.testing.assert_close(nested[0][0], losses)
-    torch.testing.assert_close({name: g[0] for name, g in nested[1].items()}, grads)

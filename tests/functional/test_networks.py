@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amortopt.functional.networks import (
     apply,
     apply_many,
-    loss_and_grad_many,
     num_networks,
     params_of,
     stack,
@@ -69,30 +67,6 @@ def test_apply_many_gives_each_network_its_own_inputs(case: tuple) -> None:
     torch.testing.assert_close(out, torch.stack([m(o) for m, o in zip(many, own, strict=True)]))
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_loss_and_grad_many_is_each_networks_backward(case: tuple, shared: bool) -> None:
-    module, many, x, y = case
-    xs, ys = (x, y) if shared else (torch.randn(B, *x.shape, dtype=torch.float64), torch.randint(3, (B, N)))
-    losses, grads = loss_and_grad_many(
-        module, stack([params_of(m) for m in many]), xs, ys, F.cross_entropy, shared=shared
-    )
-    for b, network in enumerate(many):
-        loss = F.cross_entropy(network(x if shared else xs[b]), y if shared else ys[b])
-        loss.backward()
-        torch.testing.assert_close(losses[b], loss.detach())
-        for name, p in network.named_parameters():
-            torch.testing.assert_close(grads[name][b], p.grad)
-
-
-def test_loss_and_grad_many_leaves_module_and_params_alone(case: tuple) -> None:
-    module, many, x, y = case
-    params = stack([params_of(m) for m in many])
-    before = {n: v.clone() for n, v in (params | module.state_dict()).items()}
-    loss_and_grad_many(module, params, x, y, F.cross_entropy)
-    assert all(p.grad is None for p in module.parameters())
-    assert all(torch.equal(v, before[n]) for n, v in (params | module.state_dict()).items())
-
-
 def test_apply_many_gradcheck() -> None:
     module, shape = builders()["mlp"]
     x = torch.randn(N, *shape, dtype=torch.float64)
@@ -102,17 +76,6 @@ def test_apply_many_gradcheck() -> None:
     assert torch.autograd.gradcheck(
         lambda *v: apply_many(module, dict(zip(names, v, strict=True)), x), values
     )
-
-
-def test_loss_and_grad_many_is_differentiable_in_params() -> None:
-    module, shape = builders()["mlp"]
-    params = stack([params_of(module)] * 2)
-    params["0.weight"].requires_grad_()
-    _, grads = loss_and_grad_many(
-        module, params, torch.randn(N, *shape), torch.arange(N) % 3, F.cross_entropy
-    )
-    grads["2.bias"].square().sum().backward()
-    assert params["0.weight"].grad is not None and params["0.weight"].grad.abs().sum() > 0
 
 
 def test_params_of_copies(case: tuple) -> None:

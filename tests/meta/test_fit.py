@@ -11,8 +11,8 @@ from amortopt.functional.l1 import L1Range, l1_norm
 from amortopt.meta.fit import main
 from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.optim import ScaleGMNOptimizer
+from amortopt.tasks import evaluate_many
 from amortopt.zoo import load_zoo
-from amortopt.zoo.train import evaluate_many
 
 from .tiny import fit_args, write_recipe
 

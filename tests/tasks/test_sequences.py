@@ -12,13 +12,22 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from amortopt._types import Params
-from amortopt.functional.networks import apply_many, loss_and_grad_many
+from amortopt.functional.networks import apply_many
 from amortopt.symmetry import NeuronGroup, SymmetrySpec, extract
-from amortopt.tasks import Family, PydocText, init_many, make_family
+from amortopt.tasks import (
+    CrossEntropy,
+    Examples,
+    Family,
+    init_many,
+    loss_and_grad_many,
+    loss_many,
+    make_family,
+)
 from amortopt.tasks.derivatives import attend, recur, standardise
 from amortopt.tasks.sequences import causal_attention
 
 COUNT, EXAMPLES, LENGTH = 3, 4, 5
+OBJECTIVE = CrossEntropy(9, (LENGTH,))
 RNN = make_family("char_rnn", embedding=3, hidden=6, num_classes=9, input_shape=(LENGTH,))
 RNN_RELU = make_family("char_rnn", activation="relu", hidden=6, num_classes=9, input_shape=(LENGTH,))
 TRANSFORMER = make_family(
@@ -59,14 +68,13 @@ def test_sequences_gradients_and_their_gradients_are_those_of_the_module(
     family: Family, generator: torch.Generator
 ) -> None:
     params, x, y = drawn(family, generator)
-    problem = PydocText(length=LENGTH)
 
     def derivatives(many: bool) -> list[Tensor]:
         leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
         logits = (
             apply_many(family.build(), leaves, x, shared=False) if many else one_by_one(family, leaves, x)
         )
-        first = torch.autograd.grad(problem.loss(logits, y).sum(), list(leaves.values()), create_graph=True)
+        first = torch.autograd.grad(OBJECTIVE.loss(logits, y).sum(), list(leaves.values()), create_graph=True)
         # A function of the gradient whose derivative is nowhere constant, as a learned update's is.
         target = torch.stack([g.sin().sum() for g in first]).sum() + logits.cos().sum()
         return [*first, *torch.autograd.grad(target, list(leaves.values()))]
@@ -78,9 +86,11 @@ def test_sequences_gradients_and_their_gradients_are_those_of_the_module(
 @every
 def test_sequences_loss_and_grad_many_is_differentiable(family: Family, generator: torch.Generator) -> None:
     params, x, y = drawn(family, generator)
-    net, problem = family.build().double(), PydocText(length=LENGTH)
+    net = family.build().double()
     leaves = {name: value.requires_grad_() for name, value in params.items()}
-    losses, grads = loss_and_grad_many(net, leaves, x, y, problem.loss, shared=False)
+    losses, grads = loss_and_grad_many(
+        net, leaves, Examples(x, y, shared=False), OBJECTIVE, create_graph=True
+    )
     alone, alone_grad = _one_loss_and_grad(net, {n: p[1] for n, p in params.items()}, x[1], y[1])
     torch.testing.assert_close(losses[1], alone)
     for name, value in alone_grad.items():
@@ -285,11 +295,10 @@ def test_third_derivatives_are_right(
 def test_second_derivatives_are_right_where_functions_are_nested(generator: torch.Generator) -> None:
     """``torch.func.grad`` of a gradient keeps its graph, as for a third derivative."""
     params, x, y = drawn(TRANSFORMER, generator)
-    net, problem = TRANSFORMER.build().double(), PydocText(length=LENGTH)
+    net, examples = TRANSFORMER.build().double(), Examples(x, y, shared=False)
 
     def squared(p: Params) -> Tensor:
-        _, grads = loss_and_grad_many(net, p, x, y, problem.loss, shared=False)
-        return _squares(grads)
+        return _squares(grad(lambda q: loss_many(net, q, examples, OBJECTIVE).sum())(p))
 
     leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
     expected = torch.autograd.grad(squared(leaves), list(leaves.values()))

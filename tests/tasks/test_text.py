@@ -33,7 +33,7 @@ def from_file(tmp_path: Path, text: str = TEXT, **arguments: Any) -> TextProblem
 
 
 def test_vocabulary_has_every_printable_character_once() -> None:
-    assert len(VOCABULARY) == len(set(VOCABULARY)) == 97 == PydocText.num_classes
+    assert len(VOCABULARY) == len(set(VOCABULARY)) == 97 == PydocText().objective.num_classes
     assert encode(VOCABULARY).tolist() == list(range(97))
 
 

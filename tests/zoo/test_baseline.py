@@ -8,11 +8,10 @@ import torch
 from jsonargparse import ArgumentParser
 
 from amortopt.cli.zoo import build_parser
-from amortopt.tasks import Split, init_many, make_family, make_problem
+from amortopt.tasks import Examples, init_many, loss_and_grad_many, make_family, make_problem
 from amortopt.zoo import ZooConfig, build_zoo, load_zoo
 from amortopt.zoo.baseline import finetune, starting_networks
 from amortopt.zoo.draw import epoch_order, noise_generator
-from amortopt.zoo.train import gradients_many
 
 PROBLEM = make_problem("mnist1d")
 FAMILY = make_family("mlp", activation="tanh", widths=(40, 8, 6, 10))
@@ -20,9 +19,9 @@ RATES = torch.tensor([0.02, 0.003], dtype=torch.float64)
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "zoo").glob("mnist1d_mlp_*.yaml"))
 
 
-def examples() -> Split:
+def examples() -> Examples:
     data = PROBLEM.split("train")
-    return Split(data.x[:70].double(), data.y[:70])
+    return Examples(data.x[:70].double(), data.y[:70])
 
 
 def double_params(count: int):
@@ -162,7 +161,7 @@ def test_finetune_approaches_the_minimum_of_the_penalised_loss(optimizer, rate, 
         family.build(), params, data, PROBLEM, optimizer=optimizer, learning_rate=rate, epochs=1500,
         seed=0, l1=lam, proximal=proximal,
     ).params  # fmt: skip
-    grads = gradients_many(family.build(), done, data.x, data.y, PROBLEM)
+    grads = loss_and_grad_many(family.build(), done, data, PROBLEM.objective)[1]
     p = torch.cat([value.flatten() for value in done.values()])
     g = torch.cat([value.flatten() for value in grads.values()])
     alive = p.abs() > 1e-3

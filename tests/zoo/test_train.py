@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from amortopt.functional.networks import apply
-from amortopt.tasks import Split, init_many, make_family, make_problem
+from amortopt.tasks import Examples, evaluate_many, init_many, make_family, make_problem
 from amortopt.zoo.draw import epoch_order, noise_generator
-from amortopt.zoo.train import evaluate_many, train_many
+from amortopt.zoo.train import train_many
 
 PROBLEM = make_problem("mnist1d")
 EPOCHS = np.array([2, 0, 3, 1, 3])
@@ -19,9 +19,9 @@ FAMILIES = {
 }
 
 
-def examples(family, count: int) -> Split:
+def examples(family, count: int) -> Examples:
     data = PROBLEM.split("train")
-    return Split(data.x[:count].double().reshape(count, *family.input_shape), data.y[:count])
+    return Examples(data.x[:count].double().reshape(count, *family.input_shape), data.y[:count])
 
 
 def double_params(family, count: int):
@@ -90,7 +90,7 @@ def test_train_many_counts_only_networks_that_train() -> None:
 def test_evaluate_many_equals_one_network_at_a_time() -> None:
     family = FAMILIES["relu"]
     params, data = double_params(family, 3), examples(family, 70)
-    loss, accuracy = evaluate_many(family.build(), params, data, PROBLEM, chunk=32)
+    loss, accuracy = evaluate_many(family.build(), params, data, PROBLEM.objective, chunk=32)
     for b in range(3):
         logits = apply(family.build(), {name: p[b] for name, p in params.items()}, data.x)
         torch.testing.assert_close(loss[b], torch.nn.functional.cross_entropy(logits, data.y))

@@ -19,8 +19,8 @@ from torch import Tensor
 from amortopt._types import Params
 from amortopt.functional.l1 import L1Range
 from amortopt.metanets import Metanet
-from amortopt.tasks import Family, Problem, Split
-from amortopt.tasks.base import Which
+from amortopt.tasks import Examples, Family, Problem
+from amortopt.tasks.problem import Which
 from amortopt.zoo import Zoo, ZooConfig, build_zoo, load_zoo
 from amortopt.zoo.recipe import recipe_parser
 
@@ -34,16 +34,14 @@ class Batch:
 
     Attributes:
         params: Base networks, [B, ...].
-        x: Inputs: [N, ...] for all networks, or [B, N, ...] where noise makes them differ.
-        y: Targets [N].
+        examples: For the loss; shared by all networks, or per network where noise makes them differ.
         read: Another minibatch, for gradients that the metanet reads.
         l1: L1 strength per network [B]; None if the metanet reads none.
     """
 
     params: Params
-    x: Tensor
-    y: Tensor
-    read: Split
+    examples: Examples
+    read: Examples
     l1: Tensor | None
 
 
@@ -60,8 +58,8 @@ class Held:
     """
 
     params: Params
-    data: dict[str, Split]
-    read: Split
+    data: dict[str, Examples]
+    read: Examples
     strengths: dict[str, float]
 
 
@@ -129,7 +127,7 @@ class ZooDataModule(L.LightningDataModule):
         self.input_noise, self.l1_zero, self.seed = input_noise, l1_zero, seed
         self._zoo: Zoo | None = None
         self._held: dict[Which, Params] = {}
-        self._data: dict[Which, Split] = {}
+        self._data: dict[Which, Examples] = {}
         self._generator: torch.Generator | None = None
 
     @property
@@ -192,7 +190,7 @@ class ZooDataModule(L.LightningDataModule):
         self._data = {which: problem.split(which).to(device) for which in ("train", "val", "test")}
         self._generator = torch.Generator(device)
 
-    def data(self, which: Which) -> Split:
+    def data(self, which: Which) -> Examples:
         """A part of the problem's data, on the device."""
         return self._data[which]
 
@@ -218,22 +216,23 @@ class ZooDataModule(L.LightningDataModule):
         count = len(next(iter(params.values())))
         rows = torch.randint(count, (self.networks,), generator=generator, device=device)
         examples = torch.randint(len(data), (2, self.examples), generator=generator, device=device)
-        x = data.x[examples[0]]
+        drawn = data.take(examples[0])
         if self.input_noise:
-            shape = (self.networks, *x.shape)
-            noise = torch.randn(shape, generator=generator, device=device, dtype=x.dtype)
-            x = noise.mul_(self.input_noise).add_(x)
+            shape = (self.networks, *drawn.x.shape)
+            noise = torch.randn(shape, generator=generator, device=device, dtype=drawn.x.dtype)
+            y = drawn.y.expand(self.networks, *drawn.y.shape)
+            drawn = Examples(noise.mul_(self.input_noise).add_(drawn.x), y, shared=False)
         l1 = None
         if self.l1_range is not None:
             l1 = draw_strengths(self.l1_range, self.l1_zero, self.networks, generator)
-        read = Split(data.x[examples[1]], data.y[examples[1]])
-        return Batch({name: p[rows] for name, p in params.items()}, x, data.y[examples[0]], read, l1)
+        read = data.take(examples[1])
+        return Batch({name: p[rows] for name, p in params.items()}, drawn, read, l1)
 
     def validation(self, examples: int = 1000) -> Held:
         """What a validation reads: val networks, the val data, and the first of the train data."""
         params = {name: p[: self.val_networks] for name, p in self._held["val"].items()}
         train, val = self._data["train"], self._data["val"]
-        train = Split(train.x[:examples], train.y[:examples])
+        train = train.take(slice(examples))
         strengths = {"": 0.0}
         if self.l1_range is not None:
             points = self.l1_range.points(3)

@@ -16,8 +16,7 @@ from amortopt._types import Params
 from amortopt.functional.l1 import l1_norm
 from amortopt.functional.networks import num_networks
 from amortopt.metanets import Metanet
-from amortopt.tasks import Split
-from amortopt.zoo.train import evaluate_many
+from amortopt.tasks import Examples, evaluate_many
 
 if TYPE_CHECKING:
     from amortopt.meta.one_pass.module import OnePassModule
@@ -42,7 +41,13 @@ class Result:
 
 @torch.no_grad()
 def improve_all(
-    module: OnePassModule, metanet: Metanet, params: Params, read: Split, *, l1: float = 0.0, chunk: int = 64
+    module: OnePassModule,
+    metanet: Metanet,
+    params: Params,
+    read: Examples,
+    *,
+    l1: float = 0.0,
+    chunk: int = 64,
 ) -> Params:
     """All passes over many networks, some at a time.
 
@@ -61,7 +66,7 @@ def improve_all(
     for start in range(0, num_networks(params), chunk):
         part = {name: p[start : start + chunk] for name, p in params.items()}
         strengths = read.x.new_full((num_networks(part),), l1) if "l1" in metanet.inputs else None
-        parts.append(module.improve(metanet, part, (read.x, read.y), strengths)[-1])
+        parts.append(module.improve(metanet, part, read, strengths)[-1])
     return {name: torch.cat([part[name] for part in parts]) for name in params}
 
 
@@ -70,8 +75,8 @@ def evaluate_pass(
     module: OnePassModule,
     metanet: Metanet,
     params: Params,
-    data: Mapping[str, Split],
-    read: Split,
+    data: Mapping[str, Examples],
+    read: Examples,
     *,
     l1: float = 0.0,
 ) -> dict[str, Result]:
@@ -93,6 +98,6 @@ def evaluate_pass(
     cut = 1 - norm / l1_norm(params).clamp(min=1e-12)
     results = {}
     for name, split in data.items():
-        loss, accuracy = evaluate_many(module.network, new, split, module.problem)
+        loss, accuracy = evaluate_many(module.network, new, split, module.problem.objective)
         results[name] = Result(loss, accuracy, loss + l1 * norm, cut)
     return results

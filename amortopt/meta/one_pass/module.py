@@ -13,15 +13,13 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.functional.l1 import l1_norm
-from amortopt.functional.networks import apply_many, loss_and_grad_many
 from amortopt.meta.one_pass.data import Batch, Held
 from amortopt.meta.one_pass.evaluate import evaluate_pass
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
 from amortopt.metanets import Metanet, make_metanet
 from amortopt.release import check_passes
 from amortopt.symmetry import extract
-from amortopt.tasks import make_family, make_problem
+from amortopt.tasks import Examples, loss_and_grad_many, loss_many, make_family, make_problem
 from amortopt.training.muon import Muon
 from amortopt.zoo.config import differing_keys
 
@@ -113,9 +111,7 @@ class OnePassModule(L.LightningModule):
         """A network of the family, which says what to compute; its own params do not matter."""
         return self._network[0]
 
-    def improve(
-        self, metanet: Metanet, params: Params, read: tuple[Tensor, Tensor], l1: Tensor | None
-    ) -> list[Params]:
+    def improve(self, metanet: Metanet, params: Params, read: Examples, l1: Tensor | None) -> list[Params]:
         """All passes of a metanet over networks.
 
         Args:
@@ -131,10 +127,7 @@ class OnePassModule(L.LightningModule):
         for _ in range(self.passes):
             extra: dict[str, Any] = {}
             if "grads" in metanet.inputs:
-                given = {name: p.detach() for name, p in params.items()}
-                with torch.enable_grad():
-                    grads = loss_and_grad_many(self.network, given, *read, self.problem.loss)[1]
-                extra["grads"] = {name: g.detach() for name, g in grads.items()}
+                extra["grads"] = loss_and_grad_many(self.network, params, read, self.problem.objective)[1]
             if "l1" in metanet.inputs:
                 extra["l1"] = l1
             params = metanet(params, **extra)
@@ -144,9 +137,8 @@ class OnePassModule(L.LightningModule):
     def meta_loss(
         self,
         params: Params,
-        x: Tensor,
-        y: Tensor,
-        read: tuple[Tensor, Tensor],
+        examples: Examples,
+        read: Examples,
         l1: Tensor | None,
         penalty: Tensor | None = None,
     ) -> Tensor:
@@ -154,8 +146,7 @@ class OnePassModule(L.LightningModule):
 
         Args:
             params: Networks [B, ...].
-            x: Inputs [N, ...], or [B, N, ...].
-            y: Targets [N].
+            examples: For the loss, shared by all networks or per network.
             read: Examples for gradients that the metanet reads.
             l1: L1 strengths [B] that the metanet reads.
             penalty: L1 strengths [B] of the loss; by default the same.
@@ -164,11 +155,9 @@ class OnePassModule(L.LightningModule):
             Scalar.
         """
         penalty = l1 if penalty is None else penalty
-        shared = x.ndim == len(self.problem.input_shape) + 1
         means = []
         for new in self.improve(self.metanet, params, read, l1):
-            losses = self.problem.loss(apply_many(self.network, new, x, shared=shared), y)
-            means.append((losses if penalty is None else losses + penalty * l1_norm(new)).mean())
+            means.append(loss_many(self.network, new, examples, self.problem.objective, l1=penalty).mean())
         return torch.stack(means).mean()
 
     def configure_optimizers(self) -> Muon:
@@ -179,7 +168,7 @@ class OnePassModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Meta-loss of a batch."""
         penalty = None if batch.l1 is None else batch.l1 * self.penalty_factor()
-        loss = self._loss(batch.params, batch.x, batch.y, (batch.read.x, batch.read.y), batch.l1, penalty)
+        loss = self._loss(batch.params, batch.examples, batch.read, batch.l1, penalty)
         value = loss.detach()
         # Sum and number of the finite losses, without waiting for the device.
         added = torch.stack([torch.nan_to_num(value, 0, 0, 0), value.isfinite().to(value.dtype)])

@@ -17,7 +17,7 @@ from amortopt.meta.one_pass.data import ZooDataModule
 from amortopt.meta.one_pass.evaluate import Result, evaluate_pass
 from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.release import Release, save_release
-from amortopt.zoo.train import evaluate_many
+from amortopt.tasks import evaluate_many
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def measure(module: OnePassModule, data: ZooDataModule) -> dict[str, Any]:
         strengths = ([0.0] if data.l1_range.zero else []) + data.l1_range.points(5)
     reached = {strength: after(strength) for strength in strengths}
     first = reached[strengths[0]]
-    loss, accuracy = evaluate_many(module.network, networks, test["test"], module.problem)
+    loss, accuracy = evaluate_many(module.network, networks, test["test"], module.problem.objective)
     results: dict[str, Any] = {
         "networks": len(loss),
         "data": "test",

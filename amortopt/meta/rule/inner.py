@@ -14,8 +14,9 @@ from amortopt.functional.networks import apply_many
 from amortopt.metanets.update_rule.layout import UpdateLayout
 from amortopt.symmetry import extract
 from amortopt.tasks import Family, Problem
-from amortopt.tasks.base import Split, Which
+from amortopt.tasks.examples import Examples
 from amortopt.tasks.families import init_many
+from amortopt.tasks.problem import Which
 
 
 class InnerProblem:
@@ -60,10 +61,10 @@ class InnerProblem:
         return self
 
     @cached_property
-    def _splits(self) -> dict[str, Split]:
+    def _splits(self) -> dict[str, Examples]:
         return {}
 
-    def split(self, which: Which) -> Split:
+    def split(self, which: Which) -> Examples:
         """One part of the data, on the device."""
         if which not in self._splits:
             self._splits[which] = self.problem.split(which).to(self.device)
@@ -108,7 +109,9 @@ class InnerProblem:
         Returns:
             [B], in nats; differentiable in ``flat`` twice.
         """
-        return self.problem.loss(apply_many(self.network, self.layout.unpack(flat), x, shared=False), y)
+        return self.problem.objective.loss(
+            apply_many(self.network, self.layout.unpack(flat), x, shared=False), y
+        )
 
     def losses_and_grads(
         self, flat: Tensor, x: Tensor, y: Tensor, *, create_graph: bool = False
@@ -147,5 +150,5 @@ class InnerProblem:
         total = torch.zeros(len(flat), device=flat.device)
         for start in range(0, len(data), chunk):
             x, y = data.x[start : start + chunk], data.y[start : start + chunk]
-            total += self.problem.loss(apply_many(self.network, params, x), y) * len(x)
+            total += self.problem.objective.loss(apply_many(self.network, params, x), y) * len(x)
         return total / len(data)

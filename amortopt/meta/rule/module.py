@@ -19,8 +19,8 @@ from amortopt.meta.rule.truncated import Estimate, TruncatedBackprop
 from amortopt.meta.rule.unroll import InnerRuns, horizon_at, train_with
 from amortopt.meta.schedule import budget_used, rate_factor, update_average
 from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.system.registry import construct
 from amortopt.tasks import make_family, make_problem
-from amortopt.tasks.base import construct
 from amortopt.zoo.config import differing_keys
 
 Estimator: TypeAlias = TruncatedBackprop | PersistentES

@@ -27,7 +27,7 @@ def loaded(zoo: str, **settings: Any) -> ZooDataModule:
 
 
 def tensors(batch: Batch) -> list[torch.Tensor]:
-    return [*batch.params.values(), batch.x, batch.y, batch.read.x, batch.read.y]
+    return [*batch.params.values(), batch.examples.x, batch.examples.y, batch.read.x, batch.read.y]
 
 
 def test_draw_is_a_function_of_seed_step_and_rank(zoo: str) -> None:
@@ -36,15 +36,15 @@ def test_draw_is_a_function_of_seed_step_and_rank(zoo: str) -> None:
     data.draw(7)
     assert all(torch.equal(a, b) for a, b in zip(tensors(data.draw(3, 1)), tensors(batch), strict=True))
     for other in (data.draw(4, 1), data.draw(3, 0), loaded(zoo, seed=1).draw(3, 1)):
-        assert not torch.equal(other.x, batch.x) and not torch.equal(other.y, batch.y)
+        assert not torch.equal(other.examples.x, batch.examples.x)
 
 
 def test_draw_takes_train_networks_and_noise_per_network(zoo: str) -> None:
     data = loaded(zoo, networks=50, examples=200)
     batch = data.draw(0)
     clean = loaded(zoo, networks=50, examples=200, input_noise=0.0).draw(0)
-    assert batch.x.shape == (50, 200, 40) and clean.x.shape == (200, 40)
-    noise = batch.x - clean.x
+    assert batch.examples.x.shape == (50, 200, 40) and clean.examples.x.shape == (200, 40)
+    noise = batch.examples.x - clean.examples.x
     assert noise.std().item() == pytest.approx(0.3, rel=0.02)
     assert abs((noise[0] * noise[1]).mean().item()) < 0.3**2 * 0.1
     train = {tuple(row.tolist()) for row in data.held("train")["0.bias"]}

@@ -7,7 +7,7 @@ import torch
 
 from amortopt.functional.networks import apply, unstack
 from amortopt.meta.one_pass.module import OnePassModule
-from amortopt.tasks import init_many
+from amortopt.tasks import Examples, init_many
 from tests.meta.tiny import tiny_module
 
 READS = [[], ["grads"], ["l1"], ["grads", "l1"]]
@@ -15,35 +15,36 @@ READS = [[], ["grads"], ["l1"], ["grads", "l1"]]
 
 def inputs(module: OnePassModule, *, per_network: bool) -> tuple:
     params = init_many(module.family.build, range(3))
-    x, y = torch.randn(*((3, 9) if per_network else (9,)), 40), torch.randint(10, (9,))
+    lead = (3, 9) if per_network else (9,)
+    examples = Examples(torch.randn(*lead, 40), torch.randint(10, lead), shared=not per_network)
     l1 = torch.tensor([0.0, 1e-3, 1e-2]) if "l1" in module.metanet.inputs else None
-    return params, x, y, (torch.randn(7, 40), torch.randint(10, (7,))), l1
+    return params, examples, Examples(torch.randn(7, 40), torch.randint(10, (7,))), l1
 
 
 @pytest.mark.parametrize("reads", READS, ids=str)
 @pytest.mark.parametrize("per_network", [True, False])
 def test_meta_loss_equals_slow_reference(reads: list[str], per_network: bool) -> None:
     module = tiny_module(reads=reads)
-    params, x, y, read, l1 = inputs(module, per_network=per_network)
+    params, examples, read, l1 = inputs(module, per_network=per_network)
     total = 0.0
     for b, new in enumerate(unstack(module.improve(module.metanet, params, read, l1)[0])):
-        logits = apply(module.network, new, x[b] if per_network else x)
-        total += module.problem.loss(logits, y).item()
+        x, y = (t[b] if per_network else t for t in (examples.x, examples.y))
+        total += torch.nn.functional.cross_entropy(apply(module.network, new, x), y).item()
         if l1 is not None:
             total += l1[b].item() * sum(p.abs().sum().item() for p in new.values())
-    assert module.meta_loss(params, x, y, read, l1).item() == pytest.approx(total / 3, rel=1e-5)
+    assert module.meta_loss(params, examples, read, l1).item() == pytest.approx(total / 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("reads", READS, ids=str)
 def test_passes_are_unrolled_and_their_losses_averaged(reads: list[str]) -> None:
     module = tiny_module(reads=reads)
-    params, x, y, read, l1 = inputs(module, per_network=False)
-    first = module.meta_loss(params, x, y, read, l1)
+    params, examples, read, l1 = inputs(module, per_network=False)
+    first = module.meta_loss(params, examples, read, l1)
     (once,) = module.improve(module.metanet, params, read, l1)
-    second = module.meta_loss({name: p.detach() for name, p in once.items()}, x, y, read, l1)
+    second = module.meta_loss({name: p.detach() for name, p in once.items()}, examples, read, l1)
     module.passes = 2
     assert len(module.improve(module.metanet, params, read, l1)) == 2
-    both = module.meta_loss(params, x, y, read, l1)
+    both = module.meta_loss(params, examples, read, l1)
     assert both.item() == pytest.approx((first.item() + second.item()) / 2, rel=1e-6)
     both.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.metanet.parameters())
@@ -133,9 +134,9 @@ def test_penalty_rises_over_its_share_of_the_budget(monkeypatch: pytest.MonkeyPa
 
 def test_penalty_of_the_loss_is_not_what_the_metanet_reads() -> None:
     module = tiny_module(reads=["l1"])
-    params, x, y, read, l1 = inputs(module, per_network=False)
+    params, examples, read, l1 = inputs(module, per_network=False)
     assert l1 is not None
-    plain = module.meta_loss(params, x, y, read, l1, torch.zeros_like(l1))
+    plain = module.meta_loss(params, examples, read, l1, torch.zeros_like(l1))
     (new,) = module.improve(module.metanet, params, read, l1)
     penalty = (0.5 * l1 * sum(p.abs().flatten(1).sum(1) for p in new.values())).mean()
-    torch.testing.assert_close(module.meta_loss(params, x, y, read, l1, 0.5 * l1), plain + penalty)
+    torch.testing.assert_close(module.meta_loss(params, examples, read, l1, 0.5 * l1), plain + penalty)

@@ -1,4 +1,4 @@
-"""The problem interface: registry, loss, accuracy, augmentation, the val split."""
+"""The problem interface: registry, augmentation, the val split."""
 
 from __future__ import annotations
 
@@ -7,27 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from amortopt.tasks import Mnist1d, PydocText, Split, make_problem, problem_names
-from amortopt.tasks.base import hold_out
-
-
-def test_problem_loss_of_many_networks_is_each_ones_cross_entropy(generator: torch.Generator) -> None:
-    logits = 5 * torch.randn(3, 7, 10, generator=generator, dtype=torch.float64)
-    y = torch.randint(10, (7,), generator=generator)
-    problem = Mnist1d()
-    expected = torch.stack([F.cross_entropy(one, y) for one in logits])
-    torch.testing.assert_close(problem.loss(logits, y), expected)
-    torch.testing.assert_close(problem.loss(logits, y.expand(3, 7)), expected)
-    torch.testing.assert_close(torch.stack([problem.loss(one, y) for one in logits]), expected)
-
-
-def test_problem_accuracy_counts_hits(generator: torch.Generator) -> None:
-    y = torch.tensor([0, 1, 2, 3])
-    logits = F.one_hot(torch.tensor([[0, 1, 2, 3], [0, 1, 0, 0]]), 10).float()
-    assert Mnist1d().accuracy(logits, y).tolist() == [1.0, 0.5]
-    assert Mnist1d().accuracy(logits[1], y).item() == 0.5
+from amortopt.tasks import Mnist1d, PydocText, make_problem, problem_names
+from amortopt.tasks.problem import hold_out
 
 
 def test_problem_augment_adds_seeded_noise_of_the_given_size() -> None:
@@ -44,23 +26,6 @@ def test_problem_augment_refuses_symbols() -> None:
     assert PydocText().augment(x, 0.0) is x
     with pytest.raises(ValueError, match=r"noise: got 0.1 for inputs of torch.int64, expected 0"):
         PydocText().augment(x, 0.1)
-
-
-def test_problem_loss_of_sequences_is_the_mean_over_windows_and_positions(generator: torch.Generator) -> None:
-    problem = PydocText(length=5)
-    logits = torch.randn(3, 7, 5, 97, generator=generator, dtype=torch.float64)
-    y = torch.randint(97, (7, 5), generator=generator)
-    expected = torch.stack([F.cross_entropy(one.flatten(0, 1), y.flatten()) for one in logits])
-    torch.testing.assert_close(problem.loss(logits, y), expected)
-    torch.testing.assert_close(problem.loss(logits, y.expand(3, 7, 5)), expected)
-    torch.testing.assert_close(problem.loss(logits[1], y), expected[1])
-    torch.testing.assert_close(torch.func.vmap(problem.loss, in_dims=(0, None))(logits, y), expected)
-
-
-def test_problem_accuracy_of_sequences_counts_positions() -> None:
-    y = torch.tensor([[0, 1], [2, 3]])
-    logits = F.one_hot(torch.tensor([[[0, 1], [2, 3]], [[0, 0], [0, 3]]]), 97).float()
-    assert PydocText(length=2).accuracy(logits, y).tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
@@ -103,13 +68,3 @@ def test_hold_out_parts_are_disjoint_and_complete() -> None:
 def test_hold_out_leaves_something_in_both_parts(held: int) -> None:
     with pytest.raises(ValueError, match=r"held: got \d val examples of 5"):
         hold_out(5, held, seed=0)
-
-
-def test_split_needs_a_label_each() -> None:
-    with pytest.raises(ValueError, match="got 2 labels for 3 inputs"):
-        Split(torch.zeros(3, 4), torch.zeros(2, dtype=torch.int64))
-
-
-def test_split_to_its_own_device_is_itself() -> None:
-    split = Split(torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64))
-    assert split.to("cpu") is split

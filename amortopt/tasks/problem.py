@@ -1,49 +1,26 @@
-"""What a problem is: data in three fixed parts, a loss and an accuracy."""
+"""What a problem is: data in three fixed parts, and an objective."""
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from amortopt.system.registry import Registry
+from amortopt.tasks.examples import Examples
+from amortopt.tasks.objective import Objective
 
 Which: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Which, ...] = ("train", "val", "test")
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """One part of a problem's data.
-
-    Attributes:
-        x: Inputs [N, *input_shape]: float32, standardised by the train part, or int64 symbols.
-        y: Class indices, int64 [N, *target_shape].
-    """
-
-    x: Tensor
-    y: Tensor
-
-    def __post_init__(self) -> None:
-        if len(self.x) != len(self.y):
-            raise ValueError(f"y: got {len(self.y)} labels for {len(self.x)} inputs, expected one label each")
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def to(self, device: torch.device | str) -> Split:
-        """Copy to a device; itself if it is there already."""
-        x, y = self.x.to(device), self.y.to(device)
-        return self if x is self.x and y is self.y else Split(x, y)
+T = TypeVar("T", bound=Callable[..., Any])
 
 
 class Problem(ABC):
-    """Data and loss of a classification problem: one class per input, or one per position of a sequence.
+    """Data in three fixed parts and the objective of the networks that learn them.
 
     A problem holds its arguments and no tensors: the data are read on first use and shared in the process by
     all problems with the same arguments, so problems are cheap to make and to send to workers.
@@ -51,9 +28,8 @@ class Problem(ABC):
 
     name: str
     """Name in the registry, see [make_problem][amortopt.tasks.make_problem]."""
-    num_classes: int
-    target_shape: tuple[int, ...] = ()
-    """Shape of one input's classes: () for one class, [T] for one per position."""
+    objective: Objective
+    """What outputs and targets are compared by."""
 
     @property
     @abstractmethod
@@ -61,7 +37,7 @@ class Problem(ABC):
         """Shape of one input, without the batch axis."""
 
     @abstractmethod
-    def split(self, which: Which) -> Split:
+    def split(self, which: Which) -> Examples:
         """One part of the data; the same tensors at every call, so do not write to them.
 
         Args:
@@ -78,37 +54,6 @@ class Problem(ABC):
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
         """JSON-able ``{"name": ..., **arguments}``; ``make_problem(**config)`` makes the same problem."""
-
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy in nats, over examples and positions.
-
-        Args:
-            logits: [..., N, *target_shape, C]; leading axes are networks.
-            y: Class indices [N, *target_shape], or [..., N, *target_shape].
-
-        Returns:
-            [...]: a scalar for one network. Differentiable in ``logits`` to any order.
-        """
-        shape = logits.shape[:-1]
-        each = F.cross_entropy(logits.flatten(0, -2), y.expand(shape).flatten(), reduction="none")
-        return each.unflatten(0, shape).mean(self._example_axes)
-
-    def accuracy(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Fraction of classes that have the largest logit.
-
-        Args:
-            logits: [..., N, *target_shape, C]; leading axes are networks.
-            y: Class indices [N, *target_shape], or [..., N, *target_shape].
-
-        Returns:
-            [...] in [0, 1], in the dtype of ``logits``.
-        """
-        return (logits.argmax(-1) == y).to(logits.dtype).mean(self._example_axes)
-
-    @property
-    def _example_axes(self) -> tuple[int, ...]:
-        """Axes of examples and their positions, from the back, where the class axis is gone."""
-        return tuple(range(-1 - len(self.target_shape), 0))
 
     def augment(self, x: Tensor, noise: float, generator: torch.Generator | None = None) -> Tensor:
         """Add white noise to inputs.
@@ -172,28 +117,21 @@ def hold_out(count: int, held: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-T = TypeVar("T", bound=type[Problem])
-_REGISTRY: dict[str, type[Problem]] = {}
+PROBLEMS: Registry[Problem] = Registry("problem")
 
 
 def register_problem(name: str) -> Callable[[T], T]:
-    """Class decorator: make a problem known to [make_problem][amortopt.tasks.make_problem] as ``name``."""
+    """Decorator: make a problem known to [make_problem][amortopt.tasks.make_problem] as ``name``.
 
-    def add(cls: T) -> T:
-        if name in _REGISTRY:
-            raise ValueError(
-                f"name: problem {name!r} is already {_REGISTRY[name].__qualname__}; choose another name"
-            )
-        cls.name = name
-        _REGISTRY[name] = cls
-        return cls
-
-    return add
+    For a subclass of [Problem][amortopt.tasks.Problem], or for a function that returns a problem, such as an
+    [ArrayProblem][amortopt.tasks.ArrayProblem] of that name.
+    """
+    return PROBLEMS.register(name)
 
 
 def problem_names() -> list[str]:
     """Names that [make_problem][amortopt.tasks.make_problem] knows, sorted."""
-    return sorted(_REGISTRY)
+    return PROBLEMS.names()
 
 
 def make_problem(name: str, **kwargs: Any) -> Problem:
@@ -209,18 +147,4 @@ def make_problem(name: str, **kwargs: Any) -> Problem:
     Raises:
         ValueError: If there is no such problem, or it has no such argument.
     """
-    if name not in _REGISTRY:
-        raise ValueError(f"name: got unknown problem {name!r}, expected one of {', '.join(problem_names())}")
-    return construct(_REGISTRY[name], f"problem {name!r}", kwargs)
-
-
-R = TypeVar("R")
-
-
-def construct(cls: Callable[..., R], what: str, kwargs: dict[str, Any]) -> R:
-    """Call ``cls(**kwargs)``; an argument that it lacks is a ``ValueError`` that lists those it has."""
-    known = inspect.signature(cls).parameters
-    for key in kwargs:
-        if key not in known:
-            raise ValueError(f"{key}: {what} has no such argument; it has {', '.join(known) or 'none'}")
-    return cls(**kwargs)
+    return PROBLEMS.make(name, **kwargs)

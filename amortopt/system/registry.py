@@ -1,0 +1,79 @@
+"""Classes of one kind by name, as recipes give them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+Made = TypeVar("Made")
+T = TypeVar("T")
+C = TypeVar("C")
+
+
+class Registry(Generic[Made]):
+    """Makes objects of one kind, such as problems, by the name and the arguments that a recipe gives.
+
+    Args:
+        kind: What is registered, for messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._makers: dict[str, Callable[..., Made]] = {}
+
+    def register(self, name: str) -> Callable[[C], C]:
+        """Decorator of a class, or of a function that makes an object; a class gets the name as ``name``.
+
+        Raises:
+            ValueError: If the name is taken.
+        """
+
+        def add(cls: C) -> C:
+            maker: Any = cls
+            if name in self._makers:
+                raise ValueError(
+                    f"name: {self.kind} {name!r} is already {self._makers[name].__qualname__}; choose "
+                    "another name"
+                )
+            maker.name = name
+            self._makers[name] = maker
+            return cls
+
+        return add
+
+    def names(self) -> list[str]:
+        """Registered names, sorted."""
+        return sorted(self._makers)
+
+    def make(self, name: str, *args: Any, **kwargs: Any) -> Made:
+        """Call what is registered as ``name``.
+
+        Args:
+            name: One of ``names()``.
+            *args: Its first arguments, which recipes do not name.
+            **kwargs: Its other arguments.
+
+        Raises:
+            ValueError: If nothing is registered by that name, or it has no such argument.
+        """
+        if name not in self._makers:
+            known = ", ".join(self.names()) or "none"
+            raise ValueError(f"name: got unknown {self.kind} {name!r}, expected one of {known}")
+        return construct(self._makers[name], f"{self.kind} {name!r}", kwargs, *args)
+
+
+def construct(maker: Callable[..., T], what: str, kwargs: dict[str, Any], *args: Any) -> T:
+    """Call ``maker(*args, **kwargs)``; an argument that it lacks is a ``ValueError`` that lists those it has.
+
+    Args:
+        maker: A class or function.
+        what: What it makes, to begin the message with.
+        kwargs: Arguments by name, such as those of a recipe.
+        *args: Its first arguments, which recipes do not name.
+    """
+    known = list(inspect.signature(maker).parameters)[len(args) :]
+    for key in kwargs:
+        if key not in known:
+            raise ValueError(f"{key}: {what} has no such argument; it has {', '.join(known) or 'none'}")
+    return maker(*args, **kwargs)

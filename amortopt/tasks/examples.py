@@ -1,0 +1,123 @@
+"""Examples: inputs and targets that all networks share, or that each network has for itself.
+
+Legend: B networks, N examples, n chosen examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Inputs and targets of one network, or of many.
+
+    Attributes:
+        x: Inputs [N, ...] that all networks share, or [B, N, ...] with ``shared=False``.
+        y: Targets [N, ...] or [B, N, ...].
+        shared: Whether all networks read the same examples.
+        mask: Which examples count, bool [N] or [B, N]: False marks padding, where networks have different
+            numbers of examples. None: all of them.
+
+    Raises:
+        ValueError: If the leading axes of x, y and mask differ.
+    """
+
+    x: Tensor
+    y: Tensor
+    shared: bool = True
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        axes = 1 if self.shared else 2
+        lead = self.x.shape[:axes]
+        names = "[N, ...], as all networks share them" if self.shared else "[B, N, ...], examples per network"
+        if len(lead) < axes or self.y.shape[:axes] != lead:
+            raise ValueError(
+                f"y: got {tuple(self.y.shape)} targets for {tuple(self.x.shape)} inputs, expected one target "
+                f"for each input and both of shape {names}"
+            )
+        if self.mask is not None and (self.mask.shape != lead or self.mask.dtype != torch.bool):
+            raise ValueError(
+                f"mask: got {self.mask.dtype} {tuple(self.mask.shape)}, expected bool {tuple(lead)}"
+            )
+
+    @classmethod
+    def from_list(cls, parts: Sequence[tuple[Tensor, Tensor]]) -> Examples:
+        """Give every network its own examples; where their numbers differ, pad by zeros and mask the padding.
+
+        Args:
+            parts: Per network, inputs [N_b, ...] and targets [N_b, ...].
+
+        Returns:
+            Examples [B, N, ...] with N the largest N_b.
+
+        Raises:
+            ValueError: If there are no networks, or a network has no examples or as many targets as it has
+                not inputs.
+
+        Example:
+            >>> Examples.from_list([(torch.ones(n, 3), torch.ones(n)) for n in (2, 1)]).mask
+            tensor([[ True,  True],
+                    [ True, False]])
+        """
+        if not parts:
+            raise ValueError("parts: got no networks, expected inputs and targets for at least one")
+        for b, (x, y) in enumerate(parts):
+            if len(x) != len(y) or len(x) == 0:
+                raise ValueError(
+                    f"parts[{b}]: got {len(x)} inputs and {len(y)} targets, expected as many, at least one"
+                )
+        x, y = (pad_sequence([part[i] for part in parts], batch_first=True) for i in range(2))
+        sizes = torch.tensor([len(part[0]) for part in parts], device=x.device)
+        mask = torch.arange(x.shape[1], device=x.device) < sizes[:, None]
+        return cls(x, y, shared=False, mask=None if bool(mask.all()) else mask)
+
+    def __len__(self) -> int:
+        """Number of examples N of a network, padding included."""
+        return self.x.shape[0 if self.shared else 1]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Examples:
+        """Move to a device, and real numbers to a dtype; itself where nothing changes."""
+        x, y = (t.to(device, dtype if t.is_floating_point() else None) for t in (self.x, self.y))
+        mask = None if self.mask is None else self.mask.to(device)
+        return self if x is self.x and y is self.y and mask is self.mask else self._with(x, y, mask)
+
+    def take(self, index: Tensor | slice) -> Examples:
+        """Choose examples.
+
+        Args:
+            index: Positions [n] (or a slice, or a bool mask [N]) for all networks alike, or [B, n] for each
+                network its own; then also shared examples become examples per network.
+
+        Returns:
+            The chosen examples.
+        """
+        place: tuple[Tensor | slice, ...] = (index,) if self.shared else (slice(None), index)
+        shared = self.shared
+        if isinstance(index, Tensor) and index.ndim == 2:
+            shared = False
+            if not self.shared:
+                place = (torch.arange(len(index), device=index.device).unsqueeze(1), index)
+        mask = None if self.mask is None else self.mask[place]
+        return Examples(self.x[place], self.y[place], shared, mask)
+
+    def of(self, networks: Tensor | slice) -> Examples:
+        """Examples of some networks, by their positions [b]; itself where all networks share them."""
+        if self.shared:
+            return self
+        return self._with(
+            self.x[networks], self.y[networks], None if self.mask is None else self.mask[networks]
+        )
+
+    def chunks(self, size: int) -> Iterator[Examples]:
+        """The examples in their order, ``size`` at a time; views."""
+        return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
+
+    def _with(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Examples:
+        return replace(self, x=x, y=y, mask=mask)

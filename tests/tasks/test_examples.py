@@ -1,0 +1,75 @@
+"""Examples that networks share, or that each has for itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from amortopt.tasks import Examples
+
+SHARED = Examples(torch.randn(7, 3), torch.arange(7))
+MANY = Examples(torch.randn(2, 7, 3), torch.arange(14).view(2, 7), shared=False)
+
+
+def test_examples_need_a_target_for_every_input() -> None:
+    with pytest.raises(ValueError, match=r"y: got \(2,\) targets for \(3, 4\) inputs, expected one target"):
+        Examples(torch.zeros(3, 4), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"both of shape \[B, N, ...\]"):
+        Examples(torch.zeros(2, 3, 4), torch.zeros(2), shared=False)
+
+
+@pytest.mark.parametrize("mask", [torch.ones(7), torch.ones(6, dtype=torch.bool)])
+def test_examples_need_a_mask_of_their_shape(mask: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"mask: got .*, expected bool \(7,\)"):
+        Examples(SHARED.x, SHARED.y, mask=mask)
+
+
+def test_examples_to_changes_real_numbers_only() -> None:
+    assert SHARED.to("cpu") is SHARED
+    moved = SHARED.to("cpu", torch.float64)
+    assert moved.x.dtype == torch.float64 and moved.y.dtype == torch.int64
+
+
+@pytest.mark.parametrize("index", [torch.tensor([4, 0, 4]), slice(2, 5), torch.arange(7) > 3], ids=str)
+def test_examples_take_chooses_alike_for_all_networks(index: torch.Tensor | slice) -> None:
+    for examples in (SHARED, MANY):
+        taken = examples.take(index)
+        assert taken.shared == examples.shared and len(taken) == len(SHARED.y[index])
+    assert torch.equal(SHARED.take(index).x, SHARED.x[index])
+    assert torch.equal(MANY.take(index).y, MANY.y[:, index])
+
+
+def test_examples_take_chooses_for_each_network_by_itself() -> None:
+    index = torch.tensor([[0, 6], [3, 3]])
+    for examples in (SHARED, MANY):
+        taken = examples.take(index)
+        assert not taken.shared and len(taken) == 2
+        for b in range(2):
+            assert torch.equal(taken.x[b], (examples.x if examples.shared else examples.x[b])[index[b]])
+
+
+def test_examples_of_networks_are_theirs() -> None:
+    assert SHARED.of(slice(1)) is SHARED
+    assert torch.equal(MANY.of(torch.tensor([1])).x, MANY.x[1:])
+
+
+def test_examples_from_list_pads_and_masks() -> None:
+    parts = [(torch.randn(n, 3), torch.arange(1, n + 1)) for n in (2, 4)]
+    examples = Examples.from_list(parts)
+    assert examples.mask is not None and examples.mask.sum(1).tolist() == [2, 4]
+    for b, (x, y) in enumerate(parts):
+        assert torch.equal(examples.x[b, : len(x)], x) and torch.equal(examples.y[b, : len(y)], y)
+    assert not examples.x[0, 2:].any() and not examples.y[0, 2:].any()
+    chunks = list(examples.chunks(3))
+    assert [len(chunk) for chunk in chunks] == [3, 1] and torch.equal(chunks[1].mask, examples.mask[:, 3:])
+
+
+def test_examples_from_list_of_equal_sizes_need_no_mask() -> None:
+    assert Examples.from_list([(torch.ones(2, 1), torch.ones(2))] * 3).mask is None
+
+
+def test_examples_from_list_refuses_empty_networks() -> None:
+    with pytest.raises(ValueError, match="parts: got no networks"):
+        Examples.from_list([])
+    with pytest.raises(ValueError, match=r"parts\[1\]: got 2 inputs and 3 targets"):
+        Examples.from_list([(torch.ones(2, 1), torch.ones(2)), (torch.ones(2, 1), torch.ones(3))])
