@@ -111,7 +111,7 @@ def test_fit_release_reproduces_its_own_results(recipe: Path, tmp_path: Path) ->
     zoo = load_zoo(recipe.parent / "zoo", "test")
     train, test = opt.problem.split("train"), opt.problem.split("test")
     new = opt.one_shot_params(zoo.params, batch=(train.x[:1000], train.y[:1000]), l1=1e-2)
-    loss, accuracy = evaluate_many(opt.family.build(), new, test, opt.problem)
+    loss, accuracy = evaluate_many(opt.family.build(), new, test, opt.problem.objective)
     row = load_release(tmp_path / "tiny" / "release").results["by l1"]["0.01"]
     assert row["mean_loss"] == pytest.approx(loss.mean().item(), rel=1e-5)
     assert row["mean_accuracy"] == pytest.approx(accuracy.mean().item(), abs=1e-3)
