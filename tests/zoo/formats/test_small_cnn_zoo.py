@@ -224,8 +224,8 @@ def test_zoo_data_module_draws_from_it(folder: Path, tmp_path: Path, monkeypatch
     data.prepare_data()
     data.load()
     batch = data.draw(0)
-    assert batch.x.shape == (4, 1, 32, 32)
-    assert apply_many(data.zoo.family.build(), batch.params, batch.x).shape == (2, 4, 10)
+    assert batch.examples.x.shape == (4, 1, 32, 32)
+    assert apply_many(data.zoo.family.build(), batch.params, batch.examples.x).shape == (2, 4, 10)
 
 
 def test_fit_trains_on_it(folder: Path, tmp_path: Path) -> None:
