@@ -37,7 +37,7 @@ SGD_RATES = {
     ("relu", True): {25: 0.25, 150: 0.25},
 }
 """(activation, with input noise) -> epochs -> learning rate of SGD with cosine schedule, chosen beforehand on
-validation networks by validation data, as benchmarks/sgd_vs_amortized.py does."""
+validation networks by validation data, as benchmarks/one_shot does."""
 
 
 @dataclass(frozen=True)

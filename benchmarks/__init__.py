@@ -1,0 +1,1 @@
+"""Benchmarks, one folder per question; run as ``python benchmarks/FOLDER``. Results are in results/."""

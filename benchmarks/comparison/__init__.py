@@ -1,1 +1,0 @@
-"""Parts of benchmarks/sgd_vs_amortized.py."""

@@ -1,0 +1,1 @@
+"""What metanets and UNF layers cost, against their published forms."""

@@ -1,1 +1,0 @@
-"""What benchmarks/learned_optimizers.py is made of."""

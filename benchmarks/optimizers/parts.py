@@ -1,0 +1,160 @@
+"""What is measured: baselines, tuned and then run on the test initialisations, and learned rules on the same.
+
+Keys of the records are ``baseline/SETTING/STEPS/OPTIMIZER``, ``rule/NAME/SETTING`` and ``cost/NETWORK``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.release import load_release
+from benchmarks.harness.command import Advance, Part
+from benchmarks.harness.numbers import values
+from benchmarks.harness.store import Record, Store
+from benchmarks.optimizers.settings import HORIZON, LONGER, Plan, Setting
+from benchmarks.optimizers.steppers import Config, HandMade, Learned, Name, Stepper
+from benchmarks.optimizers.training import Run, Starts, train, train_loss
+from benchmarks.optimizers.tuning import Tuner
+
+DIGITS = 5
+LONG: tuple[Name, ...] = ("sgd", "adam")
+"""Baselines of unseen settings and of longer runs."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trained rule that takes part.
+
+    Attributes:
+        name: Of its release.
+        rule: The rule.
+        sha256: Of its weights.
+        role: ``main``, or ``rival``: another metanet at the same budget, run for the horizon only.
+    """
+
+    name: str
+    rule: UpdateRule
+    sha256: str
+    role: str
+
+
+def read_rules(sources: Sequence[str], role: str) -> list[Entry]:
+    """Rules by name or folder.
+
+    Raises:
+        FileNotFoundError: There is none of that name.
+    """
+    releases = [load_release(source, "rule") for source in sources]
+    return [Entry(release.name, release.module, release.sha256, role) for release in releases]
+
+
+def baseline_parts(setting: Setting, plan: Plan, store: Store, *, horizon: int = HORIZON) -> list[Part]:
+    """The baselines of a setting: at the horizon and, for one that rules were trained on, at a longer one."""
+
+    def part(name: Name, steps: int, around: str = "", coarse: bool = True) -> Part:
+        return _baseline(setting, steps, name, plan, store, around, coarse=coarse)
+
+    def key(label: str, name: Name) -> str:
+        return f"baseline/{label}/{horizon}/{name}"
+
+    if setting.kind != "seen":
+        return [part(name, horizon, key(setting.near, name)) for name in LONG]
+    adam = key(setting.label, "adam")
+    parts = [part(name, horizon, adam if name == "adamw" else "", coarse=False) for name in plan.baselines]
+    longer = LONG if plan.longer else ()
+    return parts + [part(name, LONGER * horizon, key(setting.label, name)) for name in longer]
+
+
+def _baseline(
+    setting: Setting, steps: int, optimizer: Name, plan: Plan, store: Store, around: str, *, coarse: bool
+) -> Part:
+    """Tune around the best settings of the record ``around``, if there is one, and test."""
+
+    def start() -> Config | None:
+        return Config(**store.records[around]["result"]["config"]) if around in store.records else None
+
+    def chosen() -> Plan:
+        known = start()
+        return plan.coarse(known.schedule if known else plan.schedules[0]) if coarse else plan
+
+    def identity() -> Any:
+        return {"setting": setting.identity, "steps": steps, "plan": chosen().identity, "around": start()}
+
+    def work(advance: Advance) -> Record:
+        tuned = Tuner(setting, steps, chosen(), advance).tune(optimizer, start())
+        stepper = HandMade([tuned.best] * plan.test_seeds, steps)
+        tried = [
+            {"config": config, "losses": [round(loss, DIGITS) for loss in losses]}
+            for config, losses in tuned.tried.items()
+        ]
+        return {"config": tuned.best, "tried": tried} | _test(setting, stepper, steps, (), plan, advance)
+
+    candidates = 4 if coarse else 8 * len(plan.decays) if optimizer == "adamw" else 6 * len(plan.schedules)
+    networks = candidates * plan.tuning_seeds + plan.finalists * plan.final_seeds + plan.test_seeds
+    return Part(f"baseline/{setting.label}/{steps}/{optimizer}", identity, work, networks * steps)
+
+
+def rule_part(entry: Entry, setting: Setting, plan: Plan, *, horizon: int = HORIZON) -> Part:
+    """A rule on a setting."""
+    longer = plan.longer and entry.role == "main" and setting.kind == "seen"
+    steps = LONGER * horizon if longer else horizon
+
+    def identity() -> Any:
+        return {
+            "setting": setting.identity,
+            "steps": steps,
+            "rule": {"sha256": entry.sha256, "config": entry.rule.config, "role": entry.role},
+            "plan": {"test_seeds": plan.test_seeds, "stretch": plan.stretch},
+        }
+
+    def work(advance: Advance) -> Record:
+        stepper = Learned(entry.rule, setting.inner.layout)
+        return _test(setting, stepper, steps, (horizon,), plan, advance)
+
+    # A step of a rule costs about as much as a step of training does.
+    return Part(f"rule/{entry.name}/{setting.label}", identity, work, 2 * plan.test_seeds * steps)
+
+
+def _test(
+    setting: Setting, stepper: Stepper, steps: int, marks: Sequence[int], plan: Plan, advance: Advance
+) -> Record:
+    """Final losses on the whole train split, by step, and the curve of the minibatch losses."""
+    run = train(Starts(setting.inner, "test", plan.test_seeds), stepper, steps, marks=marks, advance=advance)
+    final = {at: values(train_loss(setting.inner, flat), DIGITS) for at, flat in sorted(run.flat.items())}
+    return {"final": final, "curve": curve(run, plan.stretch)}
+
+
+def curve(run: Run, stretch: int) -> Record:
+    """Minibatch losses of every network as means over stretches of steps.
+
+    Args:
+        run: What to draw.
+        stretch: Steps of a stretch.
+
+    Returns:
+        ``steps``, the middle of each stretch, and ``losses``: per stretch a list over networks, None where
+        not finite.
+    """
+    stretches = torch.arange(len(run.losses)).split(stretch)
+    return {
+        "steps": [float(steps.float().mean()) for steps in stretches],
+        "losses": [values(run.losses[steps].mean(0), DIGITS) for steps in stretches],
+    }
+
+
+def all_parts(
+    settings: Sequence[Setting], entries: Sequence[Entry], plan: Plan, store: Store, kinds: Sequence[str]
+) -> list[Part]:
+    """Everything to measure, in an order in which nothing misses what it depends on."""
+    parts: list[Part] = []
+    for setting in settings:
+        if "baselines" in kinds:
+            parts += baseline_parts(setting, plan, store)
+        if "rules" in kinds:
+            parts += [rule_part(entry, setting, plan) for entry in entries]
+    return parts

@@ -1,0 +1,82 @@
+"""Learned optimizers against tuned ones: SGD with momentum, Adam and AdamW, on problems seen and unseen.
+
+    python benchmarks/optimizers            # everything -> benchmarks/results/learned_optimizers.*; 80 min
+    python benchmarks/optimizers --quick    # little of everything -> runs/learned_optimizers_quick; 5 min
+    python benchmarks/optimizers --parts baselines          # needs no rule
+    python benchmarks/optimizers --parts cost --threads 1   # what a step costs, against Adam's; 2 min
+    python benchmarks/optimizers --rules FOLDER --only mlp cnn --out runs/try
+    python benchmarks/optimizers --rivals runs/nfn/release runs/deepset/release runs/mlp/release
+    python benchmarks/optimizers --report    # measures nothing: tables and pictures
+
+Times are of one core. Rules are names of shipped ones or folders of releases; rivals are rules with other
+metanets that were trained at the same budget. Tuned baselines in benchmarks/results serve every rule, also
+with another --out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from amortopt import list_shipped
+from benchmarks.harness.command import Part, command_line, measure, parse, results, write_report
+from benchmarks.harness.store import RESULTS, Store
+from benchmarks.optimizers import pictures, tables
+from benchmarks.optimizers.cost import cost_parts
+from benchmarks.optimizers.parts import Entry, all_parts, read_rules
+from benchmarks.optimizers.settings import QUICK, QUICK_UNSEEN, SEEN, SETTINGS, Plan, Setting
+
+BENCHMARK = "learned_optimizers"
+PARTS = ("baselines", "rules", "cost")
+
+
+def chosen_settings(only: Sequence[str], *, quick: bool) -> list[Setting]:
+    """The settings, those that were seen in meta-training first."""
+    labels = list(only) or ([*(s.label for s in SEEN), *QUICK_UNSEEN] if quick else list(SETTINGS))
+    return [setting for label, setting in SETTINGS.items() if label in labels]
+
+
+def parts_of(options: Any, store: Store) -> list[Part]:
+    """Everything that the options ask for.
+
+    Raises:
+        ValueError: There is no rule to measure, or two have one name.
+    """
+    sources = list_shipped("rule") if options.rules is None else options.rules
+    entries: list[Entry] = []
+    if {"rules", "cost"} & set(options.parts):
+        entries = read_rules(options.rivals, "rival") + read_rules(sources, "main")
+        if not entries and "baselines" not in options.parts:
+            raise ValueError("rules: got none, expected at least one; pass --rules with names or folders")
+        names = [entry.name for entry in entries]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"rules: got the names {', '.join(names)}, expected all different; train with --name"
+            )
+    settings = chosen_settings(options.only, quick=options.quick)
+    for moved in (*(setting.inner for setting in settings), *(entry.rule for entry in entries)):
+        moved.to(options.device)
+    parts = all_parts(settings, entries, QUICK if options.quick else Plan(), store, options.parts)
+    for entry in [entry for entry in entries if entry.role == "main" and "cost" in options.parts][:1]:
+        parts += cost_parts(entry.rule.cpu(), quick=options.quick)
+    return parts
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = command_line(__doc__, parts=PARTS, only=list(SETTINGS))
+    parser.add_argument("--rules", nargs="*", help="names or folders; by default the shipped ones")
+    parser.add_argument("--rivals", nargs="*", default=[], help="rules of other metanets, likewise")
+    parser.add_argument("--drop", nargs="*", default=[], help="rules to delete from the results, by name")
+    parser.add_argument("--device", default="cpu", help="device of the base networks and rules")
+    options = parse(parser, args, list(SETTINGS))
+    also = RESULTS / f"{BENCHMARK}.json"
+    with results(BENCHMARK, options, also=also, device=options.device) as store:
+        for name in options.drop:
+            print(f"{name}: {store.drop(f'rule/{name}/')} records deleted")
+        if not options.report:
+            measure(store, parts_of(options, store), again=options.again)
+        if not store.records:
+            raise ValueError(f"{store.path} holds no results to report; measure first, without --report")
+        text = tables.markdown(store.records, quick=store.quick)
+        write_report(store, text, pictures.all_pictures(store.records, quick=store.quick))

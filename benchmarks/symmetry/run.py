@@ -1,0 +1,39 @@
+"""Symmetry of whole networks: what extraction finds, what it costs, whether it holds, and how much there is.
+
+    python benchmarks/symmetry                  # everything -> benchmarks/results; 22 min on two cores
+    python benchmarks/symmetry --quick          # the small networks -> runs/; 3 min
+    python benchmarks/symmetry --only vit_b_16  # measures this one anew
+    python benchmarks/symmetry --parts gauge    # only the count of null directions; 15 s
+    python benchmarks/symmetry --report         # measures nothing: tables
+
+``coverage``: 31 networks, each in a process of its own with a time
+limit; a record is kept as long as the network, the settings and the code of amortopt/symmetry are the same.
+``gauge``: small networks of every kind, their rescalings against the null directions of their Jacobian.
+"""
+
+from __future__ import annotations
+
+from benchmarks.harness.command import command_line, measure, parse, results, write_report
+from benchmarks.symmetry import coverage, coverage_tables, gauge
+from benchmarks.symmetry.coverage_cases import CASES
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line."""
+    names = [case.name for case in CASES]
+    parser = command_line(__doc__, parts=("coverage", "gauge"), only=names)
+    parser.add_argument("--elements", type=int, default=3, help="random elements of a proof")
+    parser.add_argument("--probes", type=int, default=64, help="elements outside the spec to try")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds per network")
+    options = parse(parser, args, names)
+    if "coverage" in options.parts:
+        with results(coverage.BENCHMARK, options) as store:
+            if not options.report:
+                again = options.again or bool(options.only)
+                measure(store, coverage.parts(options), again=again)
+            write_report(store, coverage_tables.markdown(store.records))
+    if "gauge" in options.parts and not options.only:
+        with results(gauge.BENCHMARK, options) as store:
+            if not options.report:
+                measure(store, gauge.parts(), again=options.again)
+            write_report(store, gauge.markdown(store.records))

@@ -1,0 +1,1 @@
+"""How well networks can be judged from their weights alone: the Tiny RNN Zoo."""

@@ -1,0 +1,213 @@
+"""How well the success rate of small recurrent networks can be predicted from their weights alone.
+
+    python benchmarks/weights            # builds zoos/tiny_rnn -> benchmarks/results/tiny_rnn_zoo.*; 1 hour
+    python benchmarks/weights --quick    # another, small zoo -> runs/tiny_rnn_zoo_quick; 4 min
+    python benchmarks/weights --only unf deep_set --threads 2
+    python benchmarks/weights --count 10000 --zoo zoos/tiny_rnn_10000 --out runs/tiny_rnn_10000
+    python benchmarks/weights --report    # measures nothing: table and picture
+
+Times are of one core. The networks are those of `amortopt zoo tiny-rnn`; the published experiment has 10,000
+of its own (Zhou, Finn and Harrison 2024, arXiv 2402.05232). Every predictor gets the same number of settings
+to try on the val networks, of steps, of networks per step and of seeds. The score is Kendall's tau-b on the
+test networks, which are used once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from amortopt.symmetry import SymmetrySpec, extract
+from amortopt.symmetry.blocks import read_all
+from amortopt.zoo import load_zoo
+from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, build_tiny_rnn_zoo, from_dict
+from benchmarks.harness.command import Part, command_line, measure, parse, results, write_report
+from benchmarks.harness.store import ROOT, Record, Store
+from benchmarks.weights import tables
+from benchmarks.weights.predictors import (
+    Budget,
+    Data,
+    DeepSet,
+    StatNN,
+    Trained,
+    predict,
+    tau,
+    train,
+)  # fmt: skip
+from benchmarks.weights.unf import UNF
+
+BENCHMARK = "tiny_rnn_zoo"
+MAKERS: dict[str, Callable[[SymmetrySpec, int], nn.Module]] = {
+    "unf": lambda spec, width: UNF(spec, width),
+    "statnn": lambda spec, width: StatNN({b.label: b.shape for b in spec.blocks}, width),
+    "deep_set": lambda spec, width: DeepSet({b.label: b.shape for b in spec.blocks}, width),
+}
+COLUMNS = ("steps", "learning_rate", "init_scale", "train_size", "weight_decay", "train_loss")
+"""What the zoo's table has beside the weights."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        zoo: Recipe of the networks.
+        budget: Steps of the runs that count.
+        tuning: Steps of the runs that choose settings.
+        learning_rates: Learning rates to choose from.
+        widths: Predictor -> widths to choose from.
+        seeds: Runs that count, of each predictor.
+    """
+
+    zoo: TinyRNNZooConfig = field(default_factory=lambda: TinyRNNZooConfig(count=5000))
+    budget: Budget = field(default_factory=lambda: Budget(steps=1000))
+    tuning: Budget = field(default_factory=lambda: Budget(steps=250, checks=5))
+    learning_rates: tuple[float, ...] = (0.003, 0.01)
+    widths: dict[str, tuple[int, ...]] = field(
+        default_factory=lambda: {"unf": (16, 32), "statnn": (128, 512), "deep_set": (8, 16)}
+    )
+    seeds: int = 3
+
+
+QUICK = Plan(
+    zoo=TinyRNNZooConfig(count=600, steps=(50, 800), shard_size=200),
+    budget=Budget(steps=100),
+    tuning=Budget(steps=30, checks=2),
+    learning_rates=(0.003,),
+    seeds=2,
+)
+
+
+class Networks:
+    """The zoo, built when something is to be measured.
+
+    Args:
+        config: Its recipe.
+        folder: Where it is built, if it is not there.
+    """
+
+    def __init__(self, config: TinyRNNZooConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+
+    @cached_property
+    def zoo(self) -> Any:
+        """All networks."""
+        build_tiny_rnn_zoo(self.config, self.folder, progress=True)
+        return load_zoo(self.folder)
+
+    @cached_property
+    def spec(self) -> SymmetrySpec:
+        """Their symmetry."""
+        config = from_dict(self.zoo.config)
+        with torch.random.fork_rng(devices=[]):
+            return extract(config.build(), config.arithmetic.test()[:4, :-1])
+
+    @cached_property
+    def parts(self) -> dict[str, Data]:
+        """Blocks, divided by their root mean square over the train networks, and success rates."""
+        parts, scales = {}, {}
+        for which in ("train", "val", "test"):
+            chosen = self.zoo.select(which)
+            blocks = read_all(self.spec, chosen.params)
+            scales = scales or {label: value.square().mean().sqrt() for label, value in blocks.items()}
+            scaled = {label: value / scales[label] for label, value in blocks.items()}
+            parts[which] = Data(scaled, torch.as_tensor(chosen.table["success_rate"]).float())
+        return parts
+
+    def about(self, advance: object = None) -> Record:
+        """How the success rates spread, and what else than the weights orders the test networks."""
+        rates, test = self.zoo.table["success_rate"], self.zoo.select("test").table
+        target = torch.as_tensor(test["success_rate"])
+        return {
+            "networks": {which: len(self.zoo.select(which)) for which in ("train", "val", "test")},
+            "histogram": np.histogram(rates, 10, (0, 1))[0].tolist(),
+            "quartiles": np.quantile(rates, (0.25, 0.5, 0.75)).round(3).tolist(),
+            "tau_of": {name: tau(torch.as_tensor(test[name]).double(), target) for name in COLUMNS},
+            "test_success_rates": target.tolist(),
+        }
+
+    def train(self, predictor: str, budget: Budget, rate: float, width: int, seed: int) -> Trained:
+        """Train a predictor."""
+        make = partial(MAKERS[predictor], self.spec, width)
+        return train(make, self.parts["train"], self.parts["val"], budget, learning_rate=rate, seed=seed)
+
+
+def predictor_parts(predictor: str, plan: Plan, networks: Networks, store: Store) -> list[Part]:
+    """Runs that choose a predictor's settings, then those that count.
+
+    Keys are ``PREDICTOR/try/RATE/WIDTH`` and ``PREDICTOR/run/SEED``.
+    """
+    recipe = {"zoo": plan.zoo.to_dict()}
+    settings = list(product(plan.learning_rates, plan.widths[predictor]))
+
+    def key(rate: float, width: int) -> str:
+        return f"{predictor}/try/{rate:g}/{width}"
+
+    def identity(budget: Budget, rate: float, width: int, seed: int) -> Record:
+        return recipe | {"budget": budget, "learning_rate": rate, "width": width, "seed": seed}
+
+    def tried(rate: float, width: int, advance: object = None) -> Record:
+        return {"val_tau": networks.train(predictor, plan.tuning, rate, width, 1000).val_tau}
+
+    def best() -> tuple[float, int]:
+        return max(settings, key=lambda setting: store.records[key(*setting)]["result"]["val_tau"])
+
+    def scored(seed: int, advance: object = None) -> Record:
+        run, test = networks.train(predictor, plan.budget, *best(), seed), networks.parts["test"]
+        logits = predict(run.model, test.params)
+        result = {
+            "tau": tau(logits, test.target),
+            "val_tau": run.val_tau,
+            "best_step": run.best_step,
+            "cpu_seconds": round(run.cpu_seconds, 1),
+            "parameters": sum(p.numel() for p in run.model.parameters()),
+        }
+        return result if seed else result | {"predicted": [round(p, 4) for p in logits.sigmoid().tolist()]}
+
+    tries = [
+        Part(
+            key(*setting), identity(plan.tuning, *setting, 1000), partial(tried, *setting), plan.tuning.steps
+        )
+        for setting in settings
+    ]
+    runs = [
+        Part(
+            f"{predictor}/run/{seed}",
+            lambda seed=seed: identity(plan.budget, *best(), seed),
+            partial(scored, seed),
+            plan.budget.steps,
+        )
+        for seed in range(plan.seeds)
+    ]
+    return tries + runs
+
+
+def all_parts(plan: Plan, predictors: Sequence[str], networks: Networks, store: Store) -> list[Part]:
+    """The zoo, and every predictor on it."""
+    zoo = Part("zoo", {"zoo": plan.zoo.to_dict()}, networks.about)
+    return [zoo, *(part for name in predictors for part in predictor_parts(name, plan, networks, store))]
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = command_line(__doc__, only=list(MAKERS))
+    parser.add_argument("--count", type=int, help="networks of the zoo")
+    parser.add_argument("--zoo", type=Path, help="zoo folder; built if it is not there")
+    options = parse(parser, args, list(MAKERS))
+    plan = QUICK if options.quick else Plan()
+    if options.count is not None:
+        plan = replace(plan, zoo=replace(plan.zoo, count=options.count))
+    networks = Networks(plan.zoo, options.zoo or ROOT / "zoos" / ("tiny_rnn" + "_quick" * options.quick))
+    with results(BENCHMARK, options) as store:
+        if not options.report:
+            parts = all_parts(plan, options.only or list(MAKERS), networks, store)
+            measure(store, parts, again=options.again)
+        write_report(store, tables.markdown(store.records), {"": tables.picture(store.records)})
