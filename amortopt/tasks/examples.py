@@ -119,5 +119,28 @@ class Examples:
         """The examples in their order, ``size`` at a time; views."""
         return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
 
+    def noisy(self, noise: float, generator: torch.Generator | None = None) -> Examples:
+        """Add white noise to the inputs.
+
+        Args:
+            noise: Standard deviation in units of the standardised inputs, so 1 is as strong as the signal.
+            generator: Source of randomness, on the device of ``x``.
+
+        Returns:
+            New examples; these where ``noise`` is 0.
+
+        Raises:
+            ValueError: If ``noise`` is negative or not finite, or inputs are symbols.
+        """
+        if not 0 <= noise < float("inf"):
+            raise ValueError(f"noise: got {noise}, expected a finite standard deviation >= 0")
+        if noise == 0:
+            return self
+        x = self.x
+        if not x.is_floating_point():
+            raise ValueError(f"noise: got {noise} for inputs of {x.dtype}, expected 0; symbols take no noise")
+        drawn = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return replace(self, x=x + noise * drawn)
+
     def _with(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Examples:
         return replace(self, x=x, y=y, mask=mask)

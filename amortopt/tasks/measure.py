@@ -40,7 +40,9 @@ def loss_many(
     """
     outputs = apply_many(module, params, examples.x, shared=examples.shared)
     losses = objective.loss(outputs, examples.y, examples.mask)
-    return losses if l1 is None else losses + l1 * l1_norm(params)
+    if l1 is None:
+        return losses
+    return losses + torch.as_tensor(l1, dtype=losses.dtype, device=losses.device) * l1_norm(params)
 
 
 def loss_and_grad_many(

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from amortopt.system.registry import Registry
 from amortopt.tasks.examples import Examples
@@ -54,28 +52,6 @@ class Problem(ABC):
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
         """JSON-able ``{"name": ..., **arguments}``; ``make_problem(**config)`` makes the same problem."""
-
-    def augment(self, x: Tensor, noise: float, generator: torch.Generator | None = None) -> Tensor:
-        """Add white noise to inputs.
-
-        Args:
-            x: Inputs [..., *input_shape]; not modified.
-            noise: Standard deviation in units of the standardised inputs, so 1 is as strong as the signal.
-            generator: Source of randomness, on the device of ``x``.
-
-        Returns:
-            New inputs; ``x`` itself when ``noise`` is 0.
-
-        Raises:
-            ValueError: If ``noise`` is negative or not finite, or inputs are symbols.
-        """
-        if not 0 <= noise < float("inf"):
-            raise ValueError(f"noise: got {noise}, expected a finite standard deviation >= 0")
-        if noise == 0:
-            return x
-        if not x.is_floating_point():
-            raise ValueError(f"noise: got {noise} for inputs of {x.dtype}, expected 0; symbols take no noise")
-        return x + noise * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
     def __repr__(self) -> str:
         args = ", ".join(f"{k}={v!r}" for k, v in self.to_config().items() if k != "name")

@@ -1,3 +1,9 @@
-"""Training of many base networks at once."""
+"""Training of many networks at once: one optimizer step, one loop."""
 
-from __future__ import annotations
+from amortopt.training.loop import EpochBatches as EpochBatches
+from amortopt.training.loop import Trained as Trained
+from amortopt.training.loop import train_epochs as train_epochs
+from amortopt.training.loop import train_many as train_many
+from amortopt.training.stepper import Stepper as Stepper
+
+__all__ = ["EpochBatches", "Stepper", "Trained", "train_epochs", "train_many"]

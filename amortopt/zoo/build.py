@@ -15,10 +15,10 @@ from amortopt.functional.networks import params_of
 from amortopt.system.extras import needed_for
 from amortopt.tasks import Family, Problem, evaluate_many, init_many
 from amortopt.tasks.problem import SPLITS
+from amortopt.training import train_epochs
 from amortopt.zoo.config import ZooConfig
 from amortopt.zoo.draw import Table, draw_table
 from amortopt.zoo.store import Manifest, open_folder, read_shard, remove_leftovers, write_shard, write_summary
-from amortopt.zoo.train import train_many
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -146,21 +146,18 @@ def _train_shard(
     device = next(module.parameters()).device
     data = {which: problem.split(which).to(device) for which in SPLITS}
     start = init_many(family.build, table["seed"].tolist(), table["init_scale"].tolist())
-    params = train_many(
+    params = train_epochs(
         module,
         {name: p.to(device) for name, p in start.items()},
         data["train"],
-        problem,
-        learning_rate=torch.as_tensor(table["learning_rate"], device=device),
+        problem.objective,
+        config.stepper(torch.as_tensor(table["learning_rate"])),
         epochs=table["epochs"],
         seed=config.seed,
         batch_size=config.batch_size,
-        momentum=config.momentum,
         input_noise=config.input_noise,
-        l1=config.l1,
-        weight_decay=config.weight_decay,
-        on_epoch=on_epoch,
-    )
+        on_epoch=lambda epoch: on_epoch(int((table["epochs"] >= epoch).sum())),
+    ).params
     finite = torch.stack([p.flatten(1).isfinite().all(1) for p in params.values()]).all(0)
     results: Table = {"finite": finite.cpu().numpy()}
     for which in SPLITS:

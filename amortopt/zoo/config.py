@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from amortopt.tasks import Family, Problem, make_family, make_problem
+from amortopt.training import Stepper
 
 Made = TypeVar("Made", Family, Problem)
 
@@ -102,6 +105,12 @@ class ZooConfig:
             ValueError: If the family, or one of its arguments, is unknown.
         """
         return _make("family", make_family, self.family)
+
+    def stepper(self, learning_rate: Tensor) -> Stepper:
+        """SGD as the recipe says, with one learning rate per network [B]."""
+        return Stepper(
+            "sgd", learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, l1=self.l1
+        )
 
 
 def _make(key: str, make: Callable[..., Made], arguments: dict[str, Any]) -> Made:

@@ -1,8 +1,8 @@
-"""The draws of a zoo: hyper-parameters per network, order of examples, noise.
+"""The draws of a zoo: hyper-parameters per network.
 
-Everything is a function of the zoo's seed and a counter (the network's index, the epoch), never of a
-generator that is handed on. So no result depends on which process builds what, and the first n networks of a
-recipe are the same whatever its count is.
+Everything is a function of the zoo's seed and the network's index, never of a generator that is handed on.
+So no result depends on which process builds what, and the first n networks of a recipe are the same whatever
+its count is.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from amortopt.zoo.config import ZooConfig
 
 Table: TypeAlias = dict[str, np.ndarray]  # column name -> [n]
 SplitName: TypeAlias = Literal["train", "val", "test"]
 
-_NETWORK, _ORDER, _NOISE, _OFFSET = range(4)  # independent random streams of one zoo seed
+_NETWORK, _OFFSET = 0, 3  # independent random streams of one zoo seed; 1 and 2 are the training's
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -78,21 +76,6 @@ def even_split(
     """
     u = (offset + _GOLDEN * index) % 1.0
     return np.select([u < val_fraction, u < val_fraction + test_fraction], ["val", "test"], default="train")
-
-
-def epoch_order(seed: int, epoch: int, examples: int) -> Tensor:
-    """Order of the examples in an epoch, the same for all networks of a zoo: int64 [examples]."""
-    return torch.randperm(examples, generator=_generator(seed, _ORDER, epoch))
-
-
-def noise_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
-    """Source of an epoch's input noise, the same for all networks of a zoo."""
-    return _generator(seed, _NOISE, epoch, device=device)
-
-
-def _generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator(device=device).manual_seed(int(state >> 1))
 
 
 def _log_uniform(u: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:

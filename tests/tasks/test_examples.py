@@ -73,3 +73,23 @@ def test_examples_from_list_refuses_empty_networks() -> None:
         Examples.from_list([])
     with pytest.raises(ValueError, match=r"parts\[1\]: got 2 inputs and 3 targets"):
         Examples.from_list([(torch.ones(2, 1), torch.ones(2)), (torch.ones(2, 1), torch.ones(3))])
+
+
+def test_examples_noisy_adds_seeded_noise_of_the_given_size() -> None:
+    clean = Examples(torch.zeros(1000, 40), torch.zeros(1000))
+    noisy = [clean.noisy(0.4, torch.Generator().manual_seed(1)).x for _ in range(2)]
+    assert torch.equal(noisy[0], noisy[1]) and noisy[0].std().item() == pytest.approx(0.4, rel=0.02)
+    assert clean.noisy(0.0) is clean and not clean.x.any()
+
+
+def test_examples_noisy_refuses_symbols() -> None:
+    symbols = Examples(torch.zeros(2, 32, dtype=torch.int64), torch.zeros(2, 32))
+    assert symbols.noisy(0.0) is symbols
+    with pytest.raises(ValueError, match=r"noise: got 0.1 for inputs of torch.int64, expected 0"):
+        symbols.noisy(0.1)
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
+def test_examples_noisy_refuses_bad_noise(noise: float) -> None:
+    with pytest.raises(ValueError, match="noise"):
+        SHARED.noisy(noise)

@@ -1,4 +1,4 @@
-"""The problem interface: registry, augmentation, the val split."""
+"""The problem interface: registry, the val split."""
 
 from __future__ import annotations
 
@@ -6,32 +6,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
-from amortopt.tasks import Mnist1d, PydocText, make_problem, problem_names
+from amortopt.tasks import make_problem, problem_names
 from amortopt.tasks.problem import hold_out
-
-
-def test_problem_augment_adds_seeded_noise_of_the_given_size() -> None:
-    x = torch.zeros(1000, 40)
-    problem = Mnist1d()
-    noisy = [problem.augment(x, 0.4, torch.Generator().manual_seed(1)) for _ in range(2)]
-    assert torch.equal(noisy[0], noisy[1])
-    assert noisy[0].std().item() == pytest.approx(0.4, rel=0.02)
-    assert problem.augment(x, 0.0) is x and not x.any()
-
-
-def test_problem_augment_refuses_symbols() -> None:
-    x = torch.zeros(2, 32, dtype=torch.int64)
-    assert PydocText().augment(x, 0.0) is x
-    with pytest.raises(ValueError, match=r"noise: got 0.1 for inputs of torch.int64, expected 0"):
-        PydocText().augment(x, 0.1)
-
-
-@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
-def test_problem_augment_refuses_bad_noise(noise: float) -> None:
-    with pytest.raises(ValueError, match="noise"):
-        Mnist1d().augment(torch.zeros(1), noise)
 
 
 @pytest.mark.parametrize("name", problem_names())

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from amortopt.zoo import ZooConfig
-from amortopt.zoo.draw import draw_split, draw_table, epoch_order
+from amortopt.zoo.draw import draw_split, draw_table
 
 CONFIG = ZooConfig(count=2000, seed=1, epochs=4, val_fraction=0.2, test_fraction=0.1)
 
@@ -45,13 +44,6 @@ def test_draw_split_keeps_the_fractions_at_any_count(count: int) -> None:
     split = draw_split(CONFIG, np.arange(count))
     for name, fraction in (("train", 0.7), ("val", 0.2), ("test", 0.1)):
         assert abs((split == name).sum() - fraction * count) <= 3
-
-
-def test_epoch_order_is_a_new_permutation_every_epoch() -> None:
-    orders = [epoch_order(0, 0, 50), epoch_order(0, 1, 50), epoch_order(1, 0, 50)]
-    assert all(torch.equal(order.sort().values, torch.arange(50)) for order in orders)
-    assert not torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
-    assert torch.equal(orders[0], epoch_order(0, 0, 50))
 
 
 @pytest.mark.parametrize(
