@@ -21,7 +21,8 @@ from amortopt.optim import ScaleGMNOptimizer
 from amortopt.release import list_shipped
 from amortopt.system.files import write_whole
 from amortopt.tasks import Family, Problem, evaluate_many
-from amortopt.zoo.baseline import START_EPOCHS, finetune, starting_networks
+from amortopt.training import Stepper, train_epochs
+from amortopt.zoo.baseline import START_EPOCHS, starting_networks
 
 CHECKPOINTS = ("mnist1d-mlp-tanh", "mnist1d-mlp-relu")
 EPOCHS = (25, 150)
@@ -191,12 +192,12 @@ def _finetune(
         accuracy = evaluate_many(module, params, test, problem.objective)[1]
         points.append((seconds / count, 100 * float(accuracy.mean())))
 
-    done = finetune(
+    done = train_epochs(
         module,
         start,
         problem.split("train"),
-        problem,
-        learning_rate=_rate(family.activation, noise > 0, epochs),
+        problem.objective,
+        Stepper("sgd", _rate(family.activation, noise > 0, epochs), "cosine"),
         epochs=epochs,
         seed=SEED,
         input_noise=noise,

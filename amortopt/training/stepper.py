@@ -118,7 +118,7 @@ class Stepper:
     @property
     def penalty(self) -> float | Tensor | None:
         """The L1 strength that belongs into the gradient, one number or [B]; None if there is none."""
-        return None if self.proximal or (not isinstance(self.l1, Tensor) and self.l1 == 0) else self.l1
+        return None if self.proximal or not torch.as_tensor(self.l1).any() else self.l1
 
     def of(self, networks: Tensor | slice) -> Stepper:
         """The same optimizer for some of the networks."""

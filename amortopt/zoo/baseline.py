@@ -6,15 +6,13 @@ Legend: B networks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.tasks import Examples, Problem, init_many
-from amortopt.training import Stepper, Trained, train_epochs
-from amortopt.training.stepper import Schedule
+from amortopt.tasks import init_many
+from amortopt.training import train_epochs
 from amortopt.zoo.config import ZooConfig
 from amortopt.zoo.draw import draw_table
 
@@ -68,23 +66,3 @@ def starting_networks(
         batch_size=config.batch_size,
         input_noise=config.input_noise,
     ).params
-
-
-def finetune(
-    module: nn.Module,
-    params: Params,
-    data: Examples,
-    problem: Problem,
-    *,
-    optimizer: Literal["sgd", "adam"] = "sgd",
-    learning_rate: float | Tensor,
-    schedule: Schedule = "cosine",
-    epochs: int,
-    seed: int,
-    l1: float | Tensor = 0.0,
-    proximal: bool = False,
-    **options: Any,
-) -> Trained:
-    """[train_epochs][amortopt.training.train_epochs] with the stepper that these settings make."""
-    stepper = Stepper(optimizer, learning_rate, schedule, l1=l1, proximal=proximal)
-    return train_epochs(module, params, data, problem.objective, stepper, epochs=epochs, seed=seed, **options)

@@ -20,7 +20,7 @@ from torch import Tensor
 from amortopt._types import Params
 from amortopt.functional.networks import num_networks
 from amortopt.tasks import evaluate_many
-from amortopt.zoo.baseline import Schedule, finetune
+from amortopt.training import Schedule, Stepper, train_epochs
 from benchmarks.harness.command import Advance
 from benchmarks.harness.numbers import summary, values
 from benchmarks.one_shot.cells import Cell, Method
@@ -289,20 +289,16 @@ class Baselines:
         l1, rate = torch.tensor(pairs).repeat_interleave(count, 0).unbind(1)
         states: dict[int, list[State]] = defaultdict(list)
         for rows in torch.arange(len(rate)).tensor_split(math.ceil(len(rate) / plan.chunk)):
-            finetune(
+            train_epochs(
                 cell.module(),
                 {name: p[rows] for name, p in stacked.items()},
                 cell.problem.split("train"),
-                cell.problem,
-                optimizer=method.optimizer,
-                learning_rate=rate[rows],
-                schedule=schedule,
+                cell.problem.objective,
+                Stepper(method.optimizer, rate[rows], schedule, l1=l1[rows], proximal=method.proximal),
                 epochs=epochs,
                 seed=plan.order_seed,
                 batch_size=plan.batch_size,
                 input_noise=cell.setting.noise if method.noisy else 0.0,
-                l1=l1[rows],
-                proximal=method.proximal,
                 stops=tuple(stops) or (epochs,),
                 on_stop=lambda epoch, _, params: states[epoch].append(look(cell, params, which)),
                 on_epoch=lambda _, rows=rows: advance(len(rows) * cell.setting.cost),
@@ -312,19 +308,17 @@ class Baselines:
     def _epoch_seconds(self, method: Method, count: int, epochs: int, advance: Advance) -> float:
         """Median time of an epoch of so many networks at once."""
         cell, seconds = self.cell, [0.0]
-        finetune(
+        l1 = cell.setting.l1 if method.l1 else 0.0
+        train_epochs(
             cell.module(),
             _first(self.test, count),
             cell.problem.split("train"),
-            cell.problem,
-            optimizer=method.optimizer,
-            learning_rate=1e-3,
+            cell.problem.objective,
+            Stepper(method.optimizer, 1e-3, "cosine", l1=l1, proximal=method.proximal),
             epochs=epochs,
             seed=self.plan.order_seed,
             batch_size=self.plan.batch_size,
             input_noise=cell.setting.noise,
-            l1=cell.setting.l1 if method.l1 else 0.0,
-            proximal=method.proximal,
             stops=range(1, epochs + 1),
             on_stop=lambda _, so_far, __: seconds.append(so_far),
             on_epoch=lambda _: advance(count * cell.setting.cost),

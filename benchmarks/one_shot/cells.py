@@ -13,8 +13,9 @@ from amortopt._types import Params
 from amortopt.cli.zoo import build_parser
 from amortopt.release import Release
 from amortopt.tasks import Family, Problem, make_family, make_problem
+from amortopt.training import OptimizerName
 from amortopt.zoo import ZooConfig
-from amortopt.zoo.baseline import START_EPOCHS, OptimizerName, starting_networks
+from amortopt.zoo.baseline import START_EPOCHS, starting_networks
 from benchmarks.harness.store import ROOT
 
 RECIPES = ROOT / "recipes" / "zoo"
