@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from amortopt.system.extras import MissingExtraError, needed_for
@@ -90,13 +89,12 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _run(name: str, args: list[str]) -> None:
-    available = _available()
-    if name not in available:
+    if name not in COMMANDS:
         raise ValueError(
-            f"got the command {name!r}, expected one of: {', '.join(available)}; see amortopt --help"
+            f"got the command {name!r}, expected one of: {', '.join(COMMANDS)}; see amortopt --help"
         )
     keep_freed_memory()
-    command = available[name]
+    command = COMMANDS[name]
     with needed_for(f"amortopt {name}", extra=command.extra):
         from jsonargparse import auto_cli
 
@@ -107,18 +105,8 @@ def _run(name: str, args: list[str]) -> None:
     auto_cli(function, args=args, prog=f"amortopt {name}", exit_on_error=False)
 
 
-def _available() -> dict[str, Command]:
-    return {name: command for name, command in COMMANDS.items() if _exists(command.module)}
-
-
-def _exists(module: str) -> bool:
-    # A look at the files: importlib's find_spec would import the parent packages, and with them torch.
-    path = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
-    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
-
-
 def _overview() -> str:
-    lines = [f"  {name:<10}{command.help}" for name, command in _available().items()]
+    lines = [f"  {name:<10}{command.help}" for name, command in COMMANDS.items()]
     return "usage: amortopt COMMAND [options]\n\n" + "\n".join(lines) + "\n\nOptions: amortopt COMMAND --help"
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 
 from amortopt.metanets import Metanet
@@ -83,24 +82,12 @@ def rate_factor(step: int, progress: float, *, warmup_steps: int, hold: float, f
 
 
 def budget_used(trainer: L.Trainer) -> float:
-    """Share of a run's budget that is used up.
+    """Share of a run's steps that are done, in [0, 1].
 
-    Args:
-        trainer: With a limit of steps or, by a Timer, of time.
-
-    Returns:
-        The larger share of the two, in [0, 1]; the same in all processes.
+    Rates and penalties follow it. It does not depend on the clock, so a recipe with a seed gives the same
+    weights on a busy and on a quiet machine; a limit of time only stops a run.
     """
-    shares = [0.0]
-    if trainer.max_steps > 0:
-        shares.append(trainer.global_step / trainer.max_steps)
-    for timer in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-        if isinstance(timer, Timer) and (left := timer.time_remaining()) is not None:
-            elapsed = timer.time_elapsed()
-            shares.append(elapsed / max(elapsed + left, 1e-9))
-    share = min(1.0, max(shares))
-    # Clocks differ between processes, and so would the metanets.
-    return share if trainer.world_size == 1 else trainer.strategy.broadcast(share)
+    return min(1.0, trainer.global_step / trainer.max_steps)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ def write_whole(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
+        _write_through(temporary, data)
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(
@@ -56,10 +56,7 @@ def write_folder(target: Path, files: Mapping[str, bytes], what: str) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         for name, data in files.items():
-            with (fresh / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_through(fresh / name, data)
         if target.exists():
             os.replace(target, old)
         os.replace(fresh, target)
@@ -75,6 +72,14 @@ def write_folder(target: Path, files: Mapping[str, bytes], what: str) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    """Write a file and wait until it is on the disk: a rename may otherwise overtake the content."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def shipped_folder(name: str) -> Path:

@@ -58,7 +58,7 @@ def test_typo_on_the_command_line_is_named(
         (["--model.lr", "fast"], ["model.lr", "fast"]),
         (["--model.lr", "-1"], ["lr: got -1.0"]),
         (["--data.networks", "0"], ["networks: got 0"]),
-        (["--trainer.max_steps", "-1"], ["max_steps", "max_time"]),
+        (["--trainer.max_steps", "-1"], ["trainer.max_steps: got -1", "max_time"]),
         (["--trainer.accumulate_grad_batches", "2"], ["accumulate_grad_batches", "data.networks"]),
         (["--data.l1", "[0.0,1.0]"], ["l1: got 0.0 to 1.0"]),
         (["--data.l1_zero", "1.0"], ["l1_zero: got 1.0"]),
@@ -81,7 +81,7 @@ def test_damaged_state_is_refused(recipe: Path, tmp_path: Path, capsys: pytest.C
     state = tmp_path / "last.ckpt"
     state.write_bytes(b"cut off")
     message = error_of(fit_args(recipe, tmp_path / "runs", "--ckpt_path", str(state)), capsys)
-    assert "ckpt_path" in message and "last.ckpt" in message
+    assert "ckpt_path" in message and "last.ckpt" in message and "delete it" in message
 
 
 def test_state_of_an_earlier_run_is_not_overwritten(
@@ -101,6 +101,17 @@ def test_out_folder_with_other_files_is_refused_before_training(
     message = error_of(fit_args(recipe, tmp_path / "runs", "--out", str(tmp_path)), capsys)
     assert "notes.txt" in message
     assert not (tmp_path / "runs").exists()
+
+
+def test_recipe_of_the_package_is_known_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = error_of(["--config", "mnist1d_mlp_tahn"], capsys)
+    assert "mean 'mnist1d_mlp_tanh'?" in message and "unf_small" in message and "mnist1d_cnn_relu," in message
+    message = error_of(["--config=mnist1d_mlp_tanh", "--data.networks", "0"], capsys)
+    assert message.startswith("networks: got 0")
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_and_damaged_recipes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

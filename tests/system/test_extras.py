@@ -19,7 +19,9 @@ CORE = """
 import torch
 import amortopt
 from amortopt import symmetry
+from amortopt.system.recipes import find_recipe
 
+assert find_recipe("mnist1d_mlp_tanh", "fit").is_file() and find_recipe("mnist1d_mlp_tanh", "zoo").is_file()
 net = torch.nn.Sequential(torch.nn.Linear(40, 32), torch.nn.Tanh(), torch.nn.Linear(32, 32), torch.nn.Tanh(),
                           torch.nn.Linear(32, 10))
 x = torch.randn(8, 40)

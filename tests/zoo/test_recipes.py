@@ -64,5 +64,5 @@ def test_recipe_that_downloads_says_so(recipe: Path) -> None:
 def test_recipe_opens_with_its_command_and_time(recipe: Path) -> None:
     lines = recipe.read_text().splitlines()
     comment = "\n".join(line for line in lines[: next(i for i, line in enumerate(lines) if line[:1] != "#")])
-    assert f"amortopt zoo build --config recipes/zoo/{recipe.name} --out" in comment
+    assert f"amortopt zoo build --config {recipe.stem} --out" in comment
     assert "--count" in comment and "cores" in comment

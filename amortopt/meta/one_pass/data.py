@@ -19,6 +19,7 @@ from torch import Tensor
 from amortopt._types import Params
 from amortopt.functional.l1 import L1Range
 from amortopt.metanets import Metanet
+from amortopt.system.recipes import find_recipe
 from amortopt.tasks import Examples, Family, Problem
 from amortopt.tasks.problem import Which
 from amortopt.zoo import Zoo, ZooConfig, build_zoo, load_zoo
@@ -79,8 +80,8 @@ class ZooDataModule(L.LightningDataModule):
 
     Args:
         zoo: Folder of the zoo.
-        zoo_recipe: Recipe by which the zoo is built if it is missing or incomplete; a path from the current
-            folder, or from one of ``recipe_roots``.
+        zoo_recipe: Recipe by which the zoo is built if it is missing or incomplete: a path from the current
+            folder, or from one of ``recipe_roots``, or the name of a zoo recipe of the package.
         networks: Base networks per step and device, B.
         examples: Examples per step and device, N; all networks of a step read the same ones.
         input_noise: Standard deviation of Gaussian noise on the inputs, drawn for every network anew, in
@@ -149,7 +150,9 @@ class ZooDataModule(L.LightningDataModule):
         except FileNotFoundError:
             if self.recipe is None:
                 raise
-            config = self._fitted(_read_recipe(_located(self.recipe, self.recipe_roots)))
+            config = self._fitted(
+                _read_recipe(find_recipe(self.recipe, "zoo", roots=self.recipe_roots, argument="zoo_recipe"))
+            )
             print(f"building the zoo {self.folder} of {config.count} networks by {self.recipe}")
             build_zoo(config, self.folder, progress=True)
 
@@ -300,17 +303,6 @@ def _check_same(wanted: tuple[Problem, Family], there: tuple[Problem, Family], s
                 f"{key}: the recipe says {next(texts)}, but {source} {next(texts)}; correct model.{key}, or "
                 "choose another zoo"
             )
-
-
-def _located(recipe: str, roots: Sequence[Path]) -> Path:
-    for root in (Path(), *roots):
-        if (root / recipe).is_file():
-            return root / recipe
-    places = ", ".join(dict.fromkeys(str(root.resolve()) for root in (Path(), *roots)))
-    raise FileNotFoundError(
-        f"zoo_recipe: got {recipe!r}, but there is no such file in {places}; correct data.zoo_recipe, or "
-        "build the zoo first"
-    )
 
 
 def _read_recipe(path: Path) -> ZooConfig:

@@ -258,7 +258,7 @@ class OnePassModule(L.LightningModule):
         update_average(self.average, self.metanet, self.global_step, self.hparams["ema"])
 
     def progress(self) -> float:
-        """Share of the budget that is used up: of steps or of time, whichever is larger, in [0, 1]."""
+        """Share of the steps that are done, in [0, 1]."""
         return budget_used(self.trainer)
 
     def rate_factor(self) -> float:

@@ -174,7 +174,8 @@ def test_zoo_recipe_is_looked_for_here_and_in_the_roots(
     recipe.write_text("family: {name: mlp, widths: [40, 6, 10]}\ncount: 12\nepochs: 0\n")
     monkeypatch.chdir(tmp_path / "elsewhere")
     data = ZooDataModule("zoo", "recipes/zoo.yaml")
-    with pytest.raises(FileNotFoundError, match=r"^zoo_recipe: got 'recipes/zoo.yaml'.*elsewhere"):
+    message = r"^zoo_recipe: got 'recipes/zoo.yaml'.*elsewhere.* mnist1d_mlp_tanh"
+    with pytest.raises(FileNotFoundError, match=message):
         data.prepare_data()
     data.recipe_roots = [recipe.parent, tmp_path / "repository"]
     data.prepare_data()
