@@ -2,7 +2,6 @@
 # make test   set up, then ruff, pyright, import-linter and pytest
 # make docs   set up, then the site in site/; warnings are errors
 # make setup  only the set-up: .venv with the package (editable) and its tools, at the versions of constraints.txt
-# make scatter  add the optional torch-scatter, compiled here against the installed torch (about 5 minutes)
 # make clean  remove what these made
 
 PYTHON ?= python3
@@ -10,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test docs scatter clean
+.PHONY: setup demo test docs clean
 
 setup: $(STAMP)
 
@@ -34,12 +33,6 @@ test: setup
 
 docs: setup
 	$(BIN)/mkdocs build --strict
-
-# No build isolation: the build needs the installed torch. No pip cache: a wheel that was built against another
-# torch fails at import.
-scatter: setup
-	$(BIN)/python -m pip install setuptools wheel
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation --no-cache-dir torch-scatter
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build dist site

@@ -14,9 +14,9 @@ from amortopt._version import __version__ as __version__
 if TYPE_CHECKING:
     from amortopt import symmetry as symmetry
     from amortopt import testing as testing
+    from amortopt.optim.networks import OutOfFamilyWarning as OutOfFamilyWarning
     from amortopt.optim.one_shot import ScaleGMNOptimizer as ScaleGMNOptimizer
     from amortopt.optim.stepwise import UNFOptimizer as UNFOptimizer
-    from amortopt.optim.structure import OutOfFamilyWarning as OutOfFamilyWarning
     from amortopt.release import Release as Release
     from amortopt.release import list_shipped as list_shipped
     from amortopt.release import load_release as load_release

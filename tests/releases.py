@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from amortopt import Release, save_release
-from amortopt.functional.l1 import L1Range
-from amortopt.metanets import UpdateRule, make_metanet
+from amortopt.metanets import L1Range, UpdateRule, make
 from amortopt.symmetry import extract
 from amortopt.tasks import make_family, make_problem
 from tests.optim.metanets import PROBLEM, SPEC, TANH
@@ -33,7 +32,7 @@ def make_release(kind: str, **changed: Any) -> Release:
         "commit": "0123abc",
     }
     if kind == "metanet":
-        fields["module"] = make_metanet("test-scale", SPEC, start=0.5, reads=["l1"])
+        fields["module"] = make("test-scale", SPEC, start=0.5, conditions=["l1"])
         fields |= {"l1_range": L1Range(1e-4, 1e-2), "passes": 3}
     else:
         fields["module"] = UpdateRule(width=4, depth=1)
@@ -45,7 +44,7 @@ def untrained_release(root: Path, activation: str = "tanh", **config: object) ->
     family = make_family("mlp", activation=activation)
     name = f"mnist1d-mlp-{activation}"
     torch.manual_seed(0)
-    metanet = make_metanet(
+    metanet = make(
         "scalegmn",
         extract(family.build(), family.example_input()),
         **{"width": 8, "channels": 2, "layers": 1, "heads": 2, **config},

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from amortopt._types import Params
-from amortopt.optim.align import align
+from amortopt.optim.networks import align
 from amortopt.optim.one_shot import ScaleGMNOptimizer
 from amortopt.system.files import write_whole
 
@@ -62,7 +62,7 @@ def one_shot(
 
 def problem_batch(optimizer: ScaleGMNOptimizer) -> tuple[Tensor, Tensor] | None:
     """All train data of the checkpoint's problem if its metanet reads gradients, else None."""
-    if "grads" not in optimizer.metanet.inputs or optimizer.problem is None:
+    if "batch" not in optimizer.metanet.conditions or optimizer.problem is None:
         return None
     data = optimizer.problem.split("train")
     return data.x, data.y

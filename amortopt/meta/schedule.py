@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from amortopt.metanets import Metanet
 
-Group = dict[str, Any]
-
 
 def param_groups(
     metanet: Metanet,
@@ -22,44 +20,37 @@ def param_groups(
     correction_lr: float,
     weight_decay: float = 0.0,
     prototype_decay: float = 0.0,
-) -> list[Group]:
+) -> list[dict[str, Any]]:
     """Split a metanet's parameters among rates; every parameter is in exactly one group.
 
     Args:
-        metanet: Its ``matrix_parameters`` are updated by Muon, the others by AdamW.
-        lr: Rate of the matrices, but not of the readout's prototypes. Low: what is read out of a network
-            through features that change quickly is noise.
-        prototype_lr: Rate of the prototypes, which are the weights proposed.
-        scalar_lr: Rate of what is neither matrix nor correction.
-        correction_lr: Rate of what the readout adds per network to what is common to all networks. Low:
-            large updates of these write noise into the weights.
-        weight_decay: Of the matrices.
-        prototype_decay: Of the prototypes.
+        metanet: Its [param_roles][amortopt.metanets.Metanet.param_roles] decide: matrices and prototypes are
+            updated by Muon, the others by AdamW.
+        lr: Rate of matrices. Low: through features that change quickly, noise is read out of a network.
+        prototype_lr: Rate of prototypes.
+        scalar_lr: Rate of parameters without a role.
+        correction_lr: Rate of corrections. Low: large updates of these write noise into the weights.
+        weight_decay: Of matrices.
+        prototype_decay: Of prototypes.
 
     Returns:
-        Groups for [Muon][amortopt.meta.Muon]; the key ``rate`` keeps the full learning rate.
+        Groups for [Muon][amortopt.training.muon.Muon]; the key ``rate`` keeps the full learning rate.
     """
-    matrices = {id(p) for p in metanet.matrix_parameters()}
-    groups: dict[str, list[nn.Parameter]] = {"matrix": [], "prototype": [], "correction": [], "other": []}
-    for name, p in metanet.named_parameters():
-        in_readout = name.startswith("readout")
-        if id(p) in matrices:
-            groups["prototype" if in_readout else "matrix"].append(p)
-        else:
-            corrects = in_readout and "prototype" not in name
-            groups["correction" if corrects else "other"].append(p)
+    roles = metanet.param_roles()
+    taken = {id(p) for group in roles.values() for p in group}
+    roles["other"] = [p for p in metanet.parameters() if id(p) not in taken]
     decays = {"matrix": weight_decay, "prototype": prototype_decay}
     rates = {"matrix": lr, "prototype": prototype_lr, "correction": correction_lr, "other": scalar_lr}
     return [
         {
-            "params": groups[kind],
+            "params": roles[role],
             "lr": rate,
             "rate": rate,
-            "muon": kind in decays,
-            "weight_decay": decays.get(kind, 0.0),
+            "muon": role in decays,
+            "weight_decay": decays.get(role, 0.0),
         }
-        for kind, rate in rates.items()
-        if groups[kind]
+        for role, rate in rates.items()
+        if roles.get(role)
     ]
 
 

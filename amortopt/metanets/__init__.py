@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from amortopt.metanets.base import Functional as Functional
 from amortopt.metanets.base import Metanet as Metanet
-from amortopt.metanets.base import make_metanet as make_metanet
-from amortopt.metanets.base import metanet_names as metanet_names
-from amortopt.metanets.base import register_metanet as register_metanet
+from amortopt.metanets.base import make as make
+from amortopt.metanets.base import register as register
+from amortopt.metanets.base import registered as registered
+from amortopt.metanets.conditions import Conditions as Conditions
+from amortopt.metanets.conditions import L1Range as L1Range
 from amortopt.metanets.scalegmn import ScaleGMN as ScaleGMN
 from amortopt.metanets.unf import UNF as UNF
 from amortopt.metanets.unf import UNFInvariant as UNFInvariant
@@ -15,13 +18,16 @@ from amortopt.metanets.update_rule import UpdateRule as UpdateRule
 
 __all__ = [
     "UNF",
+    "Conditions",
+    "Functional",
+    "L1Range",
     "Metanet",
     "ScaleGMN",
     "UNFInvariant",
     "UNFLayer",
     "UNFPool",
     "UpdateRule",
-    "make_metanet",
-    "metanet_names",
-    "register_metanet",
+    "make",
+    "register",
+    "registered",
 ]

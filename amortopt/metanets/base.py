@@ -1,84 +1,117 @@
-"""What a metanet is: an equivariant map from the params of many base networks to better ones."""
+"""The kinds of networks that read weights, and their registry."""
 
 from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
 from amortopt._types import Params
+from amortopt.metanets.conditions import CONDITIONS, Conditions
 from amortopt.symmetry import SymmetrySpec
 
-INPUTS = frozenset({"grads", "l1"})
-"""What a metanet may read beside the weights: gradients of the problem's loss, and the L1 strength."""
+_NONE = Conditions()
 
 
 class Metanet(nn.Module, ABC):
-    """A network that reads the weights of base networks and returns weights.
+    """From the params of many base networks to better ones, equivariant to the networks' symmetry.
 
     A final class takes ``spec`` and json-able keyword arguments, and hands both on to this constructor:
-    ``super().__init__(spec, width=width)``.
+    ``super().__init__(spec, width=width, conditions=conditions)``.
 
     Args:
         spec: Symmetry of the family that the metanet is for.
-        **config: All keyword arguments that the final class was called with;
-            ``make_metanet(self.name, spec, **config)`` makes an untrained copy.
+        **config: All keyword arguments that the final class was called with; an untrained copy is
+            ``make(self.name, spec, **config)``. ``conditions`` among them names what ``forward`` reads.
 
     Attributes:
         spec: Symmetry of the family.
         config: The keyword arguments.
+        conditions: What ``forward`` reads beside the weights, of ``{"batch", "l1"}``.
+
+    Raises:
+        ValueError: An unknown condition.
     """
 
     name: ClassVar[str] = ""
-    """Name in the registry, set by [register_metanet][amortopt.metanets.register_metanet]."""
-    spec: SymmetrySpec
-    config: dict[str, Any]
+    """Name in the registry, set by [register][amortopt.metanets.register]."""
 
     def __init__(self, spec: SymmetrySpec, **config: Any) -> None:
         super().__init__()
         self.spec = spec
         self.config = config
-
-    @property
-    @abstractmethod
-    def inputs(self) -> frozenset[str]:
-        """What ``forward`` reads beside the weights: a subset of ``{"grads", "l1"}``."""
+        self.conditions = frozenset(config.get("conditions", ()))
+        if unknown := sorted(self.conditions - CONDITIONS):
+            raise ValueError(f"conditions: got {unknown}, expected some of {sorted(CONDITIONS)}")
 
     @abstractmethod
-    def forward(self, params: Params, *, grads: Params | None = None, l1: Tensor | None = None) -> Params:
-        """Weights to weights, for B base networks of one architecture.
+    def forward(self, params: Params, conditions: Conditions = _NONE) -> Params:
+        """Improve B base networks of one architecture.
 
         Args:
             params: The family spec's parameter names -> [B, ...]; hidden widths may differ from the spec's,
                 sizes are read from the tensors.
-            grads: Gradients of each network's loss, names and shapes of ``params``; given if and only if
-                ``"grads"`` is in :attr:`inputs`.
-            l1: L1 strength >= 0 per network [B]; given if and only if ``"l1"`` is in :attr:`inputs`.
+            conditions: What :attr:`conditions` declares.
 
         Returns:
             New params: names, shapes and dtype of ``params``.
         """
 
-    def matrix_parameters(self) -> list[Tensor]:
-        """Parameters that act as matrices, for optimizers such as Muon; by default those of linear layers."""
-        return [module.weight for module in self.modules() if isinstance(module, nn.Linear)]
+    @abstractmethod
+    def param_roles(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters that meta-training treats in a way of their own.
+
+        Returns:
+            ``"matrix"``: act as matrices, for optimizers such as Muon. ``"prototype"``: weights that are
+            proposed to all networks alike, matrices too. ``"correction"``: what is added to them for each
+            network. Parameters in none of these are scalars, vectors and embeddings.
+        """
 
 
-T = TypeVar("T", bound=type[Metanet])
-_REGISTRY: dict[str, type[Metanet]] = {}
+class Functional(nn.Module, ABC):
+    """From the params of many base networks to numbers that do not change under the networks' symmetry."""
+
+    name: ClassVar[str] = ""
+
+    @abstractmethod
+    def forward(self, params: Params) -> Tensor:
+        """Params [B, ...] -> [B, features]."""
 
 
-def register_metanet(name: str) -> Callable[[T], T]:
-    """Class decorator: make a metanet known to [make_metanet][amortopt.metanets.make_metanet] as ``name``."""
+class UpdateRule(nn.Module, ABC):
+    """From weights, gradients and a state to an update of the weights, for any base network."""
+
+    name: ClassVar[str] = ""
+    config: dict[str, Any]
+
+    @abstractmethod
+    def init_state(self, layout: Any, flat: Tensor) -> dict[str, Tensor]:
+        """State before the first step, for parameters ``flat`` [*batch, N] that ``layout`` describes."""
+
+    @abstractmethod
+    def forward(
+        self, layout: Any, flat: Tensor, grads: Tensor, state: dict[str, Tensor], *, inplace: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Update [*batch, N], to be subtracted from ``flat``, and the state after it."""
+
+
+T = TypeVar("T", bound=type[Metanet] | type[Functional] | type[UpdateRule])
+_REGISTRY: dict[str, Any] = {}
+
+
+def register(name: str) -> Callable[[T], T]:
+    """Class decorator: make a metanet, functional or update rule known to [make][amortopt.metanets.make].
+
+    Raises:
+        ValueError: The name is taken.
+    """
 
     def add(cls: T) -> T:
         if name in _REGISTRY:
-            raise ValueError(
-                f"name: metanet {name!r} is already {_REGISTRY[name].__qualname__}; choose another name"
-            )
+            raise ValueError(f"name: {name!r} is already {_REGISTRY[name].__qualname__}; choose another name")
         cls.name = name
         _REGISTRY[name] = cls
         return cls
@@ -86,32 +119,29 @@ def register_metanet(name: str) -> Callable[[T], T]:
     return add
 
 
-def metanet_names() -> list[str]:
-    """Names that [make_metanet][amortopt.metanets.make_metanet] knows, sorted."""
-    return sorted(_REGISTRY)
+def registered(kind: type = nn.Module) -> list[str]:
+    """Names that [make][amortopt.metanets.make] knows of a kind, such as ``Metanet``; sorted."""
+    return sorted(name for name, cls in _REGISTRY.items() if issubclass(cls, kind))
 
 
-def make_metanet(name: str, spec: SymmetrySpec, **config: Any) -> Metanet:
-    """Make an untrained metanet by name.
+def make(name: str, *arguments: Any, **config: Any) -> Any:
+    """Make an untrained metanet, functional or update rule by name.
 
     Args:
-        name: One of [metanet_names][amortopt.metanets.metanet_names].
-        spec: Symmetry of the family that it is for.
-        **config: The metanet's own keyword arguments.
+        name: One of [registered][amortopt.metanets.registered].
+        *arguments: The symmetry of the family, for metanets and functionals.
+        **config: Keyword arguments of the class.
 
     Returns:
-        The metanet, initialised from the global random state.
+        The module, initialised from the global random state.
 
     Raises:
-        ValueError: If there is no such metanet, or it has no such argument.
+        ValueError: There is no such name, or the class has no such argument.
     """
     if name not in _REGISTRY:
-        known = ", ".join(metanet_names()) or "none"
-        raise ValueError(f"name: got unknown metanet {name!r}, expected one of {known}")
-    accepted = [key for key in inspect.signature(_REGISTRY[name]).parameters if key != "spec"]
+        raise ValueError(f"name: got {name!r}, expected one of {', '.join(registered()) or 'none'}")
+    accepted: Sequence[str] = [key for key in inspect.signature(_REGISTRY[name]).parameters if key != "spec"]
     for key in config:
         if key not in accepted:
-            raise ValueError(
-                f"{key}: metanet {name!r} has no such argument; it has {', '.join(accepted) or 'none'}"
-            )
-    return _REGISTRY[name](spec, **config)
+            raise ValueError(f"{key}: {name!r} has no such argument; it has {', '.join(accepted) or 'none'}")
+    return _REGISTRY[name](*arguments, **config)

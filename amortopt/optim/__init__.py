@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from amortopt.optim.checks import OutOfRangeWarning as OutOfRangeWarning
+from amortopt.optim.networks import OutOfFamilyWarning as OutOfFamilyWarning
 from amortopt.optim.one_shot import ScaleGMNOptimizer as ScaleGMNOptimizer
+from amortopt.optim.running import OutOfRangeWarning as OutOfRangeWarning
 from amortopt.optim.stepwise import UNFOptimizer as UNFOptimizer
-from amortopt.optim.structure import OutOfFamilyWarning as OutOfFamilyWarning
 
 __all__ = ["OutOfFamilyWarning", "OutOfRangeWarning", "ScaleGMNOptimizer", "UNFOptimizer"]

@@ -13,17 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.functional.l1 import L1Range
-from amortopt.metanets import Metanet
-from amortopt.optim import checks
-from amortopt.optim.align import align
-from amortopt.optim.apply import Data, Network, device_of, improve, plain, run
-from amortopt.optim.structure import match_all, warn_widths
-from amortopt.optim.writing import copied, judged, written
-from amortopt.release import Release, load_release, parameter_count, save_release
-from amortopt.symmetry import FamilyMismatchError, SymmetrySpec
+from amortopt.metanets import Conditions, L1Range, Metanet
+from amortopt.optim.networks import (
+    align,
+    as_list,
+    check_networks,
+    copied,
+    is_better,
+    plain,
+    read_networks,
+    warn_widths,
+    write,
+)
+from amortopt.optim.running import checked_batch, checked_l1, device_of, improve, run
+from amortopt.release import Release, check_passes, load_release, parameter_count, save_release
+from amortopt.symmetry import SymmetrySpec
 from amortopt.system.extras import needed_for
-from amortopt.tasks import Examples, Family, Problem, make_family, make_problem
+from amortopt.tasks import Family, Problem, make_family, make_problem
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -40,7 +46,7 @@ class ScaleGMNOptimizer:
         family: Base networks that it was trained on, or ``family.to_config()``. Without it every call of
             ``one_shot`` needs ``example_input``.
         problem: Problem that it was trained on, or ``problem.to_config()``; needed if the metanet reads
-        gradients.
+            gradients.
         name: Name for ``repr`` and :meth:`save_pretrained`.
         l1_range: L1 strengths that the metanet was trained for; others get a warning. None: not known.
         passes: How often it was applied in a row in training, the default of :meth:`one_shot`.
@@ -59,7 +65,7 @@ class ScaleGMNOptimizer:
         l1_range: L1Range | None = None,
         passes: int = 1,
     ) -> None:
-        checks.check_passes(passes)
+        check_passes(passes)
         self.metanet = metanet
         self.family = make_family(**family) if isinstance(family, Mapping) else family
         self.problem = make_problem(**problem) if isinstance(problem, Mapping) else problem
@@ -181,33 +187,42 @@ class ScaleGMNOptimizer:
             OutOfFamilyWarning: Other hidden widths than the family's; once per call.
             OutOfRangeWarning: An L1 strength outside of :attr:`l1_range`; once per call.
         """
-        many = checks.as_list(models)
-        where = _where(isinstance(models, nn.Module))
-        passes = self._passes(passes)
-        checks.check_accept(accept)
-        data = self._data(batch, example_input)
-        strengths = checks.l1_strengths(l1, len(many), read="l1" in self.metanet.inputs)
-        checks.check_networks(many, inplace=inplace, frozen=frozen, where=where)
+        single = isinstance(models, nn.Module)
+        where = lambda i: "" if single else f"models[{i}]: "  # noqa: E731
+        # 1. Check everything.
+        many = as_list(models)
+        passes = self.passes if passes is None else passes
+        check_passes(passes)
+        if accept is not None and not callable(accept):
+            raise ValueError(
+                f"accept: got {accept!r}, expected a callable that takes a model and returns a loss"
+            )
+        shape = None if self.family is None else self.family.input_shape
+        if example_input is not None:
+            shape = example_input.shape[1:] if isinstance(example_input, Tensor) else None
+        data = checked_batch(batch, self.metanet, self.problem, shape)
+        check_networks(many, inplace=inplace, frozen=frozen, where=where)
+        strengths = checked_l1(l1, len(many), self.metanet, self.l1_range)
+        # 2. Compute.
         with plain():
-            networks = self._read(many, example_input, where)
-        warn_widths({change for network in networks for change in network.match.width_changes})
-        checks.warn_outside(strengths, self.l1_range)
-        with plain():
-            better = improve(self.metanet, networks, data=data, l1=strengths, passes=passes, where=where)
-        results: list[nn.Module] = list(many)
-        chosen = set(range(len(many)))
+            networks = read_networks(self.spec, many, example_input, self.family, where)
+            warn_widths({change for network in networks for change in network.match.width_changes})
+            better = improve(self.metanet, networks, data, strengths, passes, where)
+        # 3. Write.
         if not inplace or accept is not None:
-            results = [written(copied(m, where(i)), better[i]) for i, m in enumerate(many)]
-        if accept is not None:
-            better_than = partial(judged, accept, many, results, where)
-            chosen = {i for i in chosen if better_than(i)}
-        if inplace:
-            results = list(many)
-            for i in chosen:
-                written(many[i], better[i])
+            results = [write(copied(m, where(i)), better[i]) for i, m in enumerate(many)]
         else:
-            results = [results[i] if i in chosen else copied(m, where(i)) for i, m in enumerate(many)]
-        return results[0] if isinstance(models, nn.Module) else results
+            results = many
+        accepted = range(len(many))
+        if accept is not None:
+            accepted = [i for i, m in enumerate(many) if is_better(accept, results[i], m, where(i))]
+        if inplace:
+            results = many
+            for i in accepted:
+                write(many[i], better[i])
+        else:
+            results = [results[i] if i in accepted else copied(m, where(i)) for i, m in enumerate(many)]
+        return results[0] if single else results
 
     def one_shot_params(
         self,
@@ -238,18 +253,16 @@ class ScaleGMNOptimizer:
             OutOfRangeWarning: An L1 strength outside of :attr:`l1_range`.
         """
         alignment = align(self.spec, params)
-        count = len(next(iter(params.values()))) if alignment.batched else 1
-        passes = self._passes(passes)
-        data = self._data(batch)
-        strengths = checks.l1_strengths(l1, count, read="l1" in self.metanet.inputs)
+        batched = alignment.batched
+        passes = self.passes if passes is None else passes
+        check_passes(passes)
+        count = len(next(iter(params.values()))) if batched else 1
+        strengths = checked_l1(l1, count, self.metanet, self.l1_range)
+        shape = None if self.family is None else self.family.input_shape
+        data = checked_batch(batch, self.metanet, self.problem, shape)
         warn_widths(set(alignment.width_changes))
-        checks.warn_outside(strengths, self.l1_range)
-
-        def text(b: int, name: str) -> str:
-            return f"params[{alignment.names[name]!r}]" + (f", network {b}," if alignment.batched else "")
-
+        gradient = None
         with plain():
-            gradients = None
             if data is not None:
                 if self.family is None:
                     raise ValueError(
@@ -257,14 +270,19 @@ class ScaleGMNOptimizer:
                         "its constructor"
                     )
                 with torch.random.fork_rng(devices=[]):
-                    gradients = partial(data.gradients, self.family.build())
-            named = {name: params[key].detach() for name, key in alignment.names.items()}
-            stacked = named if alignment.batched else {name: value[None] for name, value in named.items()}
-            better = run(self.metanet, stacked, gradients=gradients, l1=strengths, passes=passes, text=text)
-            back = {key: better[name] for name, key in alignment.names.items()}
+                    gradient = partial(data.gradient, self.family.build())
+            tensors = {name: params[key].detach() for name, key in alignment.names.items()}
+            better = run(
+                self.metanet,
+                tensors if batched else {name: value[None] for name, value in tensors.items()},
+                Conditions(gradient, strengths),
+                passes,
+                lambda b, name: f"params[{alignment.names[name]!r}]" + (f", network {b}," if batched else ""),
+            )
+            by_key = {key: better[name] for name, key in alignment.names.items()}
             # Copies: a metanet may return the very tensors that it got.
             return {
-                key: (back[key] if alignment.batched else back[key][0]).to(p.device, copy=True)
+                key: (by_key[key] if batched else by_key[key][0]).to(p.device, copy=True)
                 for key, p in params.items()
             }
 
@@ -314,7 +332,7 @@ class ScaleGMNOptimizer:
 
     def __repr__(self) -> str:
         kind, count = self.metanet.name or type(self.metanet).__name__, parameter_count(self.metanet)
-        reads = ", ".join(["weights", *sorted(self.metanet.inputs)])
+        reads = ", ".join(["weights", *sorted(self.metanet.conditions)])
         trained = "" if self.l1_range is None else f" trained for {self.l1_range}"
         times = f"; {self.passes} passes" if self.passes > 1 else ""
         return (
@@ -322,71 +340,3 @@ class ScaleGMNOptimizer:
             f"{device_of(self.metanet)}, reads {reads}{trained}{times}; family {self.family}, "
             f"problem {self.problem})"
         )
-
-    def _passes(self, passes: int | None) -> int:
-        if passes is None:
-            return self.passes
-        checks.check_passes(passes)
-        return passes
-
-    def _data(
-        self,
-        batch: tuple[Tensor, Tensor] | None,
-        example_input: Tensor | tuple[Tensor, ...] | None = None,
-    ) -> Data | None:
-        given = checks.check_batch(batch, read="grads" in self.metanet.inputs)
-        if given is None:
-            return None
-        if self.problem is None:
-            raise ValueError(
-                "batch: this optimizer knows no problem to take the loss from; pass problem= to its "
-                "constructor"
-            )
-        shape = None if self.family is None else self.family.input_shape
-        if example_input is not None:
-            shape = tuple(example_input.shape[1:]) if isinstance(example_input, Tensor) else None
-        checks.check_examples(*given, shape, self.problem.objective)
-        x, y = (t.detach() for t in given)
-        return Data(Examples(x, y if y.is_floating_point() else y.long()), self.problem.objective)
-
-    def _read(
-        self,
-        models: list[nn.Module],
-        example_input: Tensor | tuple[Tensor, ...] | None,
-        where: Callable[[int], str],
-    ) -> list[Network]:
-        """Match networks to the family."""
-        family = self.family
-        if example_input is None and family is None:
-            raise ValueError(
-                "example_input: this optimizer knows no family to take one from; pass a tensor [N, ...] that "
-                "the networks' forward takes"
-            )
-
-        def inputs(model: nn.Module) -> Tensor | tuple[Tensor, ...]:
-            if example_input is not None:
-                return example_input
-            assert family is not None
-            first = next(model.parameters(), torch.zeros(()))
-            return family.example_input().to(first.device, first.dtype)
-
-        try:
-            matches = match_all(self.spec, models, inputs, where)
-        except ValueError as error:
-            if family is None or example_input is not None or "example_input: " not in str(error):
-                raise
-            shape = ", ".join(["N", *map(str, family.input_shape)])
-            raise FamilyMismatchError(
-                f"{error}; the family's inputs have the shape [{shape}]: "
-                "pass example_input if this network computes the same from another form of them"
-            ) from error
-        networks = []
-        for model, found in zip(models, matches, strict=True):
-            own = dict(model.named_parameters())
-            params = {name: own[key].detach() for name, key in found.params.items()}
-            networks.append(Network(model, found, params))
-        return networks
-
-
-def _where(single: bool) -> Callable[[int], str]:
-    return lambda i: "" if single else f"models[{i}]: "

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from amortopt.functional.l1 import L1Range
+from amortopt.metanets import L1Range
 
 _FRONT = """\
 ---

@@ -16,8 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from amortopt._types import Params
 from amortopt._version import __version__
-from amortopt.functional.l1 import L1Range
-from amortopt.metanets import Metanet, UpdateRule, make_metanet
+from amortopt.metanets import L1Range, Metanet, UpdateRule, make
 from amortopt.release.card import model_card
 from amortopt.release.folder import (
     CONFIG,
@@ -121,9 +120,7 @@ def save_release(folder: str | os.PathLike[str], release: Release) -> Path:
     if not isinstance(module, (Metanet, UpdateRule)):
         raise ValueError(f"module: got {type(module).__name__}, expected a Metanet or an UpdateRule")
     if isinstance(module, Metanet) and not module.name:
-        raise ValueError(
-            f"module: {type(module).__name__} has no registered name; decorate it with register_metanet"
-        )
+        raise ValueError(f"module: {type(module).__name__} has no registered name; decorate it with register")
     config = as_json(
         {
             "format": FORMAT,
@@ -215,8 +212,7 @@ def _name_of(module: Metanet | UpdateRule) -> str:
 
 def _conditions_of(module: Metanet | UpdateRule) -> list[str]:
     """What the module reads beside the weights."""
-    read = module.inputs if isinstance(module, Metanet) else ()
-    return sorted("batch" if name == "grads" else name for name in read)
+    return sorted(module.conditions) if isinstance(module, Metanet) else []
 
 
 def _build(config: Mapping[str, Any], state: Params) -> Metanet | UpdateRule:
@@ -229,7 +225,7 @@ def _build(config: Mapping[str, Any], state: Params) -> Metanet | UpdateRule:
     # Its initial weights are replaced at once: the caller's random state is not to notice.
     with torch.random.fork_rng(devices=[]), _Allowance(4 * sum(value.numel() for value in state.values())):
         if config["kind"] == "metanet":
-            module = make_metanet(name, SymmetrySpec.from_json(config["spec"]), **arguments)
+            module = make(name, SymmetrySpec.from_json(config["spec"]), **arguments)
         elif config["kind"] == "rule":
             module = UpdateRule(**arguments)
         else:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many
 from amortopt.meta.schedule import param_groups, update_average
-from amortopt.metanets import make_metanet
+from amortopt.metanets import Conditions, make
 from amortopt.symmetry import extract
 from amortopt.system.memory import keep_freed_memory
 from amortopt.tasks import init_many, make_family
@@ -73,7 +73,7 @@ class MetaStep:
         family = make_family(**case.family)
         self.network = family.build().requires_grad_(False)
         spec = extract(self.network, family.example_input())
-        self.metanet = make_metanet("scalegmn", spec, **case.sizes, reads=["l1"])
+        self.metanet = make("scalegmn", spec, **case.sizes, conditions=["l1"])
         self.metanet.open_gates()
         self.average = copy.deepcopy(self.metanet).requires_grad_(False)
         self.optimizer = Muon(
@@ -89,7 +89,7 @@ class MetaStep:
 
     def _meta_loss(self, params: Params, x: Tensor, y: Tensor, l1: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            new = self.metanet(params, l1=l1)
+            new = self.metanet(params, Conditions(l1=l1))
         logits = apply_many(self.network, {name: p.float() for name, p in new.items()}, x)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), y.repeat(len(l1)))
         return loss + (l1 * sum(p.abs().flatten(1).sum(1) for p in new.values())).mean()
@@ -119,7 +119,7 @@ class Pass:
         if side == "edge list":
             self.metanet: nn.Module = EdgeListGMN(spec, width=case.width, layers=case.layers)
         else:
-            self.metanet = make_metanet("scalegmn", spec, **case.sizes)
+            self.metanet = make("scalegmn", spec, **case.sizes)
         self.params = init_many(family.build, range(case.networks))
 
     def forward(self, count: int | None = None) -> Params:

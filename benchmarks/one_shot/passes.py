@@ -50,7 +50,7 @@ class Checkpoint:
 
     @property
     def reads_l1(self) -> bool:
-        return "l1" in self.release.module.inputs
+        return "l1" in self.release.module.conditions
 
     def identity(self, part: str) -> dict[str, Any]:
         """What the part ``one_pass`` or ``latency`` depends on: the weights, the networks, λ."""
@@ -84,7 +84,7 @@ def find_checkpoints(sources: Sequence[str], *, quick: bool) -> list[Checkpoint]
             source,
             release,
             cell_of_release(release, quick=quick),
-            str(release.module.config.get("symmetry", "scale")),
+            str(release.module.config.get("respects", "scale")),
             int(release.seeds.get("metanet and draws", 0)),
         )
         place = (checkpoint.cell.label, checkpoint.key)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from amortopt import load_release, save_release
-from amortopt.metanets import make_metanet
+from amortopt.metanets import make
 from amortopt.zoo import ZooConfig
 from benchmarks.harness.store import Store, read_records
 from benchmarks.one_shot import baselines, cells, passes, pictures, run, tables
@@ -57,10 +57,10 @@ def tiny() -> Iterator[Any]:
 def reading_release(root: Path, seed: int, **config: Any) -> Path:
     """An untrained checkpoint that reads λ."""
     release = load_release(untrained_release(root / "plain"))
-    name = f"tiny-{config.get('symmetry', 'scale')}-{seed}"
+    name = f"tiny-{config.get('respects', 'scale')}-{seed}"
     torch.manual_seed(seed)
-    metanet = make_metanet(
-        "scalegmn", release.module.spec, **{**release.module.config, "reads": ["l1"], **config}
+    metanet = make(
+        "scalegmn", release.module.spec, **{**release.module.config, "conditions": ["l1"], **config}
     )
     with torch.no_grad():
         # Untrained, a metanet returns its input.
@@ -76,7 +76,7 @@ def folder(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("benchmark")
     for seed in (0, 1):
         reading_release(root, seed)
-    reading_release(root, 0, symmetry="permutation")
+    reading_release(root, 0, respects="permutation")
     run.main(["--quick", "--out", str(root / "out"), "--checkpoints", str(root / "many")])
     return root / "out"
 

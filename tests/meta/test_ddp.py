@@ -37,7 +37,7 @@ def test_two_processes_end_with_the_same_weights_and_one_release(tmp_path: Path)
     driver.write_text(DRIVER)
     args = [
         *("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"),
-        *("--trainer.max_steps", "4", "--model.metanet.reads", "[grads,l1]", "--data.l1", "[1e-5,1e-2]"),
+        *("--trainer.max_steps", "4", "--model.metanet.conditions", "[batch,l1]", "--data.l1", "[1e-5,1e-2]"),
     ]
     root = str(Path(__file__).parents[2])
     done = subprocess.run(

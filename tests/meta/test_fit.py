@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from amortopt import load_release
-from amortopt.functional.l1 import L1Range, l1_norm
+from amortopt.functional.l1 import l1_norm
 from amortopt.meta.fit import main
 from amortopt.meta.one_pass.module import OnePassModule
+from amortopt.metanets import L1Range
 from amortopt.optim import ScaleGMNOptimizer
 from amortopt.tasks import evaluate_many
 from amortopt.zoo import load_zoo
@@ -96,7 +97,7 @@ def test_fit_logs_to_csv(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_fit_logs_each_end_of_the_strengths_and_releases_their_table(recipe: Path, tmp_path: Path) -> None:
-    args = ["--model.metanet.reads", "[l1]", "--data.l1", "[1e-4,1e-2]", "--model.passes", "2"]
+    args = ["--model.metanet.conditions", "[l1]", "--data.l1", "[1e-4,1e-2]", "--model.passes", "2"]
     main(fit_args(recipe, tmp_path, *args))
     with (tmp_path / "tiny" / "version_0" / "metrics.csv").open() as file:
         columns = next(csv.reader(file))
@@ -115,7 +116,7 @@ def test_fit_logs_each_end_of_the_strengths_and_releases_their_table(recipe: Pat
 
 
 def test_fit_release_reproduces_its_own_results(recipe: Path, tmp_path: Path) -> None:
-    args = ["--model.metanet.reads", "[grads,l1]", "--data.l1", "[1e-4,1e-2]", "--model.passes", "2"]
+    args = ["--model.metanet.conditions", "[batch,l1]", "--data.l1", "[1e-4,1e-2]", "--model.passes", "2"]
     main(fit_args(recipe, tmp_path, *args))
     opt = ScaleGMNOptimizer.from_pretrained(tmp_path / "tiny" / "release")
     assert opt.problem is not None and opt.family is not None

@@ -155,7 +155,7 @@ def test_zoo_recipe_lies_beside_the_recipe(
 def test_strengths_that_nothing_draws_are_named(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "data.l1" in error_of(fit_args(recipe, tmp_path, "--model.metanet.reads", "[l1]"), capsys)
+    assert "data.l1" in error_of(fit_args(recipe, tmp_path, "--model.metanet.conditions", "[l1]"), capsys)
 
 
 def test_what_is_typed_wins_over_the_recipe_wherever_it_stands(
@@ -179,7 +179,7 @@ def test_release_names_the_commit_at_the_start(
 @pytest.mark.parametrize(
     ("option", "value", "key"),
     [
-        ("--model.metanet.symmetry", "permutation", "model.metanet.symmetry"),
+        ("--model.metanet.respects", "permutation", "model.metanet.respects"),
         ("--model.metanet.width", "16", "model.metanet.width"),
         ("--model.passes", "2", "model.passes"),
     ],

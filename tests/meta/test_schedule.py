@@ -22,7 +22,9 @@ RATES = {
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("config", [{}, {"reads": ["grads", "l1"]}, {"symmetry": "permutation"}], ids=str)
+@pytest.mark.parametrize(
+    "config", [{}, {"conditions": ["batch", "l1"]}, {"respects": "permutation"}], ids=str
+)
 def test_param_groups_hold_every_parameter_once(activation: str, config: dict) -> None:
     metanet = tiny_module(activation, **config).metanet
     groups = param_groups(metanet, **RATES)

@@ -10,7 +10,7 @@ from functools import cache
 import torch
 
 from amortopt._types import Params
-from amortopt.metanets import ScaleGMN
+from amortopt.metanets import Conditions, ScaleGMN
 from amortopt.symmetry import Block, SymmetrySpec, extract
 from tests.cases import CASES, Case
 
@@ -85,3 +85,8 @@ def relative(got: Params, expected: Params) -> float:
     with torch.no_grad():
         pairs = [(got[name], expected[name]) for name in got]
         return max(float((x - y).norm() / y.norm().clamp(min=1e-300)) for x, y in pairs)
+
+
+def conditions_of(gradient: Params | None = None, l1: torch.Tensor | None = None) -> Conditions:
+    """Conditions with a gradient that is the same everywhere."""
+    return Conditions(None if gradient is None else lambda _: gradient, l1)

@@ -4,35 +4,53 @@ from __future__ import annotations
 
 import pytest
 
-from amortopt.metanets import make_metanet, metanet_names, register_metanet
-from tests.optim.metanets import SPEC, Same, Scale
+from amortopt._types import Params
+from amortopt.metanets import Metanet, UpdateRule, make, register, registered
+from tests.optim.metanets import SPEC, TANH, Same, Scale
 
 
-def test_make_metanet_uses_its_arguments() -> None:
-    metanet = make_metanet("test-scale", SPEC, start=0.25, reads=["l1"])
+def test_make_uses_its_arguments() -> None:
+    metanet = make("test-scale", SPEC, start=0.25, conditions=["l1"])
     assert isinstance(metanet, Scale)
-    assert metanet.inputs == {"l1"} and metanet.gains[0].item() == 0.25
+    assert metanet.conditions == {"l1"} and metanet.gains[0].item() == 0.25
 
 
-def test_make_metanet_from_its_own_config_is_equal() -> None:
-    metanet = make_metanet("test-scale", SPEC, start=0.25, reads=["l1"])
-    again = make_metanet(metanet.name, metanet.spec, **metanet.config)
-    assert again.config == metanet.config and again.inputs == metanet.inputs
+def test_make_from_its_own_config_is_equal() -> None:
+    metanet = make("test-scale", SPEC, start=0.25, conditions=["l1"])
+    again = make(metanet.name, metanet.spec, **metanet.config)
+    assert again.config == metanet.config and again.conditions == metanet.conditions
 
 
-def test_make_metanet_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"unknown metanet 'no-such'.*test-same, test-scale"):
-        make_metanet("no-such", SPEC)
+def test_make_unknown_name_lists_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"name: got 'no-such', expected one of .*test-same, test-scale"):
+        make("no-such", SPEC)
 
 
-def test_make_metanet_unknown_argument_lists_those_there_are() -> None:
+def test_make_unknown_argument_lists_those_there_are() -> None:
     with pytest.raises(
-        ValueError, match="strat: metanet 'test-scale' has no such argument; it has start, reads"
+        ValueError, match="strat: 'test-scale' has no such argument; it has start, conditions"
     ):
-        make_metanet("test-scale", SPEC, strat=1)
+        make("test-scale", SPEC, strat=1)
 
 
-def test_register_metanet_refuses_a_taken_name() -> None:
+def test_register_refuses_a_taken_name() -> None:
     with pytest.raises(ValueError, match="'test-same' is already Same"):
-        register_metanet("test-same")(Same)
-    assert "test-same" in metanet_names()
+        register("test-same")(Same)
+    assert "test-same" in registered()
+    assert "test-same" in registered(Metanet) and "update_rule" not in registered(Metanet)
+
+
+def test_make_makes_functionals_and_update_rules() -> None:
+    assert make("unf_invariant", SPEC, out_features=2, width=2)(
+        {n: p[None] for n, p in _params().items()}
+    ).shape == (1, 2)
+    assert isinstance(make("update_rule", width=4), UpdateRule)
+
+
+def test_metanet_refuses_unknown_conditions() -> None:
+    with pytest.raises(ValueError, match=r"conditions: got \['loss'\], expected some of \['batch', 'l1'\]"):
+        make("test-scale", SPEC, conditions=["loss"])
+
+
+def _params() -> Params:
+    return {name: p.detach() for name, p in TANH.build().named_parameters()}

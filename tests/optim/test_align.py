@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from amortopt.optim.align import align
+from amortopt.optim.networks import align
 from tests.metanets.specs import SPECS, params_like
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amortopt.functional.networks import params_of
-from amortopt.metanets import make_metanet
+from amortopt.metanets import make
 from amortopt.optim import ScaleGMNOptimizer
 from amortopt.symmetry import FamilyMismatchError
 from amortopt.tasks import make_family
@@ -194,26 +194,26 @@ BAD_BATCHES: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", BAD_BATCHES)
 def test_one_shot_batch_that_does_not_fit(name: str) -> None:
     batch, match = BAD_BATCHES[name]
-    refused(f"^batch: {match}", TANH.build(), "grads", batch=batch)
+    refused(f"^batch: {match}", TANH.build(), "batch", batch=batch)
     with pytest.raises(ValueError, match=f"^batch: {match}"):
-        optimizer("grads").one_shot_params(params_of(TANH.build()), batch=batch)
+        optimizer("batch").one_shot_params(params_of(TANH.build()), batch=batch)
 
 
 def test_one_shot_gradients_that_overflow_are_named() -> None:
     model = TANH.build()
     model.get_parameter("4.weight").data.fill_(3e38)
-    refused("batch: the gradient of parameter '0.weight' has", model, "grads", batch=BATCH)
+    refused("batch: the gradient of parameter '0.weight' has", model, "batch", batch=BATCH)
 
 
 def test_one_shot_batch_exactly_if_it_is_read() -> None:
-    refused("batch: this checkpoint reads gradients; pass batch=", TANH.build(), "grads")
+    refused("batch: this checkpoint reads gradients; pass batch=", TANH.build(), "batch")
     refused("batch: this checkpoint reads weights alone", TANH.build(), batch=BATCH)
 
 
 @pytest.mark.parametrize("passes", [0, -1, 1.0, True, "2"])
 def test_one_shot_passes(passes: Any) -> None:
     refused(
-        rf"passes: got {re.escape(repr(passes))}, expected a whole number >= 1", TANH.build(), passes=passes
+        rf"passes: got {re.escape(repr(passes))}, expected a whole number from 1", TANH.build(), passes=passes
     )
 
 
@@ -234,10 +234,10 @@ def test_one_shot_without_copy_says_so() -> None:
 
 
 def test_one_shot_without_family_or_problem_says_what_to_pass() -> None:
-    metanet = make_metanet("test-scale", SPEC)
+    metanet = make("test-scale", SPEC)
     with pytest.raises(ValueError, match=r"knows no family.*pass a tensor"):
         ScaleGMNOptimizer(metanet).one_shot(TANH.build())
-    reads = make_metanet("test-scale", SPEC, reads=["grads"])
+    reads = make("test-scale", SPEC, conditions=["batch"])
     with pytest.raises(ValueError, match="knows no problem"):
         ScaleGMNOptimizer(reads, family=TANH).one_shot(TANH.build(), batch=BATCH)
     with pytest.raises(ValueError, match="knows no family to compute gradients"):

@@ -260,7 +260,7 @@ def test_one_shot_without_l1_uses_zero() -> None:
 def test_one_shot_gradients_are_each_networks_own() -> None:
     models = [TANH.build(), HandWritten(), Wrapped().train(), TANH.build().double()]
     batch = (torch.randn(16, 40), torch.randint(10, (16,)))
-    opt = optimizer("grads")
+    opt = optimizer("batch")
     many = opt.one_shot(models, batch=batch)
     assert models[2].training
     for model, better in zip(models, many, strict=True):
@@ -294,7 +294,9 @@ def test_one_shot_tells_networks_apart_by_an_attribute() -> None:
 
 
 def test_constructor_takes_configs_and_repr_says_what_it_is() -> None:
-    opt = ScaleGMNOptimizer(Scale(SPEC, reads=["l1"]), family=TANH.to_config(), problem=PROBLEM, name="mine")
+    opt = ScaleGMNOptimizer(
+        Scale(SPEC, conditions=["l1"]), family=TANH.to_config(), problem=PROBLEM, name="mine"
+    )
     assert opt.family == TANH and opt.problem is not None and opt.problem.to_config()["name"] == "mnist1d"
     for part in ("'mine'", "test-scale", "6 parameters", "cpu", "weights, l1", "tanh", "Mnist1d"):
         assert part in repr(opt)

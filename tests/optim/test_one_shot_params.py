@@ -11,7 +11,7 @@ from torch import nn
 from amortopt._types import Params
 from amortopt.functional.networks import params_of, stack
 from amortopt.optim import OutOfFamilyWarning, ScaleGMNOptimizer
-from amortopt.optim.align import align
+from amortopt.optim.networks import align
 from amortopt.symmetry import extract
 from amortopt.tasks import make_family
 from tests.optim.metanets import SPEC, TANH, Same, optimizer, scaled
@@ -68,7 +68,7 @@ def test_one_shot_params_of_a_live_module_requires_no_grad() -> None:
 
 def test_one_shot_params_reads_gradients_and_l1() -> None:
     model, batch = TANH.build(), (torch.randn(8, 40), torch.randint(10, (8,)))
-    opt = optimizer("grads", "l1")
+    opt = optimizer("batch", "l1")
     new = opt.one_shot_params(params_of(model), batch=batch, l1=0.25)
     torch.testing.assert_close(new, params_of(opt.one_shot(model, batch=batch, l1=0.25)))
 

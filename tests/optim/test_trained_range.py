@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from amortopt.functional.l1 import L1Range, l1_norm
+from amortopt.functional.l1 import l1_norm
 from amortopt.functional.networks import params_of
+from amortopt.metanets import L1Range
 from amortopt.optim import OutOfRangeWarning, ScaleGMNOptimizer
 from tests.optim.metanets import TANH, optimizer
 

@@ -155,7 +155,7 @@ def test_load_release_refuses_wrong_fields(folder: Path, changes: Any, match: st
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"module": {"name": "no-such", "config": {}}}, "does not fit .*unknown metanet 'no-such'"),
+        ({"module": {"name": "no-such", "config": {}}}, "does not fit .*got 'no-such'"),
         ({"module": {"name": "test-scale", "config": {"strat": 1}}}, "does not fit .*strat"),
         ({"module": {"name": "test-same", "config": {}}}, "does not fit "),
         ({"spec": {"format": 99}}, "does not fit .*format 99"),
@@ -194,7 +194,7 @@ def test_load_release_refuses_a_rule_that_does_not_fit(
 
 @pytest.mark.parametrize("sizes", [{"width": 2**17}, {"layers": 2**20}, {"l1_knots": 2**20}])
 def test_load_release_holds_sizes_against_the_weights(tmp_path: Path, sizes: dict[str, int]) -> None:
-    folder = untrained_release(tmp_path, reads=["l1"])
+    folder = untrained_release(tmp_path, conditions=["l1"])
     config = json.loads((folder / "config.json").read_text())["module"]["config"]
     sign(folder, {"module": {"name": "scalegmn", "config": config | sizes}})
     with pytest.raises(ValueError, match=r"does not fit .*out of all proportion"):

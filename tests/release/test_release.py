@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from amortopt import Release, UNFOptimizer, list_shipped, load_release, save_release
-from amortopt.functional.l1 import L1Range
 from amortopt.functional.networks import params_of
-from amortopt.metanets import UpdateRule, make_metanet
+from amortopt.metanets import L1Range, UpdateRule, make
 from amortopt.optim import ScaleGMNOptimizer
 from tests.optim.metanets import PROBLEM, SPEC, TANH
 from tests.releases import FILES, KINDS, make_release
@@ -58,7 +57,7 @@ def test_release_of_a_rule_keeps_its_arguments(tmp_path: Path, config: dict[str,
 
 
 def test_release_keeps_trained_weights_and_dtype(tmp_path: Path) -> None:
-    metanet = make_metanet("test-scale", SPEC).double()
+    metanet = make("test-scale", SPEC).double()
     torch.nn.init.constant_(next(metanet.parameters()), 1 / 3)
     loaded = load_release(save_release(tmp_path / "x", Release(metanet, "x"))).module
     assert next(loaded.parameters()).item() == 1 / 3
@@ -205,7 +204,7 @@ def test_every_shipped_metanet_runs() -> None:
     for name in list_shipped():
         opt = ScaleGMNOptimizer.from_pretrained(name)
         assert opt.name == name and opt.family is not None
-        if "grads" not in opt.metanet.inputs:
+        if "batch" not in opt.metanet.conditions:
             opt.one_shot(opt.family.build())
 
 
@@ -222,9 +221,9 @@ def test_one_shot_optimizer_save_pretrained_round_trip(tmp_path: Path) -> None:
 
 def test_one_shot_optimizer_of_no_release_saves_what_it_has(tmp_path: Path) -> None:
     known: dict[str, Any] = {"family": TANH, "problem": PROBLEM, "name": "mine", "passes": 2}
-    opt = ScaleGMNOptimizer(make_metanet("test-scale", SPEC), **known, l1_range=L1Range(1e-4, 1e-2))
+    opt = ScaleGMNOptimizer(make("test-scale", SPEC), **known, l1_range=L1Range(1e-4, 1e-2))
     assert repr(ScaleGMNOptimizer.from_pretrained(opt.save_pretrained(tmp_path / "x"))) == repr(opt)
-    bare = ScaleGMNOptimizer(make_metanet("test-scale", SPEC))
+    bare = ScaleGMNOptimizer(make("test-scale", SPEC))
     assert ScaleGMNOptimizer.from_pretrained(bare.save_pretrained(tmp_path / "y")).family is None
 
 

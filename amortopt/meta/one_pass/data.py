@@ -17,8 +17,7 @@ from jsonargparse import ArgumentError  # pyright: ignore[reportPrivateImportUsa
 from torch import Tensor
 
 from amortopt._types import Params
-from amortopt.functional.l1 import L1Range
-from amortopt.metanets import Metanet
+from amortopt.metanets import L1Range, Metanet
 from amortopt.system.recipes import find_recipe
 from amortopt.tasks import Examples, Family, Problem
 from amortopt.tasks.problem import Which
@@ -173,11 +172,11 @@ class ZooDataModule(L.LightningDataModule):
 
     def check_strengths(self, metanet: Metanet) -> None:
         """Raise a ``ValueError`` unless L1 strengths are drawn exactly if the metanet reads them."""
-        if ("l1" in metanet.inputs) != (self.l1_range is not None):
-            reads = f"the metanet reads {sorted(metanet.inputs) or 'nothing'} beside the weights"
+        if ("l1" in metanet.conditions) != (self.l1_range is not None):
+            reads = f"the metanet reads {sorted(metanet.conditions) or 'nothing'} beside the weights"
             raise ValueError(
                 f"data.l1: got {self.l1_range}, but {reads}; set both data.l1: [low, high] and l1 in "
-                "model.metanet.reads, or neither"
+                "model.metanet.conditions, or neither"
             )
 
     def load(self, device: torch.device | str = "cpu", problem: Problem | None = None) -> None:

@@ -65,7 +65,7 @@ def improve_all(
     parts = []
     for start in range(0, num_networks(params), chunk):
         part = {name: p[start : start + chunk] for name, p in params.items()}
-        strengths = read.x.new_full((num_networks(part),), l1) if "l1" in metanet.inputs else None
+        strengths = read.x.new_full((num_networks(part),), l1)
         parts.append(module.improve(metanet, part, read, strengths)[-1])
     return {name: torch.cat([part[name] for part in parts]) for name in params}
 

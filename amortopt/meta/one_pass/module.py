@@ -16,7 +16,7 @@ from amortopt._types import Params
 from amortopt.meta.one_pass.data import Batch, Held
 from amortopt.meta.one_pass.evaluate import evaluate_pass
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
-from amortopt.metanets import Metanet, make_metanet
+from amortopt.metanets import Conditions, Metanet, make
 from amortopt.release import check_passes
 from amortopt.symmetry import extract
 from amortopt.tasks import Examples, loss_and_grad_many, loss_many, make_family, make_problem
@@ -37,7 +37,7 @@ class OnePassModule(L.LightningModule):
     Args:
         problem: ``name`` of the problem and its own arguments, as ``make_problem`` takes them.
         family: ``name`` of the family and its own arguments, as ``make_family`` takes them.
-        metanet: ``name`` of the metanet and its own arguments, as ``make_metanet`` takes them.
+        metanet: ``name`` of the metanet and its own arguments, as ``make`` takes them.
         start: ``"identity"``: a fresh metanet returns its input; ``"proposal"``: it returns what it proposes,
             from where training is much faster.
         passes: How often the metanet is applied in a row; the loss is the mean over what every pass returns.
@@ -95,9 +95,7 @@ class OnePassModule(L.LightningModule):
         # In a tuple, because a module would become part of the state.
         self._network = (network.requires_grad_(False),)
         spec = extract(network, self.family.example_input())
-        self.metanet: Metanet = _made(
-            "metanet", lambda name, **config: make_metanet(name, spec, **config), metanet
-        )
+        self.metanet: Metanet = _made("metanet", lambda name, **config: make(name, spec, **config), metanet)
         if start == "proposal":
             _open_gates(self.metanet)
         self.average: Metanet = copy.deepcopy(self.metanet).requires_grad_(False)
@@ -115,22 +113,23 @@ class OnePassModule(L.LightningModule):
         """All passes of a metanet over networks.
 
         Args:
-            metanet: The metanet.
+            metanet: Declares which of ``read`` and ``l1`` it reads.
             params: Networks [B, ...].
-            read: Examples for gradients, computed anew before each pass, if it reads any.
-            l1: L1 strengths [B], if it reads them.
+            read: Examples for gradients, computed anew before each pass.
+            l1: L1 strengths [B].
 
         Returns:
             New params after each pass, [B, ...].
         """
+
+        def gradient(params: Params) -> Params:
+            return loss_and_grad_many(self.network, params, read, self.problem.objective)[1]
+
+        declared = metanet.conditions
+        conditions = Conditions(gradient if "batch" in declared else None, l1 if "l1" in declared else None)
         results = []
         for _ in range(self.passes):
-            extra: dict[str, Any] = {}
-            if "grads" in metanet.inputs:
-                extra["grads"] = loss_and_grad_many(self.network, params, read, self.problem.objective)[1]
-            if "l1" in metanet.inputs:
-                extra["l1"] = l1
-            params = metanet(params, **extra)
+            params = metanet(params, conditions)
             results.append(params)
         return results
 

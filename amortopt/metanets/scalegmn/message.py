@@ -43,7 +43,7 @@ class GraphLayer(nn.Module):
         self.invariant = linear()
         self.up, self.down = nn.Linear(2 * width, 2 * width), nn.Linear(2 * width, width)
         self.qkv, self.attended = nn.Linear(width, 3 * width, bias=False), linear()
-        self.roles = nn.ModuleDict(
+        self.slots = nn.ModuleDict(
             {
                 str(p): RoleAssignment(
                     width,
@@ -117,10 +117,10 @@ class GraphLayer(nn.Module):
         return wiring.join(attended, h)
 
     def _assign(self, wiring: Wiring, h: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        assigned = assign(self.roles, self.layout.nodes, wiring, wiring.split(h), wiring.split(v))
+        assigned = assign(self.slots, self.layout.nodes, wiring, wiring.split(h), wiring.split(v))
         told: list[Tensor | None] = [None] * len(self.layout.nodes)
         carried = list(told)
-        for key, own in self.roles.items():
+        for key, own in self.slots.items():
             assert isinstance(own, RoleAssignment)
             roles = assigned[int(key)]
             told[int(key)], carried[int(key)] = roles.roles @ own.even, roles.signed @ own.carried

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.metanets.base import Metanet, register_metanet
+from amortopt.metanets.base import Metanet, register
+from amortopt.metanets.conditions import Conditions
 from amortopt.metanets.scalegmn.encoding import Blend, l1_features, tame, unit_rms, usual_size
 from amortopt.metanets.scalegmn.graph.layout import GraphLayout
 from amortopt.metanets.scalegmn.graph.sets import NodeSet, Symmetry
@@ -21,6 +22,7 @@ from amortopt.metanets.scalegmn.scale import Factors, RMSNorm, canonical_factors
 from amortopt.metanets.scalegmn.wiring import DenseWiring, Wiring
 from amortopt.symmetry import SymmetrySpec
 
+_NONE = Conditions()
 _Features = tuple[list[Tensor], list[Tensor]]
 
 
@@ -36,7 +38,7 @@ class _Networks:
     features: _Features
 
 
-@register_metanet("scalegmn")
+@register("scalegmn")
 class ScaleGMN(Metanet):
     r"""Scale-equivariant graph metanetwork as a weights-to-weights operator.
 
@@ -51,11 +53,10 @@ class ScaleGMN(Metanet):
         channels: Edge channels C; divides ``width``.
         layers: Rounds of messages.
         heads: Attention heads; divides ``width``.
-        symmetry: ``"scale"`` respects permutations and scalings, ``"permutation"`` only permutations (the
-            ablation).
+        respects: ``"scale"``: permutations and scalings; ``"permutation"``: only permutations (the ablation).
         direction: Whether units hear only from what they read (``"forward"``) or also from what reads them.
-        reads: Inputs beside the weights: ``"grads"``, ``"l1"``.
-        l1_range: Lowest and highest L1 strength that prototypes are spread over; for ``"l1"`` in ``reads``.
+        conditions: What it reads beside the weights, of ``"batch"`` and ``"l1"``.
+        l1_range: Lowest and highest L1 strength that prototypes are spread over, if it reads ``"l1"``.
         l1_knots: Prototypes per block between them, see [Blend][amortopt.metanets.scalegmn.encoding.Blend].
 
     Raises:
@@ -70,9 +71,9 @@ class ScaleGMN(Metanet):
         channels: int = 8,
         layers: int = 2,
         heads: int = 4,
-        symmetry: Symmetry = "scale",
+        respects: Symmetry = "scale",
         direction: Literal["forward", "bidirectional"] = "bidirectional",
-        reads: Sequence[Literal["grads", "l1"]] = (),
+        conditions: Sequence[Literal["batch", "l1"]] = (),
         l1_range: tuple[float, float] = (1e-4, 2e-2),
         l1_knots: int = 12,
     ) -> None:
@@ -82,16 +83,15 @@ class ScaleGMN(Metanet):
             channels=channels,
             layers=layers,
             heads=heads,
-            symmetry=symmetry,
+            respects=respects,
             direction=direction,
-            reads=sorted(reads),
+            conditions=sorted(conditions),
             l1_range=list(l1_range),
             l1_knots=l1_knots,
         )
         _check_counts(width=width, channels=channels, layers=layers, heads=heads, l1_knots=l1_knots)
-        _check(width, channels, heads, symmetry, direction, reads)
-        self.layout = GraphLayout.from_spec(spec, symmetry)
-        self._inputs = frozenset(reads)
+        _check(width, channels, heads, respects, direction)
+        self.layout = GraphLayout.from_spec(spec, respects)
         self._make_readers(width, channels)
         self.layers = nn.ModuleList(
             GraphLayer(
@@ -104,7 +104,7 @@ class ScaleGMN(Metanet):
             for _ in range(layers)
         )
         self.odd_norm, self.even_norm = RMSNorm(width), RMSNorm(width)
-        self.blend = Blend(*l1_range, l1_knots) if "l1" in reads else None
+        self.blend = Blend(*l1_range, l1_knots) if "l1" in conditions else None
         blends = 1 if self.blend is None else self.blend.count
         self.readout = Readout(self.layout, width=width, channels=channels, blends=blends)
         self.node_gate = nn.Parameter(torch.zeros(len(self.layout.node_blocks)))
@@ -112,7 +112,7 @@ class ScaleGMN(Metanet):
 
     def _make_readers(self, width: int, channels: int) -> None:
         """What turns sets, blocks and the L1 strength into features."""
-        features = 2 if "grads" in self.inputs else 1
+        features = 2 if "batch" in self.conditions else 1
         nodes, edges = self.layout.nodes, self.layout.edge_blocks
         self.set_embedding = nn.Parameter(torch.randn(len(nodes), width))
         known = {str(p): node for p, node in enumerate(nodes) if not node.permutable}
@@ -128,13 +128,8 @@ class ScaleGMN(Metanet):
         self.read_edge = nn.ParameterList(
             torch.randn(channels, features * b.channels) / b.channels**0.5 for b in edges
         )
-        if "l1" in self.inputs:
+        if "l1" in self.conditions:
             self.read_l1 = nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
-
-    @property
-    def inputs(self) -> frozenset[str]:
-        """What ``forward`` reads beside the weights."""
-        return self._inputs
 
     @torch.no_grad()
     def open_gates(self) -> None:
@@ -147,88 +142,57 @@ class ScaleGMN(Metanet):
         self.node_gate.fill_(1)
         self.edge_gate.fill_(1)
 
-    def matrix_parameters(self) -> list[Tensor]:
-        """Weights of the layers, and the readout's prototypes.
+    def param_roles(self) -> dict[str, list[nn.Parameter]]:
+        """Matrices of the layers, prototypes of the readout, and its corrections for each network.
 
-        The readout's corrections are not among them: an orthogonalized update has the same size in every
-        direction, and would write each network's own features into the weights as noise.
+        The corrections are no matrices for Muon: an orthogonalized update has the same size in every
+        direction, and would write each network's features into the weights as noise.
         """
-        linear = [
-            p
-            for module in self.layers.modules()
-            if isinstance(module, nn.Linear)
-            for name, p in module.named_parameters()
-            if name == "weight"
-        ]
-        roles = [p for name, p in self.layers.named_parameters() if ".roles." in name and p.ndim == 2]
-        return [*linear, *roles, *self.readout.prototype]
+        linear = {id(m.weight) for m in self.layers.modules() if isinstance(m, nn.Linear)}
+        common = {id(p) for p in (*self.readout.prototype, *self.readout.node_prototype)}
+        return {
+            "matrix": [
+                p
+                for name, p in self.layers.named_parameters()
+                if id(p) in linear or (".slots." in name and p.ndim == 2)
+            ],
+            "prototype": [*self.readout.prototype],
+            "correction": [p for p in self.readout.parameters() if id(p) not in common],
+        }
 
-    def forward(self, params: Params, *, grads: Params | None = None, l1: Tensor | None = None) -> Params:
+    def forward(self, params: Params, conditions: Conditions = _NONE) -> Params:
         """Improve B networks of one architecture; see [Metanet][amortopt.metanets.Metanet].
 
-        Args:
-            params: The family's parameter names -> [B, ...].
-            grads: Gradients with the same names and shapes, if this metanet reads them.
-            l1: L1 strengths [B], if this metanet reads them.
-
-        Returns:
-            New params.
-
         Raises:
-            ValueError: If an input is missing or was not asked for, or a shape does not fit.
+            ValueError: A condition is missing or was not declared, or a shape does not fit.
         """
-        self._check_inputs(grads, l1)
-        read = self._read(params, grads)
-        _check_l1(l1, read.count)
-        return self._write(read, self._propose([read], l1)[0])
+        return self.forward_mixed([params], [conditions])[0]
 
-    def forward_mixed(
-        self,
-        networks: Sequence[Params],
-        *,
-        grads: Sequence[Params] | None = None,
-        l1: Tensor | None = None,
-    ) -> list[Params]:
-        """Improve networks of the family's structure and any hidden widths in one pass.
+    def forward_mixed(self, networks: Sequence[Params], conditions: Sequence[Conditions]) -> list[Params]:
+        """Improve networks of several architectures in one pass: the family's structure, any hidden widths.
 
-        The same function of every network as :meth:`forward`, on a packed batch (see
-        `packed.PackedWiring`) unless all networks have the same shapes.
+        The same function of every network as :meth:`forward`. One architecture runs as a dense batch, several
+        as a packed one (see [PackedWiring][amortopt.metanets.scalegmn.packed.PackedWiring]).
 
         Args:
-            networks: One network each, without a batch axis: the family's parameter names -> [...].
-            grads: Gradients of each network, if this metanet reads them.
-            l1: L1 strengths [number of networks], if this metanet reads them.
+            networks: Params [B, ...] of every architecture.
+            conditions: Those of every architecture.
 
         Returns:
             New params, one for one.
 
         Raises:
-            ValueError: If there is no network, an input is missing or was not asked for, or a shape does not
-                fit.
+            ValueError: There is no network, or what :meth:`forward` raises.
         """
-        self._check_inputs(grads, l1)
-        if not networks:
-            raise ValueError("networks: got none, expected at least one")
-        if grads is not None and len(grads) != len(networks):
-            raise ValueError(f"grads: got {len(grads)}, expected one per network ({len(networks)})")
-        _check_l1(l1, len(networks))
-        buckets: dict[tuple[tuple[str, torch.Size], ...], list[int]] = {}
-        for position, network in enumerate(networks):
-            shapes = tuple((name, network[name].shape) for name in sorted(network))
-            buckets.setdefault(shapes, []).append(position)
-        reads = []
-        for members in buckets.values():
-            own = _stacked([networks[position] for position in members])
-            gradient = None if grads is None else _stacked([grads[position] for position in members])
-            reads.append(self._read(own, gradient))
-        order = [position for members in buckets.values() for position in members]
-        proposed = self._propose(reads, None if l1 is None else l1[order])
-        better: list[Params] = [{} for _ in networks]
-        for members, read, proposal in zip(buckets.values(), reads, proposed, strict=True):
-            written = self._write(read, proposal)
-            for row, position in enumerate(members):
-                better[position] = {name: written[name][row] for name in networks[position]}
-        return better
+        if not networks or len(networks) != len(conditions):
+            raise ValueError(
+                f"networks, conditions: got {len(networks)} and {len(conditions)}, expected at least one "
+                "architecture, and conditions for each"
+            )
+        read = [self._read(*pair) for pair in zip(networks, conditions, strict=True)]
+        strengths = [each.l1 for each in conditions if each.l1 is not None]
+        proposed = self._propose(read, torch.cat(strengths) if strengths else None)
+        return [self._write(*pair) for pair in zip(read, proposed, strict=True)]
 
     def _propose(self, reads: list[_Networks], l1: Tensor | None) -> list[_Features]:
         """Proposals for one or several architectures, in canonical scaling and usual units."""
@@ -248,18 +212,18 @@ class ScaleGMN(Metanet):
         by_edge = [wiring.unpack_edges(b, x) for b, x in zip(edges, by_edge, strict=True)]
         return [([x[k] for x in by_node], [x[k] for x in by_edge]) for k in range(len(reads))]
 
-    def _read(self, params: Params, grads: Params | None) -> _Networks:
+    def _read(self, params: Params, conditions: Conditions) -> _Networks:
         sizes = self.layout.sizes(params)
         self._check_sizes(sizes)
-        if grads is not None:
-            _check_like(grads, params)
+        first = next(iter(params.values()))
+        conditions.check(self.conditions, len(first))
+        grads = conditions.gradient_at(params)
         factors, inverse = canonical_factors(self.layout, params)
         own = self._canonical(params, inverse, factors)
         features = self._features(
             own, None if grads is None else self._canonical(grads, factors, inverse), sizes
         )
-        first = next(iter(params.values()))
-        return _Networks(first.shape[0], params, sizes, factors, inverse, features)
+        return _Networks(len(first), params, sizes, factors, inverse, features)
 
     def _canonical(self, params: Params, to: Factors, back: Factors) -> _Features:
         return (
@@ -315,14 +279,6 @@ class ScaleGMN(Metanet):
             edges.append(torch.lerp(own, target, self.edge_gate[p]))
         return self.layout.write(params, nodes, edges)
 
-    def _check_inputs(self, grads: Params | Sequence[Params] | None, l1: Tensor | None) -> None:
-        for name, given in (("grads", grads), ("l1", l1)):
-            if (given is not None) != (name in self.inputs):
-                wanted = "needs it" if name in self.inputs else f"was made with reads={sorted(self.inputs)}"
-                raise ValueError(
-                    f"{name}: got {'none' if given is None else 'one'}, but this metanet {wanted}"
-                )
-
     def _check_sizes(self, sizes: tuple[int, ...]) -> None:
         nodes = self.layout.nodes
         shared = {part.node for node in nodes for part in node.parts}
@@ -342,29 +298,6 @@ def _in_runs(node: NodeSet, table: Tensor) -> Tensor:
     return table if node.run == node.size else table.repeat(node.size // node.run, 1)
 
 
-def _stacked(networks: list[Params]) -> Params:
-    if len({tuple(sorted((name, p.shape) for name, p in network.items())) for network in networks}) > 1:
-        raise ValueError("grads: got other names or shapes than the networks have, expected the same")
-    return {name: torch.stack([network[name] for network in networks]) for name in networks[0]}
-
-
-def _check_like(grads: Params, params: Params) -> None:
-    for name, p in params.items():
-        got = tuple(grads[name].shape) if name in grads else "none"
-        if got != tuple(p.shape):
-            raise ValueError(
-                f"grads: got {got} for {name!r}, expected a gradient of the parameter's shape "
-                f"{tuple(p.shape)}"
-            )
-
-
-def _check_l1(l1: Tensor | None, count: int) -> None:
-    if l1 is not None and l1.shape != (count,):
-        raise ValueError(
-            f"l1: got shape {tuple(l1.shape)}, expected ({count},), one strength per network; expand it"
-        )
-
-
 def _check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
@@ -375,17 +308,13 @@ def _check(
     width: int,
     channels: int,
     heads: int,
-    symmetry: str,
+    respects: str,
     direction: str,
-    reads: Sequence[str],
 ) -> None:
     for name, value in (("channels", channels), ("heads", heads)):
         if width % value:
             raise ValueError(f"{name}: got {value}, expected a divisor of width={width}")
-    if symmetry not in ("scale", "permutation"):
-        raise ValueError(f"symmetry: got {symmetry!r}, expected 'scale' or 'permutation'")
+    if respects not in ("scale", "permutation"):
+        raise ValueError(f"respects: got {respects!r}, expected 'scale' or 'permutation'")
     if direction not in ("forward", "bidirectional"):
         raise ValueError(f"direction: got {direction!r}, expected 'forward' or 'bidirectional'")
-    unknown = sorted(set(reads) - {"grads", "l1"})
-    if unknown:
-        raise ValueError(f"reads: got {unknown}, expected a subset of ['grads', 'l1']")

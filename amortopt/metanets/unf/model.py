@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.metanets.base import INPUTS, Metanet, register_metanet
+from amortopt.metanets.base import Functional, Metanet, register
+from amortopt.metanets.conditions import Conditions
 from amortopt.metanets.unf.layer import UNFLayer, UNFPool
 from amortopt.metanets.unf.tensors import WeightTensors
 from amortopt.symmetry import SymmetrySpec
+
+_NONE = Conditions()
 
 
 class UNFBody(nn.Module):
@@ -75,7 +78,8 @@ class UNFBody(nn.Module):
         return ys
 
 
-class UNFInvariant(nn.Module):
+@register("unf_invariant")
+class UNFInvariant(Functional):
     """A vector from weights that does not change when neurons are permuted: a predictor of what a network
     does.
 
@@ -137,7 +141,7 @@ class UNFInvariant(nn.Module):
         return self.head(self.pool([F.relu(y) for y in ys]))
 
 
-@register_metanet("unf")
+@register("unf")
 class UNF(Metanet):
     r"""Weights to weights by UNF layers: :math:`\theta' = \theta + s\,\Delta(\theta, \nabla, \lambda)`.
 
@@ -148,35 +152,28 @@ class UNF(Metanet):
         spec: Symmetry of the family.
         width: Channels of the hidden layers.
         depth: Number of UNF layers.
-        reads: What it reads beside the weights: any of "grads", "l1".
+        conditions: What it reads beside the weights, of ``"batch"`` and ``"l1"``.
 
     Raises:
-        ValueError: An unknown input, or ``depth`` or ``width`` below 1.
+        ValueError: An unknown condition, or ``depth`` or ``width`` below 1.
     """
 
     def __init__(
-        self, spec: SymmetrySpec, *, width: int = 16, depth: int = 3, reads: Sequence[str] = ()
+        self, spec: SymmetrySpec, *, width: int = 16, depth: int = 3, conditions: Sequence[str] = ()
     ) -> None:
-        super().__init__(spec, width=width, depth=depth, reads=list(reads))
-        if unknown := set(reads) - INPUTS:
-            raise ValueError(f"reads: got {sorted(unknown)}, expected some of {sorted(INPUTS)}")
-        self._reads = frozenset(reads)
+        super().__init__(spec, width=width, depth=depth, conditions=list(conditions))
         self.tensors = WeightTensors(spec)
         self.body = UNFBody(
-            self.tensors, in_channels=1 + len(self._reads), width=width, out_channels=1, depth=depth
+            self.tensors, in_channels=1 + len(self.conditions), width=width, out_channels=1, depth=depth
         )
         self.strength = nn.Parameter(torch.zeros(len(self.tensors.specs)))
 
-    @property
-    def inputs(self) -> frozenset[str]:
-        return self._reads
+    def param_roles(self) -> dict[str, list[nn.Parameter]]:
+        return {}
 
-    def forward(self, params: Params, *, grads: Params | None = None, l1: Tensor | None = None) -> Params:
-        if (grads is not None) != ("grads" in self._reads) or (l1 is not None) != ("l1" in self._reads):
-            raise ValueError(
-                f"grads, l1: got {grads is not None} and {l1 is not None}, expected those of "
-                f"{sorted(self._reads)}"
-            )
+    def forward(self, params: Params, conditions: Conditions = _NONE) -> Params:
+        conditions.check(self.conditions, len(next(iter(params.values()))))
+        grads, l1 = conditions.gradient_at(params), conditions.l1
         read = self.tensors.read(params) if grads is None else self.tensors.read(params, grads)
         xs = read
         if l1 is not None:

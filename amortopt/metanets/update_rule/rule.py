@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from amortopt.metanets.base import UpdateRule as AbstractUpdateRule
+from amortopt.metanets.base import register
 from amortopt.metanets.update_rule import features as f
 from amortopt.metanets.update_rule.features import RuleState
 from amortopt.metanets.update_rule.layer import REACHES, Reach, UpdateLayer
@@ -19,7 +21,8 @@ Base = Literal["momentum", "adam"]
 _LOGS = 4  # logarithms of sizes that a block tells: weights, gradient, base, and base against weights
 
 
-class UpdateRule(nn.Module):
+@register("update_rule")
+class UpdateRule(AbstractUpdateRule):
     r"""A learned update for the parameters of any base network.
 
     .. math:: W \leftarrow W - \eta\alpha\big(e^{g} \odot b + \beta f(W, \nabla, \{m^{\gamma_i}\}, t)\big)

@@ -151,7 +151,7 @@ def test_zoo_of_another_family_or_problem_is_refused(zoo: str) -> None:
 
 
 def test_strengths_are_drawn_exactly_if_they_are_read(zoo: str) -> None:
-    plain, reader = tiny_module().metanet, tiny_module(reads=["l1"]).metanet
+    plain, reader = tiny_module().metanet, tiny_module(conditions=["l1"]).metanet
     without, drawing = loaded(zoo), loaded(zoo, l1=(1e-4, 1e-2))
     without.check_strengths(plain)
     drawing.check_strengths(reader)

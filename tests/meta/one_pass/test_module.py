@@ -10,21 +10,21 @@ from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.tasks import Examples, init_many
 from tests.meta.tiny import tiny_module
 
-READS = [[], ["grads"], ["l1"], ["grads", "l1"]]
+READS = [[], ["batch"], ["l1"], ["batch", "l1"]]
 
 
 def inputs(module: OnePassModule, *, per_network: bool) -> tuple:
     params = init_many(module.family.build, range(3))
     lead = (3, 9) if per_network else (9,)
     examples = Examples(torch.randn(*lead, 40), torch.randint(10, lead), shared=not per_network)
-    l1 = torch.tensor([0.0, 1e-3, 1e-2]) if "l1" in module.metanet.inputs else None
+    l1 = torch.tensor([0.0, 1e-3, 1e-2]) if "l1" in module.metanet.conditions else None
     return params, examples, Examples(torch.randn(7, 40), torch.randint(10, (7,))), l1
 
 
-@pytest.mark.parametrize("reads", READS, ids=str)
+@pytest.mark.parametrize("conditions", READS, ids=str)
 @pytest.mark.parametrize("per_network", [True, False])
-def test_meta_loss_equals_slow_reference(reads: list[str], per_network: bool) -> None:
-    module = tiny_module(reads=reads)
+def test_meta_loss_equals_slow_reference(conditions: list[str], per_network: bool) -> None:
+    module = tiny_module(conditions=conditions)
     params, examples, read, l1 = inputs(module, per_network=per_network)
     total = 0.0
     for b, new in enumerate(unstack(module.improve(module.metanet, params, read, l1)[0])):
@@ -35,9 +35,9 @@ def test_meta_loss_equals_slow_reference(reads: list[str], per_network: bool) ->
     assert module.meta_loss(params, examples, read, l1).item() == pytest.approx(total / 3, rel=1e-5)
 
 
-@pytest.mark.parametrize("reads", READS, ids=str)
-def test_passes_are_unrolled_and_their_losses_averaged(reads: list[str]) -> None:
-    module = tiny_module(reads=reads)
+@pytest.mark.parametrize("conditions", READS, ids=str)
+def test_passes_are_unrolled_and_their_losses_averaged(conditions: list[str]) -> None:
+    module = tiny_module(conditions=conditions)
     params, examples, read, l1 = inputs(module, per_network=False)
     first = module.meta_loss(params, examples, read, l1)
     (once,) = module.improve(module.metanet, params, read, l1)
@@ -60,11 +60,11 @@ def test_gradient_flows_through_all_passes() -> None:
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("reads", READS, ids=str)
-@pytest.mark.parametrize("config", [{}, {"direction": "forward"}, {"symmetry": "permutation"}], ids=str)
-def test_step_uses_and_moves_every_parameter(activation: str, reads: list[str], config: dict) -> None:
+@pytest.mark.parametrize("conditions", READS, ids=str)
+@pytest.mark.parametrize("config", [{}, {"direction": "forward"}, {"respects": "permutation"}], ids=str)
+def test_step_uses_and_moves_every_parameter(activation: str, conditions: list[str], config: dict) -> None:
     # A parameter without a gradient stops DistributedDataParallel.
-    module = tiny_module(activation, reads=reads, **config)
+    module = tiny_module(activation, conditions=conditions, **config)
     before = copy.deepcopy(dict(module.metanet.named_parameters()))
     optimizer = module.configure_optimizers()
     for _ in range(2):  # after one step nothing is multiplied by a zero any more
@@ -122,7 +122,7 @@ def test_parts_that_cannot_be_made_are_named(key: str, arguments: dict) -> None:
 
 
 def test_penalty_rises_over_its_share_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = tiny_module(reads=["l1"])
+    module = tiny_module(conditions=["l1"])
     module.hparams["l1_warmup"] = 0.25
     for progress, expected in ((0.0, 0.0), (0.125, 0.5), (0.25, 1.0), (1.0, 1.0)):
         monkeypatch.setattr(module, "progress", lambda value=progress: value)
@@ -133,7 +133,7 @@ def test_penalty_rises_over_its_share_of_the_budget(monkeypatch: pytest.MonkeyPa
 
 
 def test_penalty_of_the_loss_is_not_what_the_metanet_reads() -> None:
-    module = tiny_module(reads=["l1"])
+    module = tiny_module(conditions=["l1"])
     params, examples, read, l1 = inputs(module, per_network=False)
     assert l1 is not None
     plain = module.meta_loss(params, examples, read, l1, torch.zeros_like(l1))

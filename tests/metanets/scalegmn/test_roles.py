@@ -119,7 +119,7 @@ def _assigned(name: str) -> tuple[GraphLayout, DenseWiring, dict[int, Assigned]]
     layer = GraphLayer(layout, width=D, channels=2, heads=2, backward=True).double()
     wiring = DenseWiring(1, sizes)
     features = [[torch.randn(n, D, dtype=torch.float64) for n in sizes] for _ in range(2)]
-    return layout, wiring, assign(layer.roles, layout.nodes, wiring, *features)
+    return layout, wiring, assign(layer.slots, layout.nodes, wiring, *features)
 
 
 def test_roles_of_channels_are_those_of_their_heads() -> None:

@@ -8,21 +8,31 @@ import pytest
 import torch
 
 from amortopt._types import Params
-from amortopt.metanets import ScaleGMN, make_metanet
+from amortopt.metanets import ScaleGMN, make
 from tests.cases import Case, case
-from tests.metanets.networks import READABLE, RESIZABLE, SMALL, metanet, networks, relative, spec_of, wider
+from tests.metanets.networks import (
+    READABLE,
+    RESIZABLE,
+    SMALL,
+    conditions_of,
+    metanet,
+    networks,
+    relative,
+    spec_of,
+    wider,
+)
 
 TANH = case("mlp-tanh")
 
 
 @pytest.mark.parametrize("base", READABLE, ids=str)
 def test_scalegmn_fresh_is_the_identity(base: Case) -> None:
-    made = ScaleGMN(spec_of(base), **SMALL, reads=("grads", "l1"))  # type: ignore[arg-type]
+    made = ScaleGMN(spec_of(base), **SMALL, conditions=("batch", "l1"))  # type: ignore[arg-type]
     params = networks(base, dtype=torch.float32)
     grads = {name: torch.randn_like(p) for name, p in params.items()}
     for value in (1e-3, 1.0, 1e3):
         given = {name: value * p for name, p in params.items()}
-        assert relative(made(given, grads=grads, l1=torch.rand(2)), given) <= 1e-6
+        assert relative(made(given, conditions_of(grads, torch.rand(2))), given) <= 1e-6
 
 
 def test_scalegmn_with_open_gates_returns_the_proposal() -> None:
@@ -58,10 +68,10 @@ def test_scalegmn_gates_learn_the_identity_and_to_leave_it() -> None:
 
 @pytest.mark.parametrize("base", READABLE, ids=str)
 def test_scalegmn_every_parameter_matters(base: Case) -> None:
-    made = metanet(spec_of(base), reads=("grads", "l1"))
+    made = metanet(spec_of(base), conditions=("batch", "l1"))
     params = networks(base)
     grads = {name: torch.randn_like(p) for name, p in params.items()}
-    better = made(params, grads=grads, l1=torch.tensor([1e-3, 1e-2], dtype=torch.float64))
+    better = made(params, conditions_of(grads, torch.tensor([1e-3, 1e-2], dtype=torch.float64)))
     loss = torch.stack([p.square().sum() for p in better.values()]).sum()
     loss.backward()
     assert not [name for name, p in made.named_parameters() if p.grad is None]
@@ -79,10 +89,10 @@ def test_scalegmn_keeps_names_shapes_dtype(base: Case) -> None:
 
 @pytest.mark.parametrize("base", READABLE, ids=str)
 def test_scalegmn_does_not_modify_its_inputs(base: Case) -> None:
-    made = metanet(spec_of(base), reads=("grads",))
+    made = metanet(spec_of(base), conditions=("batch",))
     params, grads = networks(base), networks(base)
     before = [p.clone() for p in (*params.values(), *grads.values())]
-    made(params, grads=grads)
+    made(params, conditions_of(grads))
     after = [*params.values(), *grads.values()]
     assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
 
@@ -91,27 +101,29 @@ def test_scalegmn_does_not_modify_its_inputs(base: Case) -> None:
 def test_scalegmn_permutation_option_has_the_same_size(base: Case) -> None:
     count = lambda made: sum(p.numel() for p in made.parameters())  # noqa: E731
     scaled, ablated = (
-        count(ScaleGMN(spec_of(base), symmetry=symmetry))  # type: ignore[arg-type]
-        for symmetry in ("scale", "permutation")
+        count(ScaleGMN(spec_of(base), respects=respects))  # type: ignore[arg-type]
+        for respects in ("scale", "permutation")
     )
     assert ablated == scaled
 
 
-@pytest.mark.parametrize("reads", [(), ("grads",), ("l1",), ("l1", "grads")], ids=str)
-def test_scalegmn_reads_what_it_was_asked_to(reads: tuple[str, ...]) -> None:
-    made = metanet(spec_of(TANH), reads=reads)
+@pytest.mark.parametrize("conditions", [(), ("batch",), ("l1",), ("l1", "batch")], ids=str)
+def test_scalegmn_reads_what_it_was_asked_to(conditions: tuple[str, ...]) -> None:
+    made = metanet(spec_of(TANH), conditions=conditions)
     params = networks(TANH)
-    grads = networks(TANH) if "grads" in reads else None
-    l1 = torch.tensor([0.0, 1e-3], dtype=torch.float64) if "l1" in reads else None
-    assert made.inputs == set(reads)
-    before = made(params, grads=grads, l1=l1)
+    grads = networks(TANH) if "batch" in conditions else None
+    l1 = torch.tensor([0.0, 1e-3], dtype=torch.float64) if "l1" in conditions else None
+    assert made.conditions == set(conditions)
+    before = made(params, conditions_of(grads, l1))
     if grads is not None:
-        other = made(params, grads={name: g.flip(0) for name, g in grads.items()}, l1=l1)
+        other = made(params, conditions_of({name: g.flip(0) for name, g in grads.items()}, l1))
         assert relative(other, before) > 1e-6
         # Relative to each block's own size.
-        torch.testing.assert_close(made(params, grads={n: 1e3 * g for n, g in grads.items()}, l1=l1), before)
+        torch.testing.assert_close(
+            made(params, conditions_of({n: 1e3 * g for n, g in grads.items()}, l1)), before
+        )
     if l1 is not None:
-        other = made(params, grads=grads, l1=l1.flip(0))
+        other = made(params, conditions_of(grads, l1.flip(0)))
         assert relative(other, before) > 1e-6
 
 
@@ -120,12 +132,12 @@ def test_scalegmn_made_again_from_its_config() -> None:
         spec_of(TANH),
         **SMALL,
         direction="forward",
-        symmetry="permutation",
-        reads=("l1",),  # type: ignore[arg-type]
+        respects="permutation",
+        conditions=("l1",),  # type: ignore[arg-type]
     )
-    again = make_metanet(made.name, made.spec, **made.config)
+    again = make(made.name, made.spec, **made.config)
     again.load_state_dict(made.state_dict())
-    assert again.config == made.config and again.inputs == made.inputs
+    assert again.config == made.config and again.conditions == made.conditions
 
 
 def test_scalegmn_forward_hears_only_from_what_is_read() -> None:
@@ -162,9 +174,9 @@ def test_scalegmn_refuses_other_widths_of_units_that_several_sets_are_about() ->
         ({"layers": 0}, "layers: got 0, expected a whole number of at least 1"),
         ({"channels": 5}, "channels: got 5, expected a divisor of width=8"),
         ({"heads": 3}, "heads: got 3, expected a divisor of width=8"),
-        ({"symmetry": "scales"}, "symmetry: got 'scales', expected 'scale' or 'permutation'"),
+        ({"respects": "scales"}, "respects: got 'scales', expected 'scale' or 'permutation'"),
         ({"direction": "backward"}, "direction: got 'backward', expected 'forward' or 'bidirectional'"),
-        ({"reads": ("gradients",)}, r"reads: got \['gradients'\], expected a subset of"),
+        ({"conditions": ("gradients",)}, r"conditions: got \['gradients'\], expected some of"),
     ],
     ids=str,
 )
@@ -176,27 +188,29 @@ def test_scalegmn_refuses_bad_options(config: dict[str, Any], message: str) -> N
 def test_scalegmn_refuses_missing_and_unasked_inputs() -> None:
     params = networks(TANH)
     l1 = torch.zeros(2, dtype=torch.float64)
-    with pytest.raises(ValueError, match="grads: got none, but this metanet needs it"):
-        metanet(spec_of(TANH), reads=("grads",))(params)
-    with pytest.raises(ValueError, match="l1: got none, but this metanet needs it"):
-        metanet(spec_of(TANH), reads=("l1",))(params)
-    with pytest.raises(ValueError, match=r"grads: got one, but this metanet was made with reads=\[\]"):
-        metanet(spec_of(TANH))(params, grads=params)
-    with pytest.raises(ValueError, match=r"l1: got one, but this metanet was made with reads=\[\]"):
-        metanet(spec_of(TANH))(params, l1=l1)
+    with pytest.raises(ValueError, match=r"conditions.gradient: got none, but this metanet .*batch"):
+        metanet(spec_of(TANH), conditions=("batch",))(params)
+    with pytest.raises(ValueError, match=r"conditions.l1: got none"):
+        metanet(spec_of(TANH), conditions=("l1",))(params)
+    with pytest.raises(ValueError, match=r"conditions.gradient: got one.* made with conditions=\[\]"):
+        metanet(spec_of(TANH))(params, conditions_of(params))
+    with pytest.raises(ValueError, match=r"conditions.l1: got one.* made with conditions=\[\]"):
+        metanet(spec_of(TANH))(params, conditions_of(l1=l1))
 
 
 def test_scalegmn_refuses_inputs_that_do_not_fit() -> None:
     params = networks(TANH)
-    with pytest.raises(ValueError, match=r"grads: got none for '0\.bias', expected a gradient of"):
+    with pytest.raises(ValueError, match=r"conditions.gradient: got none for '0\.bias', expected"):
         grads = {name: p for name, p in params.items() if name != "0.bias"}
-        metanet(spec_of(TANH), reads=("grads",))(params, grads=grads)
+        metanet(spec_of(TANH), conditions=("batch",))(params, conditions_of(grads))
     with pytest.raises(
-        ValueError, match=r"grads: got \(1, 32, 40\) for '0\.weight', expected .*\(2, 32, 40\)"
+        ValueError, match=r"conditions.gradient: got \(1, 32, 40\) for '0\.weight', expected .*\(2, 32, 40\)"
     ):
-        metanet(spec_of(TANH), reads=("grads",))(params, grads={n: p[:1] for n, p in params.items()})
+        metanet(spec_of(TANH), conditions=("batch",))(
+            params, conditions_of({n: p[:1] for n, p in params.items()})
+        )
     with pytest.raises(ValueError, match=r"l1: got shape \(\), expected \(2,\), one strength per network"):
-        metanet(spec_of(TANH), reads=("l1",))(params, l1=torch.tensor(1e-3))
+        metanet(spec_of(TANH), conditions=("l1",))(params, conditions_of(l1=torch.tensor(1e-3)))
 
 
 def test_scalegmn_refuses_another_input_width() -> None:

@@ -12,43 +12,47 @@ from amortopt.metanets import ScaleGMN
 from amortopt.symmetry import Axis, SymmetrySpec
 from amortopt.testing import assert_equivariant
 from tests.cases import FAMILY_CASES, Case
-from tests.metanets.networks import SMALL, metanet, networks, relative, spec_of, without_scales
+from tests.metanets.networks import SMALL, conditions_of, metanet, networks, relative, spec_of, without_scales
 from tests.metanets.specs import SPECS, params_like, random_spec, written
 
-READS = ((), ("grads",), ("l1",), ("grads", "l1"))
+READS = ((), ("batch",), ("l1",), ("batch", "l1"))
 L1 = torch.tensor([0.0, 1e-3], dtype=torch.float64)
 
 
 def _check(made: ScaleGMN, spec: SymmetrySpec, params: Params) -> None:
-    l1 = L1 if "l1" in made.inputs else None
-    grads = {name: torch.randn_like(p) for name, p in params.items()} if "grads" in made.inputs else None
-    operator = lambda params, grads=None: made(params, grads=grads, l1=l1)  # noqa: E731
+    l1 = L1 if "l1" in made.conditions else None
+    grads = {name: torch.randn_like(p) for name, p in params.items()} if "batch" in made.conditions else None
+    operator = lambda params, grads=None: made(params, conditions_of(grads, l1))  # noqa: E731
     assert_equivariant(operator, spec, params, grads=grads, batched=True, seeds=(0,), low=1e-3, high=1e3)
 
 
-@pytest.mark.parametrize("reads", READS, ids="+".join)
+@pytest.mark.parametrize("conditions", READS, ids="+".join)
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
 @pytest.mark.parametrize("name", SPECS)
-def test_scalegmn_of_any_symmetry_equivariant(name: str, direction: str, reads: tuple[str, ...]) -> None:
-    _check(metanet(SPECS[name], direction=direction, reads=reads), SPECS[name], params_like(SPECS[name]))
+def test_scalegmn_of_any_symmetry_equivariant(name: str, direction: str, conditions: tuple[str, ...]) -> None:
+    _check(
+        metanet(SPECS[name], direction=direction, conditions=conditions),
+        SPECS[name],
+        params_like(SPECS[name]),
+    )
 
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
 @pytest.mark.parametrize("name", SPECS)
 def test_scalegmn_of_any_symmetry_permutation_option_equivariant(name: str, direction: str) -> None:
-    made = metanet(SPECS[name], direction=direction, reads=("grads",), symmetry="permutation")
+    made = metanet(SPECS[name], direction=direction, conditions=("batch",), respects="permutation")
     _check(made, without_scales(SPECS[name]), params_like(SPECS[name]))
 
 
 @pytest.mark.parametrize("seed", range(25))
 def test_scalegmn_of_random_symmetries_equivariant(seed: int) -> None:
     spec = random_spec(seed)
-    _check(metanet(spec, reads=("grads",)), spec, params_like(spec))
+    _check(metanet(spec, conditions=("batch",)), spec, params_like(spec))
 
 
 @pytest.mark.parametrize("base", FAMILY_CASES, ids=str)
 def test_scalegmn_of_every_family_equivariant(base: Case) -> None:
-    _check(metanet(spec_of(base), reads=("grads", "l1")), spec_of(base), networks(base))
+    _check(metanet(spec_of(base), conditions=("batch", "l1")), spec_of(base), networks(base))
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])
@@ -91,9 +95,9 @@ def test_scalegmn_that_knows_places_in_runs_fails(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_scalegmn_of_any_symmetry_uses_all_its_parameters(name: str) -> None:
-    made = metanet(SPECS[name], reads=("grads", "l1"))
+    made = metanet(SPECS[name], conditions=("batch", "l1"))
     params = params_like(SPECS[name])
-    better = made(params, grads=params, l1=L1)
+    better = made(params, conditions_of(params, L1))
     torch.stack([p.square().sum() for p in better.values()]).sum().backward()
     assert not [key for key, p in made.named_parameters() if p.grad is None and p.numel()]
 
@@ -148,11 +152,10 @@ GATED = written(
 @pytest.mark.parametrize("spec", [SPECS["attention"], GATED], ids=["nested", "derived"])
 def test_scalegmn_mixed_widths_beside_sets_about_the_same_units(spec: SymmetrySpec) -> None:
     made = metanet(spec)
-    given = [{key: p[0] for key, p in params_like(spec, 1).items()} for _ in range(3)]
-    given[1] |= {"up": torch.randn(7, 5).double(), "down": torch.randn(5, 7).double()}
-    for got, network in zip(made.forward_mixed(given), given, strict=True):
-        alone = made({key: p[None] for key, p in network.items()})
-        assert relative(got, {key: p[0] for key, p in alone.items()}) < 1e-10
+    batches = [params_like(spec, 1) for _ in range(3)]
+    batches[1] |= {"up": torch.randn(1, 7, 5).double(), "down": torch.randn(1, 5, 7).double()}
+    for got, batch in zip(made.forward_mixed(batches, [conditions_of()] * 3), batches, strict=True):
+        assert relative(got, made(batch)) < 1e-10
 
 
 @pytest.mark.parametrize(

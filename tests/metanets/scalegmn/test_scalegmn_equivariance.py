@@ -16,19 +16,19 @@ from amortopt.metanets.scalegmn.scale import Factors, rescaled
 from amortopt.symmetry import SymmetrySpec
 from amortopt.testing import assert_equivariant
 from tests.cases import Case, case
-from tests.metanets.networks import READABLE, metanet, networks, spec_of, without_scales
+from tests.metanets.networks import READABLE, conditions_of, metanet, networks, spec_of, without_scales
 from tests.metanets.scalegmn.zeros import DEAD, zero
 
-READS = ((), ("grads",), ("l1",), ("grads", "l1"))
+READS = ((), ("batch",), ("l1",), ("batch", "l1"))
 
 
 def _operator(made: ScaleGMN) -> Callable[..., Params]:
-    l1 = torch.tensor([0.0, 1e-3], dtype=torch.float64) if "l1" in made.inputs else None
-    return lambda params, grads=None: made(params, grads=grads, l1=l1)
+    l1 = torch.tensor([0.0, 1e-3], dtype=torch.float64) if "l1" in made.conditions else None
+    return lambda params, grads=None: made(params, conditions_of(grads, l1))
 
 
 def _check(made: ScaleGMN, spec: SymmetrySpec, params: Params, **options: float) -> None:
-    grads = {name: torch.randn_like(p) for name, p in params.items()} if "grads" in made.inputs else None
+    grads = {name: torch.randn_like(p) for name, p in params.items()} if "batch" in made.conditions else None
     assert_equivariant(
         _operator(made), spec, params, grads=grads, batched=True, seeds=(0,), **{**LARGE, **options}
     )
@@ -37,27 +37,27 @@ def _check(made: ScaleGMN, spec: SymmetrySpec, params: Params, **options: float)
 LARGE = {"low": 1e-3, "high": 1e3}
 
 
-@pytest.mark.parametrize("reads", READS, ids="+".join)
+@pytest.mark.parametrize("conditions", READS, ids="+".join)
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
 @pytest.mark.parametrize("base", READABLE, ids=str)
-def test_scalegmn_equivariant(base: Case, direction: str, reads: tuple[str, ...]) -> None:
-    made = metanet(spec_of(base), direction=direction, reads=reads)
+def test_scalegmn_equivariant(base: Case, direction: str, conditions: tuple[str, ...]) -> None:
+    made = metanet(spec_of(base), direction=direction, conditions=conditions)
     _check(made, spec_of(base), networks(base))
 
 
-@pytest.mark.parametrize("reads", READS, ids="+".join)
+@pytest.mark.parametrize("conditions", READS, ids="+".join)
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
 @pytest.mark.parametrize("base", READABLE, ids=str)
 def test_scalegmn_permutation_option_equivariant_to_permutations(
-    base: Case, direction: str, reads: tuple[str, ...]
+    base: Case, direction: str, conditions: tuple[str, ...]
 ) -> None:
-    made = metanet(spec_of(base), direction=direction, reads=reads, symmetry="permutation")
+    made = metanet(spec_of(base), direction=direction, conditions=conditions, respects="permutation")
     _check(made, without_scales(spec_of(base)), networks(base))
 
 
 @pytest.mark.parametrize("name", ["mlp-tanh", "mlp-relu", "mlp-identity", "cnn-1d", "cnn-2d", "cnn-prelu"])
 def test_scalegmn_permutation_option_fails_on_scalings(name: str) -> None:
-    made = metanet(spec_of(case(name)), symmetry="permutation")
+    made = metanet(spec_of(case(name)), respects="permutation")
     with pytest.raises(AssertionError, match="not equivariant"):
         _check(made, spec_of(case(name)), networks(case(name)))
 
@@ -97,16 +97,16 @@ def _check_fn(fn: Callable[[Params], Params], base: Case) -> None:
 
 def test_scalegmn_gradients_that_move_like_weights_fail() -> None:
     base = case("mlp-relu")
-    made = metanet(spec_of(base), reads=("grads",))
+    made = metanet(spec_of(base), conditions=("batch",))
     with pytest.raises(AssertionError, match="not equivariant"):
-        _check_fn(lambda params: made(params, grads=params), base)
+        _check_fn(lambda params: made(params, conditions_of(params)), base)
 
 
 @pytest.mark.parametrize("dead", DEAD)
 @pytest.mark.parametrize("name", ["mlp-tanh", "mlp-relu", "mlp-identity", "residual", "cnn-flatten"])
 def test_scalegmn_equivariant_with_exact_zeros(name: str, dead: str) -> None:
     base = case(name)
-    made = metanet(spec_of(base), reads=("grads",))
+    made = metanet(spec_of(base), conditions=("batch",))
     params = networks(base)
     zero(params, dead)
     _check(made, spec_of(base), params)

@@ -9,14 +9,14 @@ from amortopt._types import Params
 from amortopt.metanets import ScaleGMN
 from amortopt.testing import assert_equivariant
 from tests.cases import Case, case
-from tests.metanets.networks import READABLE, metanet, networks, relative, spec_of
+from tests.metanets.networks import READABLE, conditions_of, metanet, networks, relative, spec_of
 from tests.metanets.scalegmn.zeros import DEAD, zero
 
 
 def _assert_finite(made: ScaleGMN, params: Params, grads: Params | None = None) -> None:
     """Outputs, and gradients with respect to the metanet and to all inputs, are finite."""
     inputs = [p.requires_grad_() for p in (*params.values(), *(grads or {}).values())]
-    better = made(params, grads=grads)
+    better = made(params, conditions_of(grads))
     assert all(bool(p.isfinite().all()) for p in better.values())
     # In units of the outputs, as a network's loss would be.
     loss = torch.stack(
@@ -30,7 +30,7 @@ def _assert_finite(made: ScaleGMN, params: Params, grads: Params | None = None) 
 @pytest.mark.parametrize("value", [0.0, 1e-6, 1e6])
 @pytest.mark.parametrize("base", READABLE, ids=str)
 def test_scalegmn_float32_finite_for_weights_of_size(base: Case, value: float) -> None:
-    made = metanet(spec_of(base), dtype=torch.float32, reads=("grads",))
+    made = metanet(spec_of(base), dtype=torch.float32, conditions=("batch",))
     params = {name: p * value for name, p in networks(base, dtype=torch.float32).items()}
     grads = {name: torch.randn_like(p) * value for name, p in params.items()}
     _assert_finite(made, params, grads)

@@ -9,15 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from amortopt.metanets.scalegmn import scatter
 from amortopt.metanets.scalegmn.graph.blocks import EdgeBlock
 from amortopt.metanets.scalegmn.graph.layout import GraphLayout
 from amortopt.metanets.scalegmn.graph.sets import Part
-from amortopt.metanets.scalegmn.packed import PackedWiring
+from amortopt.metanets.scalegmn.packed import PackedWiring, segment_softmax, segment_sum
 from amortopt.metanets.scalegmn.wiring import DenseWiring, Wiring
 from tests.cases import case
 from tests.metanets.networks import spec_of
-from tests.metanets.scalegmn.fakes import FakeScatter
 
 LAYOUT = GraphLayout.from_spec(spec_of(case("mlp-tanh")))
 BLOCK = LAYOUT.edge_blocks[1]
@@ -39,12 +37,10 @@ def _sizes(dense: bool) -> list[tuple[int, ...]]:
     return [size for size, count in zip(SIZES, COUNTS, strict=True) for _ in range(count)]
 
 
-@pytest.fixture(params=["dense", "packed", "packed with torch-scatter"])
-def wired(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Wiring, bool]:
+@pytest.fixture(params=["dense", "packed"])
+def wired(request: pytest.FixtureRequest) -> tuple[Wiring, bool]:
     if request.param == "dense":
         return DenseWiring(3, SIZES[0]), True
-    module = FakeScatter() if "scatter" in request.param else None
-    monkeypatch.setattr(scatter, "torch_scatter", lambda: module)
     pairs = [(block.out, block.into) for block in LAYOUT.edge_blocks]
     return PackedWiring(COUNTS, SIZES, pairs), False
 
@@ -294,3 +290,27 @@ def test_packed_wiring_refuses_bad_counts(
 ) -> None:
     with pytest.raises(ValueError, match=r"counts, sizes: got .* expected at least one network"):
         PackedWiring(counts, sizes)
+
+
+INDEX = torch.tensor([3, 0, 5, 2, 0, 2, 0, 5])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 2)], ids=str)
+def test_segment_sum_agrees_with_a_loop(shape: tuple[int, ...]) -> None:
+    values = torch.randn(8, *shape, dtype=torch.float64)
+    expected = torch.stack([values[segment == INDEX].sum(0) for segment in range(6)])
+    _close(segment_sum(values, INDEX, 6), expected)
+    assert not segment_sum(values[:0], INDEX[:0], 2).any()
+
+
+def test_segment_softmax_agrees_with_a_loop() -> None:
+    logits = torch.randn(8, 2, dtype=torch.float64) * 1e3
+    weights = segment_softmax(logits, INDEX, 6)
+    for segment in (0, 2, 3, 5):
+        torch.testing.assert_close(weights[segment == INDEX], logits[segment == INDEX].softmax(0))
+
+
+def test_segment_operations_gradcheck() -> None:
+    values = torch.randn(8, 2, dtype=torch.float64, requires_grad=True)
+    for operation in (segment_sum, segment_softmax):
+        assert torch.autograd.gradcheck(lambda x, op=operation: op(x, INDEX, 6), values)

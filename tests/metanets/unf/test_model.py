@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from amortopt._types import Params
-from amortopt.metanets import make_metanet
+from amortopt.metanets import make
 from amortopt.metanets.unf.model import UNF, UNFInvariant
 from amortopt.symmetry import act, sample
 from amortopt.testing import assert_equivariant
 from tests.cases import Case, case
-from tests.metanets.networks import networks, spec_of, without_scales
+from tests.metanets.networks import conditions_of, networks, spec_of, without_scales
 
 NAMES = ("hand-written", "residual", "per-position", "mixer", "low-rank", "cnn-2d", "cnn-flatten", "experts")
 NAMES += ("resnext", "rnn-tanh", "lstm", "gru", "attention-packed-by-head", "gpt-tied")
@@ -62,17 +62,17 @@ def test_unf_tells_networks_apart_that_differ_beyond_permutations() -> None:
 def test_unf_is_the_identity_at_first_and_reads_gradients_and_l1() -> None:
     base = case("cnn-1d")
     spec, params = spec_of(base), networks(base)
-    made = make_metanet("unf", spec, width=3, depth=2, reads=["grads", "l1"]).double()
+    made = make("unf", spec, width=3, depth=2, conditions=["batch", "l1"]).double()
     grads = {name: torch.randn_like(p) for name, p in params.items()}
     l1 = torch.tensor([0.0, 1e-3], dtype=torch.float64)
-    same = made(params, grads=grads, l1=l1)
+    same = made(params, conditions_of(grads, l1))
     assert all(torch.equal(same[name], params[name]) for name in params)
     _alive(made)
-    changed = made(params, grads=grads, l1=l1)
+    changed = made(params, conditions_of(grads, l1))
     assert all(changed[name].shape == params[name].shape for name in params)
     name = next(iter(params))
-    assert not torch.equal(changed[name], made(params, grads=params, l1=l1)[name])
-    assert not torch.equal(changed[name], made(params, grads=grads, l1=l1 + 0.1)[name])
+    assert not torch.equal(changed[name], made(params, conditions_of(params, l1))[name])
+    assert not torch.equal(changed[name], made(params, conditions_of(grads, l1 + 0.1))[name])
 
 
 def test_unf_other_widths_than_the_spec() -> None:
@@ -103,9 +103,9 @@ def test_unf_bad_input_says_what_is_expected() -> None:
     made, params = UNF(spec_of(base)).double(), networks(base)
     with pytest.raises(ValueError, match=r"expected also '0\.bias'"):
         made({name: p for name, p in params.items() if name != "0.bias"})
-    with pytest.raises(ValueError, match="grads, l1: got True and False"):
-        made(params, grads=params)
-    with pytest.raises(ValueError, match=r"reads: got \['loss'\]"):
-        UNF(spec_of(base), reads=["loss"])
+    with pytest.raises(ValueError, match=r"conditions\.gradient: got one"):
+        made(params, conditions_of(params))
+    with pytest.raises(ValueError, match=r"conditions: got \['loss'\]"):
+        UNF(spec_of(base), conditions=["loss"])
     with pytest.raises(ValueError, match="depth, width: got 0"):
         UNF(spec_of(base), depth=0)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amortopt.optim import structure
-from amortopt.optim.structure import fingerprint
+from amortopt.optim import networks as structure
+from amortopt.optim.networks import fingerprint
 from tests.cases import CASES, Case
 from tests.optim.metanets import TANH, optimizer
 

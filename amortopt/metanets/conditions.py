@@ -1,0 +1,123 @@
+"""What a metanet reads beside the weights: a batch of the problem's data, the strength of an L1 penalty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from amortopt._types import Params
+
+CONDITIONS = frozenset({"batch", "l1"})
+"""All that a metanet may declare to read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What B networks of one architecture are improved for.
+
+    Attributes:
+        gradient: From params [B, ...] to the gradient of each network's mean objective on its batch there,
+            with the same names and shapes. Given if and only if the metanet declares ``"batch"``.
+        l1: L1 strength λ >= 0 per network [B]. Given if and only if the metanet declares ``"l1"``.
+    """
+
+    gradient: Callable[[Params], Params] | None = None
+    l1: Tensor | None = None
+
+    def check(self, declared: Collection[str], count: int) -> None:
+        """Raise a ``ValueError`` unless just the declared conditions are there, for ``count`` networks."""
+        for name, condition, value in (("gradient", "batch", self.gradient), ("l1", "l1", self.l1)):
+            if (value is not None) != (condition in declared):
+                raise ValueError(
+                    f"conditions.{name}: got {'none' if value is None else 'one'}, but this metanet was made "
+                    f"with conditions={sorted(declared)}; pass what it reads, and nothing else"
+                )
+        if self.l1 is not None and self.l1.shape != (count,):
+            raise ValueError(
+                f"conditions.l1: got shape {tuple(self.l1.shape)}, expected ({count},), one strength per "
+                "network; expand it"
+            )
+
+    def gradient_at(self, params: Params) -> Params | None:
+        """The gradient at params [B, ...], or None if there is none.
+
+        Raises:
+            ValueError: It has other names or shapes than ``params``.
+        """
+        if self.gradient is None:
+            return None
+        gradient = self.gradient(params)
+        for name, p in params.items():
+            got = tuple(gradient[name].shape) if name in gradient else "none"
+            if got != tuple(p.shape):
+                raise ValueError(
+                    f"conditions.gradient: got {got} for {name!r}, expected a gradient of the parameter's "
+                    f"shape {tuple(p.shape)}"
+                )
+        return gradient
+
+
+@dataclass(frozen=True)
+class L1Range:
+    """Strengths λ of the objective L(θ) + λ‖θ‖₁ that were met in training.
+
+    Attributes:
+        low: Lowest positive strength.
+        high: Highest strength.
+        zero: Whether 0 was met too.
+
+    Raises:
+        ValueError: Unless 0 < low <= high < infinity.
+
+    Example:
+        >>> print(L1Range(1e-5, 1e-2))
+        0 and 1e-05 to 0.01
+        >>> L1Range(1e-5, 1e-2).points(3)
+        [1e-05, 0.00032, 0.01]
+    """
+
+    low: float
+    high: float
+    zero: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high < math.inf:
+            raise ValueError(f"l1: got {self.low} to {self.high}, expected [low, high] with 0 < low <= high")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> L1Range:
+        """Undo [to_config][amortopt.metanets.conditions.L1Range.to_config].
+
+        Raises:
+            ValueError: It is no such mapping.
+        """
+        try:
+            return cls(float(config["low"]), float(config["high"]), bool(config["zero"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"l1_range: got {config!r}, expected low, high and zero") from error
+
+    def to_config(self) -> dict[str, Any]:
+        """JSON-able ``{"low": ..., "high": ..., "zero": ...}``."""
+        return asdict(self)
+
+    def outside(self, strengths: Tensor) -> Tensor:
+        """Which of the strengths [n] were not met in training, as a mask [n]."""
+        edge = 1e-6  # strengths are drawn in float32
+        within = (strengths >= self.low * (1 - edge)) & (strengths <= self.high * (1 + edge))
+        return ~(within | (strengths == 0)) if self.zero else ~within
+
+    def points(self, count: int) -> list[float]:
+        """At most so many strengths, evenly spread on a log scale: both ends, and rounded ones between."""
+        steps = max(1, count - 1)
+        spread = [self.low * (self.high / self.low) ** (i / steps) for i in range(1, steps)]
+        between = [point for point in (float(f"{value:.2g}") for value in spread) if point > self.low]
+        chosen = [self.low, *(point for point in between if point < self.high), self.high]
+        return list(dict.fromkeys(chosen))
+
+    def __str__(self) -> str:
+        positive = f"{self.low:g} to {self.high:g}" if self.low < self.high else f"{self.low:g}"
+        return f"0 and {positive}" if self.zero else positive

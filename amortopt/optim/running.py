@@ -1,0 +1,281 @@
+"""Run a metanet on the weights of networks: conditions, batching, number format. Writes nothing.
+
+Legend: B networks, N examples, C classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from amortopt._types import Params
+from amortopt.functional.networks import eval_mode
+from amortopt.metanets import Conditions, L1Range, Metanet
+from amortopt.optim.networks import Network
+from amortopt.tasks import Examples, Objective, Problem, loss_and_grad_many
+
+
+class OutOfRangeWarning(UserWarning):
+    """An L1 strength that the checkpoint was not trained for; nothing is promised there."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What gradients are computed from: examples that all networks share, and what is differentiated."""
+
+    examples: Examples
+    objective: Objective
+
+    def gradient(self, module: nn.Module, params: Params) -> Params:
+        """Gradients [B, ...] at params [B, ...] of the module in eval mode, which is left as it was."""
+        first = next(iter(params.values()))
+        examples = self.examples.to(first.device, first.dtype)
+        with eval_mode(module):
+            return loss_and_grad_many(module, params, examples, self.objective)[1]
+
+
+def improve(
+    metanet: Metanet,
+    networks: Sequence[Network],
+    batch: Batch | None,
+    l1: Tensor | None,
+    passes: int,
+    where: Callable[[int], str],
+) -> list[Params]:
+    """New values for networks of any mix of widths; those of equal shapes and dtypes run as one batch.
+
+    Args:
+        metanet: The metanet.
+        networks: B networks; not modified.
+        batch: For gradients, if the metanet reads them.
+        l1: L1 strengths [B], if the metanet reads them.
+        passes: How often the metanet is applied in a row.
+        where: Text that names network i in an error, in front of the message.
+
+    Returns:
+        Values by each network's own parameter names, in its dtypes, on the metanet's device.
+
+    Raises:
+        ValueError: Weights, gradients or results are not finite.
+    """
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for i, network in enumerate(networks):
+        alike.setdefault(tuple((p.shape, p.dtype) for p in network.params.values()), []).append(i)
+    better: list[Params] = [{} for _ in networks]
+    for members in alike.values():
+        group = [networks[i] for i in members]
+        device = device_of(metanet)
+        params = {name: torch.stack([n.params[name].to(device) for n in group]) for name in group[0].params}
+
+        def gradient(params: Params, group: list[Network] = group) -> Params:
+            assert batch is not None
+            return _gradient(group, batch, params)
+
+        def label(b: int, name: str, members: list[int] = members) -> str:
+            return f"{where(members[b])}parameter {networks[members[b]].match.params[name]!r}"
+
+        conditions = Conditions(gradient if batch else None, None if l1 is None else l1[members])
+        new = run(metanet, params, conditions, passes, label)
+        for b, i in enumerate(members):
+            better[i] = {networks[i].match.params[name]: value[b] for name, value in new.items()}
+    return better
+
+
+def run(
+    metanet: Metanet,
+    params: Params,
+    conditions: Conditions,
+    passes: int,
+    label: Callable[[int, str], str],
+) -> Params:
+    """Apply a metanet, in eval mode, to stacked params.
+
+    Computes in float32, or in float64 if a tensor of params or of the metanet has it.
+
+    Args:
+        metanet: The metanet; not modified.
+        params: The family's names -> [B, ...]; not modified.
+        conditions: What the metanet reads, on any device.
+        passes: How often it is applied in a row.
+        label: Text that names network b and a parameter, to begin an error with.
+
+    Returns:
+        New values in the dtypes of ``params``, on the metanet's device.
+
+    Raises:
+        ValueError: Weights, gradients or results are not finite.
+    """
+    _check_finite(params, label, "give the network finite weights, such as a checkpoint from before")
+    state = {**dict(metanet.named_parameters()), **dict(metanet.named_buffers())}
+    device, dtype = device_of(metanet), torch.float32
+    for value in [*params.values(), *(t for t in state.values() if t.is_floating_point())]:
+        dtype = torch.promote_types(dtype, value.dtype)
+    state = {key: t.to(dtype) if t.is_floating_point() else t for key, t in state.items()}
+    compute, l1 = conditions.gradient, conditions.l1
+
+    def gradient(params: Params) -> Params:
+        assert compute is not None
+        found = compute(params)
+        _check_finite(
+            found,
+            lambda b, name: f"batch: the gradient of {label(b, name)}",
+            "pass x and y of the checkpoint's problem",
+        )
+        return found
+
+    conditions = Conditions(gradient if compute else None, None if l1 is None else l1.to(device, dtype))
+    new = {name: value.to(device, dtype) for name, value in params.items()}
+    with eval_mode(metanet), torch.autocast(device.type, enabled=False):
+        for _ in range(passes):
+            new = functional_call(metanet, state, (new, conditions))
+    new = {name: new[name].to(value.dtype) for name, value in params.items()}
+    _check_finite(
+        new,
+        lambda b, name: f"the result for {label(b, name)}",
+        "the checkpoint cannot improve such weights and nothing was changed; leave this network out",
+    )
+    return new
+
+
+def device_of(metanet: Metanet) -> torch.device:
+    """Where a metanet runs."""
+    return next((p.device for p in metanet.parameters()), torch.device("cpu"))
+
+
+def _gradient(group: Sequence[Network], batch: Batch, params: Params) -> Params:
+    """Gradients at stacked params, with the networks' own code; those that run the same code at once."""
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for b, network in enumerate(group):
+        # A network with buffers runs alone: buffers are the module's and not stacked.
+        alone = b if next(network.model.buffers(), None) is not None else None
+        device = next(iter(network.params.values())).device
+        alike.setdefault((id(network.match), device, alone), []).append(b)
+    gradients = {name: torch.empty_like(value) for name, value in params.items()}
+    for (_, device, _), rows in alike.items():
+        names = group[rows[0]].match.params
+        some = {key: params[name][rows].to(device) for name, key in names.items()}
+        computed = batch.gradient(group[rows[0]].model, some)
+        for name, key in names.items():
+            gradients[name][rows] = computed[key].to(gradients[name].device)
+    return gradients
+
+
+def _check_finite(params: Params, label: Callable[[int, str], str], advice: str) -> None:
+    """Raise a ``ValueError`` that names the first network and parameter with NaN or infinity."""
+    # One reduction per parameter; where it failed is looked up only then.
+    good = [value.isfinite().all() for value in params.values()]
+    if not good or bool(torch.stack(good).all()):
+        return
+    for name, value in params.items():
+        bad = (~value.isfinite()).flatten(1).sum(1)
+        if bool(bad.any()):
+            b = int(bad.nonzero()[0])
+            raise ValueError(
+                f"{label(b, name)} has {int(bad[b])} NaN or infinite values of {value[b].numel()}; {advice}"
+            )
+
+
+def checked_l1(l1: Any, count: int, metanet: Metanet, trained: L1Range | None) -> Tensor | None:
+    """L1 strength per network.
+
+    Args:
+        l1: One for all networks, or one per network; None is 0.
+        count: Number of networks B.
+        metanet: Says whether it is read.
+        trained: Strengths that it was trained for, if that is known.
+
+    Returns:
+        float64 [B] on the CPU, or None if it is not read.
+
+    Raises:
+        ValueError: Given but not read, not one or B values, negative or not finite.
+
+    Warns:
+        OutOfRangeWarning: A strength that the metanet was not trained for.
+    """
+    if "l1" not in metanet.conditions:
+        if l1 is not None:
+            raise ValueError(
+                "l1: this checkpoint does not read an L1 strength; leave l1 out, or use one trained with it"
+            )
+        return None
+    try:
+        values = torch.as_tensor(0.0 if l1 is None else l1, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"l1: got {l1!r}, expected a number or one per network") from error
+    if values.ndim > 1 or (values.ndim == 1 and len(values) != count):
+        raise ValueError(
+            f"l1: got shape {tuple(values.shape)}, expected a number or {count}, one per network"
+        )
+    if not bool((values.isfinite() & (values >= 0)).all()):
+        raise ValueError(f"l1: got {values.tolist()}, expected finite strengths >= 0")
+    values = values.expand(count)
+    outside = [] if trained is None else values[trained.outside(values)].unique().tolist()
+    if outside:
+        listed = ", ".join(f"{value:g}" for value in outside[:5]) + (", ..." if len(outside) > 5 else "")
+        warnings.warn(
+            f"l1: got {listed}, but this checkpoint was trained for {trained}; results are not measured "
+            "outside of it, check them (accept= does)",
+            OutOfRangeWarning,
+            stacklevel=3,
+        )
+    return values
+
+
+def checked_batch(
+    batch: Any, metanet: Metanet, problem: Problem | None, shape: Sequence[int] | None
+) -> Batch | None:
+    """Data for gradients.
+
+    Args:
+        batch: Inputs [N, ...] and targets [N, ...], or None.
+        metanet: Says whether gradients are read.
+        problem: Has the objective.
+        shape: Shape of one input; None if it is not known.
+
+    Returns:
+        The data; None if the metanet reads no gradients.
+
+    Raises:
+        ValueError: Missing, given but not read, no such pair, inputs of another shape or not finite, or
+            targets that the objective cannot read.
+    """
+    if "batch" not in metanet.conditions:
+        if batch is not None:
+            raise ValueError("batch: this checkpoint reads weights alone; leave batch out")
+        return None
+    if batch is None:
+        raise ValueError("batch: this checkpoint reads gradients; pass batch=(x, y) with data of its problem")
+    if not isinstance(batch, tuple | list) or [isinstance(part, Tensor) for part in batch] != [True, True]:
+        raise ValueError(f"batch: got {type(batch).__name__}, expected a pair of tensors (x, y)")
+    x, y = batch
+    if x.ndim == 0 or y.ndim != 1 or len(x) != len(y) or len(x) == 0:
+        raise ValueError(
+            f"batch: got x {tuple(x.shape)} and y {tuple(y.shape)}, expected N > 0 inputs [N, ...] and N "
+            "labels [N]"
+        )
+    if problem is None:
+        raise ValueError(
+            "batch: this optimizer knows no problem to take the loss from; pass problem= to its constructor"
+        )
+    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
+        expected = ", ".join(["N", *map(str, shape)])
+        raise ValueError(
+            f"batch: got x of shape {list(x.shape)}, expected [{expected}] as the networks take it; pass "
+            "example_input if these networks take another form"
+        )
+    if x.is_complex() or x.dtype == torch.bool:
+        raise ValueError(f"batch: got x of {x.dtype}, expected floating-point inputs")
+    if x.is_floating_point() and (bad := int((~x.isfinite()).sum())):
+        raise ValueError(
+            f"batch: x has {bad} NaN or infinite values of {x.numel()}; leave those examples out"
+        )
+    problem.objective.check_targets(y, "batch")
+    x, y = x.detach(), y.detach()
+    return Batch(Examples(x, y if y.is_floating_point() else y.long()), problem.objective)
