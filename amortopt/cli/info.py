@@ -31,13 +31,13 @@ def info(
     """Print what may be permuted and rescaled in a network, and prove it by running it.
 
     The proof moves the weights by random elements and compares the outputs in eval and in training mode;
-    then it tries what the table does not allow, and says where the table could be larger. The exit status is
-    2 if the proof fails.
+    then it tries what the table does not allow, and prints where the table could be larger. The exit status
+    is 2 if the proof fails.
 
     Args:
         module: ``package.module:name``, such as ``torchvision.models:resnet18``: a network, or what makes one
             when called without arguments. It is imported, as by ``import package.module``; modules in the
-            current folder are found too.
+            current folder can be imported too.
         input: Shape of an example input with its batch axis, such as ``1,3,64,64``; ``1,16:50`` are integers
             below 50, such as tokens. Several inputs are separated by semicolons.
         strict: Whether an operation that no rule covers is an error, instead of a note.
@@ -100,19 +100,19 @@ def _network(name: str) -> nn.Module:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        found: Any = importlib.import_module(path)
+        target: Any = importlib.import_module(path)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            target = getattr(target, part)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"module: got {name!r}, but {error}; check the name and what is installed"
         ) from error
-    if isinstance(found, nn.Module):
-        return found.eval()
+    if isinstance(target, nn.Module):
+        return target.eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            network = found()
+            network = target()
         except TypeError as error:
             raise ValueError(
                 f"module: {name} cannot be called without arguments ({error}); write a function that makes "

@@ -64,7 +64,7 @@ def main(args: list[str] | None = None) -> int:
         args: Arguments without the program's name; by default those of the process.
 
     Returns:
-        Exit status: 0 if all went well, 2 after an error in what was asked for, 130 after an interruption.
+        Exit status: 0 if all went well, 2 if the arguments or a file are wrong, 130 after an interruption.
     """
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):

@@ -54,8 +54,8 @@ def one_shot(
         )
     better = optimizer.one_shot_params(params, batch=problem_batch(optimizer), l1=l1, passes=passes)
     # Clones: safetensors refuses tensors that share memory.
-    own = {name: value.contiguous().clone() for name, value in better.items()}
-    write_whole(out, safetensors.torch.save(own, metadata))
+    tensors = {name: value.contiguous().clone() for name, value in better.items()}
+    write_whole(out, safetensors.torch.save(tensors, metadata))
     count = len(next(iter(params.values()))) if align(optimizer.spec, params).batched else 1
     print(f"{out}: {count} network{'s' * (count != 1)}, improved by {optimizer.name}")
 

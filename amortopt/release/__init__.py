@@ -1,8 +1,8 @@
 """Releases: a folder with weights, everything that made them, and a model card. Never a pickle."""
 
-from amortopt.release.folder import Kind as Kind
-from amortopt.release.folder import check_name as check_name
-from amortopt.release.folder import check_passes as check_passes
+from amortopt.release.fields import Kind as Kind
+from amortopt.release.fields import check_name as check_name
+from amortopt.release.fields import check_passes as check_passes
 from amortopt.release.folder import check_target as check_target
 from amortopt.release.release import Release as Release
 from amortopt.release.release import list_shipped as list_shipped

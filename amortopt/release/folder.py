@@ -10,12 +10,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import safetensors.torch
 import torch
@@ -23,18 +22,14 @@ from safetensors import SafetensorError
 from torch import nn
 
 from amortopt._types import Params
+from amortopt.release.fields import NAME, Kind, check_fields
 from amortopt.system.extras import needed_for
 from amortopt.system.files import shipped_folder, write_folder
 
-Kind: TypeAlias = Literal["metanet", "functional", "rule"]
-"""What a release holds: a metanet (params to params), a functional (params to numbers), an update rule."""
 FORMAT = 2
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-MAX_PASSES = 1000
 _AGAIN = "get the checkpoint again, whole"
 _MAX_CONFIG = 16 * 2**20  # bytes; those of the shipped checkpoints have about 10,000
-_MAX_SIZE = 2**20  # of any whole number among a module's arguments: widths, depths
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -59,7 +54,7 @@ def write_release(
         OSError: The folder cannot be written; what was there before is still there.
     """
     check_target(folder)
-    check_fields(config, Path(CONFIG))
+    check_fields(config, CONFIG)
     target = Path(os.path.abspath(folder))
     signed = {**config, "sha256": {WEIGHTS: sha256(weights), CONFIG: sha256(canonical(config))}}
     text = json.dumps(signed, indent=2, allow_nan=False) + "\n"
@@ -96,7 +91,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path} was altered: its content does not have the sha256 that it records; {_AGAIN}, or write a "
             "changed one with save_release"
         )
-    check_fields(config, path)
+    check_fields(config, str(path))
     return {**config, "sha256": sums}
 
 
@@ -152,7 +147,7 @@ def locate(source: str | os.PathLike[str], kind: Kind | None) -> Path:
         return path
     if text and path.exists():
         raise ValueError(f"source: {text} is a file, expected a checkpoint's folder; pass the folder")
-    if _NAME.fullmatch(text) and (root / text / CONFIG).is_file():
+    if NAME.fullmatch(text) and (root / text / CONFIG).is_file():
         return root / text
     names = [name for each in get_args(Kind) if kind in (None, each) for name in shipped(each)]
     known = f"shipped {kind or 'checkpoint'}s are {', '.join(names) or '(none)'}"
@@ -181,7 +176,7 @@ def _download(hub_id: str, known: str) -> Path:
 
 def _kind_of(folder: Path) -> str | None:
     try:
-        config = json.loads((folder / CONFIG).read_bytes()) if _NAME.fullmatch(folder.name) else None
+        config = json.loads((folder / CONFIG).read_bytes()) if NAME.fullmatch(folder.name) else None
     except (OSError, ValueError):
         return None
     return config.get("kind") if isinstance(config, dict) else None
@@ -204,21 +199,6 @@ def state_bytes(module: nn.Module, kind: Kind) -> bytes:
     return safetensors.torch.save(state)
 
 
-def check_name(name: object) -> None:
-    """Raise a ``ValueError`` unless the name of a checkpoint is safe as a folder's name."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(
-            f"name: got {name!r}, expected lower-case letters, digits, '.', '_' and '-', starting with a "
-            "letter or digit"
-        )
-
-
-def check_passes(passes: object) -> None:
-    """Raise a ``ValueError`` unless ``passes`` is a whole number from 1 to 1000."""
-    if isinstance(passes, bool) or not isinstance(passes, int) or not 1 <= passes <= MAX_PASSES:
-        raise ValueError(f"passes: got {passes!r}, expected a whole number from 1 to {MAX_PASSES}")
-
-
 def check_target(folder: str | os.PathLike[str]) -> None:
     """Raise a ``ValueError`` unless a checkpoint can go to this folder without touching anything else."""
     if not isinstance(folder, (str, os.PathLike)):
@@ -232,103 +212,6 @@ def check_target(folder: str | os.PathLike[str]) -> None:
             f"folder: {target} holds other files than a checkpoint's ({', '.join(foreign[:3])}); "
             "choose a new or an empty folder"
         )
-
-
-def _is_named(value: Any, *tables: str) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("name"), str)
-        and all(isinstance(value.get(key), dict) for key in tables)
-    )
-
-
-def _is_l1_range(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, dict)
-        and value.keys() == {"low", "high", "zero"}
-        and all(isinstance(value[key], (int, float)) and math.isfinite(value[key]) for key in ("low", "high"))
-        and isinstance(value["zero"], bool)
-    )
-
-
-_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "kind": (lambda v: v in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
-    "module": (lambda v: _is_named(v, "config"), "a table with name and config"),
-    "spec": (lambda v: v is None or isinstance(v, dict), "a symmetry spec or null"),
-    "conditions": (lambda v: isinstance(v, list) and all(isinstance(c, str) for c in v), "a list of names"),
-    "problems": (
-        lambda v: (
-            isinstance(v, list)
-            and all(
-                isinstance(entry, dict)
-                and entry.keys() <= {"problem", "family"}
-                and all(map(_is_named, entry.values()))
-                for entry in v
-            )
-        ),
-        "a list of tables with problem and family, each a table with a name",
-    ),
-    "recipe": (lambda v: isinstance(v, (str, dict)), "a table or text"),
-    "seeds": (lambda v: isinstance(v, dict), "a table"),
-    "results": (lambda v: isinstance(v, dict), "a table"),
-    "l1_range": (_is_l1_range, "low, high and zero, or null"),
-    "commit": (lambda v: v is None or isinstance(v, str), "text or null"),
-    "versions": (
-        lambda v: isinstance(v, dict) and all(isinstance(version, str) for version in v.values()),
-        "a table of texts",
-    ),
-}
-
-
-def check_fields(config: Mapping[str, Any], path: Path) -> None:
-    """Check the type and range of every field of ``config.json``.
-
-    Raises:
-        ValueError: A field is missing or not what it should be, a size is out of all proportion, or a problem
-            or family names a path: a release names registered problems, whose data are where the reader has
-            them.
-    """
-    if missing := [key for key in ("name", *_FIELDS, "passes") if key not in config]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; {_AGAIN}")
-    try:
-        check_name(config["name"])
-        check_passes(config["passes"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    for key, (is_right, expected) in _FIELDS.items():
-        if not is_right(config[key]):
-            raise ValueError(f"{path}: {key}: got {config[key]!r:.80}, expected {expected}")
-    families = [entry.get("family") for entry in config["problems"]]
-    for key, value in _leaves([config["module"], families]):
-        if isinstance(value, int) and abs(value) > _MAX_SIZE:
-            raise ValueError(f"{path}: {key}: got {value}, expected at most {_MAX_SIZE}")
-    for key, value in _leaves(config["problems"]):
-        if key in _PLACES or (isinstance(value, str) and re.search(r"[/\\]", value)):
-            raise ValueError(
-                f"{path}: problems: got {key} {value!r:.80}, expected no path: a release names registered "
-                "problems and families, not where their data are"
-            )
-
-
-_PLACES = ("path", "root", "download")
-"""Arguments of problems that say where this machine has their data."""
-
-
-def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A problem's configuration without where this machine has its data: what a release holds of it."""
-    return {key: value for key, value in config.items() if key not in _PLACES}
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Values in nested tables and lists, each with the key that it stands under."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _leaves(inner, name)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _leaves(inner, key)
-    else:
-        yield key, value
 
 
 def as_json(config: Mapping[str, Any]) -> dict[str, Any]:

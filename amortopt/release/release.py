@@ -18,11 +18,11 @@ from amortopt._types import Params
 from amortopt._version import __version__
 from amortopt.metanets import L1Range, Metanet, UpdateRule, make
 from amortopt.release.card import model_card
+from amortopt.release.fields import Kind, without_places
 from amortopt.release.folder import (
     CONFIG,
     FORMAT,
     WEIGHTS,
-    Kind,
     as_json,
     check_target,
     locate,
@@ -31,7 +31,6 @@ from amortopt.release.folder import (
     read_state,
     shipped,
     state_bytes,
-    without_places,
     write_release,
 )
 from amortopt.symmetry import SymmetrySpec
