@@ -25,6 +25,9 @@ from amortopt.tasks.problem import Problem as Problem
 from amortopt.tasks.problem import make_problem as make_problem
 from amortopt.tasks.problem import problem_names as problem_names
 from amortopt.tasks.problem import register_problem as register_problem
+from amortopt.tasks.problem_families import ProblemFamily as ProblemFamily
+from amortopt.tasks.problem_families import make_problem_family as make_problem_family
+from amortopt.tasks.problem_families import register_problem_family as register_problem_family
 from amortopt.tasks.sequences import CharRnn as CharRnn
 from amortopt.tasks.sequences import Transformer as Transformer
 from amortopt.tasks.text import PydocText as PydocText
@@ -54,6 +57,7 @@ __all__ = [
     "Mnist1d",
     "Objective",
     "Problem",
+    "ProblemFamily",
     "PydocText",
     "SquaredError",
     "SvhnGray",
@@ -69,7 +73,9 @@ __all__ = [
     "make_family",
     "make_objective",
     "make_problem",
+    "make_problem_family",
     "problem_names",
     "register_family",
     "register_problem",
+    "register_problem_family",
 ]

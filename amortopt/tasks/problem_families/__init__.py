@@ -1,0 +1,23 @@
+"""Families of problems: what a metanet that reads its problem is meta-trained on, and judged by."""
+
+from __future__ import annotations
+
+from amortopt.tasks.problem_families.base import GeneratedFamily as GeneratedFamily
+from amortopt.tasks.problem_families.base import ProblemFamily as ProblemFamily
+from amortopt.tasks.problem_families.base import make_problem_family as make_problem_family
+from amortopt.tasks.problem_families.base import register_problem_family as register_problem_family
+from amortopt.tasks.problem_families.curves import Curves as Curves
+from amortopt.tasks.problem_families.folder import Folder as Folder
+from amortopt.tasks.problem_families.glyphs import Glyphs as Glyphs
+from amortopt.tasks.problem_families.images import Images as Images
+
+__all__ = [
+    "Curves",
+    "Folder",
+    "GeneratedFamily",
+    "Glyphs",
+    "Images",
+    "ProblemFamily",
+    "make_problem_family",
+    "register_problem_family",
+]
