@@ -8,7 +8,6 @@ from typing import Any
 from jsonargparse import ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
 
 from amortopt.system.recipes import recipes_first
-from amortopt.tasks.arithmetic import Arithmetic
 from amortopt.zoo.build import build_zoo
 from amortopt.zoo.config import ZooConfig
 from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, build_tiny_rnn_zoo
@@ -52,7 +51,6 @@ def main(args: list[str]) -> None:
     if command == "build":
         missing = build_zoo(ZooConfig(**options), out, **run)
     else:
-        options["arithmetic"] = Arithmetic(**options["arithmetic"])
         missing = build_tiny_rnn_zoo(TinyRNNZooConfig(**options), out, **run)
     if missing:
         shards = ", ".join(map(str, missing))

@@ -1,5 +1,7 @@
 """Problems (data and an objective), and families of base networks that learn them."""
 
+from amortopt.tasks.arithmetic import Arithmetic as Arithmetic
+from amortopt.tasks.arithmetic import ArithmeticRnn as ArithmeticRnn
 from amortopt.tasks.arrays import ArrayProblem as ArrayProblem
 from amortopt.tasks.corpora import Lm1b as Lm1b
 from amortopt.tasks.corpora import TextFile as TextFile
@@ -40,6 +42,8 @@ from amortopt.tasks.vision import SvhnGray as SvhnGray
 from amortopt.tasks.vision import VisionProblem as VisionProblem
 
 __all__ = [
+    "Arithmetic",
+    "ArithmeticRnn",
     "ArrayProblem",
     "CharRnn",
     "Cifar10",

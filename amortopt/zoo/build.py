@@ -102,7 +102,7 @@ def build_shards(
     """
     part, parts = parse_shard(shard)
     folder = Path(folder)
-    open_folder(folder, manifest)
+    manifest = open_folder(folder, manifest)
     own = range(part, manifest.shards + 1, parts)
     there = set(manifest.finished(folder))
     todo = [number for number in own if number not in there or not _is_sound(folder, manifest, number)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -61,23 +61,14 @@ class ZooConfig:
         for name in ("problem", "family"):
             if not isinstance(getattr(self, name).get("name"), str):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a mapping with a `name`")
-        for name in ("learning_rate", "init_scale"):
-            low, high = getattr(self, name)
-            if not (0 < low <= high < math.inf):
-                raise ValueError(f"{name}: got [{low}, {high}], expected [low, high] with 0 < low <= high")
-        for name in ("count", "batch_size", "shard_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a whole number of at least 1")
-        for name in ("seed", "input_noise", "l1", "weight_decay", "val_fraction", "test_fraction"):
-            if not (0 <= getattr(self, name) < math.inf):
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number of at least 0")
+        check_recipe(
+            self,
+            ("learning_rate", "init_scale"),
+            ("count", "batch_size", "shard_size"),
+            ("seed", "input_noise", "l1", "weight_decay"),
+        )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: got {self.momentum}, expected a number in [0, 1)")
-        if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError(
-                f"val_fraction + test_fraction: got {self.val_fraction} + {self.test_fraction}, "
-                "expected less than 1, so that networks are left to train on"
-            )
         if not self.epoch_choices() or min(self.epoch_choices()) < 0:
             raise ValueError(f"epochs: got {self.epochs}, expected n >= 0 or a list of such numbers")
 
@@ -110,6 +101,32 @@ class ZooConfig:
         """SGD as the recipe says, with one learning rate per network [B]."""
         return Stepper(
             "sgd", learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, l1=self.l1
+        )
+
+
+def check_recipe(config: Any, ranges: Iterable[str], counts: Iterable[str], amounts: Iterable[str]) -> None:
+    """Raise a ``ValueError`` that names the field unless a recipe's values are in their ranges.
+
+    Args:
+        config: The recipe; its ``val_fraction`` and ``test_fraction`` have to leave something to train on.
+        ranges: Fields [low, high] with 0 < low <= high.
+        counts: Fields that are at least 1.
+        amounts: Fields that are finite and at least 0.
+    """
+    for name in ranges:
+        low, high = getattr(config, name)
+        if not (0 < low <= high < math.inf):
+            raise ValueError(f"{name}: got [{low}, {high}], expected [low, high] with 0 < low <= high")
+    for name in counts:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: got {getattr(config, name)}, expected a whole number of at least 1")
+    for name in (*amounts, "val_fraction", "test_fraction"):
+        if not (0 <= getattr(config, name) < math.inf):
+            raise ValueError(f"{name}: got {getattr(config, name)}, expected a finite number of at least 0")
+    if config.val_fraction + config.test_fraction >= 1:
+        raise ValueError(
+            f"val_fraction + test_fraction: got {config.val_fraction} + {config.test_fraction}, "
+            "expected less than 1, so that networks are left to train on"
         )
 
 

@@ -42,20 +42,21 @@ class Manifest:
     Args:
         config: Recipe as plain json values.
         shapes: Parameter name -> shape of one network's parameter.
+        fingerprint: Checksum of the recipe, by which a shard knows its zoo.
     """
 
     config: dict[str, Any]
     shapes: dict[str, list[int]]
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", _sha256(_canonical(self.config)))
 
     @property
     def shards(self) -> int:
         """Number of shard files."""
         return math.ceil(self.config["count"] / self.config["shard_size"])
-
-    @property
-    def fingerprint(self) -> str:
-        """Checksum of the recipe, by which a shard knows its zoo."""
-        return _sha256(_canonical(self.config))
 
     def bounds(self, shard: int) -> tuple[int, int]:
         """First and one past the last network index of a shard (shards count from 1)."""
@@ -75,8 +76,11 @@ class Manifest:
         ]
 
 
-def open_folder(folder: Path, manifest: Manifest) -> None:
+def open_folder(folder: Path, manifest: Manifest) -> Manifest:
     """Make ``folder`` a zoo folder of this recipe, or check that it is one.
+
+    Returns:
+        The manifest that the folder has.
 
     Raises:
         ValueError: If it holds a zoo of another recipe, or files that are no zoo.
@@ -94,12 +98,13 @@ def open_folder(folder: Path, manifest: Manifest) -> None:
                 + "\n  ".join(differing)
                 + "\nchoose another folder, or build with the recipe of this one"
             )
-        return
+        return stored
     if occupied:
         raise ValueError(f"out: {folder} is not empty and holds no zoo; choose a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     content = {"format": FORMAT, "config": manifest.config, "shapes": manifest.shapes}
     write_file(folder / _MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
+    return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -117,6 +122,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads(path.read_text())
         version, manifest = content["format"], Manifest(content["config"], content["shapes"])
+        if "task" in manifest.config:  # what earlier versions called the problem
+            renamed = {"problem" if key == "task" else key: v for key, v in manifest.config.items()}
+            manifest = Manifest(renamed, manifest.shapes, manifest.fingerprint)
         _ = manifest.shards
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -108,7 +108,7 @@ class Networks:
         """Their symmetry."""
         config = from_dict(self.zoo.config)
         with torch.random.fork_rng(devices=[]):
-            return extract(config.build(), config.arithmetic.test()[:4, :-1])
+            return extract(config.family.build(), config.problem.split("test").x[:4])
 
     @cached_property
     def parts(self) -> dict[str, Data]:

@@ -11,7 +11,6 @@ from scipy import stats
 
 from amortopt.symmetry import SymmetrySpec, act, extract, sample
 from amortopt.symmetry.blocks import read_all
-from amortopt.tasks.arithmetic import Arithmetic
 from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, train_networks
 from benchmarks.harness.store import Store, read_records
 from benchmarks.weights import run
@@ -20,7 +19,8 @@ from benchmarks.weights.predictors import Budget, Data, StatNN, predict, tau, tr
 CONFIG = TinyRNNZooConfig(
     count=40,
     hidden=5,
-    arithmetic=Arithmetic(terms=2, held_out=30),
+    terms=2,
+    held_out=30,
     steps=(1, 60),
     train_size=(20, 60),
     val_fraction=0.2,
@@ -30,7 +30,7 @@ CONFIG = TinyRNNZooConfig(
 
 @pytest.fixture
 def spec() -> SymmetrySpec:
-    return extract(CONFIG.build(), CONFIG.arithmetic.test()[:4, :-1])
+    return extract(CONFIG.family.build(), CONFIG.problem.split("test").x[:4])
 
 
 @pytest.mark.parametrize("levels", [1000, 7, 2])

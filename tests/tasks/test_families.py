@@ -60,7 +60,7 @@ def test_family_names_are_all_makeable() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
-        ({"name": "rnn"}, "unknown family 'rnn', expected one of char_rnn, cnn, mlp, tr"),
+        ({"name": "rnn"}, "unknown family 'rnn', expected one of arithmetic_rnn, char_rnn, cnn, mlp, tr"),
         ({"name": "mlp", "width": 3}, r"width: family 'mlp' has no such argument; it has activation, widths"),
         ({"name": "mlp", "activation": "tan"}, "activation: got 'tan', expected one of tanh, relu"),
         ({"name": "mlp", "widths": (40,)}, "widths: got"),

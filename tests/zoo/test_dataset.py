@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 
 from amortopt.functional.networks import apply_many
 from amortopt.zoo import Zoo, ZooConfig, build_zoo, load_zoo
+from amortopt.zoo.store import Manifest
 
 CONFIG = ZooConfig(
     family={"name": "mlp", "activation": "relu", "widths": [40, 6, 10]},
@@ -104,3 +107,22 @@ def test_metadata_csv_is_not_needed(folder: Path, tmp_path: Path) -> None:
 
 def test_zoo_prints_what_it_is(zoo: Zoo) -> None:
     assert repr(zoo).startswith("Zoo(30 networks, problem {'name': 'mnist1d'")
+
+
+def test_zoo_of_an_earlier_version_is_read_and_completed(folder: Path, zoo: Zoo, tmp_path: Path) -> None:
+    """Earlier versions called the problem ``task``."""
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    manifest = json.loads((old / "zoo.json").read_text())
+    manifest["config"] = {"task" if k == "problem" else k: v for k, v in manifest["config"].items()}
+    (old / "zoo.json").write_text(json.dumps(manifest))
+    for path in old.glob("shard-*.json"):
+        record = json.loads(path.read_text()) | {
+            "recipe_sha256": Manifest(manifest["config"], {}).fingerprint
+        }
+        path.write_text(json.dumps(record))
+    assert load_zoo(old).problem == zoo.problem
+    (old / "shard-00002-of-00002.json").unlink()
+    assert build_zoo(CONFIG, old) == []
+    again = load_zoo(old)
+    assert all(torch.equal(again.params[name], p) for name, p in zoo.params.items())

@@ -2,41 +2,41 @@
 
 After Zhou, Finn and Harrison (NeurIPS 2024, arXiv 2402.05232), who predict from the weights how often such a
 network answers rightly. Hyper-parameters are drawn anew for every network, such that the success rates spread
-over [0, 1]: learning rate, scale of the initialisation, length of the training, number of problems to train
-on, weight decay. All networks of a shard file are trained at once; each has its own problems.
+over [0, 1]: learning rate, scale of the initialisation, length of the training, number of texts to train on,
+weight decay. All networks of a shard file are trained at once; each has its own texts.
 
     amortopt zoo tiny-rnn --out zoos/tiny_rnn             # 10,000 networks
     amortopt zoo tiny-rnn --out zoos/small --count 500
 
-Legend: B networks, N problems per step.
+Legend: B networks, n texts per step.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.functional.networks import params_of
-from amortopt.tasks.arithmetic import Arithmetic, ArithmeticRNN
+from amortopt.functional.networks import apply_many, params_of
+from amortopt.tasks import Arithmetic, ArithmeticRnn, Examples
+from amortopt.training import Stepper, train_many
 from amortopt.zoo.build import build_shards
+from amortopt.zoo.config import check_recipe
 from amortopt.zoo.draw import Table, even_split
-from amortopt.zoo.formats.many_grus import answers, loss_and_grads
 from amortopt.zoo.store import Manifest
 
 _NETWORK, _OFFSET = range(2)  # independent random streams of one zoo seed
-_BETAS, _EPS = (0.9, 0.99), 1e-8
 _REPORTED = 20  # steps between two reports of progress
-_FAMILY, _PROBLEM = "arithmetic_rnn", "arithmetic"
+_RECENT = 10  # steps of the training loss
 _RANGES = ("learning_rate", "init_scale", "steps", "train_size", "weight_decay")
+_NAMES = ("arithmetic", "arithmetic_rnn")
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,17 @@ class TinyRNNZooConfig:
         count: Number of networks.
         seed: Seed of the zoo.
         hidden: Units of a network's state.
-        arithmetic: The problems, as [Arithmetic][amortopt.tasks.arithmetic.Arithmetic] takes them.
+        terms: How many numbers are added.
+        digits: Digits of each of them.
+        held_out: Texts that no network is trained on.
+        order_seed: Seed of the order of the texts, by which some are held out.
         learning_rate: Lowest and highest learning rate of AdamW.
         init_scale: Lowest and highest factor on the standard initialisation, uniform in ±1/sqrt(hidden).
         steps: Fewest and most training steps.
-        train_size: Fewest and most problems that a network is trained on, drawn from those that are not held
+        train_size: Fewest and most texts that a network is trained on, drawn from those that are not held
             out.
         weight_decay: Lowest and highest weight decay of AdamW.
-        batch_size: Problems per step.
+        batch_size: Texts per step.
         val_fraction: Share of networks for validation.
         test_fraction: Share of networks for testing.
         shard_size: Networks per shard file, which are also trained together.
@@ -66,7 +69,10 @@ class TinyRNNZooConfig:
     count: int = 10_000
     seed: int = 0
     hidden: int = 16
-    arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    terms: int = 3
+    digits: int = 1
+    held_out: int = 300
+    order_seed: int = 0
     learning_rate: tuple[float, float] = (0.003, 0.05)
     init_scale: tuple[float, float] = (0.3, 3.0)
     steps: tuple[int, int] = (100, 1600)
@@ -78,40 +84,30 @@ class TinyRNNZooConfig:
     shard_size: int = 250
 
     def __post_init__(self) -> None:
-        for name in _RANGES:
-            low, high = getattr(self, name)
-            if not (0 < low <= high < math.inf):
-                raise ValueError(f"{name}: got [{low}, {high}], expected [low, high] with 0 < low <= high")
-        for name in ("count", "hidden", "batch_size", "shard_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a whole number of at least 1")
-        for name in ("seed", "val_fraction", "test_fraction"):
-            if not (0 <= getattr(self, name) < math.inf):
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number of at least 0")
-        if self.val_fraction + self.test_fraction >= 1:
+        check_recipe(self, _RANGES, ("count", "hidden", "batch_size", "shard_size"), ("seed",))
+        trainable = len(self.problem.split("train"))
+        if self.train_size[1] > trainable:
             raise ValueError(
-                f"val_fraction + test_fraction: got {self.val_fraction} + {self.test_fraction}, "
-                "expected less than 1, so that networks are left to train on"
-            )
-        there = self.arithmetic.count - self.arithmetic.held_out
-        if self.train_size[1] > there:
-            raise ValueError(
-                f"train_size: got {self.train_size}, expected at most the {there} problems that are not held "
-                "out; hold out fewer, or make it smaller"
+                f"train_size: got {self.train_size}, expected at most the {trainable} texts that are not "
+                "held out; hold out fewer, or make it smaller"
             )
 
-    def build(self) -> ArithmeticRNN:
-        """One network of the zoo's architecture, initialised from the global random state."""
-        return ArithmeticRNN(self.hidden)
+    @property
+    def problem(self) -> Arithmetic:
+        """The sums that the networks learn."""
+        return Arithmetic(self.terms, self.digits, self.held_out, self.order_seed)
+
+    @property
+    def family(self) -> ArithmeticRnn:
+        """The networks' architecture."""
+        return ArithmeticRnn(self.hidden, self.problem.input_shape, self.problem.answer)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain json values; `from_dict` reads it."""
-        rest = {key: value for key, value in asdict(self).items() if key not in ("arithmetic", "hidden")}
-        own = {
-            "problem": {"name": _PROBLEM} | self.arithmetic.to_config(),
-            "family": {"name": _FAMILY, "hidden": self.hidden},
-        }
-        return json.loads(json.dumps(own | rest))
+        """The recipe as plain json values, which `from_dict` reads."""
+        described = {"problem": self.problem.to_config(), "family": self.family.to_config()}
+        rest = {k: v for k, v in asdict(self).items() if k not in ("hidden", "terms", "digits", "held_out")}
+        del rest["order_seed"]
+        return json.loads(json.dumps(described | rest))
 
 
 def from_dict(config: dict[str, Any]) -> TinyRNNZooConfig:
@@ -126,16 +122,16 @@ def from_dict(config: dict[str, Any]) -> TinyRNNZooConfig:
     Raises:
         ValueError: If the zoo is no Tiny RNN Zoo.
     """
-    problem, family = dict(config.get("problem", {})), dict(config.get("family", {}))
-    if (problem.pop("name", None), family.pop("name", None)) != (_PROBLEM, _FAMILY):
+    problem, family = config.get("problem", {}), config.get("family", {})
+    if (problem.get("name"), family.get("name")) != _NAMES:
         raise ValueError(
-            f"config: got problem {config.get('problem')}, family {config.get('family')}, expected a Tiny "
-            "RNN Zoo; build one with `amortopt zoo tiny-rnn`"
+            f"config: got problem {problem}, family {family}, expected a Tiny RNN Zoo; build one with "
+            "`amortopt zoo tiny-rnn`"
         )
-    names = {f.name for f in fields(TinyRNNZooConfig)} & config.keys()
-    rest: dict[str, Any] = {key: config[key] for key in names}
-    rest |= {key: tuple(rest[key]) for key in names & set(_RANGES)}
-    return TinyRNNZooConfig(arithmetic=Arithmetic(**problem), **family, **rest)
+    flat = config | family | problem | {"seed": config["seed"], "order_seed": problem["seed"]}
+    values: dict[str, Any] = {f.name: flat[f.name] for f in fields(TinyRNNZooConfig)}
+    values.update({name: tuple(values[name]) for name in _RANGES})
+    return TinyRNNZooConfig(**values)
 
 
 def build_tiny_rnn_zoo(
@@ -150,7 +146,7 @@ def build_tiny_rnn_zoo(
 
     [load_zoo][amortopt.zoo.load_zoo] reads it. Its table has the columns index, seed, split, the drawn
     hyper-parameters, finite, train_loss (nats, of the last steps), ``test_accuracy`` (of the digits) and
-    ``success_rate``: the fraction of held-out problems that were answered without a single wrong digit.
+    ``success_rate``: the fraction of held-out texts that were answered without a single wrong digit.
 
     Args:
         config: Recipe.
@@ -167,7 +163,7 @@ def build_tiny_rnn_zoo(
         OSError: If the disk is full; finished shards are kept.
     """
     with torch.random.fork_rng(devices=[]):
-        shapes = {name: list(p.shape) for name, p in params_of(config.build()).items()}
+        shapes = {name: list(p.shape) for name, p in params_of(config.family.build()).items()}
     manifest = Manifest(config.to_dict(), shapes)
 
     def train(number: int, on_steps: Callable[[int], None]) -> tuple[Params, Table]:
@@ -208,7 +204,7 @@ def train_networks(
     device: torch.device | str = "cpu",
     on_steps: Callable[[int], None] | None = None,
 ) -> tuple[Params, Table]:
-    """Train the networks with index in ``[start, stop)`` at once, and let them answer the held-out problems.
+    """Train the networks with index in ``[start, stop)`` at once, and test them on the held-out texts.
 
     Args:
         config: Recipe.
@@ -218,105 +214,99 @@ def train_networks(
         on_steps: Called now and then with the number of networks x steps that were done since.
 
     Returns:
-        Params [n, ...] and the table, as `build_tiny_rnn_zoo`
-        stores them.
+        Params [n, ...] and the table, as `build_tiny_rnn_zoo` stores them.
     """
     table = draw_networks(config, start, stop)
-    draws = [
-        draw_training(config, *row)
+    steps, trainable = table["steps"], len(config.problem.split("train"))
+    with torch.random.fork_rng(devices=[]):
+        module = config.family.build().to(device)
+    drawn = [
+        _draw_training(config, module, trainable, *row)
         for row in zip(
             *(table[k].tolist() for k in ("seed", "init_scale", "steps", "train_size")), strict=True
         )
     ]
-    params = {name: torch.stack([own[name] for own, _ in draws]).to(device) for name in draws[0][0]}
-    batches = [chosen for _, chosen in draws]
-    params, losses = train_many_grus(
+    params = {name: torch.stack([own[name] for own, _ in drawn]).to(device) for name in drawn[0][0]}
+    # Positions of every step's texts, [B, T, n]; zeros after a network's last step.
+    chosen = torch.zeros(len(drawn), int(steps.max()), config.batch_size, dtype=torch.int32, device=device)
+    for row, (_, own) in zip(chosen, drawn, strict=True):
+        row[: len(own)] = torch.from_numpy(own)
+    texts, done = config.problem.split("train").to(device), 0
+
+    def report(step: int, _: float, __: Params) -> None:
+        nonlocal done
+        total = int(np.minimum(steps, step).sum())
+        if on_steps is not None:
+            on_steps(total - done)
+        done = total
+
+    trained = train_many(
+        module,
         params,
-        config.arithmetic.train().to(device),
-        batches,
-        config.arithmetic.answer,
-        learning_rate=torch.as_tensor(table["learning_rate"]),
-        weight_decay=torch.as_tensor(table["weight_decay"]),
-        on_steps=on_steps,
+        lambda step, networks: texts.take(chosen[networks, step].long()),
+        config.problem.objective,
+        Stepper(
+            "adamw",
+            torch.as_tensor(table["learning_rate"]),
+            betas=(0.9, 0.99),
+            weight_decay=torch.as_tensor(table["weight_decay"]),
+        ),
+        steps=steps,
+        every=_REPORTED,
+        on_steps=report,
     )
-    accuracy, success = answers(params, config.arithmetic.test().to(device), config.arithmetic.answer)
-    finite = torch.stack([p.flatten(1).isfinite().all(1) for p in params.values()]).all(0)
-    results = {"finite": finite, "train_loss": losses, "test_accuracy": accuracy, "success_rate": success}
-    return params, table | {name: column.cpu().numpy() for name, column in results.items()}
+    age = torch.from_numpy(steps).to(device) - torch.arange(len(trained.losses), device=device).unsqueeze(1)
+    recent = (age > 0) & (age <= _RECENT)
+    accuracy, success = answers(module, trained.params, config.problem.split("test").to(device))
+    results = {
+        "finite": torch.stack([p.flatten(1).isfinite().all(1) for p in trained.params.values()]).all(0),
+        "train_loss": torch.where(recent, trained.losses, 0).sum(0) / recent.sum(0),
+        "test_accuracy": accuracy,
+        "success_rate": success,
+    }
+    return trained.params, table | {name: column.cpu().numpy() for name, column in results.items()}
 
 
-def draw_training(
-    config: TinyRNNZooConfig, seed: int, init_scale: float, steps: int, train_size: int
-) -> tuple[Params, Tensor]:
-    """What one network starts from, and which problems it reads; a function of its own seed alone.
-
-    Returns:
-        Initial params, and the numbers of the problems of every step, int32 [steps, N].
-    """
+def _draw_training(
+    config: TinyRNNZooConfig,
+    module: nn.Module,
+    trainable: int,
+    seed: int,
+    init_scale: float,
+    steps: int,
+    train_size: int,
+) -> tuple[Params, np.ndarray]:
+    """Initial params of a network, and the numbers of every step's texts [T, n], from its seed alone."""
     rng = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        shapes = {name: tuple(p.shape) for name, p in config.build().named_parameters()}
     bound = init_scale / config.hidden**0.5
-    start = {name: rng.uniform(-bound, bound, shape).astype(np.float32) for name, shape in shapes.items()}
-    there = config.arithmetic.count - config.arithmetic.held_out
-    own = rng.permutation(there)[:train_size].astype(np.int32)
-    chosen = own[rng.integers(train_size, size=(steps, config.batch_size))]
-    return {name: torch.from_numpy(p) for name, p in start.items()}, torch.from_numpy(chosen)
+    start = {
+        name: torch.from_numpy(rng.uniform(-bound, bound, tuple(p.shape)).astype(np.float32))
+        for name, p in module.named_parameters()
+    }
+    own = rng.permutation(trainable)[:train_size].astype(np.int32)
+    return start, own[rng.integers(train_size, size=(steps, config.batch_size))]
 
 
-def train_many_grus(
-    params: Params,
-    problems: Tensor,
-    batches: list[Tensor],
-    answer: int,
-    *,
-    learning_rate: Tensor,
-    weight_decay: Tensor,
-    on_steps: Callable[[int], None] | None = None,
-) -> tuple[Params, Tensor]:
-    """Train stacked networks by AdamW, each on its own problems and for its own number of steps.
+@torch.no_grad()
+def answers(module: nn.Module, params: Params, texts: Examples, *, chunk: int = 100) -> tuple[Tensor, Tensor]:
+    """How well each network adds.
 
-    The update is torch.optim.AdamW's with betas 0.9 and 0.99. The networks are sorted by their number of
-    steps, so that those that are done stand at the end and cost nothing.
+    A network reads the true digits before the one that it predicts. For whole answers that is the same as
+    reading its own predictions: the first wrong digit makes the answer wrong either way.
 
     Args:
-        params: Names of ``ArithmeticRNN`` -> [B, ...]; not modified.
-        problems: Symbols int64 [M, T + 1], on the params' device.
-        batches: Of each network, the numbers of the problems of every step, [steps, N].
-        answer: Digits of an answer.
-        learning_rate: [B].
-        weight_decay: [B].
-        on_steps: Called now and then with the number of networks x steps that were done since.
+        module: Architecture; its own params are not read.
+        params: [B, ...].
+        texts: The same for all networks.
+        chunk: Texts per pass, which bounds the memory.
 
     Returns:
-        Trained params, and each network's loss in nats [B], a running mean over some ten steps.
+        Fraction of digits that are right and fraction of texts whose digits are all right, both [B] in
+        [0, 1], float64; where logits are not finite, nothing is right.
     """
-    lasting = np.array([len(own) for own in batches])
-    rank = np.argsort(-lasting, kind="stable")
-    by_rank = torch.as_tensor(rank, device=problems.device)
-    theta = {name: p[by_rank] for name, p in params.items()}
-    first, second = ({name: torch.zeros_like(p) for name, p in theta.items()} for _ in range(2))
-    rate = learning_rate.to(by_rank.device)[by_rank].float()
-    kept = 1 - rate * weight_decay.to(by_rank.device)[by_rank].float()
-    loss, done = torch.zeros(len(rank), device=by_rank.device), 0
-    for step in range(int(lasting.max(initial=0))):
-        active = int((lasting > step).sum())
-        chosen = torch.stack([batches[b][step] for b in rank[:active]]).to(by_rank.device).long()
-        view = {name: p[:active] for name, p in theta.items()}
-        losses, grads = loss_and_grads(view, problems[chosen], answer)
-        loss[:active].lerp_(losses.to(loss.dtype), 0.1 if step else 1.0)
-        bias = [1 - beta ** (step + 1) for beta in _BETAS]
-        for name, g in grads.items():
-            p, shape = view[name], (-1, *[1] * (view[name].ndim - 1))
-            m = first[name][:active].lerp_(g, 1 - _BETAS[0])
-            v = second[name][:active].mul_(_BETAS[1]).addcmul_(g, g, value=1 - _BETAS[1])
-            direction = m / (v / bias[1]).sqrt_().add_(_EPS)
-            p.mul_(kept[:active].view(shape)).sub_(direction.mul_(rate[:active].view(shape) / bias[0]))
-        done += active
-        if on_steps is not None and (step + 1) % _REPORTED == 0:
-            on_steps(done)
-            done = 0
-    if on_steps is not None:
-        on_steps(done)
-    unsort = torch.argsort(by_rank)
-    return {name: p[unsort] for name, p in theta.items()}, loss[unsort]
+    hits = []
+    for part in texts.chunks(chunk):
+        logits = apply_many(module, params, part.x)
+        hits.append((logits.argmax(-1) == part.y) & logits.isfinite().all(-1))
+    right = torch.cat(hits, 1)  # [B, N, A]
+    return right.double().mean((1, 2)), right.all(2).double().mean(1)
