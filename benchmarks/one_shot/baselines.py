@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from statistics import median
@@ -217,7 +217,7 @@ class Baselines:
     def timing(self, advance: Advance) -> dict[str, Any]:
         """Seconds of an epoch, for all networks together and for a single one."""
         plan, result = self.plan, {}
-        for key in TIMED:
+        for key in dict.fromkeys((*TIMED, *(replace(method, noisy=True).key for method in plan.methods))):
             together = self._epoch_seconds(Method.from_key(key), plan.networks, plan.timed, advance)
             alone = self._epoch_seconds(Method.from_key(key), 1, max(3, plan.timed), advance)
             result[key] = {
@@ -284,46 +284,57 @@ class Baselines:
     ) -> dict[int, State]:
         """Train the networks once per (λ, rate), stacked, some at a time; epochs done -> state then."""
         plan, cell, count = self.plan, self.cell, num_networks(start)
-        schedule, epochs = run
         stacked = {name: p.repeat(len(pairs), *[1] * (p.ndim - 1)) for name, p in start.items()}
         l1, rate = torch.tensor(pairs).repeat_interleave(count, 0).unbind(1)
+        stops = tuple(stops) or run[1:]
         states: dict[int, list[State]] = defaultdict(list)
         for rows in torch.arange(len(rate)).tensor_split(math.ceil(len(rate) / plan.chunk)):
-            train_epochs(
-                cell.module(),
-                {name: p[rows] for name, p in stacked.items()},
-                cell.problem.split("train"),
-                cell.problem.objective,
-                Stepper(method.optimizer, rate[rows], schedule, l1=l1[rows], proximal=method.proximal),
-                epochs=epochs,
-                seed=plan.order_seed,
-                batch_size=plan.batch_size,
-                input_noise=cell.setting.noise if method.noisy else 0.0,
-                stops=tuple(stops) or (epochs,),
-                on_stop=lambda epoch, _, params: states[epoch].append(look(cell, params, which)),
-                on_epoch=lambda _, rows=rows: advance(len(rows) * cell.setting.cost),
-            )
+            some = {name: p[rows] for name, p in stacked.items()}
+
+            def on_stop(epoch: int, _: float, params: Params) -> None:
+                states[epoch].append(look(cell, params, which))
+
+            self._fit(method, some, run, rate[rows], l1[rows], stops, on_stop, advance)
         return {epoch: State.joined(some) for epoch, some in states.items()}
 
     def _epoch_seconds(self, method: Method, count: int, epochs: int, advance: Advance) -> float:
         """Median time of an epoch of so many networks at once."""
-        cell, seconds = self.cell, [0.0]
-        l1 = cell.setting.l1 if method.l1 else 0.0
+        seconds = [0.0]
+
+        def on_stop(_: int, so_far: float, __: Params) -> None:
+            seconds.append(so_far)
+
+        start, l1, stops = _first(self.test, count), self.cell.setting.l1, range(1, epochs + 1)
+        self._fit(method, start, ("cosine", epochs), 1e-3, l1, stops, on_stop, advance)
+        return median(after - before for before, after in pairwise(seconds))
+
+    def _fit(
+        self,
+        method: Method,
+        params: Params,
+        run: Run,
+        rate: float | Tensor,
+        l1: float | Tensor,
+        stops: Collection[int],
+        on_stop: Callable[[int, float, Params], None],
+        advance: Advance,
+    ) -> None:
+        cell, (schedule, epochs), count = self.cell, run, num_networks(params)
+        strength = l1 if method.l1 else 0.0
         train_epochs(
             cell.module(),
-            _first(self.test, count),
+            params,
             cell.problem.split("train"),
             cell.problem.objective,
-            Stepper(method.optimizer, 1e-3, "cosine", l1=l1, proximal=method.proximal),
+            Stepper(method.optimizer, rate, schedule, l1=strength, proximal=method.proximal),
             epochs=epochs,
             seed=self.plan.order_seed,
             batch_size=self.plan.batch_size,
-            input_noise=cell.setting.noise,
-            stops=range(1, epochs + 1),
-            on_stop=lambda _, so_far, __: seconds.append(so_far),
+            input_noise=cell.setting.noise if method.noisy else 0.0,
+            stops=stops,
+            on_stop=on_stop,
             on_epoch=lambda _: advance(count * cell.setting.cost),
         )
-        return median(after - before for before, after in pairwise(seconds))
 
 
 def _first(params: Params, count: int) -> Params:

@@ -18,6 +18,7 @@ from amortopt.zoo import ZooConfig
 from amortopt.zoo.baseline import START_EPOCHS, starting_networks
 from benchmarks.harness.store import ROOT
 
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "muon": "Muon"}
 RECIPES = ROOT / "recipes" / "zoo"
 
 
@@ -54,7 +55,7 @@ class Method:
     """A kind of fine-tuning.
 
     Attributes:
-        optimizer: ``"sgd"`` (momentum 0.9) or ``"adam"``.
+        optimizer: ``"sgd"`` (momentum 0.9), ``"adam"`` or ``"muon"``.
         l1: Whether the objective has the L1 term.
         proximal: Whether that acts by soft thresholds.
         noisy: Whether it gets the cell's augmentation.
@@ -71,7 +72,7 @@ class Method:
     def from_key(cls, key: str, *lengths: int) -> Method:
         """The method of a key, such as ``ce-sgd``, ``l1-adam-noise`` or ``l1-prox-sgd-noise``."""
         parts = key.split("-")
-        optimizer = "sgd" if "sgd" in parts else "adam"
+        (optimizer,) = set(parts) & set(OPTIMIZERS)
         return cls(optimizer, "l1" in parts, "prox" in parts, "noise" in parts, lengths)
 
     @property
@@ -99,6 +100,7 @@ class Plan:
         methods: Kinds of fine-tuning.
         sgd: Learning rate in the middle of SGD's grid.
         adam: The same of Adam's.
+        muon: The same of Muon's.
         factor: Ratio of neighbouring learning rates.
         reach: Learning rates on each side of the middle.
         widen: How often a grid is widened where its best rate is at an end.
@@ -126,6 +128,7 @@ class Plan:
     )
     sgd: float = 0.1
     adam: float = 0.005
+    muon: float = 0.02
     factor: float = 2.5
     reach: int = 2
     widen: int = 3

@@ -4,6 +4,7 @@
     python benchmarks/one_shot --quick     # two cells, short runs -> runs/sgd_vs_amortized_quick; 5 min
     python benchmarks/one_shot --parts baselines --only mnist1d_mlp_tanh     # needs no checkpoint
     python benchmarks/one_shot --parts one_pass --checkpoints mnist1d-mlp-tanh FOLDER
+    python benchmarks/one_shot --parts baselines --methods ce-muon-noise    # a baseline that no plan has
     python benchmarks/one_shot --parts timing --again                       # on a quiet machine
     python benchmarks/one_shot --report    # measures nothing: tables and pictures
 
@@ -15,6 +16,7 @@ data are used once, for the numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -104,6 +106,9 @@ def all_parts(options: Any) -> list[Part]:
     every = kinds != ["one_pass"] and not named and not (quick and checkpoints)
     cells = chosen_cells(checkpoints, options.only, every=every, quick=quick)
     labels = [cell.label for cell in cells]
+    if options.methods:
+        methods = tuple(Method.from_key(key) for key in options.methods)
+        cells = [replace(cell, plan=replace(cell.plan, methods=methods, curve=())) for cell in cells]
     parts = [part for cell in cells for part in baseline_parts(cell, kinds)]
     for checkpoint in checkpoints:
         if checkpoint.cell.label in labels:
@@ -118,6 +123,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument(
         "--checkpoints", nargs="*", help="names or folders, or folders of such folders; default: the shipped"
     )
+    parser.add_argument("--methods", nargs="*", help="kinds of fine-tuning in place of the plans', by key")
     options = parse(parser, args)
     with results(BENCHMARK, options) as store:
         if not options.report:

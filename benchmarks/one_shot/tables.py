@@ -11,13 +11,13 @@ from amortopt.cli.picture import duration
 from benchmarks.harness.numbers import difference, summary
 from benchmarks.harness.store import Record, Records
 from benchmarks.harness.tables import any_of, bold, bullets, document, machines, plus_minus, table
-from benchmarks.one_shot.cells import CELLS, Method
+from benchmarks.one_shot.cells import CELLS, OPTIMIZERS, Method
 
 ACTIVATIONS = {"tanh": "tanh", "relu": "ReLU"}
 SYMMETRIES = {"scale": "ScaleGMN", "permutation": "symmetry-broken twin"}
-METHODS = (
-    "sgd", "sgd-noise", "adam", "adam-noise", "prox-sgd", "prox-sgd-noise", "prox-adam", "prox-adam-noise",
-)  # fmt: skip
+METHODS = [
+    kind + noise for kind in ("sgd", "adam", "muon", "prox-sgd", "prox-adam") for noise in ("", "-noise")
+]
 """Kinds of fine-tuning in the order of the tables; those of CE and L1 share a row."""
 HEAD = (
     "CE: accuracy %", "max %", "time / net",
@@ -132,8 +132,7 @@ def by_cell(records: Records) -> list[CellResults]:
 def method_name(key: str) -> str:
     """A method's key for people: ``SGD + noise``, ``proximal Adam + noise``."""
     method = Method.from_key(key)
-    name = {"sgd": "SGD", "adam": "Adam"}[method.optimizer]
-    return "proximal " * method.proximal + name + " + noise" * method.noisy
+    return "proximal " * method.proximal + OPTIMIZERS[method.optimizer] + " + noise" * method.noisy
 
 
 def markdown(records: Records, *, quick: bool = False) -> str:

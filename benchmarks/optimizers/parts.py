@@ -13,11 +13,12 @@ import torch
 
 from amortopt.metanets.update_rule.rule import UpdateRule
 from amortopt.release import load_release
+from amortopt.training import Stepper
 from benchmarks.harness.command import Advance, Part
 from benchmarks.harness.numbers import values
 from benchmarks.harness.store import Record, Store
 from benchmarks.optimizers.settings import HORIZON, LONGER, Plan, Setting
-from benchmarks.optimizers.steppers import Config, HandMade, Learned, Name, Stepper
+from benchmarks.optimizers.steppers import Config, Learned, Name, stepper_of
 from benchmarks.optimizers.training import Run, Starts, train, train_loss
 from benchmarks.optimizers.tuning import Tuner
 
@@ -87,7 +88,7 @@ def _baseline(
 
     def work(advance: Advance) -> Record:
         tuned = Tuner(setting, steps, chosen(), advance).tune(optimizer, start())
-        stepper = HandMade([tuned.best] * plan.test_seeds, steps)
+        stepper = stepper_of([tuned.best] * plan.test_seeds)
         tried = [
             {"config": config, "losses": [round(loss, DIGITS) for loss in losses]}
             for config, losses in tuned.tried.items()
@@ -121,11 +122,18 @@ def rule_part(entry: Entry, setting: Setting, plan: Plan, *, horizon: int = HORI
 
 
 def _test(
-    setting: Setting, stepper: Stepper, steps: int, marks: Sequence[int], plan: Plan, advance: Advance
+    setting: Setting,
+    stepper: Stepper | Learned,
+    steps: int,
+    marks: Sequence[int],
+    plan: Plan,
+    advance: Advance,
 ) -> Record:
     """Final losses on the whole train split, by step, and the curve of the minibatch losses."""
     run = train(Starts(setting.inner, "test", plan.test_seeds), stepper, steps, marks=marks, advance=advance)
-    final = {at: values(train_loss(setting.inner, flat), DIGITS) for at, flat in sorted(run.flat.items())}
+    final = {
+        at: values(train_loss(setting.inner, params), DIGITS) for at, params in sorted(run.params.items())
+    }
     return {"final": final, "curve": curve(run, plan.stretch)}
 
 

@@ -12,13 +12,12 @@ from benchmarks.harness.store import Record, Records
 from benchmarks.optimizers.settings import HORIZON, LONGER
 from benchmarks.optimizers.tables import Line, lines_of, places
 
-BASELINES = dict(
-    zip(
-        ("sgd", "nesterov", "adam", "adamw"),
-        (COLOURS["sgd", True], COLOURS["sgd", False], COLOURS["adam", True], COLOURS["adam", False]),
-        strict=True,
-    )
-)
+BASELINES = {
+    "sgd": COLOURS["sgd", True],
+    "muon": COLOURS["sgd", False],
+    "adam": COLOURS["adam", True],
+    "adamw": COLOURS["adam", False],
+}
 RIVALS = (TWIN, "#3a8f5c", "#8a8f98", "#b07aa1")
 POINTS = 30
 """Most points of a curve; longer ones are averaged."""

@@ -4,6 +4,7 @@
     python benchmarks/optimizers --quick    # little of everything -> runs/learned_optimizers_quick; 5 min
     python benchmarks/optimizers --parts baselines          # needs no rule
     python benchmarks/optimizers --parts cost --threads 1   # what a step costs, against Adam's; 2 min
+    python benchmarks/optimizers --parts baselines --baselines muon
     python benchmarks/optimizers --rules FOLDER --only mlp cnn --out runs/try
     python benchmarks/optimizers --rivals runs/nfn/release runs/deepset/release runs/mlp/release
     python benchmarks/optimizers --report    # measures nothing: tables and pictures
@@ -16,6 +17,7 @@ with another --out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from amortopt import list_shipped
@@ -56,7 +58,10 @@ def parts_of(options: Any, store: Store) -> list[Part]:
     settings = chosen_settings(options.only, quick=options.quick)
     for moved in (*(setting.inner for setting in settings), *(entry.rule for entry in entries)):
         moved.to(options.device)
-    parts = all_parts(settings, entries, QUICK if options.quick else Plan(), store, options.parts)
+    plan = QUICK if options.quick else Plan()
+    if options.baselines:
+        plan = replace(plan, baselines=tuple(options.baselines))
+    parts = all_parts(settings, entries, plan, store, options.parts)
     for entry in [entry for entry in entries if entry.role == "main" and "cost" in options.parts][:1]:
         parts += cost_parts(entry.rule.cpu(), quick=options.quick)
     return parts
@@ -67,6 +72,7 @@ def main(args: list[str] | None = None) -> None:
     parser = command_line(__doc__, parts=PARTS, only=list(SETTINGS))
     parser.add_argument("--rules", nargs="*", help="names or folders; by default the shipped ones")
     parser.add_argument("--rivals", nargs="*", default=[], help="rules of other metanets, likewise")
+    parser.add_argument("--baselines", nargs="*", choices=tables.OPTIMIZERS, help="in place of the plan's")
     parser.add_argument("--drop", nargs="*", default=[], help="rules to delete from the results, by name")
     parser.add_argument("--device", default="cpu", help="device of the base networks and rules")
     options = parse(parser, args, list(SETTINGS))

@@ -12,7 +12,7 @@ from benchmarks.harness.tables import any_of, bullets, document, machines, made_
 from benchmarks.optimizers.cost import cost_table
 from benchmarks.optimizers.settings import HORIZON, LONGER, SEEN, SETTINGS
 
-OPTIMIZERS = {"sgd": "SGD, momentum 0.9", "nesterov": "SGD, Nesterov", "adam": "Adam", "adamw": "AdamW"}
+OPTIMIZERS = {"sgd": "SGD, momentum 0.9", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}
 NETS = {"mlp": "per-parameter MLP", "deepset": "Deep Set", "nfn": "NFN", "unf": "UNF"}
 ROLES = ("baseline", "rival", "main")
 Place = tuple[str, int]

@@ -1,21 +1,25 @@
 """Training of many base networks at once, by any optimizer, on the same minibatches.
 
-Legend: B networks, S seeds, R candidates (B = R S, seeds fastest), N elements, T steps.
+Legend: B networks, S seeds, R candidates (B = R S, seeds fastest), T steps.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from amortopt.functional.networks import apply_many
+from amortopt._types import Params
 from amortopt.meta.rule.inner import InnerProblem
+from amortopt.tasks import Examples, evaluate_many
+from amortopt.training import Stepper, train_many
 from benchmarks.harness.command import Advance
-from benchmarks.optimizers.steppers import Stepper
+from benchmarks.optimizers.steppers import Learned
 
 CHUNK = 32
 """Networks that are trained at once."""
@@ -27,11 +31,11 @@ class Run:
 
     Attributes:
         losses: Loss of every step's minibatch, before the step, [T, B].
-        flat: Step -> parameters after so many steps, [B, N].
+        params: Step -> parameters after so many steps, [B, ...].
     """
 
     losses: Tensor
-    flat: dict[int, Tensor]
+    params: dict[int, Params]
 
 
 class Starts:
@@ -46,17 +50,23 @@ class Starts:
     def __init__(self, inner: InnerProblem, purpose: str, seeds: int) -> None:
         self.inner, self.seeds = inner, seeds
         self._seed = zlib.crc32(purpose.encode())
-        self.flat = inner.init(seeds, torch.Generator().manual_seed(self._seed))
+        flat = inner.init(seeds, torch.Generator().manual_seed(self._seed))
+        self.params: Params = inner.layout.unpack(flat)
 
-    def stream(self) -> Callable[[], tuple[Tensor, Tensor]]:
-        """The minibatches from the first on, every call gives the next: [S, n, ...] twice."""
+    def stream(self, repeats: int = 1) -> Callable[..., Examples]:
+        """The minibatches from the first on, every call gives the next: [R S, n, ...]."""
         generator = torch.Generator().manual_seed(self._seed + 1)
-        return lambda: self.inner.draw(self.seeds, generator)
+
+        def draw(*_: object) -> Examples:
+            parts = self.inner.draw(self.seeds, generator)
+            return Examples(*(part.repeat(repeats, *[1] * (part.ndim - 1)) for part in parts), shared=False)
+
+        return draw
 
 
 def train(
     starts: Starts,
-    stepper: Stepper,
+    stepper: Stepper | Learned,
     steps: int,
     *,
     repeats: int = 1,
@@ -76,44 +86,37 @@ def train(
     Returns:
         The run.
     """
-    kept, keep = {}, {steps, *marks}
-    flat = starts.flat.repeat(repeats, 1)
-    state, draw, losses = stepper.init(flat), starts.stream(), []
-    for index in range(steps):
-        x, y = (part.repeat(repeats, *[1] * (part.ndim - 1)) for part in draw())
-        loss, grads = starts.inner.losses_and_grads(flat, x, y)
-        flat, state = stepper.step(flat, grads, state, index)
-        losses.append(loss)
-        if index + 1 in keep:
-            kept[index + 1] = flat.clone()
-        advance(len(flat))
-    return Run(torch.stack(losses), kept)
+    inner, keep, kept = starts.inner, {steps, *marks}, {}
+    start = {name: p.repeat(repeats, *[1] * (p.ndim - 1)) for name, p in starts.params.items()}
+    every = math.gcd(*keep, 50)
+
+    def on_steps(done: int, _: float, params: Params) -> None:
+        if done in keep:
+            kept[done] = {name: p.clone() for name, p in params.items()}
+        advance(every * repeats * starts.seeds)
+
+    optimizer: Any = stepper
+    trained = train_many(
+        inner.network, start, starts.stream(repeats), inner.problem.objective, optimizer, steps=steps,
+        every=every, on_steps=on_steps,
+    )  # fmt: skip
+    return Run(trained.losses, kept)
 
 
-@torch.no_grad()
-def train_loss(inner: InnerProblem, flat: Tensor, examples: int | None = None) -> Tensor:
+def train_loss(inner: InnerProblem, params: Params, examples: int | None = None) -> Tensor:
     """Loss on the train split, or on the same part of it for all.
 
     Args:
         inner: The base networks.
-        flat: Their parameters [B, N].
+        params: Their parameters [B, ...].
         examples: Size of the part; None is the whole split.
 
     Returns:
         [B]; infinite where it is not finite.
     """
-    if examples is None or examples >= len(inner.split("train")):
-        parts = [inner.evaluate(some, which="train", chunk=128) for some in flat.split(CHUNK)]
-    else:
-        data = inner.split("train")
+    data = inner.split("train")
+    if examples is not None and examples < len(data):
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:examples]
-        chosen = chosen.to(flat.device)
-        parts = [_mean_loss(inner, some, data.x[chosen], data.y[chosen]) for some in flat.split(CHUNK)]
-    return torch.cat(parts).nan_to_num(float("inf"), float("inf"), float("inf"))
-
-
-def _mean_loss(inner: InnerProblem, flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    params, total = inner.layout.unpack(flat), torch.zeros(len(flat), device=flat.device)
-    for some, wanted in zip(x.split(128), y.split(128), strict=True):
-        total += inner.problem.objective.loss(apply_many(inner.network, params, some), wanted) * len(some)
-    return total / len(x)
+        data = data.take(chosen.to(data.x.device))
+    losses, _ = evaluate_many(inner.network, params, data, inner.problem.objective, chunk=128)
+    return losses.nan_to_num(float("inf"), float("inf"), float("inf"))

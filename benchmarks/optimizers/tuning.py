@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from benchmarks.harness.command import Advance
 from benchmarks.harness.numbers import mean
 from benchmarks.optimizers.settings import Plan, Setting
-from benchmarks.optimizers.steppers import Config, HandMade, Name, Schedule
+from benchmarks.optimizers.steppers import Config, Name, Schedule, stepper_of
 from benchmarks.optimizers.training import CHUNK, Starts, train, train_loss
 
-GRID_STARTS: dict[Name, int] = {"sgd": -4, "nesterov": -4, "adam": -10, "adamw": -10}
-"""Quarter-decades that the search starts from where nothing better is known: 0.1 and 0.003."""
+GRID_STARTS: dict[Name, int] = {"sgd": -4, "adam": -10, "adamw": -10, "muon": -7}
+"""Quarter-decades that the search starts from where nothing better is known: 0.1, 0.003 and 0.02."""
 MOVES = 6
 """A grid moves on at most so often."""
 
@@ -101,11 +101,13 @@ class Tuner:
 
     def _losses(self, configs: Sequence[Config], starts: Starts) -> dict[Config, list[float]]:
         room, result = max(CHUNK // starts.seeds, 1), {}
-        for some in (configs[i : i + room] for i in range(0, len(configs), room)):
-            stepper = HandMade([config for config in some for _ in range(starts.seeds)], self.steps)
-            run = train(starts, stepper, self.steps, repeats=len(some), advance=self.advance)
-            losses = train_loss(self.setting.inner, run.flat[self.steps], self.plan.screen)
-            result |= dict(zip(some, losses.view(len(some), -1).tolist(), strict=True))
+        for schedule in dict.fromkeys(config.schedule for config in configs):
+            alike = [config for config in configs if config.schedule == schedule]
+            for some in (alike[i : i + room] for i in range(0, len(alike), room)):
+                stepper = stepper_of([config for config in some for _ in range(starts.seeds)])
+                run = train(starts, stepper, self.steps, repeats=len(some), advance=self.advance)
+                losses = train_loss(self.setting.inner, run.params[self.steps], self.plan.screen)
+                result |= dict(zip(some, losses.view(len(some), -1).tolist(), strict=True))
         return result
 
 

@@ -52,78 +52,62 @@ def release(folder: Path, net: str) -> str:
     return str(save_release(folder / net, made))
 
 
-def torch_optimizer(weights: torch.Tensor, config: Any) -> torch.optim.Optimizer:
-    rate = config.learning_rate
-    if config.optimizer in ("sgd", "nesterov"):
-        return torch.optim.SGD([weights], lr=rate, momentum=0.9, nesterov=config.optimizer == "nesterov")
-    if config.optimizer == "adam":
-        return torch.optim.Adam([weights], lr=rate)
-    return torch.optim.AdamW([weights], lr=rate, weight_decay=config.weight_decay)
-
-
-@pytest.mark.parametrize("name", ["sgd", "nesterov", "adam", "adamw"])
-def test_optimizers_step_as_those_of_torch(name: str) -> None:
-    o, steps, generator = steppers, 20, torch.Generator().manual_seed(0)
+def test_optimizers_stepper_gives_each_network_its_settings() -> None:
     configs = [
-        o.Config(name, 0.1, "constant", 0.1 if name == "adamw" else 0.0),
-        o.Config(name, 0.01, "warmup"),
-    ]
-    flat = torch.randn(2, 7, generator=generator, dtype=torch.float64)
-    targets = torch.randn(steps, 2, 7, generator=generator, dtype=torch.float64)
-    stepper = o.HandMade(configs, steps)
-    ours, state = flat.clone(), stepper.init(flat)
-    for t in range(steps):
-        ours, state = stepper.step(ours, ours - targets[t], state, t)
-    for b, config in enumerate(configs):
-        weights = flat[b].clone().requires_grad_()
-        optimizer = torch_optimizer(weights, config)
-        factors = o.factors(config.schedule, steps)
-        for t in range(steps):
-            optimizer.param_groups[0]["lr"] = config.learning_rate * float(factors[t])
-            weights.grad = weights.detach() - targets[t, b]
-            optimizer.step()
-        torch.testing.assert_close(ours[b], weights.detach(), rtol=1e-6, atol=1e-7)
+        steppers.Config("adamw", 0.1, "warmup", 0.1), steppers.Config("adamw", 0.01, "warmup", 0.01)
+    ]  # fmt: skip
+    stepper = steppers.stepper_of(configs)
+    assert stepper.optimizer == "adamw" and stepper.schedule == "warmup"
+    assert stepper.learning_rate.tolist() == [0.1, 0.01] and stepper.weight_decay.tolist() == [0.1, 0.01]
 
 
-def test_optimizers_refuse_mixed_optimizers() -> None:
-    o = steppers
-    with pytest.raises(ValueError, match="expected one; make a stepper for each"):
-        o.HandMade([o.Config("sgd", 0.1), o.Config("adam", 0.1)], 5)
+@pytest.mark.parametrize("other", [{"optimizer": "adam"}, {"schedule": "cosine"}])
+def test_optimizers_refuse_a_mixed_stepper(other: dict[str, str]) -> None:
+    config = steppers.Config("sgd", 0.1)
+    with pytest.raises(ValueError, match="expected one optimizer and schedule"):
+        steppers.stepper_of([config, replace(config, **other)])
 
 
-def test_optimizers_schedules_rise_and_fall() -> None:
-    constant, cosine, warmup = (steppers.factors(s, 100) for s in ("constant", "cosine", "warmup"))
-    assert bool((constant == 1).all()) and cosine[0] == 1 and float(cosine[-1]) < 0.01
-    assert (
-        int(warmup.argmax()) in (9, 10)
-        and float(warmup[0]) == pytest.approx(0.1)
-        and float(warmup[-1]) < 0.01
-    )
-    assert bool((cosine.diff() < 0).all())
+def test_optimizers_learned_rule_steps_as_the_rule_says(tiny: Any) -> None:
+    torch.manual_seed(0)
+    inner, rule = tiny.settings["mlp"].inner, UpdateRule("unf", width=4)
+    starts = training.Starts(inner, "test", 2)
+    run = training.train(starts, steppers.Learned(rule, inner.layout), 3)
+    flat, draw = inner.layout.pack(starts.params), starts.stream()
+    state = rule.init_state(inner.layout, flat)
+    for _ in range(3):
+        part = draw()
+        _, grads = inner.losses_and_grads(flat, part.x, part.y)
+        with torch.no_grad():
+            update, state = rule(inner.layout, flat, grads, state)
+        flat = flat - update
+    torch.testing.assert_close(inner.layout.pack(run.params[3]), flat)
 
 
 def test_optimizers_candidates_share_starts_and_minibatches(tiny: Any) -> None:
     starts = training.Starts(tiny.settings["mlp"].inner, "test", 2)
     config = steppers.Config("adam", 0.01)
-    alone = training.train(starts, steppers.HandMade([config] * 2, 5), 5)
-    several = training.train(starts, steppers.HandMade([config] * 6, 5), 5, repeats=3)
+    alone = training.train(starts, steppers.stepper_of([config] * 2), 5)
+    several = training.train(starts, steppers.stepper_of([config] * 6), 5, repeats=3)
     torch.testing.assert_close(several.losses, alone.losses.repeat(1, 3))
-    torch.testing.assert_close(several.flat[5], alone.flat[5].repeat(3, 1))
+    for name, p in alone.params[5].items():
+        torch.testing.assert_close(several.params[5][name], p.repeat(3, *[1] * (p.ndim - 1)))
 
 
 def test_optimizers_purposes_have_other_starts(tiny: Any) -> None:
     inner = tiny.settings["mlp"].inner
     test, tuning = (training.Starts(inner, role, 2) for role in ("test", "tuning"))
-    assert not torch.equal(test.flat, tuning.flat)
-    assert not torch.equal(test.stream()()[0], tuning.stream()()[0])
+    assert not any(torch.equal(p, tuning.params[name]) for name, p in test.params.items() if p.any())
+    assert not torch.equal(test.stream()().x, tuning.stream()().x)
 
 
 def test_optimizers_train_loss_of_a_diverged_network_is_infinite(tiny: Any) -> None:
     inner = tiny.settings["mlp"].inner
-    flat = training.Starts(inner, "test", 2).flat
-    flat[1] = math.nan
+    params = training.Starts(inner, "test", 2).params
+    for p in params.values():
+        p[1] = math.nan
     for examples in (None, 32):
-        good, bad = training.train_loss(inner, flat, examples).tolist()
+        good, bad = training.train_loss(inner, params, examples).tolist()
         assert math.isfinite(good) and bad == math.inf
 
 
