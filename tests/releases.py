@@ -14,7 +14,7 @@ from amortopt.tasks import make_family, make_problem
 from tests.optim.metanets import PROBLEM, SPEC, TANH
 
 FILES = ["README.md", "config.json", "model.safetensors"]
-KINDS = ["metanet", "rule"]
+KINDS = ["metanet", "functional", "rule"]
 
 
 def make_release(kind: str, **changed: Any) -> Release:
@@ -34,6 +34,8 @@ def make_release(kind: str, **changed: Any) -> Release:
     if kind == "metanet":
         fields["module"] = make("test-scale", SPEC, start=0.5, conditions=["l1"])
         fields |= {"l1_range": L1Range(1e-4, 1e-2), "passes": 3}
+    elif kind == "functional":
+        fields["module"] = make("unf_invariant", SPEC, out_features=2, width=2, depth=1, hidden=4)
     else:
         fields["module"] = UpdateRule(width=4, depth=1)
     return Release(**(fields | changed))

@@ -72,9 +72,19 @@ class Metanet(nn.Module, ABC):
 
 
 class Functional(nn.Module, ABC):
-    """From the params of many base networks to numbers that do not change under the networks' symmetry."""
+    """From the params of many base networks to numbers that do not change under the networks' symmetry.
+
+    Args:
+        spec: Symmetry of the family that it is for.
+        **config: All keyword arguments that the final class was called with; an untrained copy is
+            ``make(self.name, spec, **config)``.
+    """
 
     name: ClassVar[str] = ""
+
+    def __init__(self, spec: SymmetrySpec, **config: Any) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config
 
     @abstractmethod
     def forward(self, params: Params) -> Tensor:

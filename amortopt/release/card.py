@@ -27,6 +27,9 @@ _METANET_LIMITS = """\
 - Trained on this one problem, the metanet knows essentially one good solution of it, and how to express that
   in each network's own gauge: the networks that come out are nearly the same function."""
 
+_FUNCTIONAL_LIMITS = """\
+- It is for networks of the families and problems above; nothing was measured elsewhere."""
+
 _RULE_LIMITS = """\
 - Other architectures and data run without a warning: what was measured is in the table above.
 - The learning rate is a factor; 1 is what the rule was trained for."""
@@ -49,6 +52,11 @@ def model_card(config: Mapping[str, Any], parameters: int) -> str:
     if config["kind"] == "metanet":
         purpose = "reads the weights of a network and returns better weights in one forward pass"
         use, limits = _metanet_use(config), _METANET_LIMITS
+    elif config["kind"] == "functional":
+        purpose = (
+            "reads the weights of networks and returns numbers that do not depend on the order of their units"
+        )
+        use, limits = _functional_use(config), _FUNCTIONAL_LIMITS
     else:
         purpose = (
             "updates the weights of a network of any architecture: it reads weights, gradients and their "
@@ -97,6 +105,15 @@ opt = amortopt.ScaleGMNOptimizer.from_pretrained("{config["name"]}")  # if shipp
 better = opt.one_shot({", ".join(arguments)})  # a new network; `model` stays as it is
 ```"""
     return "\n\n".join([code, *facts])
+
+
+def _functional_use(config: Mapping[str, Any]) -> str:
+    return f"""\
+```python
+import amortopt
+functional = amortopt.load_release("{config["name"]}").module  # if shipped; else its folder
+numbers = functional(params)  # parameter name -> [B, ...]; B networks to [B, features]
+```"""
 
 
 def _rule_use(config: Mapping[str, Any]) -> str:

@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 from amortopt._types import Params
 from amortopt._version import __version__
-from amortopt.metanets import L1Range, Metanet, UpdateRule, make
+from amortopt.metanets import Functional, L1Range, Metanet, make, registered
+from amortopt.metanets.base import UpdateRule
 from amortopt.release.card import model_card
 from amortopt.release.fields import Kind, without_places
 from amortopt.release.folder import (
@@ -36,6 +37,7 @@ from amortopt.release.folder import (
 from amortopt.symmetry import SymmetrySpec
 from amortopt.tasks import family_names, make_family
 
+_BASES: dict[Kind, Any] = {"metanet": Metanet, "functional": Functional, "rule": UpdateRule}
 _LOAD = {
     "metanet": "ScaleGMNOptimizer.from_pretrained",
     "functional": "amortopt.load_release",
@@ -48,7 +50,7 @@ class Release:
     """A trained module and all that is known about it.
 
     Args:
-        module: A registered metanet or an update rule.
+        module: A registered metanet, functional or update rule.
         name: Lower-case letters, digits, dots, hyphens and underscores.
         problems: What it was trained on: ``{"problem": problem.to_config(), "family": family.to_config()}``
             each. A metanet has one family. Where the data of a problem are on this machine is not written.
@@ -63,7 +65,7 @@ class Release:
         versions: Versions of amortopt and torch that wrote that file.
     """
 
-    module: Metanet | UpdateRule
+    module: Metanet | Functional | UpdateRule
     name: str
     problems: Sequence[Mapping[str, Any]] = ()
     recipe: Mapping[str, Any] | str = field(default_factory=dict)
@@ -79,7 +81,7 @@ class Release:
     @property
     def kind(self) -> Kind:
         """What the module is."""
-        return "metanet" if isinstance(self.module, Metanet) else "rule"
+        return next(kind for kind, base in _BASES.items() if isinstance(self.module, base))
 
     @property
     def problem(self) -> Mapping[str, Any] | None:
@@ -109,25 +111,28 @@ def save_release(folder: str | os.PathLike[str], release: Release) -> Path:
 
     Example:
         >>> from tempfile import TemporaryDirectory
+        >>> rule = make("update_rule", width=4)
         >>> with TemporaryDirectory() as folder:
-        ...     _ = save_release(folder, Release(UpdateRule(width=4), "my-rule", seeds={"all": 0}))
+        ...     _ = save_release(folder, Release(rule, "my-rule", seeds={"all": 0}))
         ...     load_release(folder).seeds
         {'all': 0}
     """
     check_target(folder)
     module = release.module
-    if not isinstance(module, (Metanet, UpdateRule)):
-        raise ValueError(f"module: got {type(module).__name__}, expected a Metanet or an UpdateRule")
-    if isinstance(module, Metanet) and not module.name:
+    if not isinstance(module, tuple(_BASES.values())):
+        raise ValueError(
+            f"module: got {type(module).__name__}, expected a Metanet, a Functional or an UpdateRule"
+        )
+    if not module.name:
         raise ValueError(f"module: {type(module).__name__} has no registered name; decorate it with register")
     config = as_json(
         {
             "format": FORMAT,
             "kind": release.kind,
             "name": release.name,
-            "module": {"name": _name_of(module), "config": module.config},
+            "module": {"name": module.name, "config": module.config},
             "conditions": _conditions_of(module),
-            "spec": json.loads(module.spec.to_json()) if isinstance(module, Metanet) else None,
+            "spec": None if isinstance(module, UpdateRule) else json.loads(module.spec.to_json()),
             "problems": [
                 {key: without_places(value) for key, value in entry.items() if value is not None}
                 for entry in release.problems
@@ -205,42 +210,32 @@ def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _name_of(module: Metanet | UpdateRule) -> str:
-    return module.name if isinstance(module, Metanet) else "update_rule"
-
-
-def _conditions_of(module: Metanet | UpdateRule) -> list[str]:
+def _conditions_of(module: nn.Module) -> list[str]:
     """What the module reads beside the weights."""
     return sorted(module.conditions) if isinstance(module, Metanet) else []
 
 
-def _build(config: Mapping[str, Any], state: Params) -> Metanet | UpdateRule:
-    """The module with its weights; what it says of itself is compared with what the file says.
+def _build(config: Mapping[str, Any], state: Params) -> Metanet | Functional | UpdateRule:
+    """The module with its weights.
 
     Raises:
         ValueError, TypeError, KeyError, RuntimeError: They do not fit.
     """
-    name, arguments = config["module"]["name"], config["module"]["config"]
+    name, kind = config["module"]["name"], config["kind"]
+    if name not in (known := registered(_BASES[kind])):
+        raise ValueError(f"module: got {name!r}, expected a registered {kind}: {', '.join(known)}")
+    spec = [] if kind == "rule" else [SymmetrySpec.from_json(config["spec"])]
     # Its initial weights are replaced at once: the caller's random state is not to notice.
     with torch.random.fork_rng(devices=[]), _Allowance(4 * sum(value.numel() for value in state.values())):
-        if config["kind"] == "metanet":
-            module = make(name, SymmetrySpec.from_json(config["spec"]), **arguments)
-        elif config["kind"] == "rule":
-            module = UpdateRule(**arguments)
-        else:
-            raise ValueError(f"kind: got {config['kind']!r}, expected metanet or rule")
-    if name != _name_of(module) or config["conditions"] != _conditions_of(module):
-        raise ValueError(
-            f"module: got {name!r} with the conditions {config['conditions']}, expected {_name_of(module)!r} "
-            f"with {_conditions_of(module)}"
-        )
+        module = make(name, *spec, **config["module"]["config"])
+    if config["conditions"] != _conditions_of(module):
+        raise ValueError(f"conditions: got {config['conditions']}, expected {_conditions_of(module)}")
     dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
     if len(dtypes) == 1:
         module.to(dtypes.pop())
     module.load_state_dict(state)
-    if isinstance(module, Metanet):
-        for entry in config["problems"]:
-            _check_family(module.spec, entry.get("family"))
+    for entry in config["problems"] if spec else ():
+        _check_family(spec[0], entry.get("family"))
     return module
 
 

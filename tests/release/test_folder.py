@@ -17,10 +17,10 @@ from amortopt.optim import ScaleGMNOptimizer
 from amortopt.release import folder as release_folder
 from amortopt.release.folder import canonical, sha256
 from amortopt.system.files import shipped_folder
-from tests.releases import FILES, make_release, untrained_release
+from tests.releases import FILES, KINDS, make_release, untrained_release
 
 
-@pytest.fixture(params=["metanet", "rule"])
+@pytest.fixture(params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return save_release(tmp_path / "x", make_release(request.param))
 
@@ -100,6 +100,8 @@ def test_optimizers_refuse_damaged_weights(folder: Path) -> None:
     with pytest.raises(ValueError, match="was truncated or altered"):
         if kind == "metanet":
             ScaleGMNOptimizer.from_pretrained(folder)
+        elif kind == "functional":
+            load_release(folder, "functional")
         else:
             UNFOptimizer(torch.nn.Linear(2, 2), torch.ones(1, 2), rule=folder)
 
@@ -160,7 +162,7 @@ def test_load_release_refuses_wrong_fields(folder: Path, changes: Any, match: st
         ({"module": {"name": "test-same", "config": {}}}, "does not fit "),
         ({"spec": {"format": 99}}, "does not fit .*format 99"),
         ({"spec": None}, "does not fit "),
-        ({"conditions": ["batch"]}, r"does not fit .*conditions \['batch'\], expected .* \['l1'\]"),
+        ({"conditions": ["batch"]}, r"does not fit .*conditions: got \['batch'\], expected \['l1'\]"),
         ({"kind": "rule"}, "does not fit"),
         ({"problems": [{"family": {"name": "mlp", "widths": [40, 32, 10]}}]}, "does not fit .*family: its"),
         ({"problems": [{"family": {"name": "mlp", "wdiths": [40]}}]}, "does not fit .*wdiths"),
@@ -282,7 +284,7 @@ def test_load_release_from_the_hub_asks_for_three_files(
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert load_release("Owner/net-1").name in ("a-metanet", "a-rule")
+    assert load_release("Owner/net-1").name in ("a-metanet", "a-functional", "a-rule")
 
 
 def test_load_release_hub_failure_is_explained(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,9 @@ class UNFInvariant(Functional):
         hidden: int = 128,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            spec, out_features=out_features, width=width, depth=depth, hidden=hidden, dropout=dropout
+        )
         if out_features < 1 or hidden < 1:
             raise ValueError(f"out_features, hidden: got {out_features} and {hidden}, expected at least 1")
         self.tensors = WeightTensors(spec)
