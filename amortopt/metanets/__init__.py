@@ -11,20 +11,20 @@ from amortopt.metanets.conditions import Conditions as Conditions
 from amortopt.metanets.conditions import L1Range as L1Range
 from amortopt.metanets.scalegmn import ScaleGMN as ScaleGMN
 from amortopt.metanets.unf import UNF as UNF
+from amortopt.metanets.unf import FixedUNFLayer as FixedUNFLayer
 from amortopt.metanets.unf import UNFInvariant as UNFInvariant
-from amortopt.metanets.unf import UNFLayer as UNFLayer
 from amortopt.metanets.unf import UNFPool as UNFPool
 from amortopt.metanets.update_rule import UpdateRule as UpdateRule
 
 __all__ = [
     "UNF",
     "Conditions",
+    "FixedUNFLayer",
     "Functional",
     "L1Range",
     "Metanet",
     "ScaleGMN",
     "UNFInvariant",
-    "UNFLayer",
     "UNFPool",
     "UpdateRule",
     "make",

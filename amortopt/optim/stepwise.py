@@ -5,37 +5,38 @@ from __future__ import annotations
 import copy
 import math
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from amortopt.metanets.update_rule.features import RuleState
-from amortopt.metanets.update_rule.inference import InferenceRule
+from amortopt._types import Params
+from amortopt.metanets.update_rule.fast import FastRule, is_fast
 from amortopt.metanets.update_rule.layout import UpdateLayout
 from amortopt.metanets.update_rule.rule import UpdateRule
-from amortopt.optim.flat import Places, Spread
-from amortopt.optim.resume import as_state_dict, check_state_dict, header, rule_digest, state_axes
-from amortopt.optim.whole import (
+from amortopt.optim.stepwise_inputs import (
     as_groups,
     check_options,
     members_of,
+    name_in_model,
     nonfinite_message,
-    own_name,
     read_parameters,
     read_rule,
+    spec_of,
     step_options,
-    symmetry_of,
     unwrapped,
-    warn_stuck,
 )
+from amortopt.optim.stepwise_state import FlatState, as_state_dict, check_state_dict, header, rule_digest
 from amortopt.symmetry import SymmetrySpec
 
 Nonfinite = Literal["skip", "raise"]
 _LARGEST = torch.finfo(torch.float32).max
 _EXACT = (torch.float32, torch.float64)  # dtypes that an update is added to as they are
+_SKIPPED_IN_A_ROW = 5  # steps, before there is a warning: a GradScaler may need some to find its scale
 
 
 class UNFOptimizer(torch.optim.Optimizer):
@@ -44,33 +45,39 @@ class UNFOptimizer(torch.optim.Optimizer):
     .. math:: W \leftarrow (1 - \eta\lambda) W - \eta\, u(W, \nabla, \text{history}, t)
 
     with the learned update u (Zhou, Finn and Harrison 2024, sec. 4.3; see
-    :class:`amortopt.metanets.UpdateRule`),
-    the learning rate η, a factor on what was learned, and decoupled weight decay λ. The rule hears of all
-    parameters of the model at once, whichever group they are in. It and its state are float32, on the model's
-    device; each parameter is rounded to its own dtype at the end.
+    [UpdateRule][amortopt.metanets.UpdateRule]), the learning rate η, a factor on what was learned, and
+    decoupled weight decay λ. The rule reads all parameters of the model at once, whichever group they are
+    in. It and its state are float32, on the model's device; each parameter is rounded to its own dtype at
+    the end.
 
     Parameters that are in no group, do not require gradients or have ``grad=None`` stay as they are; to the
-    rule their gradients are zero. Elements whose gradient is zero, in a tensor that has one, may be moved by
-    the rule. A step in which no parameter has a gradient does nothing.
+    rule their gradients are zero, and so are weights that are no floating-point numbers, or are infinite and
+    in no group. So do elements whose gradient has been exactly zero at every step (masked weights, padding
+    rows). A step in which no parameter has a gradient does nothing.
+
+    ``state`` is the rule's state: ``momenta`` [7, *shape] and ``second`` [2, *shape] per parameter, and one
+    ``step`` that all share. It can be edited in place, assigned and cleared; the next step reads what is
+    there.
 
     Args:
         model: The network; compiled or within ``DistributedDataParallel`` is the same as plain.
         example_input: What its forward takes, or a tuple of that, on its device: the model is traced once to
-            find its symmetry. Not needed with ``symmetry``.
-        symmetry: What may be permuted in the model, from :func:`amortopt.symmetry.extract`.
-        rule: The update rule, which is copied; or where to load it from, see :func:`amortopt.load_release`.
+            find its symmetry. Not needed with ``spec``.
+        spec: What may be permuted in the model, from [extract][amortopt.symmetry.extract].
+        rule: The update rule, which is copied; or where to load it from, see
+            [load_release][amortopt.load_release].
         param_groups: Groups with options of their own: ``{"params": [names or tensors], "lr": ...}``. What is
             in no group stays as it is. By default all parameters are one group.
-        lr: Learning rate η > 0, a factor: 1 is what the rule was trained for. A scheduler may set it to 0.
+        lr: Learning rate η >= 0, a factor: 1 is what the rule was trained for.
         weight_decay: λ >= 0, per step and unit of η.
         nonfinite: What to do where gradients or weights are NaN, infinite or so large that their squares are:
-            ``"skip"`` the step and count it in :attr:`skipped`, or ``"raise"`` a ``ValueError``. In both
-            cases weights and state stay as they are. The same where the update is not finite, but then the
-            state has heard of the gradients.
+            ``"skip"`` the step, count it in ``skipped`` and warn after five in a row; or ``"raise"`` a
+            ``ValueError``. In both cases weights and state stay as they are. The same where the update is not
+            finite, but then the state already has the gradients in it.
 
     Raises:
-        ValueError: An argument is out of its range, the symmetry is not this model's, parameters are on
-            several devices or no real numbers, or a group holds a tensor that is not the model's.
+        ValueError: An argument is out of its range, the spec is not this model's, parameters are on several
+            devices or no real numbers, or a group holds a tensor that is not the model's.
 
     Example:
         >>> import torch, amortopt
@@ -83,14 +90,12 @@ class UNFOptimizer(torch.optim.Optimizer):
         0
     """
 
-    _warned = False
-
     def __init__(
         self,
         model: nn.Module,
         example_input: Tensor | tuple[Any, ...] | None = None,
         *,
-        symmetry: SymmetrySpec | None = None,
+        spec: SymmetrySpec | None = None,
         rule: UpdateRule | str | os.PathLike[str] = "unf-small",
         param_groups: Iterable[Mapping[str, Any]] | None = None,
         lr: float = 1.0,
@@ -103,21 +108,18 @@ class UNFOptimizer(torch.optim.Optimizer):
         base = unwrapped(model)
         self._params = read_parameters(base)
         self._names: dict[Tensor, str] = {p: name for name, p in self._params.items()}
-        self._layout = UpdateLayout(
-            symmetry_of(base, example_input, symmetry), {name: p.shape for name, p in self._params.items()}
-        )
-        rule = read_rule(rule)
-        self._rule = copy.deepcopy(rule).float().requires_grad_(False).eval()
+        spec = spec_of(base, example_input, spec)
+        integers = {name for name, p in self._params.items() if not p.is_floating_point()}
+        shapes = {n: p.shape for n, p in self._params.items() if n in spec.params or n not in integers}
+        self._layout = UpdateLayout(spec, shapes)
+        self._blank = integers & set(shapes)  # weights that the rule reads as zeros
+        self._rule = copy.deepcopy(read_rule(rule)).float().requires_grad_(False).eval()
         self._digest = rule_digest(self._rule)
         self.nonfinite: Nonfinite = nonfinite
-        self.skipped = 0
-        self._flat: RuleState = {}
+        self.skipped = self._skipped_in_a_row = 0
         self._work: _Work | None = None
         groups = [{"params": list(self._params.values())}] if param_groups is None else param_groups
-        super().__init__(
-            [{**group, "params": self._members(group)} for group in as_groups(groups)],
-            {"lr": lr, "weight_decay": weight_decay},
-        )
+        super().__init__(as_groups(groups), {"lr": lr, "weight_decay": weight_decay})
 
     @classmethod
     def from_pretrained(
@@ -131,7 +133,7 @@ class UNFOptimizer(torch.optim.Optimizer):
 
         Args:
             source: Name of a shipped rule, a folder, or a Hugging Face hub id; see
-                :func:`amortopt.load_release`.
+                [load_release][amortopt.load_release].
             model: As for the constructor.
             example_input: As for the constructor.
             **options: As for the constructor, without ``rule``.
@@ -156,32 +158,33 @@ class UNFOptimizer(torch.optim.Optimizer):
         """Move further parameters of the model.
 
         Args:
-            param_group: ``{"params": names or tensors, "lr": ..., "weight_decay": ...}``.
+            param_group: ``{"params": names, tensors or (name, tensor), "lr": ..., "weight_decay": ...}``.
 
         Raises:
             ValueError: A parameter is not the model's or is in a group already, or an option is out of its
                 range.
+            TypeError: The parameters have no order: a set.
         """
-        group = {**param_group, "params": self._members(param_group)}
-        check_options(group.get("lr", self.defaults["lr"]), group.get("weight_decay", 0.0))
-        super().add_param_group(group)
-        if self._work is not None:
-            self._show_state()
-
-    def _members(self, group: Mapping[str, Any]) -> list[Tensor]:
-        """The parameters that a group names."""
-        found = []
-        for member in members_of(group):
-            member = member[1] if isinstance(member, tuple) else member
-            p = self._params.get(own_name(member)) if isinstance(member, str) else member
+        members = []
+        for member in members_of(param_group):
+            p = member[1] if isinstance(member, tuple) else member
+            p = self._params.get(name_in_model(p)) if isinstance(p, str) else p
             if not isinstance(p, Tensor) or p not in self._names:
                 what = repr(member) if isinstance(member, str) else type(member).__name__
                 raise ValueError(
                     f"param_groups: got {what}, which is no parameter of the model; expected names out of "
                     f"{', '.join(list(self._params)[:8])}, … or the tensors themselves"
                 )
-            found.append(p)
-        return found
+            members.append((member[0], p) if isinstance(member, tuple) else p)
+        check_options(param_group.get("lr", self.defaults["lr"]), param_group.get("weight_decay", 0.0))
+        super().add_param_group({**param_group, "params": members})
+        grouped = self._grouped()
+        self._blank -= {name for name, p in grouped.items() if p.is_floating_point()}
+        if self._work is not None:
+            self._work.state.read(self.state, grouped)
+
+    def _grouped(self) -> Params:
+        return {self._names[p]: p for group in self.param_groups for p in group["params"]}
 
     @overload
     def step(self, closure: None = ...) -> None: ...
@@ -212,36 +215,40 @@ class UNFOptimizer(torch.optim.Optimizer):
             return loss
         rates = [step_options(i, group) for i, group in enumerate(self.param_groups)]
         work = self._prepared()
-        work.places.gather({name: p.detach() for name, p in self._params.items()}, work.weights)
-        work.places.gather(gradients, work.gradients)
-        if not work.finite():
-            self._not_finite(gradients)
+        if not self._gather(work, gradients):
+            self._skip(nonfinite_message(gradients, self._params))
             return loss
-        work.compute(self._flat)
-        if not work.movable(rates):
-            self._not_finite({})
+        update = work.compute()
+        if not _movable(work.weights, update, rates):
+            self._skip(nonfinite_message({}, self._params))
             return loss
+        self._skipped_in_a_row = 0
+        updates = self._layout.unpack(update)
         for group, (lr, decay) in zip(self.param_groups, rates, strict=True):
-            self._move(work, group["params"], lr, decay, gradients)
+            _move(
+                [(p, updates[self._names[p]]) for p in group["params"] if self._names[p] in gradients],
+                lr,
+                decay,
+            )
         return loss
 
-    def _gradients(self) -> dict[str, Tensor]:
-        """Gradients of what is to be moved."""
-        found: dict[str, Tensor] = {}
+    def _gradients(self) -> Params:
+        """Gradients of the parameters that are to be moved."""
+        gradients: Params = {}
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is None or not p.requires_grad:
+                if p.grad is None or not p.requires_grad or not p.numel():
                     continue
                 if p.grad.layout != torch.strided:
                     raise ValueError(
                         f"gradients: got a sparse one for {self._names[p]!r}, expected dense ones; use "
                         "nn.Embedding(sparse=False)"
                     )
-                found[self._names[p]] = p.grad
-        return found
+                gradients[self._names[p]] = p.grad
+        return gradients
 
     def _prepared(self) -> _Work:
-        """State and workspace, on the device that the model is on now."""
+        """State and buffers, on the device that the model is on now."""
         devices = {p.device for p in self._params.values()}
         if len(devices) > 1:
             raise ValueError(
@@ -250,69 +257,65 @@ class UNFOptimizer(torch.optim.Optimizer):
         (device,) = devices
         if self._work is None or self._work.weights.device != device:
             self._work = _Work(self._rule.to(device), self._layout.to(device))
-            if self._flat:
-                self._flat = {k: v if k == "step" else v.to(device) for k, v in self._flat.items()}
-            else:
-                self._flat = self._rule.init_state(self._layout, self._work.weights)
-                self._flat["step"] = self._flat["step"].cpu()
-            self._work.show(self._flat)
-            self._show_state()
+            self._work.state.read(self.state, self._grouped())
         return self._work
 
-    def _show_state(self) -> None:
-        """Let ``state[p]`` be the part of the flat state that is about p."""
-        self.state: defaultdict[Tensor, Any] = defaultdict(dict)
-        assert self._work is not None
-        for p in (p for group in self.param_groups for p in group["params"]):
-            name = self._names[p]
-            shown = {key: spread.tensors[name] for key, spread in self._work.shown.items()}
-            self.state[p] = {"step": self._flat["step"], **shown}
+    def _gather(self, work: _Work, gradients: Params) -> bool:
+        """Write weights and gradients into the flat vectors; whether they and their squares are finite."""
+        zero = work.weights.new_zeros(())
+        shapes = self._layout.shapes
+        work.state.read(self.state, self._grouped())
+        self._layout.pack(
+            {n: _whole(gradients[n]) if n in gradients else zero.expand(shapes[n]) for n in shapes},
+            out=work.gradients,
+        )
+        while True:
+            weights = {
+                n: zero.expand(shapes[n]) if n in self._blank else _whole(self._params[n]) for n in shapes
+            }
+            self._layout.pack(weights, out=work.weights)
+            squares = torch.dot(work.weights, work.weights) + torch.dot(work.gradients, work.gradients)
+            if math.isfinite(float(squares)):
+                return True
+            grouped = self._grouped()
+            masks = {n for n, w in weights.items() if n not in grouped and not bool(w.isfinite().all())}
+            if not masks:
+                return False
+            self._blank |= masks  # such as an attention mask of -inf, kept as a parameter
 
-    def _move(
-        self, work: _Work, params: list[Tensor], lr: float, decay: float, gradients: Mapping[str, Tensor]
-    ) -> None:
-        members = [(p, self._names[p]) for p in params]
-        members = [(p, name) for p, name in members if name in gradients]
-        exact = [(p, name) for p, name in members if p.dtype in _EXACT]
-        rounded = [(p, name) for p, name in members if p.dtype not in _EXACT]
-        for some, targets in (
-            (exact, [p for p, _ in exact]),
-            (rounded, [work.weight[name] for _, name in rounded]),
-        ):
-            if some:
-                if decay:
-                    torch._foreach_mul_(targets, 1 - lr * decay)  # pyright: ignore[reportPrivateImportUsage]
-                torch._foreach_add_(targets, [work.update[name] for _, name in some], alpha=-lr)  # pyright: ignore[reportPrivateImportUsage]
-        if rounded:
-            torch._foreach_copy_([p for p, _ in rounded], [work.weight[name] for _, name in rounded])  # pyright: ignore[reportPrivateImportUsage]
-
-    def _not_finite(self, gradients: Mapping[str, Tensor]) -> None:
-        """Count a step that is left out, or raise; without gradients, it is the update that is not finite."""
+    def _skip(self, message: str) -> None:
+        """Count a step that is left out, or raise."""
         if self.nonfinite == "raise":
-            raise ValueError(nonfinite_message(gradients, self._params))
+            raise ValueError(message)
         self.skipped += 1
-        assert self._work is not None
-        weights = self._work.weights
-        if not self._warned and not math.isfinite(float(torch.dot(weights, weights))):
-            self._warned = True
-            warn_stuck()
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row == (1 if message.startswith("weights") else _SKIPPED_IN_A_ROW):
+            warnings.warn(
+                f"UNFOptimizer: {self._skipped_in_a_row} steps in a row skipped; {message}",
+                RuntimeWarning,
+                stacklevel=5,
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        """State, options of the groups, and what tells the model and the rule, for ``torch.save``.
+        """State, options of the groups, and what identifies the model and the rule, for ``torch.save``.
 
         Returns:
             What ``torch.optim`` returns, float32 per parameter whatever its dtype, and an entry
-            ``"amortopt"``; ``torch.load(weights_only=True)`` reads it. Tensors are its own, not copies.
+            ``"amortopt"``; ``torch.load(weights_only=True)`` reads it. Tensors are the state's, not copies.
         """
+        return {**super().state_dict(), "amortopt": self._header()}
+
+    def _header(self) -> dict[str, Any]:
         names = [[self._names[p] for p in group["params"]] for group in self.param_groups]
-        known = header(self._digest, self._layout, names, self.skipped)
-        return {**super().state_dict(), "amortopt": known}
+        return header(self._digest, self._params, names, self.skipped)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue, bit for bit, from where ``state_dict`` was taken.
 
         Args:
-            state_dict: From an optimizer with the same rule, for the same model, with the same groups.
+            state_dict: From an optimizer with the same rule, for the same model, with the same groups. The
+                entry ``"amortopt"`` may be missing, as tools that regroup state dicts drop it; then only
+                names and shapes of the state are checked.
 
         Raises:
             ValueError: It is of another optimizer, rule, model or grouping, or was altered; nothing was
@@ -320,83 +323,96 @@ class UNFOptimizer(torch.optim.Optimizer):
         """
         loaded: dict[str, Any] = {}
 
-        def check(_: torch.optim.Optimizer, given: dict[str, Any]) -> None:
-            names = [[self._names[p] for p in group["params"]] for group in self.param_groups]
-            check_state_dict(given, header(self._digest, self._layout, names, 0), state_axes(self._rule))
-            loaded.update(given)
+        def check(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+            state = check_state_dict(state_dict, self._header(), self._rule.state_sizes)
+            loaded.update(state_dict, state=state)
 
-        # The last hook: it sees what hooks of the user's made of it.
-        handle = self.register_load_state_dict_pre_hook(check)
+        def restore(_: torch.optim.Optimizer) -> None:
+            # torch.optim has rounded the state to the parameters' dtypes: put the checked one in its place.
+            params = [p for group in self.param_groups for p in group["params"]]
+            self.state.update({params[i]: entry for i, entry in loaded["state"].items()})
+            self.skipped = loaded.get("amortopt", {}).get("skipped", self.skipped)
+            self._work = None
+            if self.state:
+                self._prepared()
+
+        # Hooks of the user's: those before have edited what is checked; those after see what was restored.
+        handles = [
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        ]
         try:
             super().load_state_dict(as_state_dict(state_dict))
         finally:
-            handle.remove()
-        self.skipped = loaded["amortopt"]["skipped"]
-        self._restore(loaded["state"])
-
-    @torch.no_grad()
-    def _restore(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Write a state dict's tensors, in float32 unlike what torch.optim would do, into the flat state."""
-        self.state = defaultdict(dict)
-        self._flat, self._work = {}, None
-        if not state:
-            return
-        names = [self._names[p] for group in self.param_groups for p in group["params"]]
-        work = self._prepared()
-        for key, spread in work.shown.items():
-            spread.write({name: state[i][key] for i, name in enumerate(names)})
-        self._flat["step"].copy_(next(iter(state.values()))["step"])
+            for handle in handles:
+                handle.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("nonfinite", "skipped", "_params", "_layout", "_rule", "_digest", "_flat")
-        return {"defaults": self.defaults, "param_groups": self.param_groups} | {
-            key: self.__dict__[key] for key in kept
-        }
+        kept = ("nonfinite", "skipped", "_params", "_layout", "_rule", "_digest", "_blank")
+        return super().__getstate__() | {key: self.__dict__[key] for key in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({"state": defaultdict(dict), **state})
-        if "_params" not in state:
-            return  # torch.optim's own load_state_dict
-        self._names = {p: name for name, p in self._params.items()}
-        self._work = None
-        if self._flat:
-            self._prepared()
+        if "_params" in state:  # a copy; otherwise it is torch.optim's load_state_dict
+            self._names = {p: name for name, p in state["_params"].items()}
+            self._work, self._skipped_in_a_row = None, 0
+            # Views of one flat vector become tensors of their own, which the next step reads.
+            values = {p: {k: v.clone() for k, v in entry.items()} for p, entry in state["state"].items()}
+            state = {**state, "state": defaultdict(dict, values)}
+        super().__setstate__(state)
 
 
 class _Work:
-    """Buffers that every step writes to, and their parts."""
+    """Flat vectors of the model's elements on one device, which every step writes to."""
 
     def __init__(self, rule: UpdateRule, layout: UpdateLayout) -> None:
-        self.places = Places(layout)
+        self._rule, self._layout = rule, layout
         self._values = torch.zeros(2, layout.size, dtype=torch.float32, device=layout.device)
         self.weights, self.gradients = self._values
-        self._infer = InferenceRule(rule, layout)
-        self._spread = {
-            "weight": Spread(self.places, self.weights),
-            "update": Spread(self.places, self._infer.update),
-        }
-        self.weight, self.update = (self._spread[key].tensors for key in ("weight", "update"))
-        self.shown: dict[str, Spread] = {}
+        self.state = FlatState(rule, layout)
+        self._fast = FastRule(rule, layout) if is_fast(rule) else None
 
-    def show(self, state: RuleState) -> None:
-        """Take the flat state apart."""
-        self.shown = {key: Spread(self.places, value) for key, value in state.items() if key != "step"}
-
-    def finite(self) -> bool:
-        """Whether weights and gradients are finite, and their squares too."""
-        return math.isfinite(
-            float(torch.dot(self.weights, self.weights) + torch.dot(self.gradients, self.gradients))
-        )
-
-    def movable(self, rates: list[tuple[float, float]]) -> bool:
-        """Whether the update is finite, and the weights after it."""
-        flat = self._infer.update
-        update, weight = math.sqrt(float(torch.dot(flat, flat))), self.weights.abs().max().item()
-        return all(lr * update + abs(1 - lr * decay) * weight < _LARGEST for lr, decay in rates)
-
-    def compute(self, state: RuleState) -> None:
-        """Update and state after one more step."""
+    def compute(self) -> Tensor:
+        """The update [N], and the state after one more step; the next call overwrites both."""
+        flat = self.state.flat
         with torch.autocast(self.weights.device.type, enabled=False):
-            self._infer(self._values, state)
-        for spread in (*self._spread.values(), *self.shown.values()):
-            spread.refresh()
+            if self._fast is not None:
+                update = self._fast(self._values, flat)
+            else:
+                given = {**flat, "step": flat["step"].to(self.weights.device)}
+                update, new = self._rule(self._layout, self.weights, self.gradients, given, inplace=True)
+                flat["step"].copy_(new["step"])
+        self.state.write_copies()
+        slowest = flat["second" if "second" in flat else "momenta"][-1]
+        return update.masked_fill_(slowest == 0, 0.0)  # elements that never had a gradient
+
+
+def _whole(value: Tensor) -> Tensor:
+    """A parameter or gradient without its history, gathered from all processes if it is sharded."""
+    value = value.detach()
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _movable(weights: Tensor, update: Tensor, rates: list[tuple[float, float]]) -> bool:
+    """Whether the update is finite, and the weights after it."""
+    norm, largest = math.sqrt(float(torch.dot(update, update))), float(weights.abs().max())
+    return all(lr * norm + abs(1 - lr * decay) * largest < _LARGEST for lr, decay in rates)
+
+
+def _move(members: list[tuple[Tensor, Tensor]], lr: float, decay: float) -> None:
+    """W <- (1 - lr decay) W - lr u, in float32 for parameters of less precision."""
+    local = []
+    for p, update in members:
+        if isinstance(p, DTensor):
+            shard = distribute_tensor(update, p.device_mesh, p.placements, src_data_rank=None)
+            p, update = p.to_local(), shard.to_local()
+        local.append((p, update))
+    exact = [(p, p, u) for p, u in local if p.dtype in _EXACT]
+    rounded = [(p, p.float(), u) for p, u in local if p.dtype not in _EXACT]
+    for some in (exact, rounded):
+        if some:
+            targets, updates = [t for _, t, _ in some], [u for _, _, u in some]
+            if decay:
+                torch._foreach_mul_(targets, 1 - lr * decay)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(targets, updates, alpha=-lr)  # pyright: ignore[reportPrivateImportUsage]
+    if rounded:
+        torch._foreach_copy_([p for p, _, _ in rounded], [t for _, t, _ in rounded])  # pyright: ignore[reportPrivateImportUsage]

@@ -92,7 +92,7 @@ def join(blocks: Sequence[Block], tensors: Sequence[Tensor], shape: Sequence[int
     """
     front = tensors[0].shape[:lead]
     if len(blocks) == 1 and not blocks[0].slices:
-        return tensors[0].reshape(*front, *shape)
+        return tensors[0].reshape((*front, *shape))
     parts = [
         (block.slices, tensor.reshape(*front, *(stop - start for start, stop in block.slices)))
         for block, tensor in zip(blocks, tensors, strict=True)
@@ -103,7 +103,7 @@ def join(blocks: Sequence[Block], tensors: Sequence[Tensor], shape: Sequence[int
             f"params[{blocks[0].param!r}]: got shape {tuple(shape)}, expected one that the spec's blocks "
             f"cover without gaps: {', '.join(block.label for block in blocks)}"
         )
-    return joined.reshape(*front, *shape)
+    return joined.reshape((*front, *shape))
 
 
 def _joined(parts: Sequence[tuple[tuple[tuple[int, int], ...], Tensor]], lead: int) -> Tensor | None:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from amortopt.metanets.unf.basis import Spec, count_layer_terms, unf_basis
-from amortopt.metanets.unf.layer import UNFLayer
+from amortopt.metanets.unf.layer import FixedUNFLayer
 from benchmarks.harness.command import Part
 from benchmarks.harness.store import Record, Records, Store, circumstances
 from benchmarks.harness.tables import document, made_by, table
@@ -91,7 +91,7 @@ class Case:
         self.shapes = [tuple(sizes[group] for group in spec) for spec in self.specs]
         torch.manual_seed(0)
         started = time.perf_counter()
-        self.layer = UNFLayer(self.specs, channels, channels)
+        self.layer = FixedUNFLayer(self.specs, channels, channels)
         self.build_s = time.perf_counter() - started
         torch.nn.init.normal_(self.layer.bias)
         self.xs = [torch.randn(networks, *shape, channels, requires_grad=True) for shape in self.shapes]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amortopt.metanets.unf.layer import UNFLayer
+from amortopt.metanets.unf.layer import FixedUNFLayer
 from amortopt.symmetry import SymmetrySpec
 
 KINDS = ((), (1,), (1, 1))
@@ -44,7 +44,7 @@ class UNF(nn.Module):
             rank = len(self.axes[block.label])
             counts[rank] += torch.Size(block.shape).numel() // groups[0].size ** rank
         self.inputs = nn.ModuleList([nn.Linear(count, width) for count in counts])
-        self.layers = nn.ModuleList([UNFLayer(KINDS, width, width) for _ in range(layers)])
+        self.layers = nn.ModuleList([FixedUNFLayer(KINDS, width, width) for _ in range(layers)])
         self.head = nn.Sequential(nn.Linear(6 * width, 128), nn.SiLU(), nn.Linear(128, 1))
 
     def forward(self, params: dict[str, Tensor]) -> Tensor:

@@ -40,7 +40,7 @@ def _spec() -> SymmetrySpec:
 def optimizer(model: nn.Module, **options: Any) -> UNFOptimizer:
     plain = {name: p.shape for name, p in mlp().named_parameters()}
     known = {name: p.shape for name, p in model.named_parameters()} == plain
-    given = {"symmetry": _spec()} if known else {"example_input": X}
+    given = {"spec": _spec()} if known else {"example_input": X}
     return UNFOptimizer(model, **{"rule": any_rule(), **given, **options})
 
 

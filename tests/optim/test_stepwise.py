@@ -11,7 +11,7 @@ from torch import nn
 from amortopt import UNFOptimizer
 from amortopt.metanets.update_rule.layout import UpdateLayout
 from amortopt.metanets.update_rule.rule import UpdateRule
-from amortopt.symmetry import extract
+from amortopt.symmetry import SymmetrySpec, extract
 from tests.optim.stepwise import X, Y, any_rule, backward, mlp, optimizer, train, weights
 
 
@@ -50,6 +50,7 @@ def test_steps_are_those_of_the_rule(build: type[nn.Module]) -> None:
         opt.step()
         with torch.no_grad():
             update, state = rule(layout, flat, grads, state)
+            update[state["second"][1] == 0] = 0.0  # elements that never had a gradient
             flat = flat * (1 - 0.7 * 0.1) - 0.7 * update
         torch.testing.assert_close(layout.pack(weights(model)), flat, rtol=1e-4, atol=1e-6)
         for name, p in model.named_parameters():
@@ -124,7 +125,7 @@ def test_a_group_added_later_moves_from_then_on() -> None:
     before = weights(model)
     train(model, opt, 2)
     assert torch.equal(model[4].bias, before["4.bias"])
-    opt.add_param_group({"params": [("4.bias", model[4].bias)], "lr": 0.5})
+    opt.add_param_group({"params": [model[4].bias], "lr": 0.5})
     train(model, opt, 1)
     assert not torch.equal(model[4].bias, before["4.bias"])
     assert opt.param_groups[1]["lr"] == 0.5
@@ -228,7 +229,7 @@ def test_weights_that_are_not_finite_are_named_and_warned_about_once() -> None:
     with torch.no_grad():
         model[2].weight[0, 0] = float("nan")
     opt = optimizer(model)
-    with pytest.warns(RuntimeWarning, match="no step will be taken again") as seen:
+    with pytest.warns(RuntimeWarning, match="no step can be taken from there") as seen:
         opt.step()
         opt.step()
     assert opt.skipped == 2 and len(seen) == 1
@@ -306,3 +307,72 @@ def test_float64_as_the_default_changes_nothing() -> None:
     finally:
         torch.set_default_dtype(default)
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in found)
+
+
+def test_elements_whose_gradient_is_always_zero_stay() -> None:
+    model = mlp()
+    mask = (torch.arange(16) % 2).view(4, 4).float()
+    model.get_parameter("2.weight").register_hook(lambda g: g * mask)
+    before = weights(model)["2.weight"]
+    train(model, optimizer(model), 5)
+    moved = model.get_parameter("2.weight").detach() != before
+    assert torch.equal(moved, mask.bool())
+
+
+class Odd(nn.Module):
+    """Parameters that an optimizer is not to move: without elements, an infinite mask, integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.empty = nn.Linear(5, 3), nn.Parameter(torch.empty(0))
+        self.mask = nn.Parameter(torch.full((6, 6), float("-inf")).triu(1), requires_grad=False)
+        self.codes = nn.Parameter(torch.arange(4), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n = len(x)
+        return self.net((x @ x.t() + self.mask[:n, :n]).softmax(-1) @ x)
+
+
+def test_parameters_without_elements_infinite_or_integer_outside_of_groups_are_let_be() -> None:
+    torch.manual_seed(0)
+    model = Odd()
+    groups = [{"params": [*model.net.parameters(), model.empty]}]
+    opt = UNFOptimizer(model, spec=SymmetrySpec((), ()), rule=any_rule(), param_groups=groups)
+    before = weights(model)
+    train(model, opt, 3)
+    assert opt.skipped == 0
+    assert not torch.equal(model.net.weight, before["net.weight"])
+    assert torch.equal(model.mask, before["mask"]) and torch.equal(model.codes, before["codes"])
+    opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+
+
+def test_five_skipped_steps_in_a_row_are_warned_about_once() -> None:
+    model = mlp()
+    opt = optimizer(model)
+    with pytest.warns(RuntimeWarning, match=r"5 steps in a row skipped; gradients: got NaN") as seen:
+        for _ in range(12):
+            opt.zero_grad()
+            backward(model)
+            model.get_parameter("0.weight").grad.fill_(float("nan"))  # pyright: ignore
+            opt.step()
+    assert len(seen) == 1 and opt.skipped == 12
+
+
+def test_a_rate_of_zero_moves_nothing_and_counts_the_step() -> None:
+    model = mlp()
+    opt = optimizer(model, lr=0.0, weight_decay=0.1)
+    before = weights(model)
+    train(model, opt, 2)
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+    assert float(opt.state[model.get_parameter("0.bias")]["step"]) == 2
+
+
+def test_named_parameters_keep_their_names_and_are_not_mixed_with_others() -> None:
+    model = mlp()
+    named = list(model.named_parameters())
+    opt = optimizer(model, param_groups=[{"params": named}])
+    assert opt.param_groups[0]["param_names"] == [name for name, _ in named]
+    with pytest.raises(ValueError, match="with/without names"):
+        optimizer(model, param_groups=[{"params": [named[0], named[1][1]]}])
+    with pytest.raises(TypeError, match="got a set as 'params', expected a list"):
+        optimizer(model, param_groups=[{"params": set(model.parameters())}])

@@ -17,7 +17,6 @@ from tests.optim.stepwise import X, any_rule, backward, mlp, optimizer, weights
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"lr": 0.0}, r"lr: got 0\.0, expected a finite number > 0"),
         ({"lr": -1}, r"lr: got -1, expected"),
         ({"lr": float("nan")}, r"lr: got nan"),
         ({"lr": "fast"}, r"lr: got 'fast'"),
@@ -35,11 +34,11 @@ from tests.optim.stepwise import X, any_rule, backward, mlp, optimizer, weights
             r"'5\.bias', which is no parameter of the model.*0\.weight",
         ),
         ({"param_groups": [{"params": [torch.zeros(2)]}]}, r"got Tensor, which is no parameter"),
-        ({"param_groups": [{"params": "0.bias", "lr": 0}]}, r"lr: got 0, expected"),
+        ({"param_groups": [{"params": "0.bias", "lr": -1}]}, r"lr: got -1, expected a finite number >= 0"),
         ({"param_groups": [{"params": "0.bias"}, {"params": "0.bias"}]}, r"more than one parameter group"),
-        ({"symmetry": extract(mlp(), X)}, r"example_input, symmetry: got both, expected one"),
-        ({"example_input": None}, r"example_input, symmetry: got none, expected one"),
-        ({"example_input": None, "symmetry": "mlp"}, r"symmetry: got str, expected a SymmetrySpec"),
+        ({"spec": extract(mlp(), X)}, r"example_input, spec: got both, expected one"),
+        ({"example_input": None}, r"example_input, spec: got none, expected one"),
+        ({"example_input": None, "spec": "mlp"}, r"spec: got str, expected a SymmetrySpec"),
     ],
 )
 def test_arguments_out_of_range_are_refused(options: dict[str, Any], match: str) -> None:
@@ -89,13 +88,13 @@ def deeper() -> nn.Module:
 @pytest.mark.parametrize(
     ("of", "match"),
     [
-        (wider, r"symmetry: block '0\.weight' has shape \(6, 5\)"),
-        (deeper, r"symmetry: it is about 6\.weight"),
+        (wider, r"spec: block '0\.weight' has shape \(6, 5\)"),
+        (deeper, r"spec: it is about 6\.weight"),
     ],
 )
 def test_the_symmetry_of_another_model_is_refused(of: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        UNFOptimizer(mlp(), symmetry=extract(of(), X), rule=any_rule())
+        UNFOptimizer(mlp(), spec=extract(of(), X), rule=any_rule())
 
 
 def test_groups_whose_sizes_disagree_are_refused() -> None:
@@ -104,7 +103,7 @@ def test_groups_whose_sizes_disagree_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"has size 4, expected the size of group .* \(5\); make axis and group"
     ):
-        UNFOptimizer(mlp(), symmetry=SymmetrySpec.from_json(table), rule=any_rule())
+        UNFOptimizer(mlp(), spec=SymmetrySpec.from_json(table), rule=any_rule())
 
 
 def test_a_rule_beside_the_source_is_refused() -> None:

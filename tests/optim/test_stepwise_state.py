@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from amortopt import UNFOptimizer
-from tests.optim.stepwise import any_rule, backward, mlp, optimizer, same, train, weights
+from tests.optim.stepwise import X, any_rule, backward, mlp, optimizer, same, train, weights
 from tests.optim.test_stepwise import Gates
 
 
@@ -45,10 +48,10 @@ def test_resumes_bit_for_bit(build: Any, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = build().to(dtype)
     spec = optimizer(build()).spec
-    opt = UNFOptimizer(model, symmetry=spec, rule=any_rule())
+    opt = UNFOptimizer(model, spec=spec, rule=any_rule())
     uneven(model, opt, 0, 5)
     later = copy.deepcopy(model)
-    resumed = UNFOptimizer(later, symmetry=spec, rule=any_rule(), lr=3.0)
+    resumed = UNFOptimizer(later, spec=spec, rule=any_rule(), lr=3.0)
     resumed.load_state_dict(through_a_file(opt.state_dict()))
     assert resumed.skipped == opt.skipped > 0
     uneven(model, opt, 5, 6)
@@ -230,3 +233,109 @@ def test_state_of_a_parameter_is_what_the_next_step_reads() -> None:
     opt.state[model[0].weight]["momenta"].mul_(3)
     train(model, opt, 1), train(twin, own, 1)
     assert not same(model, twin)
+
+
+def retrained(model: nn.Module, opt: UNFOptimizer, change: Callable[[UNFOptimizer], object]) -> bool:
+    """Whether a step after ``change`` is that of a fresh optimizer."""
+    train(model, opt, 3)
+    twin = copy.deepcopy(model)
+    change(opt)
+    train(model, opt, 1)
+    train(twin, optimizer(twin), 1)
+    return same(model, twin)
+
+
+def test_state_that_is_cleared_or_assigned_starts_anew() -> None:
+    def assign(opt: UNFOptimizer) -> None:
+        opt.state = defaultdict(dict)
+
+    model = mlp()
+    assert retrained(model, optimizer(model), lambda opt: opt.state.clear())
+    model = mlp()
+    assert retrained(model, optimizer(model), assign)
+
+
+def test_state_reference_taken_before_the_first_step_stays_the_state() -> None:
+    model = mlp()
+    opt = optimizer(model)
+    state = opt.state
+    train(model, opt, 1)
+    assert state is opt.state and set(state) == set(model.parameters())
+
+
+class Recurrent(nn.Module):
+    """Its weights are several blocks, whose state lies in another order than the rule's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(5, 3, batch_first=True), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x.unsqueeze(1).expand(-1, 2, -1))[0][:, -1])
+
+
+@pytest.mark.parametrize("build", [mlp, Recurrent])
+def test_state_edited_in_place_or_assigned_per_parameter_is_what_the_next_step_reads(
+    build: type[nn.Module],
+) -> None:
+    model = build()
+    opt = UNFOptimizer(model, X, rule=any_rule())
+    train(model, opt, 3)
+    with torch.no_grad():
+        for p in model.parameters():
+            opt.state[p]["momenta"].mul_(0.5)
+            opt.state[p]["second"] = opt.state[p]["second"] * 2
+    twin = copy.deepcopy(model)
+    resumed = UNFOptimizer(twin, X, rule=any_rule())
+    resumed.load_state_dict(copy.deepcopy(opt.state_dict()))
+    train(model, opt, 1), train(twin, resumed, 1)
+    assert same(model, twin)
+
+
+def test_state_of_another_shape_is_refused() -> None:
+    model = mlp()
+    opt = optimizer(model)
+    train(model, opt, 1)
+    opt.state[model.get_parameter("0.bias")]["second"] = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"state\['0\.bias'\]\['second'\]: got shape \(3,\), expected"):
+        train(model, opt, 1)
+
+
+def test_load_hooks_see_the_state_that_was_loaded() -> None:
+    model = mlp().to(torch.bfloat16)
+    opt = UNFOptimizer(model, X.bfloat16(), rule=any_rule())
+    train(model, opt, 2)
+    other = UNFOptimizer(copy.deepcopy(model), X.bfloat16(), rule=any_rule())
+    seen: list[torch.dtype] = []
+    other.register_load_state_dict_post_hook(
+        lambda o: seen.extend({entry["momenta"].dtype for entry in o.state.values()})
+    )
+    other.load_state_dict(opt.state_dict())
+    assert seen == [torch.float32]
+
+
+def test_state_dict_goes_through_distributed_checkpoint() -> None:
+    model = mlp()
+    opt = optimizer(model)
+    train(model, opt, 3)
+    saved = copy.deepcopy(get_optimizer_state_dict(model, opt))
+    twin = copy.deepcopy(model)
+    resumed = optimizer(twin)
+    set_optimizer_state_dict(twin, resumed, saved)
+    train(model, opt, 2), train(twin, resumed, 2)
+    assert same(model, twin)
+
+
+def test_state_dict_with_numbers_for_tensors_is_read() -> None:
+    model = mlp()
+    opt = optimizer(model)
+    train(model, opt, 2)
+    saved = copy.deepcopy(opt.state_dict())
+    for entry in saved["state"].values():
+        entry["step"] = float(entry["step"])
+        entry["second"] = entry["second"].tolist()
+    twin = copy.deepcopy(model)
+    resumed = optimizer(twin)
+    resumed.load_state_dict(saved)
+    train(model, opt, 1), train(twin, resumed, 1)
+    assert same(model, twin)

@@ -1,8 +1,8 @@
 """All permutation-equivariant linear maps between two tensors, one term per partition of their axes.
 
 A tensor's spec is the group id of every axis; axes of one id are permuted together. Terms follow Zhou et al.
-2024
-(arXiv 2402.05232), algorithm 1. [UNFLayer][amortopt.metanets.unf.UNFLayer] is the fast sum of all of them.
+(2024, arXiv 2402.05232), algorithm 1. [FixedUNFLayer][amortopt.metanets.unf.FixedUNFLayer] is the fast sum of
+all of them.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from amortopt.metanets.unf.tensors import WeightTensors
 from amortopt.symmetry import SymmetrySpec
 
 
-class UNFLayer(nn.Module):
+class FixedUNFLayer(nn.Module):
     r"""All permutation-equivariant linear maps from some tensors to tensors of the same axes, channels mixed
     per term.
 
@@ -47,7 +47,7 @@ class UNFLayer(nn.Module):
         ValueError: No tensors, or no channels.
 
     Example:
-        >>> layer = UNFLayer([(1, 0), (1,)], in_channels=2, out_channels=3)  # a dense layer's weight and bias
+        >>> layer = FixedUNFLayer([(1, 0), (1,)], in_channels=2, out_channels=3)  # a dense weight and bias
         >>> [tuple(y.shape) for y in layer([torch.ones(5, 4, 2), torch.ones(5, 2)])]
         [(5, 4, 3), (5, 3)]
     """
@@ -80,7 +80,7 @@ class UNFLayer(nn.Module):
         self.reset_parameters()
 
     @classmethod
-    def from_spec(cls, spec: SymmetrySpec, in_channels: int, out_channels: int) -> UNFLayer:
+    def from_spec(cls, spec: SymmetrySpec, in_channels: int, out_channels: int) -> FixedUNFLayer:
         """A layer for base networks of a symmetry; `tensors.WeightTensors` makes its
         input.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.metanets.base import Functional, Metanet, register
 from amortopt.metanets.conditions import Conditions
-from amortopt.metanets.unf.layer import UNFLayer, UNFPool
+from amortopt.metanets.unf.layer import FixedUNFLayer, UNFPool
 from amortopt.metanets.unf.tensors import WeightTensors
 from amortopt.symmetry import SymmetrySpec
 
@@ -52,7 +52,8 @@ class UNFBody(nn.Module):
             raise ValueError(f"depth, width: got {depth} and {width}, expected at least 1")
         channels = [in_channels, *[width] * (depth - 1), out_channels]
         self.layers = nn.ModuleList(
-            UNFLayer(tensors.specs, before, after, runs=tensors.runs) for before, after in pairwise(channels)
+            FixedUNFLayer(tensors.specs, before, after, runs=tensors.runs)
+            for before, after in pairwise(channels)
         )
         self.register_buffer("mean", torch.zeros(len(tensors.specs), in_channels))
         self.register_buffer("scale", torch.ones(len(tensors.specs), in_channels))

@@ -1,11 +1,10 @@
-"""What an update rule reads: running averages of the gradient, normalised per tensor, and the time.
+"""What an update rule reads: running averages of the gradient, normalised per block, and the time.
 
-Legend: B networks, N elements, M running averages, F features.
+Legend: B networks, N elements, M momenta, S second moments, L blocks of a bucket, F features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -17,8 +16,11 @@ RuleState: TypeAlias = dict[str, Tensor]
 """``step`` [*batch], ``momenta`` [*batch, M, N], ``second`` [*batch, S, N]; float32."""
 
 MOMENTA = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+"""Decays of the momenta that are features (Zhou et al. 2024, sec. 4.3); the direction's comes before them."""
 SECOND = (0.99, 0.999)
+"""Decays of the second moments."""
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
+"""Of the time features tanh(t / scale - 1), in steps."""
 BOUND = 8.0
 """Largest absolute value of a normalised feature, and of the gate's logarithm."""
 TINY = 1e-16
@@ -26,52 +28,37 @@ TINY = 1e-16
 
 
 def time_features(step: Tensor) -> Tensor:
-    r""":math:`\tanh(t / \tau - 1)` for eleven time scales.
-
-    Args:
-        step: Steps taken so far, [B].
-
-    Returns:
-        [B, 11].
-    """
-    scales = step.new_tensor(TIMESCALES)
-    return torch.tanh(step.unsqueeze(-1) / scales - 1)
+    r""":math:`\tanh(t / \tau - 1)` for eleven time scales: steps taken so far [B] -> [B, 11]."""
+    return torch.tanh(step.unsqueeze(-1) / step.new_tensor(TIMESCALES) - 1)
 
 
-def running(average: Tensor, value: Tensor, decays: Tensor, inplace: bool) -> Tensor:
-    """Exponential running averages: decay * average + (1 - decay) * value.
-
-    Args:
-        average: [B, M, N].
-        value: [B, N].
-        decays: [M].
-        inplace: Whether to overwrite ``average``.
-    """
+def running_average(average: Tensor, value: Tensor, decays: Tensor, inplace: bool) -> Tensor:
+    """decay * average + (1 - decay) * value: [B, M, N], [B, N] and decays [M] -> [B, M, N]."""
     weight = (1 - decays).unsqueeze(-1)
     value = value.unsqueeze(-2).expand_as(average)
     return average.lerp_(value, weight) if inplace else average.lerp(value, weight)
 
 
-def mean_square(part: Tensor) -> Tensor:
-    """Mean square per block: [B, L, *shape, F] -> [B, L, F]."""
-    return part.square().flatten(2, -2).mean(2)
+def mean_squares(parts: list[Tensor]) -> Tensor:
+    """Mean square of every block: by bucket [B, L, *shape, F] -> [B, blocks, F]."""
+    return torch.cat([part.square().flatten(2, -2).mean(2) for part in parts], dim=1)
 
 
-def normalised(layout: UpdateLayout, parts: list[Tensor], bound: float) -> tuple[list[Tensor], Tensor]:
-    """Divide every block by its root mean square, then clip.
+def normalised(layout: UpdateLayout, parts: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Divide every block by its root mean square, then clip to ``BOUND``.
 
     Args:
         layout: Of the base network.
         parts: By bucket, [B, L, *shape, F].
-        bound: Largest absolute value of what comes out.
 
     Returns:
-        By bucket, [B, L, *shape, F]; and the logarithms of the root mean squares [B, blocks, F].
+        By bucket, [B, L, *shape, F]; and the mean squares, [B, blocks, F].
     """
-    squares = torch.cat([mean_square(part) for part in parts], dim=1) + TINY
-    factors = layout.split_blocks(squares.rsqrt())
-    scaled = [(part * factor).clamp(-bound, bound) for part, factor in zip(parts, factors, strict=True)]
-    return scaled, 0.5 * squares.log()
+    squares = mean_squares(parts)
+    factors = layout.split_blocks((squares + TINY).rsqrt())
+    return [
+        (part * factor).clamp(-BOUND, BOUND) for part, factor in zip(parts, factors, strict=True)
+    ], squares
 
 
 def block_means(layout: UpdateLayout, x: Tensor) -> Tensor:
@@ -82,14 +69,3 @@ def block_means(layout: UpdateLayout, x: Tensor) -> Tensor:
         blocks = part.unflatten(-1, (bucket.count, -1))
         means.append(blocks.mean(-1, keepdim=True).expand_as(blocks).flatten(-2))
     return torch.cat(means, dim=-1)
-
-
-def damped_product(x: Tensor, factor: Tensor, damped: Tensor) -> Tensor:
-    """``x * factor``, whose derivative by x is ``damped`` instead; none by the factors."""
-    soft = x * damped
-    return soft + (x * factor - soft).detach()
-
-
-def stacked(features: Sequence[Tensor]) -> Tensor:
-    """[B, N] tensors as channels: [B, N, F]."""
-    return torch.stack(list(features), dim=-1)

@@ -1,4 +1,9 @@
-"""Where the elements of all parameters of a base network lie in one flat vector, and what they are about.
+"""The parameters of a base network as one flat vector, blocks of equal shape side by side.
+
+A **bucket** is all blocks of one shape; an update rule treats it in one operation. A **row** is the mean of a
+block over all axes but one, so a row belongs to one unit of the network. Its **axis role** is what that axis
+is to the block. A weight [out, in] has a row of role "out" for every output unit and one of role "in" for
+every input unit.
 
 Legend: N elements of all parameters, L blocks of a bucket, R rows, ``*batch`` networks.
 """
@@ -7,30 +12,124 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from amortopt._types import Params
-from amortopt.metanets.update_rule.pieces import CLASSES as CLASSES
-from amortopt.metanets.update_rule.pieces import ROLES as ROLES
-from amortopt.metanets.update_rule.pieces import Bucket as Bucket
-from amortopt.metanets.update_rule.pieces import Piece, fits, piece_of, sides_of
-from amortopt.metanets.update_rule.pieces import Side as Side
 from amortopt.symmetry import Axis, Block, SymmetrySpec
+from amortopt.symmetry.blocks import cut, fits, join
+
+AXIS_ROLES = ("vector", "out", "in", "kernel", "diagonal")
+"""The only axis of a vector; the first, second or a later axis of a matrix; the diagonal of its first two."""
+CLASSES = ("vector", "matrix")
+"""A block with one axis longer than 1, or with more."""
+_ADVICE = "extract the symmetry of this model"
+
+
+@dataclass(frozen=True)
+class Side:
+    """The rows along one axis of all blocks of a bucket.
+
+    Attributes:
+        role: Position in ``AXIS_ROLES``.
+        axis: Position in the bucket's shape; None for the diagonal of the first two axes.
+        rows: First row and the one after the last: L blocks times n units.
+        units: Network-wide number of each row's unit.
+    """
+
+    role: int
+    axis: int | None
+    rows: tuple[int, int]
+    units: tuple[int, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Blocks of one shape, behind each other in the flat vector.
+
+    Attributes:
+        shape: Shape of one block; neighbouring fixed axes are one axis, axes of length 1 are left out.
+        kind: Position in ``CLASSES``.
+        blocks: First block and the one after the last, in the order of the flat vector.
+        elements: First element and the one after the last.
+        sides: Axes along which the bucket has rows.
+        square: Whether the first two axes count the same units, as in a recurrent layer.
+    """
+
+    shape: tuple[int, ...]
+    kind: int
+    blocks: tuple[int, int]
+    elements: tuple[int, int]
+    sides: tuple[Side, ...]
+    square: bool
+
+    @property
+    def count(self) -> int:
+        """Number of blocks L."""
+        return self.blocks[1] - self.blocks[0]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block lies in the flat vector: elements ``start`` to ``stop``, in the block's own order."""
+
+    block: Block
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A block in the shape of its bucket; ``units`` names what each axis counts, None if it has no rows."""
+
+    block: Block
+    shape: tuple[int, ...]
+    units: tuple[str | None, ...]
+
+    @property
+    def kind(self) -> int:
+        return int(len(self.shape) > 1)
+
+    @property
+    def square(self) -> bool:
+        return self.kind == 1 and self.units[0] is not None and self.units[0] == self.units[1]
+
+    @property
+    def key(self) -> tuple[int, tuple[int, ...], tuple[bool, ...], bool]:
+        return self.kind, self.shape, tuple(name is None for name in self.units), self.square
+
+    @property
+    def sides(self) -> list[tuple[int, int | None]]:
+        """Axis role and axis of every kind of row."""
+        if self.kind == 0:
+            return [(0, 0)] if self.units[0] is not None else []
+        axes: list[tuple[int, int | None]] = [
+            (min(axis, 2) + 1, axis) for axis, name in enumerate(self.units) if name is not None
+        ]
+        return axes + [(AXIS_ROLES.index("diagonal"), None)] * self.square
 
 
 class UpdateLayout:
-    """The parameters of one base network as a flat vector, with the units that rows and columns belong to.
+    """Order of all elements in the flat vector, and the units that rows belong to.
 
-    Blocks of equal shape lie behind each other, vectors first, so that metanets for updates treat all of them
-    in one operation. A fixed axis (kernel positions) counts as units of its own.
+    Vectors come first, then matrices. A fixed axis (kernel positions) counts as units that no other block
+    has.
 
     Args:
         spec: Symmetry of the base network.
-        shapes: Qualified name -> shape of every parameter; those that ``spec`` lacks are allowed, their axes
-            are taken as fixed.
+        shapes: Qualified name -> shape of every parameter. Parameters that ``spec`` lacks are allowed; their
+            axes are taken as fixed. Those without elements are left out.
+
+    Attributes:
+        buckets: In the order of the flat vector.
+        sides: Position of the bucket, and side, in the order of the rows: sorted by axis role.
+        places: Every block and its elements, in the order of the flat vector.
+        pairs: Matrices between the same two groups, where there are two or more: (bucket, block in it,
+            whether transposed) each.
+        slots: Row -> ``unit * len(AXIS_ROLES) + role``, int64 [R].
+        shares: Row -> one over the number of rows in its slot, float32 [R, 1].
 
     Raises:
         ValueError: A parameter of ``spec`` is missing or has another shape.
@@ -38,146 +137,105 @@ class UpdateLayout:
 
     def __init__(self, spec: SymmetrySpec, shapes: Mapping[str, Sequence[int]]) -> None:
         self.spec = spec
-        self.shapes = {name: tuple(int(n) for n in shape) for name, shape in shapes.items()}
+        every = {name: tuple(int(n) for n in shape) for name, shape in shapes.items()}
+        self.shapes = {name: shape for name, shape in every.items() if math.prod(shape)}
         if not self.shapes:
-            raise ValueError("shapes: got no parameters, expected at least one")
-        self._check()
-        self._placed = self._place(
-            [piece_of(spec, block) for name in self.shapes for block in self._blocks(name)]
-        )
+            raise ValueError("shapes: got no parameters with elements, expected at least one")
+        if missing := [name for name in spec.params if name not in every]:
+            raise ValueError(f"spec: it is about {', '.join(missing)}, which the model lacks; {_ADVICE}")
         self.device = torch.device("cpu")
+        self.blocks: dict[str, tuple[Block, ...]] = {
+            name: spec.blocks_of(name)
+            if name in spec.params
+            else (Block(name, tuple(Axis(None, 0, n, "fixed") for n in shape)),)
+            for name, shape in self.shapes.items()
+        }
+        self._check()
+        by_key: dict[tuple[int, tuple[int, ...], tuple[bool, ...], bool], list[_Piece]] = {}
+        for block in (block for blocks in self.blocks.values() for block in blocks):
+            piece = _piece(spec, block)
+            by_key.setdefault(piece.key, []).append(piece)
+        pieces = [by_key[key] for key in sorted(by_key, key=lambda key: key[0])]
+        self._lay_out(pieces)
+        self.pairs = _pairs(pieces)
 
     def _check(self) -> None:
-        advice = "extract the symmetry of this model"
-        if missing := [name for name in self.spec.params if name not in self.shapes]:
-            raise ValueError(f"symmetry: it is about {', '.join(missing)}, which the model lacks; {advice}")
         for name, shape in self.shapes.items():
-            covered = 0
-            for block in self._blocks(name):
+            for block in self.blocks[name]:
                 if not fits(block, shape):
                     raise ValueError(
-                        f"symmetry: block {block.label!r} has shape {block.shape}, but the model's parameter "
-                        f"has shape {shape}; {advice}"
+                        f"spec: block {block.label!r} has shape {block.shape}, but the model's parameter has "
+                        f"shape {shape}; {_ADVICE}"
                     )
-                covered += math.prod(block.shape)
+            covered = sum(math.prod(block.shape) for block in self.blocks[name])
             if covered != math.prod(shape):
                 raise ValueError(
-                    f"symmetry: the blocks of {name!r} cover {covered} of its {math.prod(shape)} elements; "
-                    f"{advice}"
+                    f"spec: the blocks of {name!r} cover {covered} of its {math.prod(shape)} elements; "
+                    f"{_ADVICE}"
                 )
 
-    def _blocks(self, name: str) -> tuple[Block, ...]:
-        if name in self.spec.params:
-            return self.spec.blocks_of(name)
-        return (Block(name, tuple(Axis(None, 0, n, "fixed") for n in self.shapes[name])),)
-
-    def _place(self, pieces: list[Piece]) -> list[Piece]:
-        buckets: dict[tuple[object, ...], list[Piece]] = {}
-        for piece in pieces:
-            buckets.setdefault(piece.key, []).append(piece)
-        ordered = [buckets[key] for key in sorted(buckets, key=lambda key: key[0])]  # type: ignore[arg-type,return-value]
-        first: dict[str, int] = {}
-        units = 0
-        for bucket in ordered:
-            for piece in bucket:
-                for size, group in zip(piece.shape, piece.groups, strict=True):
-                    if group is not None and group not in first:
-                        first[group] = units
-                        units += size
-        self.num_units = units
-        self._lay_out(ordered, first)
-        return [piece for bucket in ordered for piece in bucket]
-
-    def _lay_out(self, ordered: list[list[Piece]], first: dict[str, int]) -> None:
-        # Rows are ordered by role, so that all rows of a role are one matrix product.
-        wanted = [(role, b, axis) for b, bucket in enumerate(ordered) for axis, role in sides_of(bucket[0])]
-        wanted.sort(key=lambda side: (side[0], side[1]))
-        sides: dict[int, list[Side]] = {b: [] for b in range(len(ordered))}
+    def _lay_out(self, pieces: list[list[_Piece]]) -> None:
+        first_unit: dict[str, int] = {}
+        self.num_units = 0
+        for piece in (piece for bucket in pieces for piece in bucket):
+            for size, name in zip(piece.shape, piece.units, strict=True):
+                if name is not None and name not in first_unit:
+                    first_unit[name] = self.num_units
+                    self.num_units += size
+        # Rows are sorted by axis role: all rows of one role are one matrix product.
+        sides: list[list[Side]] = [[] for _ in pieces]
         row = 0
-        for role, b, axis in wanted:
-            index = [
-                first[str(piece.groups[axis or 0])] + k
-                for piece in ordered[b]
+        for role, b, axis in sorted(
+            ((role, b, axis) for b, bucket in enumerate(pieces) for role, axis in bucket[0].sides),
+            key=lambda side: side[:2],
+        ):
+            units = tuple(
+                first_unit[str(piece.units[axis or 0])] + k
+                for piece in pieces[b]
                 for k in range(piece.shape[axis or 0])
-            ]
-            sides[b].append(Side(role, axis, (row, row + len(index)), tuple(index)))
-            row += len(index)
+            )
+            sides[b].append(Side(role, axis, (row, row + len(units)), units))
+            row += len(units)
         self.num_rows = row
         self.buckets: list[Bucket] = []
+        self.places: list[Place] = []
         block = element = 0
-        for b, bucket in enumerate(ordered):
-            shape = bucket[0].shape
-            size = len(bucket) * math.prod(shape)
+        for bucket, of_bucket in zip(pieces, sides, strict=True):
+            size, start = math.prod(bucket[0].shape), element
+            for piece in bucket:
+                self.places.append(Place(piece.block, element, element + size))
+                element += size
+            spans = (block, block + len(bucket)), (start, element)
             self.buckets.append(
-                Bucket(
-                    shape,
-                    bucket[0].kind,
-                    (block, block + len(bucket)),
-                    (element, element + size),
-                    tuple(sides[b]),
-                    bool(bucket[0].key[-1]),
-                )
+                Bucket(bucket[0].shape, bucket[0].kind, *spans, tuple(of_bucket), bucket[0].square)
             )
-            block, element = block + len(bucket), element + size
+            block += len(bucket)
         self.num_blocks, self.size = block, element
+        self.sides = sorted(
+            ((b, side) for b, bucket in enumerate(self.buckets) for side in bucket.sides),
+            key=lambda pair: pair[1].rows,
+        )
+        self.slots = torch.empty(self.num_rows, dtype=torch.int64)
+        for _, side in self.sides:
+            self.slots[slice(*side.rows)] = torch.tensor(side.units) * len(AXIS_ROLES) + side.role
+        counts = torch.bincount(self.slots, minlength=self.num_units * len(AXIS_ROLES))
+        self.shares = (1.0 / counts[self.slots].float()).unsqueeze(1)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the parameters, in the order given."""
-        return tuple(self.shapes)
-
-    @cached_property
     def rows_by_role(self) -> dict[int, tuple[int, int]]:
-        """Role -> its first row and the one after its last; roles without rows are left out."""
-        found: dict[int, tuple[int, int]] = {}
-        for side in (side for bucket in self.buckets for side in bucket.sides):
-            start, stop = found.get(side.role, side.rows)
-            found[side.role] = (min(start, side.rows[0]), max(stop, side.rows[1]))
-        return dict(sorted(found.items()))
+        """Axis role -> its first row and the one after its last; roles without rows are left out."""
+        spans: dict[int, tuple[int, int]] = {}
+        for _, side in self.sides:
+            spans[side.role] = (spans.get(side.role, side.rows)[0], side.rows[1])
+        return spans
 
-    @cached_property
-    def by_class(self) -> dict[int, tuple[tuple[int, int], tuple[int, int]]]:
-        """Class -> its range of elements and its range of blocks; classes without blocks are left out."""
-        found: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {}
-        for kind in range(len(CLASSES)):
-            own = [bucket for bucket in self.buckets if bucket.kind == kind]
-            if own:
-                found[kind] = (
-                    (own[0].elements[0], own[-1].elements[1]),
-                    (own[0].blocks[0], own[-1].blocks[1]),
-                )
-        return found
-
-    @cached_property
-    def slots(self) -> Tensor:
-        """Row -> slot ``unit * len(ROLES) + role``, int64 [R]."""
-        slots = torch.empty(self.num_rows, dtype=torch.int64)
-        for side in (side for bucket in self.buckets for side in bucket.sides):
-            slots[slice(*side.rows)] = torch.tensor(side.units) * len(ROLES) + side.role
-        return slots.to(self.device)
-
-    @cached_property
-    def shares(self) -> Tensor:
-        """Row -> one over the number of rows in its slot, float32 [R, 1]."""
-        slots = self.slots.cpu()
-        counts = torch.bincount(slots, minlength=self.num_units * len(ROLES))
-        return (1.0 / counts[slots].float()).unsqueeze(1).to(self.device)
-
-    @cached_property
-    def pairs(self) -> tuple[tuple[tuple[int, int, bool], ...], ...]:
-        """Matrices between the same two groups, two or more: bucket, block in it, whether transposed."""
-        found: dict[tuple[str, str], list[tuple[int, int, bool]]] = {}
-        for b, bucket in enumerate(self.buckets):
-            for k, piece in enumerate(self._placed[slice(*bucket.blocks)]):
-                if len(piece.shape) < 2:
-                    continue
-                first, second = piece.groups[:2]
-                if first is None or second is None or "\0" in first + second:
-                    continue
-                flip = (second, first) in found and first != second
-                key = (second, first) if flip else (first, second)
-                found.setdefault(key, []).append((b, k, flip))
-        return tuple(tuple(places) for places in found.values() if len(places) > 1)
+    @property
+    def blocks_by_class(self) -> dict[int, tuple[int, int]]:
+        """Class -> its first block and the one after its last; classes without blocks are left out."""
+        spans: dict[int, tuple[int, int]] = {}
+        for bucket in self.buckets:
+            spans[bucket.kind] = (spans.get(bucket.kind, bucket.blocks)[0], bucket.blocks[1])
+        return spans
 
     def split(self, flat: Tensor) -> list[Tensor]:
         """The elements by bucket: [B, N, *channels] -> [B, L, *shape, *channels] for every bucket."""
@@ -189,75 +247,47 @@ class UpdateLayout:
         ]
 
     def split_blocks(self, blocks: Tensor) -> list[Tensor]:
-        """What is said of blocks, by bucket: [B, blocks, C] -> [B, L, 1, ..., C]."""
+        """Values of blocks by bucket, to be added to elements: [B, blocks, C] -> [B, L, 1, ..., C]."""
         parts = blocks.split([bucket.count for bucket in self.buckets], dim=1)
         return [
             part.reshape(*part.shape[:2], *[1] * len(bucket.shape), part.shape[-1])
             for part, bucket in zip(parts, self.buckets, strict=True)
         ]
 
-    @cached_property
-    def sides(self) -> tuple[tuple[int, Side], ...]:
-        """Every side with the position of its bucket, in the order of the rows."""
-        found = [(b, side) for b, bucket in enumerate(self.buckets) for side in bucket.sides]
-        return tuple(sorted(found, key=lambda pair: pair[1].rows))
-
     def to(self, device: torch.device | str) -> UpdateLayout:
         """Move its index tensors to a device; returns itself."""
         self.device = torch.device(device)
-        for name in ("slots", "shares", "_order", "_homes"):
-            if name in self.__dict__:
-                self.__dict__[name] = (
-                    self.__dict__[name].to(self.device)
-                    if isinstance(self.__dict__[name], Tensor)
-                    else {key: value.to(self.device) for key, value in self.__dict__[name].items()}
-                )
+        self.slots, self.shares = self.slots.to(self.device), self.shares.to(self.device)
         return self
 
-    @cached_property
-    def _homes(self) -> dict[str, Tensor]:
-        """Name of a parameter in several blocks -> where in the flat vector its elements are, [numel]."""
-        homes = {
-            name: torch.empty(shape, dtype=torch.int64)
-            for name, shape in self.shapes.items()
-            if len(self._blocks(name)) > 1 or self._blocks(name)[0].slices
-        }
-        start = 0
-        for piece in self._placed:
-            size = math.prod(piece.shape)
-            if piece.block.param in homes:
-                whole = homes[piece.block.param].view(piece.block.view or self.shapes[piece.block.param])
-                part = whole[piece.block.index]
-                part.copy_(torch.arange(start, start + size).view(part.shape))
-            start += size
-        return {name: home.flatten().to(self.device) for name, home in homes.items()}
-
-    def pack(self, params: Params) -> Tensor:
+    def pack(self, params: Params, out: Tensor | None = None) -> Tensor:
         """All parameters as one flat vector.
 
         Args:
             params: Qualified name -> [*batch, *shape].
+            out: Where to write it, [*batch, N]; by default a new tensor, differentiable.
 
         Returns:
-            [*batch, N]; differentiable.
+            [*batch, N].
 
         Raises:
             ValueError: A name is missing, or a shape differs.
         """
-        parts = []
-        for piece in self._placed:
-            name, shape = piece.block.param, self.shapes[piece.block.param]
+        leads = {}
+        for name, shape in self.shapes.items():
             value = params.get(name)
-            if value is None or tuple(value.shape[value.ndim - len(shape) :]) != shape:
+            lead = 0 if value is None else value.ndim - len(shape)
+            if value is None or tuple(value.shape[lead:]) != shape:
                 got = "none" if value is None else tuple(value.shape)
                 raise ValueError(
                     f"params: got {got} for {name!r}, expected [*batch, {', '.join(map(str, shape))}]"
                 )
-            batch = value.shape[: value.ndim - len(shape)]
-            if piece.block.view:
-                value = value.reshape((*batch, *piece.block.view))
-            parts.append(value[(..., *piece.block.index)].reshape((*batch, -1)))
-        return torch.cat(parts, dim=-1)
+            leads[name] = lead
+        parts = []
+        for place in self.places:
+            value, lead = params[place.block.param], leads[place.block.param]
+            parts.append(cut(value, place.block, lead).reshape(*value.shape[:lead], -1))
+        return torch.cat(parts, dim=-1, out=out)
 
     def unpack(self, flat: Tensor) -> Params:
         """The parameters in a flat vector.
@@ -273,13 +303,46 @@ class UpdateLayout:
         """
         if flat.shape[-1] != self.size:
             raise ValueError(f"flat: got {flat.shape[-1]} elements, expected {self.size}")
-        found: Params = {}
-        start = 0
-        for piece in self._placed:
-            name, size = piece.block.param, math.prod(piece.shape)
-            if name not in self._homes:
-                found[name] = flat[..., start : start + size].reshape((*flat.shape[:-1], *self.shapes[name]))
-            start += size
-        for name, home in self._homes.items():
-            found[name] = flat.index_select(-1, home).reshape((*flat.shape[:-1], *self.shapes[name]))
-        return {name: found[name] for name in self.shapes}
+        parts = flat.split([place.stop - place.start for place in self.places], dim=-1)
+        by_name: dict[str, list[tuple[Block, Tensor]]] = {name: [] for name in self.shapes}
+        for place, part in zip(self.places, parts, strict=True):
+            by_name[place.block.param].append((place.block, part))
+        lead = flat.ndim - 1
+        return {
+            name: join([block for block, _ in many], [part for _, part in many], self.shapes[name], lead)
+            for name, many in by_name.items()
+        }
+
+
+def _piece(spec: SymmetrySpec, block: Block) -> _Piece:
+    """A block without axes of length 1, neighbouring fixed axes merged."""
+    shape: list[int] = []
+    units: list[str | None] = []
+    fixed_before = False
+    for position, axis in enumerate(block.axes):
+        fixed = axis.group is None
+        if axis.size == 1 and (fixed or len(block.axes) > 1):
+            continue
+        if fixed and fixed_before:
+            shape[-1] *= axis.size
+            continue
+        fixed_before = fixed
+        shape.append(axis.size)
+        if axis.group is None:
+            units.append(f"\0{block.label}\0{position}")
+        else:  # along one run of a group, indices of different runs are different units: no rows
+            name = spec.units_of(axis.group)
+            units.append(name if spec.group(name).size == axis.size else None)
+    return _Piece(block, tuple(shape) or (1,), tuple(units) if shape else (f"\0{block.label}",))
+
+
+def _pairs(pieces: list[list[_Piece]]) -> tuple[tuple[tuple[int, int, bool], ...], ...]:
+    places: dict[tuple[str, str], list[tuple[int, int, bool]]] = {}
+    for b, bucket in enumerate(pieces):
+        for k, piece in enumerate(bucket if bucket[0].kind else []):
+            first, second = piece.units[:2]
+            if first is None or second is None or "\0" in first + second:
+                continue
+            flip = (second, first) in places and first != second
+            places.setdefault((second, first) if flip else (first, second), []).append((b, k, flip))
+    return tuple(tuple(many) for many in places.values() if len(many) > 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amortopt.metanets.unf import pooling
 from amortopt.metanets.unf.basis import Spec, unf_basis
-from amortopt.metanets.unf.layer import UNFLayer, UNFPool
+from amortopt.metanets.unf.layer import FixedUNFLayer, UNFPool
 from tests.metanets.unf.weight_spaces import LAYERS, shapes
 
 NETWORKS = ("mlp", "cnn", "rnn", "transformer")
@@ -23,7 +23,7 @@ ODD_SHAPES = [(3, 3), (2, 3), (3, 2, 3), (), (3, 3, 3), (2,)]
 class UNFLayerReference(nn.Module):
     """The layer as it is written down: a loop over pairs and terms, with the weights of a fast one."""
 
-    def __init__(self, fast: UNFLayer) -> None:
+    def __init__(self, fast: FixedUNFLayer) -> None:
         super().__init__()
         self.fast = fast
 
@@ -41,8 +41,8 @@ class UNFLayerReference(nn.Module):
         return found
 
 
-def _layer(specs: list[Spec], c_in: int = 2, c_out: int = 3) -> UNFLayer:
-    layer = UNFLayer(specs, c_in, c_out).double()
+def _layer(specs: list[Spec], c_in: int = 2, c_out: int = 3) -> FixedUNFLayer:
+    layer = FixedUNFLayer(specs, c_in, c_out).double()
     nn.init.normal_(layer.bias)
     return layer
 
@@ -116,7 +116,7 @@ def test_unf_layer_gradcheck(name: str) -> None:
 
 
 def test_unf_layer_products_do_not_grow_with_pairs_of_tensors() -> None:
-    layer = UNFLayer(LAYERS["transformer-12"][0], 1, 1)
+    layer = FixedUNFLayer(LAYERS["transformer-12"][0], 1, 1)
     assert layer.weight.numel() == 61_272
     assert layer.num_products == 78
 
@@ -157,7 +157,7 @@ def test_unf_layer_any_batch_axes() -> None:
 
 def test_unf_layer_outputs_of_unit_scale() -> None:
     torch.manual_seed(0)
-    layer = UNFLayer(LAYERS["transformer"][0], 16, 256)
+    layer = FixedUNFLayer(LAYERS["transformer"][0], 16, 256)
     ys = layer(
         [torch.randn(1, 1, 1, 16).expand(1, *shape, 16) for shape in shapes("transformer")[:1]]
         + [torch.ones(1, *shape, 16) * torch.randn(16) for shape in shapes("transformer")[1:]]
@@ -183,4 +183,4 @@ def test_unf_layer_bad_input_says_what_is_expected() -> None:
     with pytest.raises(ValueError, match="group 1 got axes of sizes 5 and 4"):
         layer([xs[0], xs[1][:, :4], *xs[2:]])
     with pytest.raises(ValueError, match="got 0 tensors"):
-        UNFLayer([], 1, 1)
+        FixedUNFLayer([], 1, 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amortopt.metanets.update_rule.layer import REACHES, Reach, UpdateLayer
+from amortopt.metanets.update_rule.layer import REACHES, Reach, SharedUNFLayer
 from amortopt.metanets.update_rule.layout import UpdateLayout
 from amortopt.symmetry import extract
 from amortopt.symmetry.action import act
@@ -22,7 +22,7 @@ class Recurrent(nn.Module):
         return self.out(torch.tanh(self.again(h) + self.read(x)))
 
 
-def run(layer: UpdateLayer, layout: UpdateLayout, x: Tensor) -> Tensor:
+def run(layer: SharedUNFLayer, layout: UpdateLayout, x: Tensor) -> Tensor:
     """[B, N, C] -> [B, N, D]."""
     return torch.cat([part.flatten(1, -2) for part in layer(layout, layout.split(x))], dim=1)
 
@@ -38,7 +38,7 @@ def moved(layout: UpdateLayout, g, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
 def test_layer_is_equivariant_to_permutations(case: Case) -> None:
     _, spec, layout = extracted(case)
-    layer = UpdateLayer(2, 3, "unf").double()
+    layer = SharedUNFLayer(2, 3, "unf").double()
     x = torch.stack([flat_noise(layout, k, 1) for k in range(2)], dim=-1)
     g = permutation(spec)
     out, turned = run(layer, layout, x), run(layer, layout, moved(layout, g, x))
@@ -50,7 +50,7 @@ def test_layer_is_not_equivariant_to_other_permutations(reach: Reach) -> None:
     """Only what reads single elements or whole tensors does not mind units of one layer alone being moved."""
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     layout = layout_of(network, extract(network, torch.zeros(1, 3)))
-    layer = UpdateLayer(1, 1, reach).double()
+    layer = SharedUNFLayer(1, 1, reach).double()
     x = flat_noise(layout, 0, 1).unsqueeze(-1)
 
     def shifted(x: Tensor) -> Tensor:
@@ -61,11 +61,11 @@ def test_layer_is_not_equivariant_to_other_permutations(reach: Reach) -> None:
     assert same == (reach in ("mlp", "deepset"))
 
 
-def heard(reach: Reach) -> dict[str, set[str]]:
+def dependencies(reach: Reach) -> dict[str, set[str]]:
     """Which parameters the outputs at each parameter depend on, apart from the same element."""
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
     layout = layout_of(network, extract(network, torch.zeros(1, 3)))
-    layer = UpdateLayer(1, 1, reach).double()
+    layer = SharedUNFLayer(1, 1, reach).double()
     x = flat_noise(layout, 0)
     jacobian = torch.autograd.functional.jacobian(
         lambda x: run(layer, layout, x.reshape(1, -1, 1)).flatten(), x
@@ -79,23 +79,23 @@ def heard(reach: Reach) -> dict[str, set[str]]:
     return found
 
 
-def test_layer_mlp_hears_of_the_element_alone() -> None:
-    assert all(not others for others in heard("mlp").values())
+def test_layer_mlp_depends_on_the_element_alone() -> None:
+    assert all(not others for others in dependencies("mlp").values())
 
 
-def test_layer_deepset_hears_of_its_tensor() -> None:
-    assert all(others == {name} for name, others in heard("deepset").items())
+def test_layer_deepset_depends_on_its_tensor() -> None:
+    assert all(others == {name} for name, others in dependencies("deepset").items())
 
 
-def test_layer_nfn_hears_of_neighbouring_layers() -> None:
-    found = heard("nfn")
+def test_layer_nfn_depends_on_neighbouring_layers() -> None:
+    found = dependencies("nfn")
     assert found["0.weight"] == {"0.weight", "0.bias", "2.weight"}
     assert found["2.weight"] == {"0.weight", "0.bias", "2.weight", "2.bias", "4.weight"}
     assert found["4.bias"] == {"4.bias", "4.weight"}
 
 
-def test_layer_unf_hears_of_everything() -> None:
-    found = heard("unf")
+def test_layer_unf_depends_on_everything() -> None:
+    found = dependencies("unf")
     assert all(others == set(found) for others in found.values())
 
 
@@ -103,7 +103,7 @@ def test_layer_reads_transpose_and_diagonal_of_a_recurrent_matrix() -> None:
     network = Recurrent()
     layout = layout_of(network, extract(network, torch.zeros(1, 3)))
     assert [bucket.square for bucket in layout.buckets].count(True) == 1
-    layer = UpdateLayer(1, 1, "unf").double()
+    layer = SharedUNFLayer(1, 1, "unf").double()
     x = torch.zeros(layout.size, dtype=torch.float64)
     names = layout.unpack(torch.arange(layout.size))
     x[names["again.weight"][1, 2]] = 1.0
@@ -123,7 +123,7 @@ def test_layer_reads_transpose_and_diagonal_of_a_recurrent_matrix() -> None:
 def test_layer_gradients() -> None:
     network = Recurrent()
     layout = layout_of(network, extract(network, torch.zeros(1, 3)))
-    layer = UpdateLayer(2, 2, "unf").double()
+    layer = SharedUNFLayer(2, 2, "unf").double()
     x = torch.randn(1, layout.size, 2, dtype=torch.float64, requires_grad=True)
     blocks = torch.randn(1, layout.num_blocks, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(

@@ -51,7 +51,7 @@ def test_layout_takes_parameters_that_the_spec_lacks() -> None:
 def test_layout_refuses_a_spec_of_another_model() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     spec = extract(network, torch.zeros(1, 3))
-    with pytest.raises(ValueError, match=r"symmetry: it is about 2\.weight, 2\.bias, which the model lacks"):
+    with pytest.raises(ValueError, match=r"spec: it is about 2\.weight, 2\.bias, which the model lacks"):
         UpdateLayout(spec, {"0.weight": (4, 3), "0.bias": (4,)})
     wider = {"0.weight": (5, 3), "0.bias": (5,), "2.weight": (2, 5), "2.bias": (2,)}
     with pytest.raises(ValueError, match=r"block '0\.weight' has shape \(4, 3\).*has shape \(5, 3\)"):

@@ -59,9 +59,9 @@ def test_rule_is_equivariant_to_permutations(case: Case) -> None:
 
 
 @pytest.mark.parametrize("net", REACHES)
-@pytest.mark.parametrize("base", ["momentum", "adam"])
-def test_rule_treats_networks_apart(net: Reach, base: str) -> None:
-    layout, rule = plain(), rule_of(net=net, base=base, width=4)
+@pytest.mark.parametrize("direction", ["momentum", "adam"])
+def test_rule_treats_networks_apart(net: Reach, direction: str) -> None:
+    layout, rule = plain(), rule_of(net=net, direction=direction, width=4)
     flat, grads = flat_noise(layout, 0, 3), [flat_noise(layout, k, 3) for k in (1, 2)]
     together, state = steps(rule, layout, flat, grads)
     for b in range(3):
@@ -83,7 +83,7 @@ def test_rule_counts_the_steps_of_every_network() -> None:
     assert not torch.allclose(update[0], update[1])
 
 
-def test_rule_does_not_touch_its_arguments_unless_told() -> None:
+def test_rule_does_not_touch_its_arguments_unless_inplace() -> None:
     layout, rule = plain(), rule_of(width=4)
     flat, grad = flat_noise(layout, 0), flat_noise(layout, 1)
     state = rule.init_state(layout, flat)
@@ -115,7 +115,7 @@ def test_rule_starts_as_its_base() -> None:
     """With nothing learned yet, and nothing but the base, a step is Adam's, or that of momentum."""
     layout = plain()
     flat, grads = flat_noise(layout, 0), [flat_noise(layout, k) for k in (1, 2, 3)]
-    rule = UpdateRule(base="adam", alpha=0.01, beta=1e-30, gamma=0.9).double()
+    rule = UpdateRule(direction="adam", alpha=0.01, beta=1e-30, gamma=0.9).double()
     weight = nn.Parameter(flat.clone())
     adam = torch.optim.Adam([weight], lr=0.01, betas=(0.9, 0.999), eps=0.0)
     for grad in grads:
@@ -123,7 +123,9 @@ def test_rule_starts_as_its_base() -> None:
         adam.step()
     torch.testing.assert_close(steps(rule, layout, flat, grads)[0], weight.data)
 
-    rule = UpdateRule(base="momentum", alpha=0.1, beta=1e-30, gamma=0.9, second=False, gate=False).double()
+    rule = UpdateRule(
+        direction="momentum", alpha=0.1, beta=1e-30, gamma=0.9, second=False, gate=False
+    ).double()
     momentum, want = torch.zeros_like(flat), flat.clone()
     for grad in grads:
         momentum = 0.9 * momentum + 0.1 * grad
@@ -134,10 +136,10 @@ def test_rule_starts_as_its_base() -> None:
 
 
 def test_rule_ignores_the_scale_of_the_loss_in_direction() -> None:
-    """Gradients a thousand times larger: the inputs are normalised, only their logarithms tell."""
+    """Gradients a thousand times larger: the inputs are normalised, only their logarithms differ."""
     layout = plain()
     rule = UpdateRule(width=4).double()
-    rule.told = nn.ParameterList(torch.zeros_like(p) for p in rule.told)
+    rule.context = nn.ParameterList(torch.zeros_like(p) for p in rule.context)
     flat, grad = flat_noise(layout, 0), flat_noise(layout, 1)
     first, _ = rule(layout, flat, grad, rule.init_state(layout, flat))
     second, _ = rule(layout, flat, 1000 * grad, rule.init_state(layout, flat))
@@ -166,7 +168,7 @@ def test_rule_serves_any_architecture_with_the_same_weights() -> None:
 
 
 def test_rule_config_makes_a_copy() -> None:
-    rule = UpdateRule("nfn", width=5, depth=3, base="momentum", second=False, gate=False)
+    rule = UpdateRule("nfn", width=5, depth=3, direction="momentum", second=False, gate=False)
     copy = UpdateRule(**rule.config)
     copy.load_state_dict(rule.state_dict())
     assert copy.config == rule.config
@@ -176,7 +178,7 @@ def test_rule_config_makes_a_copy() -> None:
     ("config", "message"),
     [
         ({"net": "gnn"}, "net: got 'gnn', expected one of unf, nfn, deepset, mlp"),
-        ({"base": "sgd"}, "base: got 'sgd'"),
+        ({"direction": "sgd"}, "direction: got 'sgd'"),
         ({"width": 0}, "width: got 0"),
         ({"depth": 1.5}, "depth: got 1.5"),
         ({"alpha": 0.0}, "alpha: got 0.0"),

@@ -1,10 +1,9 @@
-"""The model behind wrappers, and its parameters by the names that it gives them itself."""
+"""What a user gives to a learned optimizer: model, spec, rule, parameter groups and their options."""
 
 from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,15 +29,14 @@ def unwrapped(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"model: got {type(model).__name__}, expected the nn.Module itself: its symmetry is read, not "
-            f"only its "
-            "parameters"
+            "only its parameters"
         )
     while isinstance(model, (OptimizedModule, DataParallel, DistributedDataParallel)):
         model = model._orig_mod if isinstance(model, OptimizedModule) else model.module
     return model
 
 
-def own_name(name: str) -> str:
+def name_in_model(name: str) -> str:
     """The name without what wrappers put before it."""
     while name.startswith((COMPILED, "module.")):
         name = name.split(".", 1)[1]
@@ -51,31 +49,31 @@ def read_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     Raises:
         ValueError: There are none, one is lazy or holds no real numbers, or they are on several devices.
     """
-    found = dict(model.named_parameters())
-    if not found:
+    params = dict(model.named_parameters())
+    if not params:
         raise ValueError(f"model: {type(model).__name__} has no parameters, expected at least one")
-    for name, p in found.items():
+    for name, p in params.items():
         if is_lazy(p):
             raise ValueError(
                 f"model: {name!r} is lazy, expected its shape to be known; run the model once first"
             )
-        if not p.is_floating_point():
+        if p.requires_grad and not p.is_floating_point():
             raise ValueError(f"model: {name!r} is {p.dtype}, expected real floating-point parameters")
-    devices = sorted({str(p.device) for p in found.values()})
+    devices = sorted({str(p.device) for p in params.values()})
     if len(devices) > 1 or devices == [str(torch.device("meta"))]:
         raise ValueError(
             f"model: got parameters on {', '.join(devices)}, expected one device with memory; move the "
             f"model first"
         )
-    return found
+    return params
 
 
 def check_options(lr: Any, weight_decay: Any) -> None:
     """Raise a ``ValueError`` unless learning rate and weight decay of a group are in their range."""
-    for name, value, least in (("lr", lr, "> 0"), ("weight_decay", weight_decay, ">= 0")):
+    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
         number = _number(value)
-        if not math.isfinite(number) or number < 0 or (least == "> 0" and number == 0):
-            raise ValueError(f"{name}: got {value!r}, expected a finite number {least}")
+        if not math.isfinite(number) or number < 0:
+            raise ValueError(f"{name}: got {value!r}, expected a finite number >= 0")
 
 
 def step_options(index: int, group: Mapping[str, Any], where: str = "") -> tuple[float, float]:
@@ -89,7 +87,7 @@ def step_options(index: int, group: Mapping[str, Any], where: str = "") -> tuple
     Raises:
         ValueError: One is missing, negative or not finite.
     """
-    found = []
+    rates = []
     for name in ("lr", "weight_decay"):
         number = _number(group.get(name))
         if not math.isfinite(number) or number < 0:
@@ -98,8 +96,8 @@ def step_options(index: int, group: Mapping[str, Any], where: str = "") -> tuple
                 f"{where}{name}: got {got} in parameter group {index}, expected a finite number >= 0; look "
                 "at what set it, such as a scheduler or a loaded state"
             )
-        found.append(number)
-    return found[0], found[1]
+        rates.append(number)
+    return rates[0], rates[1]
 
 
 def _number(value: Any) -> float:
@@ -133,16 +131,6 @@ def nonfinite_message(gradients: Mapping[str, Tensor], weights: Mapping[str, Ten
     )
 
 
-def warn_stuck() -> None:
-    """Say that weights are not finite, from within a step."""
-    warnings.warn(
-        "UNFOptimizer: weights of the model are not finite, or their squares are not, so no step will be "
-        "taken again; load weights from before",
-        RuntimeWarning,
-        stacklevel=6,
-    )
-
-
 def read_rule(rule: UpdateRule | str | os.PathLike[str]) -> UpdateRule:
     """The rule, loaded if need be.
 
@@ -160,46 +148,51 @@ def read_rule(rule: UpdateRule | str | os.PathLike[str]) -> UpdateRule:
     return module
 
 
-def symmetry_of(
-    model: nn.Module, example_input: Tensor | tuple[Any, ...] | None, symmetry: SymmetrySpec | None
+def spec_of(
+    model: nn.Module, example_input: Tensor | tuple[Any, ...] | None, spec: SymmetrySpec | None
 ) -> SymmetrySpec:
-    """The symmetry that was given, or what is found in the model."""
-    if symmetry is not None and not isinstance(symmetry, SymmetrySpec):
-        raise ValueError(f"symmetry: got {type(symmetry).__name__}, expected a SymmetrySpec, from extract()")
-    if (symmetry is None) == (example_input is None):
-        got = "none" if symmetry is None else "both"
+    """The spec, or what is extracted from the model."""
+    if spec is not None and not isinstance(spec, SymmetrySpec):
+        raise ValueError(f"spec: got {type(spec).__name__}, expected a SymmetrySpec, from extract()")
+    if (spec is None) == (example_input is None):
+        got = "none" if spec is None else "both"
         raise ValueError(
-            f"example_input, symmetry: got {got}, expected one: example_input=x, such as a batch of inputs, "
-            "to find the model's symmetry, or symmetry=spec"
+            f"example_input, spec: got {got}, expected one: example_input=x, such as a batch of inputs, "
+            "to find the model's symmetry, or spec=extract(model, x)"
         )
-    return symmetry if symmetry is not None else extract(model, example_input)  # type: ignore[arg-type]
+    return spec if spec is not None else extract(model, example_input)  # type: ignore[arg-type]
 
 
-def as_groups(groups: Any) -> list[Mapping[str, Any]]:
-    """Parameter groups as a list, if they are that."""
-    found = list(groups) if isinstance(groups, Iterable) and not isinstance(groups, (str, Mapping)) else []
-    odd = [group for group in found if not isinstance(group, Mapping)]
-    if odd or not found:
-        got = (
-            f"{odd[0]!r:.40} instead of a dict" if odd and isinstance(odd[0], str) else type(groups).__name__
-        )
-        got = f"a {type(odd[0]).__name__} instead of a dict" if odd and not isinstance(odd[0], str) else got
+def as_groups(groups: Any) -> list[dict[str, Any]]:
+    """Parameter groups as a list of dicts, if they are that."""
+    listed = list(groups) if isinstance(groups, Iterable) and not isinstance(groups, (str, Mapping)) else []
+    odd = [group for group in listed if not isinstance(group, Mapping)]
+    if odd or not listed:
+        got = f"a {type(odd[0]).__name__} instead of a dict" if odd else type(groups).__name__
+        got = f"{odd[0]!r:.40} instead of a dict" if odd and isinstance(odd[0], str) else got
         raise ValueError(
             f"param_groups: got {got}, expected dicts in a list: [{{'params': [names or tensors]}}]"
         )
-    return found
+    return [dict(group) for group in listed]
 
 
 def members_of(group: Any) -> list[Any]:
-    """What a group names."""
+    """The names or tensors of a group.
+
+    Raises:
+        ValueError: It has none.
+        TypeError: They have no order, as torch.optim has it: state dicts number them.
+    """
     if not isinstance(group, Mapping) or "params" not in group:
         raise ValueError(
             "param_groups: got a group without 'params', expected names or tensors there: "
             "{'params': [names or tensors]}"
         )
-    given = group["params"]
-    if isinstance(given, (str, Tensor)):
-        return [given]
-    if not isinstance(given, Iterable):
-        raise ValueError(f"param_groups: got {given!r} as 'params', expected names or tensors")
-    return list(given)
+    members = group["params"]
+    if isinstance(members, (str, Tensor)):
+        return [members]
+    if isinstance(members, (set, frozenset)):
+        raise TypeError("param_groups: got a set as 'params', expected a list: sets have no order")
+    if not isinstance(members, Iterable):
+        raise ValueError(f"param_groups: got {members!r} as 'params', expected names or tensors")
+    return list(members)

@@ -1,4 +1,4 @@
-"""The prepared update rule computes what the rule computes."""
+"""FastRule has the updates of UpdateRule, its reference."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from amortopt.metanets.update_rule.inference import InferenceRule
+from amortopt.metanets.update_rule.fast import FastRule, is_fast, tiles
 from amortopt.metanets.update_rule.layout import UpdateLayout
 from amortopt.metanets.update_rule.rule import UpdateRule
-from amortopt.metanets.update_rule.tiles import tiles
 from amortopt.symmetry import extract
 from tests.cases import CASES, FAMILY_CASES, Case
 
@@ -41,7 +40,7 @@ def filled(rule: UpdateRule) -> UpdateRule:
 
 
 def check(layout: UpdateLayout, rule: UpdateRule, tile: int) -> None:
-    prepared = InferenceRule(rule, layout, tile)
+    prepared = FastRule(rule, layout, tile)
     flat = torch.randn(layout.size)
     expected, state = rule.init_state(layout, flat), rule.init_state(layout, flat)
     with torch.no_grad():
@@ -63,37 +62,38 @@ def test_updates_are_those_of_the_rule_for_any_network(case: Case, tile: int) ->
     check(layout_of(case), filled(UpdateRule(width=5)), tile)
 
 
+@pytest.mark.parametrize("config", [{"depth": 1}, {"depth": 4, "width": 3}], ids=str)
+@pytest.mark.parametrize("case", SOME[:3], ids=str)
+def test_updates_are_those_of_the_rule_for_any_depth(case: Case, config: dict[str, Any]) -> None:
+    layout = layout_of(case)
+    for tile in (20, 1 << 14):
+        check(layout, filled(UpdateRule(**{"width": 4, **config})), tile)
+
+
 @pytest.mark.parametrize(
     "config",
     [
         {"net": "nfn"},
         {"net": "deepset"},
         {"net": "mlp"},
-        {"base": "momentum"},
-        {"base": "momentum", "second": False},
+        {"direction": "momentum"},
         {"second": False},
         {"gate": False},
-        {"depth": 1},
-        {"depth": 4, "width": 3},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("case", SOME[:3], ids=str)
-def test_updates_are_those_of_the_rule_for_any_configuration(case: Case, config: dict[str, Any]) -> None:
-    layout = layout_of(case)
-    for tile in (20, 1 << 14):
-        check(layout, filled(UpdateRule(**{"width": 4, **config})), tile)
+def test_fast_rule_is_for_rules_with_all_parts(config: dict[str, Any]) -> None:
+    assert is_fast(UpdateRule())
+    assert not is_fast(UpdateRule(**config))
 
 
 @pytest.mark.parametrize("case", SOME, ids=str)
 @pytest.mark.parametrize("size", [1, 7, 100, 1 << 14])
 def test_tiles_are_every_element_once_in_order(case: Case, size: int) -> None:
     layout = layout_of(case)
-    cuts = [cut for tile in tiles(layout, size) for cut in tile.cuts]
-    assert [cut.elements[0] for cut in cuts] == [0, *(cut.elements[1] for cut in cuts[:-1])]
-    assert cuts[-1].elements[1] == layout.size
-    for tile in tiles(layout, size):
-        assert {cut.bucket.kind for cut in tile.cuts} == {tile.kind}
-        for cut in tile.cuts:
-            assert torch.Size(cut.shape).numel() == cut.elements[1] - cut.elements[0]
-            assert cut.whole or cut.blocks[1] - cut.blocks[0] == 1
+    cut = tiles(layout, size)
+    assert [tile.elements[0] for tile in cut] == [0, *(tile.elements[1] for tile in cut[:-1])]
+    assert cut[-1].elements[1] == layout.size
+    for tile in cut:
+        assert torch.Size(tile.shape).numel() == tile.elements[1] - tile.elements[0]
+        assert tile.span == (0, tile.bucket.shape[0]) or tile.blocks[1] - tile.blocks[0] == 1

@@ -1,0 +1,255 @@
+"""State of a learned optimizer: flat vectors for the rule, tensors per parameter for torch.optim, state
+dicts.
+
+Legend: N elements of all parameters, ``*lead`` axes of a state entry before the elements.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amortopt._types import Params
+from amortopt.metanets.update_rule.layout import UpdateLayout
+from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.optim.stepwise_inputs import step_options
+from amortopt.symmetry.blocks import cut
+
+FORMAT = 1
+_ALTERED = "it was altered"
+
+
+class FlatState:
+    """The state of an update rule, and what ``Optimizer.state`` holds of it per parameter.
+
+    The entry of a parameter that is one block is a view of the flat vectors. That of a parameter of several
+    blocks (gates of a recurrent layer, heads) lies in another order, so it is a tensor of its own: copied to
+    the flat vectors before a step (``read``), and back after it (``write_copies``).
+
+    Args:
+        rule: Says which entries there are.
+        layout: Of the base network.
+
+    Attributes:
+        flat: ``step``, on the CPU, and per entry [lead, N].
+    """
+
+    def __init__(self, rule: UpdateRule, layout: UpdateLayout) -> None:
+        self.flat = rule.init_state(layout, torch.zeros(layout.size, device=layout.device))
+        self.flat["step"] = self.flat["step"].cpu()
+        self._sizes = rule.state_sizes
+        self._entries: dict[str, dict[str, Tensor]] = {}
+        self._parts: list[Tensor] = []
+        self._copies: list[Tensor] = []
+        for key in self._sizes:
+            tensors = layout.unpack(self.flat[key])
+            for name, tensor in tensors.items():
+                self._entries.setdefault(name, {"step": self.flat["step"]})[key] = tensor
+            for place in layout.places:
+                if len(layout.blocks[place.block.param]) > 1:
+                    copy = cut(tensors[place.block.param], place.block)
+                    self._copies.append(copy)
+                    self._parts.append(self.flat[key][:, place.start : place.stop].view(copy.shape))
+
+    def read(self, state: dict[Any, Any], params: Params) -> None:
+        """Bring the flat vectors up to date with ``Optimizer.state``, whatever was done to it.
+
+        Args:
+            state: Of the optimizer; is given the entries of all parameters. What was assigned is copied, what
+                was removed is zero.
+            params: Name -> parameter, of all groups.
+
+        Raises:
+            ValueError: An assigned entry has another shape.
+        """
+        steps = []
+        for name, p in params.items():
+            # A parameter without elements is not in the flat vectors.
+            if name not in self._entries:
+                empty = {key: p.new_zeros((n, *p.shape)) for key, n in self._sizes.items()}
+                self._entries[name] = {"step": self.flat["step"], **empty}
+            entry = state.get(p, {})
+            for key, tensor in self._entries[name].items():
+                value = entry.get(key)
+                if key == "step":
+                    steps += [] if value is None else [value]
+                elif value is None:
+                    tensor.zero_()
+                elif value is not tensor:
+                    if tuple(value.shape) != tuple(tensor.shape):
+                        raise ValueError(
+                            f"state[{name!r}][{key!r}]: got shape {tuple(value.shape)}, expected "
+                            f"{tuple(tensor.shape)}"
+                        )
+                    tensor.copy_(value)
+            if any(entry.get(key) is not tensor for key, tensor in self._entries[name].items()):
+                state.setdefault(p, {}).update(self._entries[name])
+        assigned = [step for step in steps if step is not self.flat["step"]]
+        if assigned or not steps:
+            self.flat["step"].fill_(float(assigned[-1]) if assigned else 0.0)
+        if self._copies:
+            torch._foreach_copy_(self._parts, self._copies)  # pyright: ignore[reportPrivateImportUsage]
+
+    def write_copies(self) -> None:
+        """Bring the entries that are no views up to date with the flat vectors."""
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._parts)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def rule_digest(rule: UpdateRule) -> str:
+    """sha256 of a rule's arguments and weights."""
+    digest = hashlib.sha256(json.dumps(rule.config, sort_keys=True).encode())
+    for name, value in sorted(rule.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def header(
+    digest: str, params: Mapping[str, Tensor], groups: list[list[str]], skipped: int
+) -> dict[str, Any]:
+    """What identifies rule and model, in types that ``torch.load(weights_only=True)`` reads."""
+    shapes = {name: list(p.shape) for name, p in params.items()}
+    return {"format": FORMAT, "rule": digest, "shapes": shapes, "groups": groups, "skipped": skipped}
+
+
+def as_state_dict(state_dict: Any) -> dict[str, Any]:
+    """A state dict as a dict, if it is that."""
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(
+            f"state_dict: got {type(state_dict).__name__}, expected the dict that state_dict() returned"
+        )
+    return dict(state_dict)
+
+
+def check_state_dict(
+    state_dict: Mapping[str, Any], expected: Mapping[str, Any], sizes: Mapping[str, int]
+) -> dict[int, dict[str, Tensor]]:
+    """Refuse what another optimizer, model or rule wrote.
+
+    Args:
+        state_dict: What is to be loaded.
+        expected: Header of this optimizer.
+        sizes: Entry of a parameter's state -> numbers per element.
+
+    Returns:
+        Number of a parameter -> its state, as float32 tensors.
+
+    Raises:
+        ValueError: The first thing that differs.
+    """
+    if not {"state", "param_groups"} <= set(state_dict):
+        raise ValueError("state_dict: got another optimizer's, expected one of a UNFOptimizer")
+    state = state_dict["state"]
+    if "amortopt" in state_dict:
+        _check_header(state_dict["amortopt"], expected)
+    elif not state:
+        raise ValueError("state_dict: got another optimizer's, expected one of a UNFOptimizer")
+    _check_groups(state_dict["param_groups"], expected["groups"])
+    names = list(chain.from_iterable(expected["groups"]))
+    # Parameters go by what their group lists: numbers, or names after torch.distributed.checkpoint.
+    numbers = {key: i for i, key in enumerate(k for g in state_dict["param_groups"] for k in g["params"])}
+    if not isinstance(state, Mapping) or (state and set(state) != set(numbers)):
+        got = f"state of {len(state)} parameters" if isinstance(state, Mapping) else type(state).__name__
+        raise ValueError(f"state_dict: got {got}, expected state of {len(names)} parameters")
+    values = {}
+    for key, entry in state.items():
+        name = names[numbers[key]]
+        values[numbers[key]] = _state_of(name, entry, expected["shapes"][name], sizes)
+    if len({float(entry["step"]) for entry in values.values()}) > 1:
+        raise ValueError(f"state_dict: got several values of 'step', expected one; {_ALTERED}")
+    return values
+
+
+def _check_header(known: Any, own: Mapping[str, Any]) -> None:
+    if not isinstance(known, Mapping):
+        raise ValueError("state_dict: got another optimizer's, expected one of a UNFOptimizer")
+    if known.get("format") != own["format"]:
+        raise ValueError(
+            f"state_dict: got format {known.get('format')!r}, expected {own['format']}; use the amortopt "
+            "version that wrote it"
+        )
+    skipped = known.get("skipped")
+    if not isinstance(known.get("shapes"), Mapping) or not set(own) <= set(known):
+        raise ValueError(f"state_dict: got {sorted(known)} in 'amortopt', expected {sorted(own)}; {_ALTERED}")
+    if not isinstance(skipped, int) or skipped < 0:
+        raise ValueError(f"state_dict: got {skipped!r} skipped steps, expected a count; {_ALTERED}")
+    _check_shapes(known["shapes"], own["shapes"])
+    if known["rule"] != own["rule"]:
+        raise ValueError(
+            f"state_dict: got one of the update rule {str(known['rule'])[:12]}…, expected "
+            f"{own['rule'][:12]}…; load the rule that it was made with"
+        )
+    if known["groups"] != own["groups"]:
+        raise ValueError(
+            f"state_dict: got parameter groups {_short(known['groups'])}, expected {_short(own['groups'])}; "
+            "make the groups as they were, in the same order"
+        )
+
+
+def _check_shapes(given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    for name in own:
+        if name not in given or list(given[name]) != own[name]:
+            got = f"shape {tuple(given[name])}" if name in given else "none"
+            raise ValueError(
+                f"state_dict: got {got} for {name!r}, expected shape {tuple(own[name])}; it is of another "
+                f"model"
+            )
+    if more := [name for name in given if name not in own]:
+        raise ValueError(f"state_dict: got {more[0]!r}, which this model lacks; it is of another model")
+
+
+def _check_groups(groups: Any, own: list[list[str]]) -> None:
+    if not isinstance(groups, (list, tuple)) or len(groups) != len(own):
+        raise ValueError(f"state_dict: expected a list of {len(own)} as 'param_groups'; {_ALTERED}")
+    for i, (group, names) in enumerate(zip(groups, own, strict=True)):
+        params = group.get("params") if isinstance(group, Mapping) else None
+        if not isinstance(params, (list, tuple)) or len(params) != len(names):
+            raise ValueError(
+                f"state_dict: expected 'params' of length {len(names)} in parameter group {i}; {_ALTERED}"
+            )
+        step_options(i, group, "state_dict: ")
+
+
+def _state_of(name: str, entry: Any, shape: list[int], sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    """A parameter's state as tensors; numbers and lists for tensors will do, as some tools write them."""
+    values = {}
+    for key, expected in (
+        ("step", "a whole number >= 0"),
+        ("momenta", "finite numbers"),
+        ("second", "finite numbers >= 0"),
+    ):
+        if key != "step" and key not in sizes:
+            continue
+        if not isinstance(entry, Mapping) or key not in entry:
+            raise ValueError(f"state_dict: got no {key!r} for {name!r}, expected one; {_ALTERED}")
+        wanted = () if key == "step" else (sizes[key], *shape)
+        try:
+            value = torch.as_tensor(entry[key])
+        except (TypeError, ValueError, RuntimeError):
+            value = None
+        if value is None or tuple(value.shape) != wanted:
+            got = type(entry[key]).__name__ if value is None else tuple(value.shape)
+            raise ValueError(
+                f"state_dict: got {key!r} of another shape for {name!r}, {got}, expected {wanted}; {_ALTERED}"
+            )
+        good = not value.is_complex() and bool(value.isfinite().all())
+        if good and key != "momenta":
+            good = bool((value >= 0).all())
+        if good and key == "step":
+            good = float(value).is_integer()
+        if not good:
+            got = f" {float(value)}" if key == "step" and not value.is_complex() else " other values"
+            raise ValueError(f"state_dict: got{got} as {key!r} of {name!r}, expected {expected}; {_ALTERED}")
+        values[key] = value.detach().float()
+    return values
+
+
+def _short(groups: list[list[str]]) -> str:
+    return "; ".join(f"{', '.join(group[:3])}{', …' if len(group) > 3 else ''}" for group in groups)
