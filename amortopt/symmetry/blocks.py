@@ -67,7 +67,7 @@ def read(value: Tensor, block: Block, lead: int = 1) -> Tensor:
             f"params[{block.param!r}]: got shape {tuple(value.shape)}, expected {stacked}with a block "
             f"{block.label} of shape {'x'.join(map(str, block.shape))}; {advice}"
         )
-    return cut(value, block, lead).reshape(*value.shape[:lead], *block.shape)
+    return cut(value, block, lead).reshape((*value.shape[:lead], *block.shape))
 
 
 def read_all(spec: SymmetrySpec, params: Params, lead: int = 1) -> Params:
