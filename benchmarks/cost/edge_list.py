@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.metanets.scalegmn.graph.layout import GraphLayout
+from amortopt.metanets.scalegmn.layout import GraphLayout
 from amortopt.symmetry import SymmetrySpec
 
 
@@ -90,8 +90,8 @@ class EdgeListGMN(nn.Module):
     def forward(self, params: Params) -> Params:
         """New params [B, ...] of B networks of one architecture."""
         layout, sizes = self.layout, self.layout.sizes(params)
-        old_nodes = [layout.read_node(b, params) for b in layout.node_blocks]
-        old_edges = [layout.read_edge(b, params) for b in layout.edge_blocks]
+        old_nodes = [b.read(params).mT for b in layout.node_blocks]
+        old_edges = [b.read(params) for b in layout.edge_blocks]
         count, width = len(old_edges[0]), self.read_edge[0].weight.shape[0]
         offsets = [sum(sizes[:p]) for p in range(len(sizes))]
         parts = [old_edges[0].new_zeros(count, n, width) for n in sizes]
@@ -117,7 +117,7 @@ class EdgeListGMN(nn.Module):
         ):
             change = write(new).unflatten(0, (count, *old.shape[2:])).permute(0, 3, 1, 2)
             edges.append(old + self.step * change)
-        return layout.write(params, nodes, edges)
+        return layout.write(params, [*(node.mT for node in nodes), *edges])
 
     def _ends(
         self, count: int, sizes: tuple[int, ...], offsets: list[int], device: torch.device

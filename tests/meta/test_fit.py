@@ -79,7 +79,7 @@ def test_fit_stopped_by_time_releases_and_says_so(
 
 
 def test_fit_of_a_recipe_and_seed_gives_the_same_bits(recipe: Path, tmp_path: Path) -> None:
-    args = ["--model.metanet.reads", "[l1]", "--data.l1", "[1e-4,1e-2]"]
+    args = ["--model.metanet.conditions", "[l1]", "--data.l1", "[1e-4,1e-2]"]
     for run, limit in (("one", "null"), ("two", "00:00:10:00")):
         main(fit_args(recipe, tmp_path / run, *args, "--trainer.max_time", limit))
     one, two = (state(tmp_path / run)["state_dict"] for run in ("one", "two"))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from amortopt.metanets.scalegmn.graph.layout import GraphLayout
+from amortopt.metanets.scalegmn.layout import GraphLayout
 from amortopt.symmetry import Axis, Block, SymmetrySpec
 from amortopt.symmetry.blocks import BlockView, cut, fits, join, read, read_all
 from tests.metanets.specs import SPECS, params_like, random_spec, written
@@ -20,9 +20,8 @@ def _layout_of(groups: str, block: str) -> GraphLayout:
 @pytest.mark.parametrize("name", SPECS)
 def test_view_round_trip_of_any_symmetry(name: str) -> None:
     layout, params = GraphLayout.from_spec(SPECS[name]), params_like(SPECS[name], 3)
-    nodes = [layout.read_node(item, params) for item in layout.node_blocks]
-    edges = [layout.read_edge(item, params) for item in layout.edge_blocks]
-    back = layout.write({key: torch.zeros_like(p) for key, p in params.items()}, nodes, edges)
+    features = [block.read(params) for block in layout.blocks]
+    back = layout.write({key: torch.zeros_like(p) for key, p in params.items()}, features)
     assert all(torch.equal(back[key], p) for key, p in params.items() if key not in layout.fixed)
 
 
@@ -30,24 +29,23 @@ def test_view_round_trip_of_any_symmetry(name: str) -> None:
 def test_view_round_trip_of_random_symmetries(seed: int) -> None:
     spec = random_spec(seed)
     layout, params = GraphLayout.from_spec(spec), params_like(spec)
-    nodes = [layout.read_node(item, params) for item in layout.node_blocks]
-    edges = [layout.read_edge(item, params) for item in layout.edge_blocks]
-    back = layout.write({key: torch.zeros_like(p) for key, p in params.items()}, nodes, edges)
+    features = [block.read(params) for block in layout.blocks]
+    back = layout.write({key: torch.zeros_like(p) for key, p in params.items()}, features)
     assert all(torch.equal(back[key], p) for key, p in params.items() if key not in layout.fixed)
 
 
 def test_view_of_slices_along_the_second_dimension() -> None:
     layout, params = GraphLayout.from_spec(SPECS["dense"]), params_like(SPECS["dense"])
-    first, second = [item for item in layout.edge_blocks if item.block.param == "2"]
-    assert torch.equal(layout.read_edge(first, params), params["2"][:, :, :2].permute(0, 3, 1, 2))
-    assert torch.equal(layout.read_edge(second, params), params["2"][:, :, 2:].permute(0, 3, 1, 2))
+    first, second = [item for item in layout.edge_blocks if item.view.block.param == "2"]
+    assert torch.equal(first.read(params), params["2"][:, :, :2].permute(0, 3, 1, 2))
+    assert torch.equal(second.read(params), params["2"][:, :, 2:].permute(0, 3, 1, 2))
 
 
 def test_view_of_a_grouped_convolution_is_block_diagonal() -> None:
     layout = _layout_of("g 3 none yes\na 6 none yes g\nb 9 none yes g", "a^+1, b^-1@3, 2")
     params = {"w": torch.randn(2, 6, 3, 2)}
     (item,) = layout.edge_blocks
-    edges = layout.read_edge(item, params)
+    edges = item.read(params)
     expected = torch.zeros(2, 2, 6, 9)
     for unit in range(6):
         for place in range(3):
@@ -61,7 +59,7 @@ def test_view_of_an_owner_and_its_run_is_the_owned_group() -> None:
     (item,) = layout.edge_blocks
     assert [layout.nodes[end].group for end in (item.out, item.into)] == ["a", "x"]
     expected = params["w"].permute(0, 3, 1, 2).reshape(2, 1, 6, 5)
-    assert torch.equal(layout.read_edge(item, params), expected)
+    assert torch.equal(item.read(params), expected)
 
 
 def test_view_prefers_the_familys_own_shape() -> None:
@@ -79,8 +77,7 @@ def test_view_of_slices_refuses_another_shape() -> None:
 
 def test_view_leaves_buffers_out() -> None:
     layout = GraphLayout.from_spec(SPECS["conv-norm-relu"])
-    items = (*layout.node_blocks, *layout.edge_blocks)
-    assert "norm1.mean" not in {*layout.fixed, *(item.block.param for item in items)}
+    assert "norm1.mean" not in {*layout.fixed, *(block.view.block.param for block in layout.blocks)}
 
 
 def test_view_of_slices_of_a_reshaped_parameter() -> None:
@@ -100,12 +97,12 @@ def test_view_of_slices_of_a_reshaped_parameter() -> None:
     )
     layout = GraphLayout.from_spec(replace(spec, blocks=blocks))
     params = {"w": torch.randn(2, 12, 4)}
-    queries, keys = (layout.read_edge(item, params)[:, 0] for item in layout.edge_blocks)
+    queries, keys = (item.read(params)[:, 0] for item in layout.edge_blocks)
     heads = params["w"].unflatten(1, (3, 2, 2))
     assert torch.equal(queries, heads[:, :, 0].flatten(1, 2)) and torch.equal(
         keys, heads[:, :, 1].flatten(1, 2)
     )
-    back = layout.write({"w": torch.zeros(2, 12, 4)}, [], [queries[:, None], keys[:, None]])
+    back = layout.write({"w": torch.zeros(2, 12, 4)}, [queries[:, None], keys[:, None]])
     assert torch.equal(back["w"], params["w"])
 
 

@@ -12,30 +12,36 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.metanets.base import Metanet, register
 from amortopt.metanets.conditions import Conditions
-from amortopt.metanets.scalegmn.encoding import Blend, l1_features, tame, unit_rms, usual_size
-from amortopt.metanets.scalegmn.graph.layout import GraphLayout
-from amortopt.metanets.scalegmn.graph.sets import NodeSet, Symmetry
-from amortopt.metanets.scalegmn.message import GraphLayer
+from amortopt.metanets.scalegmn.factors import CanonicalScaling, Factors, rescaled
+from amortopt.metanets.scalegmn.features import Blend, l1_features, tame, unit_rms, usual_size
+from amortopt.metanets.scalegmn.layer import GraphLayer, RMSNorm
+from amortopt.metanets.scalegmn.layout import GraphLayout
 from amortopt.metanets.scalegmn.packed import PackedWiring
 from amortopt.metanets.scalegmn.readout import Readout
-from amortopt.metanets.scalegmn.scale import Factors, RMSNorm, canonical_factors, rescaled
+from amortopt.metanets.scalegmn.units import Respects
 from amortopt.metanets.scalegmn.wiring import DenseWiring, Wiring
 from amortopt.symmetry import SymmetrySpec
 
 _NONE = Conditions()
-_Features = tuple[list[Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class _Networks:
-    """Networks of one architecture, read: params [B, ...], units per set, q and 1/q, block features."""
+    """Networks of one architecture, read.
 
-    count: int
+    Attributes:
+        params: [B, ...].
+        sizes: Units per node set.
+        factors: Canonical factors q.
+        inverse: 1/q.
+        features: For every block, [B, F, n] or [B, F, o, i].
+    """
+
     params: Params
     sizes: tuple[int, ...]
     factors: Factors
     inverse: Factors
-    features: _Features
+    features: list[Tensor]
 
 
 @register("scalegmn")
@@ -54,10 +60,10 @@ class ScaleGMN(Metanet):
         layers: Rounds of messages.
         heads: Attention heads; divides ``width``.
         respects: ``"scale"``: permutations and scalings; ``"permutation"``: only permutations (the ablation).
-        direction: Whether units hear only from what they read (``"forward"``) or also from what reads them.
+        direction: Whether messages go only along the edges (``"forward"``), or also against them.
         conditions: What it reads beside the weights, of ``"batch"`` and ``"l1"``.
         l1_range: Lowest and highest L1 strength that prototypes are spread over, if it reads ``"l1"``.
-        l1_knots: Prototypes per block between them, see [Blend][amortopt.metanets.scalegmn.encoding.Blend].
+        l1_knots: Prototypes per block between them, see [Blend][amortopt.metanets.scalegmn.features.Blend].
 
     Raises:
         ValueError: If an argument is out of range.
@@ -71,7 +77,7 @@ class ScaleGMN(Metanet):
         channels: int = 8,
         layers: int = 2,
         heads: int = 4,
-        respects: Symmetry = "scale",
+        respects: Respects = "scale",
         direction: Literal["forward", "bidirectional"] = "bidirectional",
         conditions: Sequence[Literal["batch", "l1"]] = (),
         l1_range: tuple[float, float] = (1e-4, 2e-2),
@@ -89,9 +95,24 @@ class ScaleGMN(Metanet):
             l1_range=list(l1_range),
             l1_knots=l1_knots,
         )
-        _check_counts(width=width, channels=channels, layers=layers, heads=heads, l1_knots=l1_knots)
-        _check(width, channels, heads, respects, direction)
+        counts = {
+            "width": width,
+            "channels": channels,
+            "layers": layers,
+            "heads": heads,
+            "l1_knots": l1_knots,
+        }
+        for name, value in counts.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+            if name in ("channels", "heads") and width % value:
+                raise ValueError(f"{name}: got {value}, expected a divisor of width={width}")
+        if respects not in ("scale", "permutation"):
+            raise ValueError(f"respects: got {respects!r}, expected 'scale' or 'permutation'")
+        if direction not in ("forward", "bidirectional"):
+            raise ValueError(f"direction: got {direction!r}, expected 'forward' or 'bidirectional'")
         self.layout = GraphLayout.from_spec(spec, respects)
+        self.scaling = CanonicalScaling(self.layout)
         self._make_readers(width, channels)
         self.layers = nn.ModuleList(
             GraphLayer(
@@ -115,6 +136,7 @@ class ScaleGMN(Metanet):
         features = 2 if "batch" in self.conditions else 1
         nodes, edges = self.layout.nodes, self.layout.edge_blocks
         self.set_embedding = nn.Parameter(torch.randn(len(nodes), width))
+        # Sets whose units are known by their index, in their run.
         known = {str(p): node for p, node in enumerate(nodes) if not node.permutable}
         self.even_index = nn.ParameterDict(
             {p: nn.Parameter(torch.randn(node.run, width)) for p, node in known.items()}
@@ -135,9 +157,9 @@ class ScaleGMN(Metanet):
     def open_gates(self) -> None:
         """Start from the proposed weights instead of the identity: every gate to one.
 
-        Meta-training goes many times faster from here. Where the proposal is added to what a network has,
-        each network's own weights are noise to what is common to all, and noise flattens the loss until only
-        its linear part is left.
+        Meta-training goes many times faster from here. Where the proposal is added to a network's weights,
+        these are noise to what is common to all networks, and noise flattens the loss until only its linear
+        part is left.
         """
         self.node_gate.fill_(1)
         self.edge_gate.fill_(1)
@@ -194,65 +216,62 @@ class ScaleGMN(Metanet):
         proposed = self._propose(read, torch.cat(strengths) if strengths else None)
         return [self._write(*pair) for pair in zip(read, proposed, strict=True)]
 
-    def _propose(self, reads: list[_Networks], l1: Tensor | None) -> list[_Features]:
+    def _read(self, params: Params, conditions: Conditions) -> _Networks:
+        """Weights in canonical scaling and usual units, and gradients relative to each block's RMS."""
+        sizes = self.layout.sizes(params)
+        conditions.check(self.conditions, len(next(iter(params.values()))))
+        gradient = conditions.gradient_at(params)
+        q, inverse = self.scaling.solve(params, sizes)
+        weights = zip(self.scaling.blocks, self.scaling.read(params, inverse, q), strict=True)
+        features = [tame(w / usual_size(block, sizes)) for block, w in weights]
+        if gradient is not None:
+            # Its exponents are the opposite ones.
+            pairs = zip(features, self.scaling.read(gradient, q, inverse), strict=True)
+            features = [torch.cat([w, unit_rms(g)], 1) for w, g in pairs]
+        return _Networks(params, sizes, q, inverse, features)
+
+    def _propose(self, read: list[_Networks], l1: Tensor | None) -> list[list[Tensor]]:
         """Proposals for one or several architectures, in canonical scaling and usual units."""
-        nodes, edges = self.layout.node_blocks, self.layout.edge_blocks
-        counts, sizes = [read.count for read in reads], [read.sizes for read in reads]
-        wiring: Wiring = DenseWiring(counts[0], sizes[0])
-        if len(reads) > 1:
-            pairs = [(b.out, b.into) for b in edges]
-            wiring = PackedWiring(counts, sizes, pairs, self.set_embedding.device)
-        by_node, by_edge = self._run(
+        node_blocks, edge_blocks = self.layout.node_blocks, self.layout.edge_blocks
+        counts = [len(each.features[0]) for each in read]
+        wiring: Wiring = DenseWiring(counts[0], read[0].sizes)
+        if len(read) > 1:
+            pairs = [(b.out, b.into) for b in edge_blocks]
+            wiring = PackedWiring(counts, [each.sizes for each in read], pairs, self.set_embedding.device)
+        # For every block the features in all architectures.
+        features = list(zip(*(each.features for each in read), strict=True))
+        split = len(node_blocks)
+        nodes, edges = self._run(
             wiring,
-            [wiring.pack_nodes(x) for x in zip(*(read.features[0] for read in reads), strict=True)],
-            [wiring.pack_edges(x) for x in zip(*(read.features[1] for read in reads), strict=True)],
+            [wiring.pack_nodes([x.mT for x in parts]) for parts in features[:split]],
+            [wiring.pack_edges(parts) for parts in features[split:]],
             l1,
         )
-        by_node = [wiring.unpack_nodes(b.node, x) for b, x in zip(nodes, by_node, strict=True)]
-        by_edge = [wiring.unpack_edges(b, x) for b, x in zip(edges, by_edge, strict=True)]
-        return [([x[k] for x in by_node], [x[k] for x in by_edge]) for k in range(len(reads))]
+        proposed = [
+            *(
+                [x.mT for x in wiring.unpack_nodes(b.node, y)]
+                for b, y in zip(node_blocks, nodes, strict=True)
+            ),
+            *(wiring.unpack_edges(b, y) for b, y in zip(edge_blocks, edges, strict=True)),
+        ]
+        return [list(parts) for parts in zip(*proposed, strict=True)]
 
-    def _read(self, params: Params, conditions: Conditions) -> _Networks:
-        sizes = self.layout.sizes(params)
-        self._check_sizes(sizes)
-        first = next(iter(params.values()))
-        conditions.check(self.conditions, len(first))
-        grads = conditions.gradient_at(params)
-        factors, inverse = canonical_factors(self.layout, params)
-        own = self._canonical(params, inverse, factors)
-        features = self._features(
-            own, None if grads is None else self._canonical(grads, factors, inverse), sizes
-        )
-        return _Networks(len(first), params, sizes, factors, inverse, features)
-
-    def _canonical(self, params: Params, to: Factors, back: Factors) -> _Features:
-        return (
-            [rescaled(b, self.layout.read_node(b, params), to, back) for b in self.layout.node_blocks],
-            [rescaled(b, self.layout.read_edge(b, params), to, back) for b in self.layout.edge_blocks],
-        )
-
-    def _features(self, own: _Features, grads: _Features | None, sizes: tuple[int, ...]) -> _Features:
-        """Weights in units of their usual size, and gradients relative to each block's RMS."""
-        nodes = [tame(x) for x in own[0]]
-        edges = [tame(e / usual_size(b, sizes)) for e, b in zip(own[1], self.layout.edge_blocks, strict=True)]
-        if grads is not None:
-            nodes = [torch.cat([w, unit_rms(g)], 2) for w, g in zip(nodes, grads[0], strict=True)]
-            edges = [torch.cat([w, unit_rms(g)], 1) for w, g in zip(edges, grads[1], strict=True)]
-        return nodes, edges
-
-    def _run(self, wiring: Wiring, nodes: list[Tensor], edges: list[Tensor], l1: Tensor | None) -> _Features:
+    def _run(
+        self, wiring: Wiring, nodes: list[Tensor], edges: list[Tensor], l1: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """The layers and the readout, on rows."""
-        told = None if l1 is None else self.read_l1(l1_features(l1))
+        l1_even = None if l1 is None else self.read_l1(l1_features(l1))
         evens: list[Tensor | None] = []
         odds: list[Tensor | None] = []
         for p, node in enumerate(self.layout.nodes):
             even, odd = self.set_embedding[p].expand(wiring.lengths[p], -1), None
+            runs = node.size // node.run
             if str(p) in self.even_index:
-                even = even + wiring.units(p, _in_runs(node, self.even_index[str(p)]))
+                even = even + wiring.units(p, self.even_index[str(p)].repeat(runs, 1))
             if str(p) in self.odd_index:
-                odd = wiring.units(p, _in_runs(node, self.odd_index[str(p)]))
-            if told is not None:
-                even = even + wiring.spread(p, told)
+                odd = wiring.units(p, self.odd_index[str(p)].repeat(runs, 1))
+            if l1_even is not None:
+                even = even + wiring.spread(p, l1_even)
             for b, read, value in zip(self.layout.node_blocks, self.read_node, nodes, strict=True):
                 if b.node == p:
                     odd = read(value) if odd is None else odd + read(value)
@@ -260,61 +279,17 @@ class ScaleGMN(Metanet):
             odds.append(odd)
         h, v = wiring.join(evens, self.set_embedding), wiring.join(odds, self.set_embedding)
         edges = [wiring.mix(mix, e) for mix, e in zip(self.read_edge, edges, strict=True)]
-        assigned: dict[int, Tensor] = {}
+        signed: dict[int, Tensor] = {}
         for layer in self.layers:
-            h, v, edges, assigned = layer(wiring, h, v, edges)
+            h, v, edges, signed = layer(wiring, h, v, edges)
         blend = h.new_ones(wiring.batch, 1) if l1 is None or self.blend is None else self.blend(l1)
-        return self.readout(wiring, self.even_norm(h), self.odd_norm(v), edges, assigned, blend)
+        return self.readout(wiring, self.even_norm(h), self.odd_norm(v), edges, signed, blend)
 
-    def _write(self, read: _Networks, proposed: _Features) -> Params:
-        params, factors, inverse = read.params, read.factors, read.inverse
-        nodes, edges = [], []
-        for p, (b, value) in enumerate(zip(self.layout.node_blocks, proposed[0], strict=True)):
-            own = self.layout.read_node(b, params)
-            target = rescaled(b, value.to(own.dtype), factors, inverse)
-            nodes.append(torch.lerp(own, target, self.node_gate[p]))
-        for p, (b, value) in enumerate(zip(self.layout.edge_blocks, proposed[1], strict=True)):
-            own = self.layout.read_edge(b, params)
-            target = rescaled(b, value.to(own.dtype) * usual_size(b, read.sizes), factors, inverse)
-            edges.append(torch.lerp(own, target, self.edge_gate[p]))
-        return self.layout.write(params, nodes, edges)
-
-    def _check_sizes(self, sizes: tuple[int, ...]) -> None:
-        nodes = self.layout.nodes
-        shared = {part.node for node in nodes for part in node.parts}
-        for p, (node, size) in enumerate(zip(nodes, sizes, strict=True)):
-            if node.size != size and (node.parts or p in shared or not node.permutable):
-                why = "its units are known by their index"
-                if node.permutable:
-                    why = "other groups or blocks are about the same units"
-                raise ValueError(
-                    f"params: got {size} units in group {node.group!r}, expected {node.size}; {why}, "
-                    "so their number cannot change"
-                )
-
-
-def _in_runs(node: NodeSet, table: Tensor) -> Tensor:
-    """What is known of a run's units, for all runs."""
-    return table if node.run == node.size else table.repeat(node.size // node.run, 1)
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
-
-
-def _check(
-    width: int,
-    channels: int,
-    heads: int,
-    respects: str,
-    direction: str,
-) -> None:
-    for name, value in (("channels", channels), ("heads", heads)):
-        if width % value:
-            raise ValueError(f"{name}: got {value}, expected a divisor of width={width}")
-    if respects not in ("scale", "permutation"):
-        raise ValueError(f"respects: got {respects!r}, expected 'scale' or 'permutation'")
-    if direction not in ("forward", "bidirectional"):
-        raise ValueError(f"direction: got {direction!r}, expected 'forward' or 'bidirectional'")
+    def _write(self, read: _Networks, proposed: list[Tensor]) -> Params:
+        gates = [*self.node_gate, *self.edge_gate]
+        new = []
+        for block, value, gate in zip(self.scaling.blocks, proposed, gates, strict=True):
+            old = block.read(read.params)
+            value = value.to(old.dtype) * usual_size(block, read.sizes)
+            new.append(torch.lerp(old, rescaled(block, value, read.factors, read.inverse), gate))
+        return self.layout.write(read.params, new)

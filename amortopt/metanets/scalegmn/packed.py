@@ -8,7 +8,7 @@ where many networks share their architecture, a dense batch of each is faster. F
 packed pass takes 0.7 to 1.1 times as long as 64 dense passes (benchmarks/one_shot/mixed_widths.py).
 
 Legend: B networks, N nodes of all sets, n nodes of one set in all networks, E edges of one block, C edge
-channels, k node channels per edge channel, H heads, e channels per head, R roles, F features of a block.
+channels, k node channels per edge channel, H heads, e channels per head, R slots, F features of a block.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from amortopt.metanets.scalegmn.graph.blocks import EdgeBlock
-from amortopt.metanets.scalegmn.graph.sets import Part
-from amortopt.metanets.scalegmn.wiring import Roles, Wiring
+from amortopt.metanets.scalegmn.layout import GraphBlock
+from amortopt.metanets.scalegmn.units import Part
+from amortopt.metanets.scalegmn.wiring import Slots, Wiring
 
 
 class PackedWiring(Wiring):
@@ -90,18 +90,18 @@ class PackedWiring(Wiring):
     def mix(self, weight: Tensor, edges: Tensor) -> Tensor:
         return edges @ weight.mT
 
-    def to_out(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
+    def to_out(self, block: GraphBlock, edges: Tensor, x: Tensor) -> Tensor:
         out, into = self._ends[block.out, block.into]
         values = _weighted(edges, _rows(x, into))
         sums = segment_sum(values, out, self.lengths[block.out])
         return sums / self._root(block.into)[self._network[block.out], None].to(x)
 
-    def to_in(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
+    def to_in(self, block: GraphBlock, edges: Tensor, x: Tensor) -> Tensor:
         out, into = self._ends[block.out, block.into]
         sums = segment_sum(_weighted(edges, _rows(x, out)), into, self.lengths[block.into])
         return sums / self._root(block.out)[self._network[block.into], None].to(x)
 
-    def outer(self, block: EdgeBlock, a: Tensor, b: Tensor, channels: int) -> Tensor:
+    def outer(self, block: GraphBlock, a: Tensor, b: Tensor, channels: int) -> Tensor:
         out, into = self._ends[block.out, block.into]
         return (_rows(a, out) * _rows(b, into)).unflatten(1, (channels, -1)).sum(-1)
 
@@ -140,14 +140,14 @@ class PackedWiring(Wiring):
         shares = sums / self._sizes[node][self._network[node], None]
         return shares[:, :1], 1 - shares[:, 1:]
 
-    def play(self, node: int, roles: Roles, table: Tensor) -> Tensor:
-        assigned, factor = roles
+    def at_slots(self, node: int, slots: Slots, table: Tensor) -> Tensor:
+        assigned, factor = slots
         if assigned is None:
             return factor * table.flatten(0, 1)
         return ((assigned * factor)[:, None] @ _rows(table, self._network[node]))[:, 0]
 
-    def between(self, block: EdgeBlock, out: Roles, table: Tensor, into: Roles) -> Tensor:
-        rows = self.play(block.out, out, table.flatten(2)).unflatten(1, table.shape[2:])
+    def between(self, block: GraphBlock, out: Slots, table: Tensor, into: Slots) -> Tensor:
+        rows = self.at_slots(block.out, out, table.flatten(2)).unflatten(1, table.shape[2:])
         to, of = self._ends[block.out, block.into]
         assigned, factor = into
         if assigned is None:
@@ -167,7 +167,7 @@ class PackedWiring(Wiring):
         parts = rows.split([math.prod(shape) for shape in shapes])
         return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
 
-    def unpack_edges(self, block: EdgeBlock, edges: Tensor) -> list[Tensor]:
+    def unpack_edges(self, block: GraphBlock, edges: Tensor) -> list[Tensor]:
         shapes = [
             (n, size[block.out], size[block.into]) for n, size in zip(self.counts, self.sizes, strict=True)
         ]

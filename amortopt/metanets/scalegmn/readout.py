@@ -5,19 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from amortopt.metanets.scalegmn.graph.layout import GraphLayout
+from amortopt.metanets.scalegmn.layout import GraphLayout
 from amortopt.metanets.scalegmn.wiring import Wiring
 
 
 class Readout(nn.Module):
-    r"""Proposed weights: a prototype in the network's own gauge, plus corrections by its features.
+    r"""Proposed weights: a prototype, written at the units' slots, plus corrections by the units' features.
 
     .. math:: T_{oi} = t_o\,t_i\,S_o^\top M(b)\,S_i + E_{oi} \cdot e + (U v_o)^\top (W v_i), \qquad
         M(b) = \sum_k b_k M_k, \quad t = 1 + s(h)
 
-    with the signed role assignment S (the identity where units are known by their index), a prototype M per
-    block, blended for each network from several (see `encoding.Blend`), and corrections e,
-    U, s that start at zero. Biases alike: t_o S_o^T m(b) + v_o u.
+    with the signed slots S (the identity where units are known by their index), a prototype M per block,
+    blended for each network from several (see [Blend][amortopt.metanets.scalegmn.features.Blend]), and
+    corrections e, U, s that start at zero. Biases alike: t_o S_o^T m(b) + v_o u.
+
+    Legend: B networks, N nodes of all sets, n nodes of one set, R slots, C edge channels, k features of a
+        block.
 
     Args:
         layout: The graph's structure.
@@ -30,7 +33,7 @@ class Readout(nn.Module):
         super().__init__()
         self.layout = layout
         size = [node.size for node in layout.nodes]
-        # Matrices [R_o, k R_i]: a row is all that a unit of that role reads.
+        # Matrices [R_o, k R_i]: a row is all that a unit in that slot reads.
         self.prototype = nn.ParameterList(
             torch.zeros(blends, size[b.out], b.channels * size[b.into]) for b in layout.edge_blocks
         )
@@ -39,9 +42,7 @@ class Readout(nn.Module):
         self.node_prototype = nn.ParameterList(
             torch.zeros(blends, size[b.node], b.channels) for b in layout.node_blocks
         )
-        ends = {b.node for b in layout.node_blocks} | {
-            end for b in layout.edge_blocks for end in (b.out, b.into)
-        }
+        ends = {end.node for b in layout.blocks for end in b.ends}
         self.strength = nn.ModuleDict({str(p): nn.Linear(width, 1) for p in sorted(ends)})
         rank = max(1, width // 4)
         self.from_out = nn.ModuleList(
@@ -64,36 +65,36 @@ class Readout(nn.Module):
         h: Tensor,
         v: Tensor,
         edges: list[Tensor],
-        assigned: dict[int, Tensor],
+        signed: dict[int, Tensor],
         blend: Tensor,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Propose.
 
         Args:
             wiring: The batch.
-            h: Even node features [.., N, d], about unit scale.
-            v: Odd node features [.., N, d], about unit scale.
+            h: Even node features [N, d], about unit scale.
+            v: Odd node features [N, d], about unit scale.
             edges: C channels per edge block.
-            assigned: Signed role assignment [.., n, R] of every permutable node set.
+            signed: Signed slots [n, R] of every node set that has slots.
             blend: Weights of the prototypes per network [B, K].
 
         Returns:
-            One tensor [.., n, k] per node block and one with k channels per edge block.
+            Rows [n, k] per node block, and edges with k channels per edge block.
         """
         odds = wiring.split(v)
         evens = wiring.split(h)
-        roles = {int(p): (assigned.get(int(p)), 1 + told(evens[int(p)])) for p, told in self.strength.items()}
+        slots = {int(p): (signed.get(int(p)), 1 + t(evens[int(p)])) for p, t in self.strength.items()}
         nodes = []
-        for b, m, told in zip(self.layout.node_blocks, self.node_prototype, self.from_node, strict=True):
-            own = wiring.play(b.node, roles[b.node], _blended(blend, m))
-            nodes.append(own + told(odds[b.node]))
+        for b, m, correct in zip(self.layout.node_blocks, self.node_prototype, self.from_node, strict=True):
+            nodes.append(wiring.at_slots(b.node, slots[b.node], _blended(blend, m)) + correct(odds[b.node]))
         proposed = []
         for p, b in enumerate(self.layout.edge_blocks):
             table = _blended(blend, self.prototype[p]).unflatten(2, (b.channels, -1))
-            own = wiring.between(b, roles[b.out], table, roles[b.into])
             ends = self.from_out[p](odds[b.out]), self.from_in[p](odds[b.into])
             proposed.append(
-                own + wiring.mix(self.from_edge[p], edges[p]) + wiring.outer(b, *ends, b.channels)
+                wiring.between(b, slots[b.out], table, slots[b.into])
+                + wiring.mix(self.from_edge[p], edges[p])
+                + wiring.outer(b, *ends, b.channels)
             )
         return nodes, proposed
 

@@ -10,7 +10,7 @@ Dense rows run over the nodes of a set and, for each, over the networks. Their [
 what a batched matrix product over networks and channels takes; with the networks outermost it would not be.
 
 Legend: B networks, N nodes of all sets, n nodes of one set, C edge channels, k node channels per edge
-channel, H heads, e channels per head, R / S roles, F features of a block, o / i nodes of the written / read
+channel, H heads, e channels per head, R / S slots, F features of a block, o / i nodes of the written / read
 set.
 """
 
@@ -25,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amortopt.metanets.scalegmn.graph.blocks import EdgeBlock
-from amortopt.metanets.scalegmn.graph.sets import Part
+from amortopt.metanets.scalegmn.layout import GraphBlock
+from amortopt.metanets.scalegmn.units import Part
 
-Roles: TypeAlias = tuple[Tensor | None, Tensor]
-"""Roles that the nodes of a set play, [n, R], or None where each plays that of its index; a factor [n, 1]."""
+Slots: TypeAlias = tuple[Tensor | None, Tensor]
+"""Slots that the nodes of a set play, [n, R], or None where each plays that of its index; a factor [n, 1]."""
 
 
 class Wiring(ABC):
@@ -70,7 +70,7 @@ class Wiring(ABC):
         """Features [B, F, o, i] of an edge block, one tensor per architecture -> edges with F channels."""
 
     @abstractmethod
-    def unpack_edges(self, block: EdgeBlock, edges: Tensor) -> list[Tensor]:
+    def unpack_edges(self, block: GraphBlock, edges: Tensor) -> list[Tensor]:
         """The inverse of :meth:`pack_edges`."""
 
     @abstractmethod
@@ -86,15 +86,15 @@ class Wiring(ABC):
         """Mix edge channels with weight [C', C]."""
 
     @abstractmethod
-    def to_out(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
+    def to_out(self, block: GraphBlock, edges: Tensor, x: Tensor) -> Tensor:
         """Forward message sum_i E_c[o, i] x[i, c] / sqrt(units): x [i, C k] -> [o, C k]."""
 
     @abstractmethod
-    def to_in(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
+    def to_in(self, block: GraphBlock, edges: Tensor, x: Tensor) -> Tensor:
         """Backward message sum_o E_c[o, i] x[o, c] / sqrt(units): x [o, C k] -> [i, C k]."""
 
     @abstractmethod
-    def outer(self, block: EdgeBlock, a: Tensor, b: Tensor, channels: int) -> Tensor:
+    def outer(self, block: GraphBlock, a: Tensor, b: Tensor, channels: int) -> Tensor:
         """Edges sum_k a[o, c, k] b[i, c, k] from a [o, C k] and b [i, C k]."""
 
     @abstractmethod
@@ -103,7 +103,7 @@ class Wiring(ABC):
 
     @abstractmethod
     def mean(self, node: int, x: Tensor) -> Tensor:
-        """Mean over a set's nodes of each network, given back to each of them: [n, d] -> [n, d]."""
+        """Mean over a set's nodes of each network, for each of them: [n, d] -> [n, d]."""
 
     @abstractmethod
     def expand(self, part: Part, x: Tensor) -> Tensor:
@@ -128,11 +128,11 @@ class Wiring(ABC):
         """
 
     @abstractmethod
-    def play(self, node: int, roles: Roles, table: Tensor) -> Tensor:
-        """What a table per network holds for each node of a set: roles, [B, R, k] -> [n, k]."""
+    def at_slots(self, node: int, slots: Slots, table: Tensor) -> Tensor:
+        """What a table per network holds at the slots of each node of a set: [B, R, k] -> [n, k]."""
 
     @abstractmethod
-    def between(self, block: EdgeBlock, out: Roles, table: Tensor, into: Roles) -> Tensor:
+    def between(self, block: GraphBlock, out: Slots, table: Tensor, into: Slots) -> Tensor:
         """Edges sum_rs out[o, r] table[r, c, s] into[i, s] with a table per network [B, R, C, S]."""
 
 
@@ -167,7 +167,7 @@ class DenseWiring(Wiring):
         (x,) = parts
         return x
 
-    def unpack_edges(self, block: EdgeBlock, edges: Tensor) -> list[Tensor]:
+    def unpack_edges(self, block: GraphBlock, edges: Tensor) -> list[Tensor]:
         return [edges]
 
     def units(self, node: int, table: Tensor) -> Tensor:
@@ -181,10 +181,10 @@ class DenseWiring(Wiring):
         mixed = torch.bmm(weight.expand(self.batch, -1, -1), edges.flatten(2))
         return mixed.unflatten(2, edges.shape[2:])
 
-    def to_out(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
+    def to_out(self, block: GraphBlock, edges: Tensor, x: Tensor) -> Tensor:
         return self._message(edges, x)
 
-    def to_in(self, block: EdgeBlock, edges: Tensor, x: Tensor) -> Tensor:
+    def to_in(self, block: GraphBlock, edges: Tensor, x: Tensor) -> Tensor:
         return self._message(edges.mT, x)
 
     def _message(self, edges: Tensor, x: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class DenseWiring(Wiring):
         sums = torch.bmm(edges.flatten(0, 1), self._by_channel(x, edges.shape[1]))
         return sums.transpose(0, 1).reshape(-1, x.shape[1]).div_(math.sqrt(edges.shape[3]))
 
-    def outer(self, block: EdgeBlock, a: Tensor, b: Tensor, channels: int) -> Tensor:
+    def outer(self, block: GraphBlock, a: Tensor, b: Tensor, channels: int) -> Tensor:
         edges = torch.bmm(self._by_channel(a, channels), self._by_channel(b, channels).mT)
         return edges.unflatten(0, (self.batch, channels))
 
@@ -224,18 +224,18 @@ class DenseWiring(Wiring):
         before, after = ahead.sum(2).view_as(scores), ahead.sum(1).view_as(scores)
         return before / count, 1 - after / count
 
-    def play(self, node: int, roles: Roles, table: Tensor) -> Tensor:
-        return self.pack_nodes([self._play(roles, table)])
+    def at_slots(self, node: int, slots: Slots, table: Tensor) -> Tensor:
+        return self.pack_nodes([self._at_slots(slots, table)])
 
-    def between(self, block: EdgeBlock, out: Roles, table: Tensor, into: Roles) -> Tensor:
-        roles, channels = table.shape[1:3]
+    def between(self, block: GraphBlock, out: Slots, table: Tensor, into: Slots) -> Tensor:
+        count, channels = table.shape[1:3]
         # [B, S, R C] -> [B, i, R C] -> [B, R, C i] -> [B, o, C i]; in this order no axis has to be moved.
-        read = self._play(into, table.flatten(1, 2).mT).mT.reshape(self.batch, roles, -1)
-        return self._play(out, read).unflatten(2, (channels, -1)).transpose(1, 2)
+        read = self._at_slots(into, table.flatten(1, 2).mT).mT.reshape(self.batch, count, -1)
+        return self._at_slots(out, read).unflatten(2, (channels, -1)).transpose(1, 2)
 
-    def _play(self, roles: Roles, table: Tensor) -> Tensor:
+    def _at_slots(self, slots: Slots, table: Tensor) -> Tensor:
         """[B, R, k] -> [B, units, k]."""
-        assigned, factor = roles
+        assigned, factor = slots
         if assigned is None:
             return self._by_network(factor) * table
         return torch.bmm(self._by_network(assigned * factor), table)

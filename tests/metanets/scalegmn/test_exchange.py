@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from amortopt.metanets.scalegmn.exchange import Exchange
-from amortopt.metanets.scalegmn.graph.layout import GraphLayout
+from amortopt.metanets.scalegmn.layer import Exchange
+from amortopt.metanets.scalegmn.layout import GraphLayout
 from amortopt.metanets.scalegmn.packed import PackedWiring
 from amortopt.metanets.scalegmn.wiring import DenseWiring, Wiring
 from tests.metanets.specs import SPECS

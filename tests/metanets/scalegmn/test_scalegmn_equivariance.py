@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from amortopt.metanets.scalegmn.scale import Factors, rescaled
 from torch import Tensor
 
 import amortopt.metanets.scalegmn.model as scalegmn
 from amortopt._types import Params
 from amortopt.metanets import ScaleGMN
-from amortopt.metanets.scalegmn.graph.blocks import EdgeBlock, NodeBlock
-from amortopt.metanets.scalegmn.scale import Factors, rescaled
+from amortopt.metanets.scalegmn.layout import GraphBlock, NodeBlock
 from amortopt.symmetry import SymmetrySpec
 from amortopt.testing import assert_equivariant
 from tests.cases import Case, case
@@ -64,7 +64,7 @@ def test_scalegmn_permutation_option_fails_on_scalings(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mlp-relu", "residual", "cnn-1d"])
 def test_scalegmn_that_forgets_a_factor_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(item: NodeBlock | EdgeBlock, value: Tensor, q: Factors, inverse: Factors) -> Tensor:
+    def forgetful(item: NodeBlock | GraphBlock, value: Tensor, q: Factors, inverse: Factors) -> Tensor:
         return rescaled(item, value, q, {name: torch.ones_like(x) for name, x in inverse.items()})
 
     monkeypatch.setattr(scalegmn, "rescaled", forgetful)

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from amortopt._types import Params
 from amortopt.metanets import ScaleGMN
-from amortopt.metanets.scalegmn import roles
+from amortopt.metanets.scalegmn import slots
 from tests.cases import ALL_CASES, Case, case
 from tests.metanets.networks import networks, spec_of
 
@@ -63,22 +63,22 @@ def _difference(base: Case) -> float:
 
 @pytest.mark.parametrize("base", ALL_CASES, ids=str)
 def test_scalegmn_proposals_compute_one_function(base: Case) -> None:
-    # Roles are shared up to 1e-4 between units of nearly equal scores.
+    # Slots are shared up to 1e-4 between units of nearly equal scores.
     assert _difference(base) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["batch-norm-tanh", "attention-packed", "lstm"])
-def test_scalegmn_proposals_for_roles_that_do_not_belong_together_differ(
+def test_scalegmn_proposals_for_slots_that_do_not_belong_together_differ(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = roles.assign
+    assign = slots.assign
 
-    def torn(*args: object) -> dict[int, roles.Assigned]:
-        found = own(*args)  # type: ignore[arg-type]
+    def torn(*args: object) -> dict[int, slots.Assigned]:
+        found = assign(*args)  # type: ignore[arg-type]
         last = max(p for p in found)
         # Other units than the set's own order gives play its roles.
         turned = found[last].signed.unflatten(0, (-1, COUNT)).roll(1, 0).flatten(0, 1)
-        return found | {last: roles.Assigned(found[last].roles, found[last].sign, turned)}
+        return found | {last: slots.Assigned(found[last].slots, found[last].sign, turned)}
 
-    monkeypatch.setattr("amortopt.metanets.scalegmn.message.assign", torn)
+    monkeypatch.setattr("amortopt.metanets.scalegmn.layer.assign", torn)
     assert _difference(case(name)) > 1e-2

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from amortopt.metanets.scalegmn.graph.blocks import EdgeBlock
-from amortopt.metanets.scalegmn.graph.layout import GraphLayout
-from amortopt.metanets.scalegmn.graph.sets import Part
+from amortopt.metanets.scalegmn.layout import GraphBlock, GraphLayout
 from amortopt.metanets.scalegmn.packed import PackedWiring, segment_softmax, segment_sum
+from amortopt.metanets.scalegmn.units import Part
 from amortopt.metanets.scalegmn.wiring import DenseWiring, Wiring
 from tests.cases import case
 from tests.metanets.networks import spec_of
@@ -26,9 +25,9 @@ Nets = list[Tensor]
 """One tensor [n, ...] or [C, o, i] per network."""
 
 
-def _between(out: int, into: int, channels: int) -> EdgeBlock:
-    ends = replace(BLOCK.out_end, node=out), replace(BLOCK.in_end, node=into)
-    return EdgeBlock(BLOCK.view, *ends, channels)
+def _between(out: int, into: int, channels: int) -> GraphBlock:
+    ends = replace(BLOCK.ends[0], node=out), replace(BLOCK.ends[1], node=into)
+    return GraphBlock(BLOCK.view, ends, channels)
 
 
 def _sizes(dense: bool) -> list[tuple[int, ...]]:
@@ -182,21 +181,21 @@ def test_wiring_order_of_ties_shares_their_parts(wired: tuple[Wiring, bool]) -> 
     _close(end, torch.ones_like(end))
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["roles", "known by index"])
-def test_wiring_play(wired: tuple[Wiring, bool], known: bool) -> None:
+@pytest.mark.parametrize("known", [False, True], ids=["slots", "known by index"])
+def test_wiring_at_slots(wired: tuple[Wiring, bool], known: bool) -> None:
     wiring, dense = wired
-    node, roles = (0, 2) if known else (2, 3)
-    tables = torch.randn(len(_sizes(dense)), roles, 5, dtype=torch.float64)
-    shares, factor = _roles(dense, node, roles, known), _nodes(dense, node, 1)
+    node, slots = (0, 2) if known else (2, 3)
+    tables = torch.randn(len(_sizes(dense)), slots, 5, dtype=torch.float64)
+    shares, factor = _slots(dense, node, slots, known), _nodes(dense, node, 1)
     expected = [f * (share @ table) for f, share, table in zip(factor, shares, tables, strict=True)]
     given = None if known else _nodes_in(shares, dense)
-    _close(wiring.play(node, (given, _nodes_in(factor, dense)), tables), _nodes_in(expected, dense))
+    _close(wiring.at_slots(node, (given, _nodes_in(factor, dense)), tables), _nodes_in(expected, dense))
 
 
-def _roles(dense: bool, node: int, roles: int, known: bool) -> Nets:
+def _slots(dense: bool, node: int, slots: int, known: bool) -> Nets:
     if known:
-        return [torch.eye(roles, dtype=torch.float64)] * len(_sizes(dense))
-    return _nodes(dense, node, roles)
+        return [torch.eye(slots, dtype=torch.float64)] * len(_sizes(dense))
+    return _nodes(dense, node, slots)
 
 
 @pytest.mark.parametrize(("out", "into"), [(2, 1), (2, 0), (3, 2), (3, 0)])
@@ -206,7 +205,7 @@ def test_wiring_between(wired: tuple[Wiring, bool], out: int, into: int) -> None
     if isinstance(wiring, PackedWiring):
         wiring = PackedWiring(COUNTS, SIZES, [(out, into)])
     count = {node: 2 if node in (0, 3) else 4 for node in (out, into)}
-    shares = {node: _roles(dense, node, count[node], node in (0, 3)) for node in (out, into)}
+    shares = {node: _slots(dense, node, count[node], node in (0, 3)) for node in (out, into)}
     factor = {node: _nodes(dense, node, 1) for node in (out, into)}
     tables = torch.randn(len(_sizes(dense)), count[out], C, count[into], dtype=torch.float64)
     expected = [
@@ -224,7 +223,7 @@ def test_wiring_between(wired: tuple[Wiring, bool], out: int, into: int) -> None
 
 
 PARTS = [
-    Part(2, before, repeat, odd=False, plays=True) for before, repeat in ((1, 1), (1, 3), (2, 1), (2, 3))
+    Part(2, before, repeat, odd=False, slots=True) for before, repeat in ((1, 1), (1, 3), (2, 1), (2, 3))
 ]
 
 

@@ -1,4 +1,4 @@
-"""Assignment of interchangeable units to roles: a network's own gauge, found by ordering its units."""
+"""Slots: the place of a unit in the order of its group, by which interchangeable units get fixed weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from amortopt.metanets.scalegmn.graph.sets import NodeSet, Part
+from amortopt.metanets.scalegmn.units import NodeSet, Part
 from amortopt.metanets.scalegmn.wiring import Wiring
 
 _TIE = 1e-6
@@ -30,27 +30,24 @@ def tie_width(usual: Tensor, size: Tensor | float) -> Tensor:
     Returns:
         The width > 0, in the shape of ``usual``.
     """
-    eps = torch.finfo(usual.dtype).eps
+    info = torch.finfo(usual.dtype)
     # Float64 leaves room for what several layers multiply an error up to. Float32 does not: units of trained
     # networks differ by as little as 20 eps, so there only the last rounding counts.
-    return (
-        _TIE * usual
-        + (64 if usual.dtype == torch.float64 else 0.5) * eps * size
-        + torch.finfo(usual.dtype).tiny
-    )
+    rounding = 64 * info.eps if usual.dtype == torch.float64 else info.eps / 2
+    return _TIE * usual + rounding * size + info.tiny
 
 
-class RoleAssignment(nn.Module):
-    r"""Assign the units of a group to R roles by the order of an invariant of each unit.
+class SlotAssignment(nn.Module):
+    r"""Assign the units of a group to R slots by the order of an invariant of each unit.
 
-    The unit whose score :math:`s_i = k \cdot h_i` has rank k plays role k. With other numbers of units than
-    roles, units and roles lie side by side on the unit interval in order, and :math:`P_{ir}` is the share of
-    unit i's part that role r covers: the optimal transport between them on a line. Where units may flip their
+    The unit whose score :math:`s_i = k \cdot h_i` has rank k takes slot k. With other numbers of units than
+    slots, units and slots lie side by side on the unit interval in order, and :math:`P_{ir}` is the share of
+    unit i's part that slot r covers: the optimal transport between them on a line. Where units may flip their
     sign, the assignment carries it: :math:`S_{ir} = \mathrm{sgn}(u \cdot v_i) P_{ir}`. Under a permutation
     and sign flips g of the units, S moves as g S, so :math:`S_o M S_i^\top` moves as the weights between two
     groups, for any learned M.
 
-    Equal units cannot be told apart by anything equivariant: they share their roles evenly, and a unit whose
+    Equal units cannot be told apart by anything equivariant: they share their slots evenly, and a unit whose
     odd features are zero has sign zero.
 
     An assignment is constant almost everywhere, so it passes no gradient, and k and u stay as they are drawn;
@@ -59,7 +56,7 @@ class RoleAssignment(nn.Module):
 
     Args:
         width: Channels d of a unit's features.
-        roles: Number of roles R; the group's size in the family.
+        slots: Number of slots R; the group's size in the family.
         odd: Whether units may flip their sign.
         run: Length of the runs inside which units are put in order; None if all units are.
         known: Whether units are known by their index (in their run), and only their sign is to be found.
@@ -70,15 +67,15 @@ class RoleAssignment(nn.Module):
     place: Tensor
 
     def __init__(
-        self, width: int, roles: int, *, odd: bool, run: int | None = None, known: bool = False
+        self, width: int, slots: int, *, odd: bool, run: int | None = None, known: bool = False
     ) -> None:
         super().__init__()
         self.odd, self.run, self.known = odd, run, known
         self.register_buffer("score", torch.randn(width) / width**0.5)
         self.register_buffer("sign", torch.randn(width) / width**0.5)
-        self.register_buffer("place", torch.arange(float(run or roles)), persistent=False)
-        self.even = nn.Parameter(torch.randn(roles, width))
-        self.carried = nn.Parameter(torch.randn(roles, width))
+        self.register_buffer("place", torch.arange(float(run or slots)), persistent=False)
+        self.even = nn.Parameter(torch.randn(slots, width))
+        self.carried = nn.Parameter(torch.randn(slots, width))
 
     @torch.no_grad()
     def forward(
@@ -108,13 +105,13 @@ class RoleAssignment(nn.Module):
         return assigned, torch.sign(side) * torch.tanh((side.abs() / width - 1).relu())
 
     def _by_order(self, wiring: Wiring, node: int, h: Tensor, owner: Part | None) -> Tensor:
-        # Only what tells units of one network (of one run) apart may decide between them.
+        # Only differences between units of one network (of one run) may decide.
         size = wiring.mean(node, h.square().mean(-1, keepdim=True)).sqrt()
         h = h - (wiring.mean(node, h) if owner is None else wiring.expand(owner, wiring.pool(owner, h)))
         spread = wiring.mean(node, h.square().mean(-1, keepdim=True)).sqrt()
         scores = (h @ self.score)[:, None] / tie_width(spread, size)
         start, end = wiring.order(node, scores, self.run)
-        # In units of a role's length.
+        # In units of a slot's length.
         start, end = start * len(self.place), end * len(self.place)
         shared = torch.minimum(end, self.place + 1) - torch.maximum(start, self.place)
         return shared.clamp_(min=0).div_(end - start)
@@ -122,9 +119,9 @@ class RoleAssignment(nn.Module):
 
 @dataclass(frozen=True)
 class Assigned:
-    """Roles of a set's units: P [n, R], signs [n, 1] where units may flip, and both, S [n, R]."""
+    """Slots of a set's units: P [n, R], signs [n, 1] where units may flip, and both, S [n, R]."""
 
-    roles: Tensor
+    slots: Tensor
     sign: Tensor | None
     signed: Tensor
 
@@ -133,49 +130,48 @@ class Assigned:
 def assign(
     modules: nn.ModuleDict, nodes: Sequence[NodeSet], wiring: Wiring, evens: list[Tensor], odds: list[Tensor]
 ) -> dict[int, Assigned]:
-    """Assign the units of all sets to roles; those that are known by their index alone have none.
+    """Assign the units of all sets to slots, but those that are known by their index alone.
 
-    A unit of a set that is about other sets plays their units' roles together: a head's k-th channel the k-th
-    of its head's role, the further sign of a unit that unit's role. So what belongs together stays together.
+    A unit of a set that is about other sets takes their units' slots together: a head's k-th channel the k-th
+    one of its head's slot, the further sign of a unit that unit's slot. So what belongs together stays
+    together.
 
     Args:
-        modules: Role assignment of every set that has one of its own, by position.
+        modules: Slot assignment of every set that needs one, by position.
         nodes: The sets; parts come before what they are parts of.
         wiring: The batch.
         evens: Even features [n, d] of every set.
         odds: Odd features [n, d] of every set.
 
     Returns:
-        Position of a set -> roles.
+        Position of a set -> slots.
     """
-    found: dict[int, Assigned] = {}
+    assigned: dict[int, Assigned] = {}
     for p, (node, even, odd) in enumerate(zip(nodes, evens, odds, strict=True)):
-        playing = [part for part in node.parts if part.plays]
-        if str(p) not in modules and not any(part.node in found for part in playing):
+        sources = [part for part in node.parts if part.slots]
+        if str(p) not in modules and not any(part.node in assigned for part in sources):
             continue
         tables = []
-        for part in playing:
-            other = found.get(part.node)
-            roles = by_index(wiring, part.node, nodes[part.node].size, odd) if other is None else other.roles
-            tables.append(wiring.expand(part, roles))
+        for part in sources:
+            if part.node in assigned:
+                slots = assigned[part.node].slots
+            else:
+                slots = by_index(wiring, part.node, nodes[part.node].size, odd)
+            tables.append(wiring.expand(part, slots))
         sign = None
         if str(p) in modules:
-            inside, sign = modules[str(p)](wiring, p, even, odd, playing[0] if playing else None)
+            inside, sign = modules[str(p)](wiring, p, even, odd, sources[0] if sources else None)
             tables.append(inside)
         elif node.odd:
-            signs = [(part, found[part.node].sign) for part in node.parts if part.odd]
+            signs = [(part, assigned[part.node].sign) for part in node.parts if part.odd]
             sign = reduce(torch.mul, [wiring.expand(part, s) for part, s in signs if s is not None])
-        roles = reduce(_together, tables)
-        found[p] = Assigned(roles, sign, roles if sign is None else roles * sign)
-    return found
+        # Shares of two slots at once: [n, R], [n, S] -> [n, R S].
+        slots = reduce(lambda a, b: (a[:, :, None] * b[:, None]).flatten(1), tables)
+        assigned[p] = Assigned(slots, sign, slots if sign is None else slots * sign)
+    return assigned
 
 
 def by_index(wiring: Wiring, node: int, run: int, like: Tensor) -> Tensor:
-    """Every unit plays the role of its index in its run: [n, run]."""
+    """Every unit takes the slot of its index in its run: [n, run]."""
     runs = wiring.lengths[node] // (wiring.batch * run)
     return wiring.units(node, torch.eye(run).to(like).repeat(runs, 1))
-
-
-def _together(a: Tensor, b: Tensor) -> Tensor:
-    """Shares of roles a and b at once: [n, R], [n, S] -> [n, R S]."""
-    return (a[:, :, None] * b[:, None]).flatten(1)

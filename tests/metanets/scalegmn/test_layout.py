@@ -6,22 +6,20 @@ import pytest
 import torch
 
 from amortopt._types import Params
-from amortopt.metanets.scalegmn.graph.layout import GraphLayout
+from amortopt.metanets.scalegmn.layout import GraphLayout
 from amortopt.symmetry import Axis, Block, NeuronGroup, SymmetrySpec
 from tests.cases import Case, case
 from tests.metanets.networks import READABLE, RESIZABLE, networks, spec_of, wider
 
 
 def _round_trip(layout: GraphLayout, params: Params) -> Params:
-    nodes = [layout.read_node(item, params) for item in layout.node_blocks]
-    edges = [layout.read_edge(item, params) for item in layout.edge_blocks]
-    return layout.write(params, nodes, edges)
+    return layout.write(params, [block.read(params) for block in layout.blocks])
 
 
-@pytest.mark.parametrize("symmetry", ["scale", "permutation"])
+@pytest.mark.parametrize("respects", ["scale", "permutation"])
 @pytest.mark.parametrize("base", READABLE, ids=str)
-def test_graph_round_trip_gives_the_params(base: Case, symmetry: str) -> None:
-    layout = GraphLayout.from_spec(spec_of(base), symmetry)  # type: ignore[arg-type]
+def test_graph_round_trip_gives_the_params(base: Case, respects: str) -> None:
+    layout = GraphLayout.from_spec(spec_of(base), respects)  # type: ignore[arg-type]
     wide = [{name: p[None] for name, p in wider(base, 2).items()}] if base in RESIZABLE else []
     for params in (networks(base, 3), *wide):
         back = _round_trip(layout, params)
@@ -33,9 +31,7 @@ def test_graph_round_trip_gives_the_params(base: Case, symmetry: str) -> None:
 def test_graph_write_uses_the_features(base: Case) -> None:
     layout = GraphLayout.from_spec(spec_of(base))
     params, other = networks(base), networks(base)
-    nodes = [layout.read_node(item, other) for item in layout.node_blocks]
-    edges = [layout.read_edge(item, other) for item in layout.edge_blocks]
-    written = layout.write(params, nodes, edges)
+    written = layout.write(params, [block.read(other) for block in layout.blocks])
     for name in params:
         expected = params[name] if name in layout.fixed else other[name]
         assert torch.equal(written[name], expected)
@@ -47,10 +43,10 @@ def test_graph_features_have_the_units_of_their_sets(base: Case) -> None:
     params = {name: p[None] for name, p in wider(base, 3).items()}
     sizes = layout.sizes(params)
     for item in layout.node_blocks:
-        assert layout.read_node(item, params).shape == (1, sizes[item.node], item.channels)
+        assert item.read(params).shape == (1, item.channels, sizes[item.node])
     for item in layout.edge_blocks:
         expected = (1, item.channels, sizes[item.out], sizes[item.into])
-        assert layout.read_edge(item, params).shape == expected
+        assert item.read(params).shape == expected
 
 
 @pytest.mark.parametrize("base", RESIZABLE, ids=str)
@@ -70,15 +66,15 @@ def test_graph_edges_point_from_what_is_read_to_what_is_written() -> None:
     base = case("matrix-products")
     layout = GraphLayout.from_spec(spec_of(base))
     params = networks(base)
-    second = next(item for item in layout.edge_blocks if item.block.param == "w2")
-    assert torch.equal(layout.read_edge(second, params), params["w2"].mT[:, None])
+    second = next(item for item in layout.edge_blocks if item.view.block.param == "w2")
+    assert torch.equal(second.read(params), params["w2"].mT[:, None])
 
 
 def test_graph_kernel_positions_are_channels() -> None:
     base = case("cnn-2d")
     layout = GraphLayout.from_spec(spec_of(base))
     params = networks(base)
-    first = layout.read_edge(layout.edge_blocks[0], params)
+    first = layout.edge_blocks[0].read(params)
     for position in range(9):
         row, column = divmod(position, 3)
         assert torch.equal(first[:, position], params["0.weight"][..., row, column])
@@ -96,16 +92,16 @@ def test_graph_of_a_parameter_in_slices() -> None:
     )
     layout = GraphLayout.from_spec(SymmetrySpec(groups, blocks))
     params = {"w": torch.randn(2, 7, 2)}
-    assert layout.read_edge(layout.edge_blocks[0], params).shape == (2, 1, 4, 2)
+    assert layout.edge_blocks[0].read(params).shape == (2, 1, 4, 2)
     assert torch.equal(_round_trip(layout, params)["w"], params["w"])
 
 
 def test_graph_permutation_option_forgets_scales() -> None:
     layout = GraphLayout.from_spec(spec_of(case("mlp-identity")), "permutation")
-    assert not layout.factors and not any(node.odd for node in layout.nodes)
+    assert not layout.positive and not any(node.odd for node in layout.nodes)
     scaled = GraphLayout.from_spec(spec_of(case("mlp-identity")))
     assert [node.odd for node in scaled.nodes] == [False, True, True, False]
-    assert [factor.node for factor in scaled.factors] == [1, 2]
+    assert list(scaled.positive.values()) == [1, 2]
 
 
 def test_graph_missing_name_says_which() -> None:
@@ -150,7 +146,7 @@ def test_graph_params_without_a_group_stay() -> None:
     layout = GraphLayout.from_spec(SymmetrySpec(groups, blocks))
     params = {"temperature": torch.randn(2, 1), "b": torch.randn(2, 3)}
     assert layout.fixed == ("temperature",)
-    written = layout.write(params, [torch.zeros(2, 3, 1)], [])
+    written = layout.write(params, [torch.zeros(2, 1, 3)])
     assert list(written) == ["temperature", "b"]
     assert torch.equal(written["temperature"], params["temperature"]) and not written["b"].any()
 
@@ -165,5 +161,5 @@ def test_graph_slice_without_a_group_stays() -> None:
     layout = GraphLayout.from_spec(SymmetrySpec(groups, blocks))
     params = {"p": torch.randn(2, 6)}
     assert torch.equal(_round_trip(layout, params)["p"], params["p"])
-    written = layout.write(params, [torch.zeros(2, 3, 1)], [])["p"]
+    written = layout.write(params, [torch.zeros(2, 1, 3)])["p"]
     assert not written[:, 2:5].any() and torch.equal(written[:, [0, 1, 5]], params["p"][:, [0, 1, 5]])

@@ -7,11 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from amortopt.metanets.scalegmn.graph.blocks import EdgeBlock
+from amortopt.metanets.scalegmn.layout import GraphBlock
 
 
-def usual_size(block: EdgeBlock, sizes: tuple[int, ...]) -> float:
-    """Usual size of a weight, 1 / sqrt(fan in)."""
+def usual_size(block: GraphBlock, sizes: tuple[int, ...]) -> float:
+    """Usual size of a block's values: 1 / sqrt(fan in) for weights, 1 for node features such as biases."""
+    if len(block.ends) == 1:
+        return 1.0
     return 1 / math.sqrt(sizes[block.into] * block.channels / block.view.diagonal)
 
 
@@ -36,9 +38,9 @@ def unit_rms(x: Tensor) -> Tensor:
 
 def l1_features(l1: Tensor) -> Tensor:
     """[B] -> [B, 2]: position on a log scale around 1e-3, and whether there is any penalty."""
-    there = l1 > 0
-    log = torch.log10(torch.where(there, l1, 1)) + 3
-    return torch.stack([torch.where(there, log, 0), there.to(l1)], -1)
+    positive = l1 > 0
+    log = torch.log10(torch.where(positive, l1, 1)) + 3
+    return torch.stack([torch.where(positive, log, 0), positive.to(l1)], -1)
 
 
 class Blend(nn.Module):
@@ -46,8 +48,7 @@ class Blend(nn.Module):
 
     One prototype is common to all strengths, one belongs to strength zero, and ``knots`` of them are spread
     evenly over the logarithm of the range. Between two knots both count, linearly; beyond the ends the last
-    one does. Far from each other on that scale, good weights have little in common, so knots are many and
-    each is met by few strengths.
+    one does. Good weights for strengths that lie far apart have little in common, hence many knots.
 
     Args:
         low: Strength of the first knot.
@@ -73,11 +74,11 @@ class Blend(nn.Module):
 
     def forward(self, l1: Tensor) -> Tensor:
         """Strengths [B] >= 0 -> weights [B, knots + 2]."""
-        there = l1 > 0
+        positive = l1 > 0
         scale = max(1, self.knots - 1) / max(math.log(self.high / self.low), 1e-12)
-        position = torch.log(torch.where(there, l1, self.low) / self.low) * scale
-        place = torch.arange(self.knots, dtype=l1.dtype, device=l1.device)
-        distance = (position.clamp(0, self.knots - 1)[:, None] - place).abs()
-        near = (1 - distance).clamp(min=0) * there[:, None]
-        common, none = torch.ones_like(near[:, :1]), (~there).to(near)[:, None]
+        position = torch.log(torch.where(positive, l1, self.low) / self.low) * scale
+        knots = torch.arange(self.knots, dtype=l1.dtype, device=l1.device)
+        distance = (position.clamp(0, self.knots - 1)[:, None] - knots).abs()
+        near = (1 - distance).clamp(min=0) * positive[:, None]
+        common, none = torch.ones_like(near[:, :1]), (~positive).to(near)[:, None]
         return torch.cat([common, none, near], 1)

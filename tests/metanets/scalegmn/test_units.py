@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from amortopt.metanets.scalegmn.graph.layout import GraphLayout
-from amortopt.metanets.scalegmn.graph.sets import NodeSet, Part
+from amortopt.metanets.scalegmn.factors import CanonicalScaling
+from amortopt.metanets.scalegmn.layout import GraphLayout
+from amortopt.metanets.scalegmn.units import NodeSet, Part
 from tests.cases import CASES, Case
 from tests.metanets.networks import spec_of
 from tests.metanets.specs import SPECS, written
@@ -20,8 +21,7 @@ def _derived(layout: GraphLayout) -> dict[str, NodeSet]:
 
 
 def _ends(layout: GraphLayout) -> dict[str, tuple[str, ...]]:
-    items = (*layout.node_blocks, *layout.edge_blocks)
-    return {i.block.label: tuple(layout.nodes[end.node].group for _, end in i.ends) for i in items}
+    return {b.view.block.label: tuple(layout.nodes[end.node].group for end in b.ends) for b in layout.blocks}
 
 
 @pytest.mark.parametrize("base", [base for base in CASES if base.name != "mixer"], ids=str)
@@ -37,14 +37,14 @@ def test_sets_are_the_same_without_scales(name: str) -> None:
     scaled, permuted = (GraphLayout.from_spec(SPECS[name], s) for s in ("scale", "permutation"))
     assert [node.group for node in scaled.nodes] == [node.group for node in permuted.nodes]
     assert _ends(scaled) == _ends(permuted)
-    assert not permuted.factors and not any(node.odd for node in permuted.nodes)
+    assert not permuted.positive and not any(node.odd for node in permuted.nodes)
 
 
 def test_sets_of_a_norm_between_odd_activations() -> None:
     layout = _layout("conv-norm-tanh")
     gain = _derived(layout)["a a b"]
     assert gain.odd and gain.size == 4
-    assert gain.parts == (Part(1, 1, 1, odd=True, plays=True), Part(2, 1, 1, odd=True, plays=False))
+    assert gain.parts == (Part(1, 1, 1, odd=True, slots=True), Part(2, 1, 1, odd=True, slots=False))
     assert _ends(layout)["1.weight"] == ("b", "x") and _ends(layout)["norm1.bias"] == ("a",)
 
 
@@ -58,14 +58,14 @@ def test_sets_of_a_norm_before_relu() -> None:
 def test_sets_leave_out_followers_that_never_change_their_sign() -> None:
     layout = _layout("depthwise-after")
     assert [node.group for node in layout.nodes] == ["x", "s", "a", "y"]
-    assert [factor.name for factor in layout.factors] == ["s", "a", "b"]
+    assert list(layout.positive) == ["s", "a", "b"]
 
 
 def test_sets_of_gates_that_keep_their_sign() -> None:
     layout = _layout("lstm")
     ends = _ends(layout)
     ((name, gates),) = _derived(layout).items()
-    assert not gates.odd and gates.parts == (Part(1, 1, 1, odd=False, plays=True),)
+    assert not gates.odd and gates.parts == (Part(1, 1, 1, odd=False, slots=True),)
     assert layout.nodes.index(gates) == layout.edge_blocks[0].out
     assert ends["hh[0:5, 0:5]"] == (name, "h") and ends["hh[10:15, 0:5]"] == ("h", "h")
 
@@ -74,14 +74,14 @@ def test_sets_of_heads_and_their_channels() -> None:
     layout = _layout("attention")
     assert not _derived(layout)
     channels = layout.nodes[2]
-    assert channels.run == 2 and channels.parts == (Part(1, 1, 2, odd=False, plays=True),)
+    assert channels.run == 2 and channels.parts == (Part(1, 1, 2, odd=False, slots=True),)
 
 
 def test_sets_of_a_block_with_three_groups() -> None:
     layout = _layout("mixer")
     both = _derived(layout)["a a × p p"]
     assert both.size == 20 and both.odd
-    assert both.parts == (Part(1, 1, 5, odd=True, plays=True), Part(2, 4, 1, odd=True, plays=True))
+    assert both.parts == (Part(1, 1, 5, odd=True, slots=True), Part(2, 4, 1, odd=True, slots=True))
     assert _ends(layout)["head"] == ("y", "a a × p p")
 
 
@@ -96,14 +96,16 @@ def _per_head(kind: str, extra: dict[str, str]) -> GraphLayout:
 
 def test_sets_of_scales_that_are_met_only_together_have_one_factor() -> None:
     layout = _per_head("free", {})
-    assert [factor.name for factor in layout.factors] == ["d × h"]
-    assert {end.node for item in layout.edge_blocks[1:] for _, end in item.ends} == {0, 4}
-    assert layout.told[0].first and layout.told[0].otherwise
+    scaling = CanonicalScaling(layout)
+    assert list(scaling.factors) == ["d × h"]
+    assert {end.node for block in layout.edge_blocks[1:] for end in block.ends} == {0, 4}
+    assert scaling.steps[0].first and scaling.steps[0].fallback
 
 
 def test_sets_of_scales_that_are_met_apart_have_their_own_factors() -> None:
     layout = _per_head("free", {"gate": "h^+1"})
-    assert [told.factor for told in layout.told] == ["h", "d"] and all(told.first for told in layout.told)
+    steps = CanonicalScaling(layout).steps
+    assert [step.factor for step in steps] == ["h", "d"] and all(step.first for step in steps)
 
 
 @pytest.mark.parametrize(("extra", "sided"), [({}, True), ({"gate": "h^+1"}, False)])
@@ -116,4 +118,4 @@ def test_sets_find_signs_of_products_from_their_parts_where_these_show(
 
 def test_sets_of_biases_are_those_of_the_weights_that_write_with_them() -> None:
     layout = _per_head("none", {})
-    assert [item.block.param for item in layout.node_blocks] == ["q.bias"]
+    assert [item.view.block.param for item in layout.node_blocks] == ["q.bias"]

@@ -1,4 +1,4 @@
-"""Node sets: whose units a metanet has features of, and which sets are about the same units.
+"""Node sets: the units that a metanet has features of, and which sets are about the same units.
 
 Every group has a set, whose odd features flip with that group. A block's end may be about other things: units
 that follow a permutation but not its sign, units that flip with two groups, pairs of units. Such ends get
@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from amortopt.symmetry import Axis, NeuronGroup, SymmetrySpec
 
-Symmetry: TypeAlias = Literal["scale", "permutation"]
+Respects: TypeAlias = Literal["scale", "permutation"]
 """Whether the scalings of a spec are respected, or only its permutations (the ablation)."""
 
 
@@ -29,14 +29,15 @@ class Part:
         before: Number of b.
         repeat: Number of r.
         odd: Whether the set flips with the part's units.
-        plays: Whether the set's units play the part's roles, beside those of other parts and their own.
+        slots: Whether the set's units take the part's slots, combined with those of other parts and of the
+            set.
     """
 
     node: int
     before: int
     repeat: int
     odd: bool
-    plays: bool
+    slots: bool
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,15 @@ class NodeSet:
 
     Attributes:
         group: Name of the group; several names for a derived set.
-        size: Units in the family's own networks.
-        permutable: Whether units of one run have no identity of their own; otherwise a unit is known by its
-            index.
+        size: Units in the family's networks.
+        permutable: Whether units of one run may be exchanged; otherwise a unit is known by its index.
         odd: Whether a unit may change its sign.
-        run: Units that are put in order among each other: those of one owner's unit, or all; 1 for a derived
-            set.
+        run: Number of units that are put in order among each other: those of one unit of the owner, or all; 1
+            for a derived set.
         parts: The owner of a group; what a derived set is made of.
         derived: Whether it is no group's.
-        sided: Whether its units' signs are found from their own features; those of a derived set are products
-            of its parts' signs, unless these show nowhere but in the product.
+        sided: Whether the signs of its units come from their features. Those of a derived set are products of
+            its parts' signs, unless these show nowhere but in the product.
     """
 
     group: str
@@ -67,13 +67,13 @@ class NodeSet:
     sided: bool = True
 
     @property
-    def own_units(self) -> bool:
-        """Whether it has units that no other set has; false for the further scalings of a set's units."""
+    def has_units(self) -> bool:
+        """Whether it has units that no other set has; false for further scalings of another set's units."""
         return not self.derived and (not self.parts or self.run > 1)
 
     @property
     def known(self) -> bool:
-        """Whether its units are told apart by their index alone, and never change their sign."""
+        """Whether its units are known by their index alone, and never change their sign."""
         return not (self.permutable or self.odd or self.parts)
 
 
@@ -82,41 +82,36 @@ class SetTable:
 
     Args:
         spec: The spec.
-        symmetry: Whether units may be rescaled.
+        respects: Whether units may be rescaled.
 
     Attributes:
         nodes: The sets so far: those of groups, then derived ones.
         positive: Groups whose units may be rescaled by q > 0.
     """
 
-    def __init__(self, spec: SymmetrySpec, symmetry: Symmetry) -> None:
-        self.spec, self.symmetry = spec, symmetry
+    def __init__(self, spec: SymmetrySpec, respects: Respects) -> None:
+        self.spec, self.respects = spec, respects
         self.nodes: list[NodeSet] = []
         self.positive: list[str] = []
         self._of_group: dict[str, int] = {}
         self._derived: dict[tuple[tuple[str, tuple[str, ...]], ...], int] = {}
         for group in spec.groups:
-            if symmetry == "scale" and group.kind in ("positive", "free"):
+            if respects == "scale" and group.kind in ("positive", "free"):
                 self.positive.append(group.name)
-            if self.units(group.name) != group.name and not _flips(group):
-                # Scales that are never negative leave nothing to tell: its units' own set is enough.
-                self._of_group[group.name] = self._of_group[self.units(group.name)]
+            if self.spec.units_of(group.name) != group.name and not _flips(group):
+                # Scales that are never negative show in no feature: the set of its units is enough.
+                self._of_group[group.name] = self._of_group[self.spec.units_of(group.name)]
             else:
                 self._of_group[group.name] = len(self.nodes)
                 self.nodes.append(self._node_set(group))
 
     def _node_set(self, group: NeuronGroup) -> NodeSet:
         run = self.spec.run(group.name)
-        odd = self.symmetry == "scale" and _flips(group)
+        odd = self.respects == "scale" and _flips(group)
         if group.within is None:
             return NodeSet(group.name, group.size, group.permutable, odd, run)
-        owner = Part(self._of_group[group.within], 1, run, odd=False, plays=True)
+        owner = Part(self._of_group[group.within], 1, run, odd=False, slots=True)
         return NodeSet(group.name, group.size, group.permutable or run == 1, odd, run, (owner,))
-
-    def units(self, name: str) -> str:
-        """The group whose units a group scales: its own, or those of its owner."""
-        group = self.spec.group(name)
-        return name if group.within is None or self.spec.run(name) > 1 else self.units(group.within)
 
     def of_group(self, name: str) -> int:
         """The set of a group, or of its units."""
@@ -124,12 +119,12 @@ class SetTable:
 
     def of_axes(self, axes: Sequence[Axis]) -> int:
         """The set whose rows are units of all axes together, and flip with what scales them."""
-        key = tuple((self.units(axis.group or ""), self._signs(axis)) for axis in axes)
+        key = tuple((self.spec.units_of(axis.group or ""), self._signs(axis)) for axis in axes)
         if len(key) == 1:
             units, signs = key[0]
             if not signs and not _flips(self.spec.group(units)):
                 return self._of_group[units]
-            if len(signs) == 1 and self.units(signs[0]) == units:
+            if len(signs) == 1 and self.spec.units_of(signs[0]) == units:
                 return self._of_group[signs[0]]
         if key not in self._derived:
             self._derived[key] = len(self.nodes)
@@ -147,30 +142,30 @@ class SetTable:
     def _derived_set(self, axes: Sequence[Axis], signs: Sequence[tuple[str, ...]]) -> NodeSet:
         parts: list[Part] = []
         for axis, names, (before, after) in zip(axes, signs, strides(axes), strict=True):
-            units = self.units(axis.group or "")
-            whole = next((name for name in names if self.units(name) == units), None)
+            units = self.spec.units_of(axis.group or "")
+            whole = next((name for name in names if self.spec.units_of(name) == units), None)
             if whole is None:
-                parts.append(Part(self._of_group[units], before, after, odd=False, plays=True))
+                parts.append(Part(self._of_group[units], before, after, odd=False, slots=True))
             for name in names:
                 repeat = after * axis.size // self.spec.group(name).size
-                parts.append(Part(self._of_group[name], before, repeat, odd=True, plays=name == whole))
+                parts.append(Part(self._of_group[name], before, repeat, odd=True, slots=name == whole))
         size = math.prod(axis.size for axis in axes)
         names = [" ".join((axis.group or "", *flips)) for axis, flips in zip(axes, signs, strict=True)]
-        odd = self.symmetry == "scale" and any(signs)
+        odd = self.respects == "scale" and any(signs)
         return NodeSet(" × ".join(names), size, True, odd, 1, tuple(parts), derived=True, sided=False)
 
     def sided(self, used: set[int]) -> tuple[NodeSet, ...]:
         """All sets, given which of them are ends of blocks."""
-        found = {p for p in used if not self.nodes[p].derived}
+        sided = {p for p in used if not self.nodes[p].derived}
         derived = [
             (p, [part.node for part in self.nodes[p].parts if part.odd]) for p in self._derived.values()
         ]
         # The sign of one part is that of the product times those of all other parts.
         for _ in derived:
             for _, parts in derived:
-                missing = [p for p in parts if p not in found]
-                found.update(missing if len(missing) == 1 else ())
-        unknown = {p for p, parts in derived if not found.issuperset(parts)}
+                missing = [p for p in parts if p not in sided]
+                sided.update(missing if len(missing) == 1 else ())
+        unknown = {p for p, parts in derived if not sided.issuperset(parts)}
         return tuple(replace(node, sided=True) if p in unknown else node for p, node in enumerate(self.nodes))
 
 
