@@ -1,106 +1,48 @@
-"""The README's own snippets and commands run, and its numbers are those of the results files."""
+"""The README's snippets and commands run, and its numbers are those of the results."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 
-from amortopt import list_shipped
-from amortopt.cli.main import main
-from amortopt.functional.networks import params_of
-from amortopt.tasks import make_family
-from tests.releases import untrained_release
+from tests.docs.commands import SMALL, kind, run_command
+from tests.docs.pages import commands, fences, run_page
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = ROOT / "benchmarks" / "results"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-SNIPPETS = blocks("python")
-COMMANDS = [line.partition("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+COMMANDS = commands(README)
 OURS = [command for command in COMMANDS if "amortopt" in command.split()[0]]
 
-# Appended to what the README says, so that little is computed; {tmp} is a new folder.
-SMALL = {
-    "demo": "--networks 2 --epochs [1] --out {tmp}/demo.png",
-    "one-shot": "",
-    "info": "--probes 2",
-    "zoo": "--count 3 --epochs [0,1] --out {tmp}/zoo --progress false",
-    "fit": "--data.zoo {tmp}/zoo --data.networks 2 --data.examples 16 --data.val_networks 2 "
-    "--runs {tmp}/runs --trainer.max_steps 2 --trainer.enable_progress_bar false --model.metanet.width 8",
-    "zoo tiny-rnn": "--count 2 --out {tmp}/zoo --progress false",
-    "fit of a rule": "--runs {tmp}/runs --trainer.max_steps 2 --trainer.enable_progress_bar false "
-    "--model.rule.width 4 --model.estimator.truncation 2 --model.horizon 2",
-}
+
+def test_readme_is_at_most_150_lines() -> None:
+    assert len(README.splitlines()) <= 150
 
 
-def kind(command: str) -> str:
-    """What of ``SMALL`` a command is followed by."""
-    name = command.split()[1]
-    if name == "fit" and "recipes/unf_" in command:
-        return "fit of a rule"
-    return "zoo tiny-rnn" if name == "zoo" and "tiny-rnn" in command else name
-
-
-@pytest.fixture
-def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shipped checkpoints; before they are there, untrained ones of the same names."""
-    if "mnist1d-mlp-tanh" not in list_shipped():
-        untrained_release(tmp_path / "shipped", "tanh")
-        monkeypatch.setattr("amortopt.release.folder.shipped_folder", lambda _: tmp_path / "shipped")
-
-
-def test_readme_has_snippets_and_commands() -> None:
-    assert len(SNIPPETS) >= 3 and {kind(command) for command in OURS} == set(SMALL)
-
-
-@pytest.mark.parametrize("position", range(len(SNIPPETS)))
-def test_readme_snippet_runs(
-    position: int, checkpoints: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readme_snippets_print_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # Later snippets use what earlier ones define.
-    namespace: dict[str, object] = {"__name__": "readme"}
-    for snippet in SNIPPETS[: position + 1]:
-        exec(compile(snippet, "README.md", "exec"), namespace)
+    run_page(ROOT / "README.md")
 
 
-def test_readme_example_is_ten_lines_with_a_class_of_ones_own() -> None:
-    lines = [line for line in SNIPPETS[0].splitlines() if line.strip()]
-    assert len(lines) <= 10 and "F.tanh" in SNIPPETS[0] and "one_shot" in lines[-1]
+def test_readme_example_is_ten_lines_with_a_class_of_the_reader() -> None:
+    first = fences(README, "python")[0].text
+    lines = [line for line in first.splitlines() if line.strip()]
+    assert len(lines) <= 10 and "F.tanh" in first and "one_shot" in lines[-1]
+
+
+def test_commands_of_all_kinds_are_run_somewhere() -> None:
+    pages = [README, *(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))]
+    shown = {kind(c) for page in pages for c in commands(page) if "amortopt" in c.split()[0]}
+    assert shown == set(SMALL)
 
 
 @pytest.mark.parametrize("command", OURS)
-def test_readme_command_runs(
-    command: str, checkpoints: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    args = shlex.split(command)[1:]
-    monkeypatch.chdir(tmp_path if args[0] in ("info", "one-shot") else ROOT)
-    if args[0] == "info":
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        Path("mynet.py").write_text(SNIPPETS[0].partition("opt =")[0])
-    if args[0] == "one-shot":
-        save_file(params_of(make_family("mlp").build()), "weights.safetensors")
-    if kind(command) == "fit":
-        small = "--count 40 --epochs [0,1] --progress false"
-        assert (
-            main(["zoo", "build", "--config", zoo_recipe(), "--out", f"{tmp_path}/zoo", *small.split()]) == 0
-        )
-    assert main([*args, *SMALL[kind(command)].format(tmp=tmp_path).split()]) == 0
-
-
-def zoo_recipe() -> str:
-    command = next(c for c in OURS if c.startswith("amortopt zoo build"))
-    return re.search(r"--config (\S+)", command)[1]
+def test_readme_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    assert run_command(command, tmp_path) == 0
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
@@ -115,6 +57,41 @@ def test_readme_set_up_is_that_of_the_makefile() -> None:
 
 def test_readme_links_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    missing = [link for link in links if not (ROOT / link).exists()]
-    assert not [link for link in missing if not link.startswith("benchmarks/results")]
-    assert not missing or not list(RESULTS.glob("*.json")), "results are there, but not what is made of them"
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_readme_table_is_that_of_the_results_page() -> None:
+    page = (ROOT / "docs" / "results" / "one-pass.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip(" *") for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:1] == "|"
+    ]
+    sections: dict[str, list[list[str]]] = {}
+    for row in rows:
+        if not any(row[1:]):
+            sections[row[0]] = []
+        elif sections:
+            sections[list(sections)[-1]].append(row)
+    shown = [
+        [cell.strip(" *`") for cell in line.split("|")[1:-1]]
+        for line in README.splitlines()
+        if re.match(r"\| `\w+-", line)
+    ]
+    assert len(shown) == len(sections) > 0
+    for (checkpoint, *numbers), (section, methods) in zip(shown, sections.items(), strict=True):
+        data, network, activation = re.fullmatch(r"(\w+), (\w+) with (\w+)", section).groups()
+        assert checkpoint == f"{data}-{network}-{activation}".lower()
+        start = next(row for row in methods if row[0] == "as they start")
+        one = next(row for row in methods if row[0].startswith("one pass, ScaleGMN"))
+        long = [row for row in methods if "150 epochs" in row[0] and row[1]]
+        best = max(long, key=lambda row: last(row[1]))
+        expected = [mean(start[1]), mean(one[1]), one[3], str(last(best[1])), best[3].split(" / ")[-1]]
+        assert numbers == expected, checkpoint
+
+
+def mean(cell: str) -> str:
+    return cell.split(" ± ")[0]
+
+
+def last(cell: str) -> float:
+    """The number at 150 epochs, of several lengths."""
+    return float(mean(cell.split(" / ")[-1]))

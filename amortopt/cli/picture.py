@@ -214,7 +214,7 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
 def duration(seconds: float) -> str:
     """A time for people, such as ``2.4 ms``.
 
-    Example:
+    Examples:
         >>> duration(0.00241), duration(0.1), duration(12.0)
         ('2.4 ms', '0.1 s', '12 s')
     """

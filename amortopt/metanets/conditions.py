@@ -73,7 +73,7 @@ class L1Range:
     Raises:
         ValueError: Unless 0 < low <= high < infinity.
 
-    Example:
+    Examples:
         >>> print(L1Range(1e-5, 1e-2))
         0 and 1e-05 to 0.01
         >>> L1Range(1e-5, 1e-2).points(3)

@@ -79,7 +79,7 @@ class UNFOptimizer(torch.optim.Optimizer):
         ValueError: An argument is out of its range, the spec is not this model's, parameters are on several
             devices or no real numbers, or a group holds a tensor that is not the model's.
 
-    Example:
+    Examples:
         >>> import torch, amortopt
         >>> from amortopt.metanets import UpdateRule
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))

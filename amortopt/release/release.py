@@ -109,7 +109,7 @@ def save_release(folder: str | os.PathLike[str], release: Release) -> Path:
             weights that are not finite, a module without a registered name, or a folder with other files.
         OSError: The disk is full or the folder cannot be written; what was there before is still there.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> rule = make("update_rule", width=4)
         >>> with TemporaryDirectory() as folder:

@@ -28,7 +28,7 @@ def meet(*kinds: ScaleKind) -> ScaleKind:
     Returns:
         Their meet in the lattice free > positive, sign > none.
 
-    Example:
+    Examples:
         >>> meet("free", "sign"), meet("positive", "sign")
         ('sign', 'none')
     """

@@ -68,7 +68,7 @@ def extract(
     Warns:
         UnknownOperationWarning: An operation without a rule, with its name and module path.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
         >>> print(*extract(net, torch.zeros(5, 4)).blocks_of("0.weight")[0].axes)

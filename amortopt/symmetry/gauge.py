@@ -62,7 +62,7 @@ def gauge_dimension(spec: SymmetrySpec) -> GaugeDimension:
     Returns:
         Its size. Groups that no parameter has an axis of do not count; neither do buffers.
 
-    Example:
+    Examples:
         >>> from amortopt.symmetry import extract
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> gauge_dimension(extract(net, torch.zeros(5, 4)))

@@ -112,7 +112,7 @@ class SymmetrySpec:
         A group within another one that has runs of one unit is a further scaling of the owner's own units;
         such groups may follow each other. What counts or compares units reads this, never ``within`` alone.
 
-        Example:
+        Examples:
             >>> h = NeuronGroup("h", 3, "positive", True, "layer")
             >>> signs = NeuronGroup("s", 3, "sign", False, "layer", within="h")
             >>> SymmetrySpec((h, signs), ()).units_of("s")

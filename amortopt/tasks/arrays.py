@@ -35,7 +35,7 @@ class ArrayProblem(Problem):
     Raises:
         ValueError: If a part does not fit; the message names the argument.
 
-    Example:
+    Examples:
         >>> problem = ArrayProblem((torch.randn(20, 3), torch.arange(20) % 2), name="parity")
         >>> problem.objective, problem.input_shape, len(problem.split("train")), len(problem.split("val"))
         (CrossEntropy(num_classes=2, target_shape=()), (3,), 18, 2)

@@ -61,7 +61,7 @@ class Examples:
             ValueError: If there are no networks, or a network has no examples or as many targets as it has
                 not inputs.
 
-        Example:
+        Examples:
             >>> Examples.from_list([(torch.ones(n, 3), torch.ones(n)) for n in (2, 1)]).mask
             tensor([[ True,  True],
                     [ True, False]])

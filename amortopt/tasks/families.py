@@ -177,7 +177,7 @@ def make_family(name: str, **kwargs: Any) -> Family:
     Raises:
         ValueError: If there is no such family, it has no such argument, or an argument's value does not fit.
 
-    Example:
+    Examples:
         >>> make_family("mlp", activation="relu", widths=(40, 8, 10)).build()
         Sequential(
           (0): Linear(in_features=40, out_features=8, bias=True)

@@ -270,7 +270,7 @@ def make_objective(name: str, **fields: Any) -> Objective:
     Raises:
         ValueError: If there is no such objective or field, or a value does not fit.
 
-    Example:
+    Examples:
         >>> make_objective("cross_entropy", num_classes=10)
         CrossEntropy(num_classes=10, target_shape=())
     """

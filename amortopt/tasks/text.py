@@ -37,7 +37,7 @@ def encode(text: str) -> Tensor:
     Returns:
         Indices into ``VOCABULARY``, int64 [L].
 
-    Example:
+    Examples:
         >>> encode("a~\\n\\u00e9").tolist()
         [66, 95, 0, 96]
     """

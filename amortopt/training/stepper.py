@@ -76,7 +76,7 @@ class Stepper:
     Raises:
         ValueError: If a value is out of its range; the message names it.
 
-    Example:
+    Examples:
         >>> stepper = Stepper("sgd", learning_rate=torch.tensor([0.1, 1.0]), momentum=0.0)
         >>> params = {"weight": torch.ones(2, 3)}
         >>> stepper.step(params, {"weight": torch.ones(2, 3)}, stepper.start(params))

@@ -40,7 +40,7 @@ class TruncatedBackprop:
     The objective is the mean over steps k = 1 ... K and networks of :math:`L(W_k)` on a minibatch that
     :math:`W_k` has not seen. With ``data="train"`` it is the one that the next inner step learns from, and
     costs nothing; with ``"val"`` it is a further one of held-out data. The loss of a network that
-    has diverged counts as [GUARD][amortopt.meta.rule.unroll.GUARD] times that of its start.
+    has diverged counts as `unroll.GUARD` times that of its start.
 
     Args:
         truncation: Inner steps K.

@@ -194,7 +194,7 @@ class ScaleGMN(Metanet):
         """Improve networks of several architectures in one pass: the family's structure, any hidden widths.
 
         The same function of every network as :meth:`forward`. One architecture runs as a dense batch, several
-        as a packed one (see [PackedWiring][amortopt.metanets.scalegmn.packed.PackedWiring]).
+        as a packed one (see `PackedWiring`).
 
         Args:
             networks: Params [B, ...] of every architecture.

@@ -45,7 +45,7 @@ def groupings(spec: Spec) -> Iterator[tuple[int, ...]]:
     Yields:
         The part of every axis; parts are numbered by their first axis.
 
-    Example:
+    Examples:
         >>> list(groupings((5, 5))), list(groupings((5, 6)))
         ([(0, 0), (0, 1)], [(0, 1)])
     """
@@ -92,7 +92,7 @@ def count_terms(out_spec: Spec, in_spec: Spec) -> int:
     Returns:
         The number.
 
-    Example:
+    Examples:
         >>> count_terms((1, 1), (1, 1))  # a recurrent matrix onto itself
         15
     """
@@ -108,7 +108,7 @@ def count_layer_terms(specs: Sequence[Spec]) -> int:
     Returns:
         The number.
 
-    Example:
+    Examples:
         >>> count_layer_terms([(1, 0), (1,), (2, 1), (2,), (3, 2), (3,)])  # an MLP of three layers
         62
     """
@@ -136,10 +136,9 @@ def unf_basis(
 
     Raises:
         ValueError: ``out_shape`` does not fit ``out_spec``, x has too few axes, or axes of one group differ
-        in
-            size.
+            in size.
 
-    Example:
+    Examples:
         >>> [term.tolist() for term in unf_basis((0,), (0,), (2,), torch.tensor([1.0, 3.0]))]
         [[1.0, 3.0], [2.0, 2.0]]
     """

@@ -131,7 +131,7 @@ def verify(
         ValueError: Parameters or buffers of the spec are not those of the model, the model does not run on
             the input, or an option is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amortopt.symmetry import extract
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))

@@ -1,0 +1,58 @@
+"""Runs the `amortopt` commands that README and pages show, with options that make them small."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from amortopt.cli.main import main
+from amortopt.functional.networks import params_of
+from amortopt.tasks import make_family
+
+ROOT = Path(__file__).parents[2]
+NET = "README.md"  # a page whose first snippet defines a class Net
+
+SMALL = {
+    "demo": "--networks 2 --epochs [1] --out {tmp}/demo.png",
+    "one-shot": "",
+    "info": "--probes 2",
+    "zoo build": "--count 3 --epochs [0,1] --out {tmp}/zoo --progress false",
+    "zoo tiny-rnn": "--count 2 --out {tmp}/zoo --progress false",
+    "fit": "--data.zoo {tmp}/zoo --data.networks 2 --data.examples 16 --data.val_networks 2 "
+    "--runs {tmp}/runs --trainer.max_steps 2 --trainer.enable_progress_bar false --model.metanet.width 8",
+    "fit of a rule": "--runs {tmp}/runs --trainer.max_steps 2 --trainer.enable_progress_bar false "
+    "--model.rule.width 4 --model.estimator.truncation 2 --model.horizon 2",
+}
+"""Kind of command -> options appended to it; {tmp} is a new folder."""
+
+
+def kind(command: str) -> str:
+    """Key of ``SMALL`` for a command."""
+    words = command.split()
+    if words[1] == "fit":
+        return "fit of a rule" if "unf_" in command else "fit"
+    return " ".join(words[1:3]) if words[1] == "zoo" else words[1]
+
+
+def run_command(command: str, tmp: Path) -> int:
+    """Run a command in the current folder with small options; what it reads is made first.
+
+    Returns:
+        Its exit status.
+    """
+    args = shlex.split(command)[1:]
+    if args[0] == "info":
+        snippet = re.search(r"^```python\n(.*?)^```", (ROOT / NET).read_text(encoding="utf-8"), re.M | re.S)
+        assert snippet
+        Path("mynet.py").write_text(snippet[1].partition("opt =")[0])
+    if args[0] == "one-shot":
+        save_file(params_of(make_family("mlp").build()), "weights.safetensors")
+    if kind(command) == "fit":
+        recipe = args[args.index("--config") + 1]
+        zoo = f"recipes/zoo/{Path(recipe).name}"
+        small = ["--count", "40", "--epochs", "[0,1]", "--progress", "false"]
+        assert main(["zoo", "build", "--config", zoo, "--out", f"{tmp}/zoo", *small]) == 0
+    return main([*args, *SMALL[kind(command)].format(tmp=tmp).split()])
