@@ -22,7 +22,7 @@ from amortopt.release import list_shipped
 from amortopt.system.files import write_whole
 from amortopt.tasks import evaluate_many
 from amortopt.training import Stepper, train_epochs
-from amortopt.zoo.baseline import START_EPOCHS, starting_networks
+from amortopt.zoo.build import START_EPOCHS, starting_networks
 
 CHECKPOINTS = ("mnist1d-mlp-tanh", "mnist1d-mlp-relu")
 EPOCHS = (25, 150)

@@ -100,10 +100,12 @@ def run_many(module: nn.Module, params: Params, x: Tensor, *, count: int, shared
     """
     if not isinstance(module, ManyModule):
         return run_chain(module, params, x, count=count, shared=shared)
-    own = dict(module.named_parameters())
-    if not params.keys() <= own.keys() or any(_hooked(part) for part in module.modules()):
+    originals = dict(module.named_parameters())
+    if not params.keys() <= originals.keys() or any(_hooked(part) for part in module.modules()):
         return None
-    full = {name: params[name] if name in params else p.expand(count, *p.shape) for name, p in own.items()}
+    full = {
+        name: params[name] if name in params else p.expand(count, *p.shape) for name, p in originals.items()
+    }
     return module.forward_many(full, x.expand(count, *x.shape) if shared else x)
 
 
@@ -125,15 +127,15 @@ def run_chain(module: nn.Module, params: Params, x: Tensor, *, count: int, share
         Outputs [B, N, ...], differentiable in ``params`` and ``x`` to any order; None if this is no such
         chain.
     """
-    own = dict(module.named_parameters())
-    if not params.keys() <= own.keys():
+    originals = dict(module.named_parameters())
+    if not params.keys() <= originals.keys():
         return None
     layers = list(_chain(module))
     if any(not _is_known(layer) for layer in layers):
         return None
     # A tied parameter is named once, under its first name, as functional_call has it.
     stacked = {
-        id(p): params[name] if name in params else p.expand(count, *p.shape) for name, p in own.items()
+        id(p): params[name] if name in params else p.expand(count, *p.shape) for name, p in originals.items()
     }
     many = not shared
     for layer in layers:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ class Arithmetic(Problem):
         >>> text(Arithmetic(terms=2, digits=1, held_out=20).symbols[0])
         '2+6=08'
     """
+
+    arguments = ("terms", "digits", "held_out", "seed")
 
     def __init__(self, terms: int = 3, digits: int = 1, held_out: int = 300, seed: int = 0) -> None:
         if terms < 2:
@@ -95,10 +97,6 @@ class Arithmetic(Problem):
             raise ValueError("which: arithmetic has no val part; use train or test")
         rows = self.symbols[: -self.held_out] if which == "train" else self.symbols[-self.held_out :]
         return Examples(rows[:, :-1], rows[:, -self.answer :])
-
-    def to_config(self) -> dict[str, Any]:
-        keys = ("terms", "digits", "held_out", "seed")
-        return {"name": self.name} | {key: getattr(self, key) for key in keys}
 
 
 @lru_cache(maxsize=4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -86,9 +86,6 @@ class ArrayProblem(Problem):
         if which not in self._parts:
             raise ValueError(f"which: {self} has no {which} part; pass {which}=(x, y) to its constructor")
         return self._parts[which]
-
-    def to_config(self) -> dict[str, Any]:
-        return {"name": self.name}
 
 
 def _read(pair: Pair, argument: str) -> Examples:

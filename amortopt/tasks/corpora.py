@@ -38,6 +38,8 @@ class TextFile(TextProblem):
         characters: Read no more than this many characters.
     """
 
+    arguments = ("path", "length", "characters")
+
     def __init__(
         self, path: str | Path = "data/text", length: int = 32, characters: int = 10_000_000
     ) -> None:
@@ -52,14 +54,6 @@ class TextFile(TextProblem):
     @property
     def origin(self) -> str:
         return self.path.name
-
-    def to_config(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "path": str(self.path),
-            "length": self.length,
-            "characters": self.characters,
-        }
 
 
 @register_problem("lm1b")
@@ -76,6 +70,8 @@ class Lm1b(TextProblem):
         length: Characters T of a window.
         characters: Read this many characters; a train part has some forty million.
     """
+
+    arguments = ("root", "download", "length", "characters")
 
     def __init__(
         self,
@@ -96,15 +92,6 @@ class Lm1b(TextProblem):
     @property
     def origin(self) -> str:
         return "One Billion Word benchmark, train part 1"
-
-    def to_config(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "root": str(self.root),
-            "download": self.download,
-            "length": self.length,
-            "characters": self.characters,
-        }
 
 
 @lru_cache(maxsize=4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +34,7 @@ class Digits(Problem):
         seed: Seed of the parts, the jitter and the noise.
     """
 
+    arguments = ("seed",)
     objective = CrossEntropy(10)
 
     def __init__(self, seed: int = 42) -> None:
@@ -49,9 +49,6 @@ class Digits(Problem):
     def split(self, which: Which) -> Examples:
         check_which(which)
         return _generate(self.seed)[which]
-
-    def to_config(self) -> dict[str, Any]:
-        return {"name": self.name, "seed": self.seed}
 
 
 @lru_cache(maxsize=8)

@@ -36,6 +36,7 @@ class Mnist1d(Problem):
         channel_axis: Whether inputs are [1, 40] (for convolutions) instead of [40].
     """
 
+    arguments = ("seed", "channel_axis")
     objective = CrossEntropy(10)
 
     def __init__(self, seed: int = 42, channel_axis: bool = False) -> None:
@@ -51,9 +52,6 @@ class Mnist1d(Problem):
     def split(self, which: Which) -> Examples:
         check_which(which)
         return _parts(self.seed, self.input_shape)[which]
-
-    def to_config(self) -> dict[str, Any]:
-        return {"name": self.name, "seed": self.seed, "channel_axis": self.channel_axis}
 
 
 @lru_cache(maxsize=16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -28,6 +29,8 @@ class Problem(ABC):
     """Name in the registry, see [make_problem][amortopt.tasks.make_problem]."""
     objective: Objective
     """What outputs and targets are compared by."""
+    arguments: tuple[str, ...] = ()
+    """Names of the constructor's arguments, each of which is an attribute too."""
 
     @property
     @abstractmethod
@@ -49,9 +52,10 @@ class Problem(ABC):
             FileNotFoundError: If the data are read from files that are not there.
         """
 
-    @abstractmethod
     def to_config(self) -> dict[str, Any]:
         """JSON-able ``{"name": ..., **arguments}``; ``make_problem(**config)`` makes the same problem."""
+        values = {key: getattr(self, key) for key in self.arguments}
+        return {"name": self.name} | {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
     def __repr__(self) -> str:
         args = ", ".join(f"{k}={v!r}" for k, v in self.to_config().items() if k != "name")

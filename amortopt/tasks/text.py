@@ -11,7 +11,6 @@ import sys
 from abc import abstractmethod
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +60,8 @@ class TextProblem(Problem):
     Args:
         length: Characters T of a window.
     """
+
+    arguments = ("length",)
 
     def __init__(self, length: int = 32) -> None:
         if not isinstance(length, int) or length < 1:
@@ -124,9 +125,6 @@ class PydocText(TextProblem):
     def origin(self) -> str:
         version = sys.version_info
         return f"pydoc_data.topics of Python {version.major}.{version.minor}.{version.micro}"
-
-    def to_config(self) -> dict[str, Any]:
-        return {"name": self.name, "length": self.length}
 
 
 @lru_cache(maxsize=1)

@@ -84,6 +84,9 @@ class VisionProblem(Problem):
         self.seed = seed
         self.preprocessing: Preprocessing = preprocessing
         self.size = size
+        self.arguments = ("root", "download", "val_fraction", "seed", "preprocessing")
+        if size is not None:  # zoos stored before images could be shrunk stay the same
+            self.arguments += ("size",)
 
     @property
     def gray(self) -> Gray:
@@ -113,18 +116,6 @@ class VisionProblem(Problem):
         arguments = self.to_config() | {"root": self.root.resolve()}
         del arguments["name"]
         return _load(type(self), **arguments)[which]
-
-    def to_config(self) -> dict[str, Any]:
-        config = {
-            "name": self.name,
-            "root": str(self.root),
-            "download": self.download,
-            "val_fraction": self.val_fraction,
-            "seed": self.seed,
-            "preprocessing": self.preprocessing,
-        }
-        # Left out where images keep their size: zoos stored before there was such an argument stay the same.
-        return config if self.size is None else config | {"size": self.size}
 
 
 @register_problem("mnist")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from amortopt.zoo.store import Manifest, open_folder, read_shard, remove_leftove
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+START_EPOCHS = 13
+"""Starting networks are trained for 0 to this many epochs, as in the recipes of the zoos."""
 
 
 def build_zoo(
@@ -52,13 +55,12 @@ def build_zoo(
         ValueError: If the recipe does not fit together, or the folder holds something else.
         OSError: If the disk is full; finished shards are kept.
     """
-    problem, family = config.make_problem(), config.make_family()
-    module = _architecture(problem, family, device)
+    module = _architecture(config.make_problem(), config.make_family(), device)
     manifest = Manifest(config.to_dict(), {name: list(p.shape) for name, p in params_of(module).items()})
 
     def train(number: int, on_epoch: Callable[[int], None]) -> tuple[Params, Table]:
         table = draw_table(config, *manifest.bounds(number))
-        return _train_shard(config, problem, family, module, table, on_epoch)
+        return _train_shard(config, module, table, on_epoch)
 
     def work(number: int) -> int:
         return int(draw_table(config, *manifest.bounds(number))["epochs"].sum())
@@ -103,15 +105,15 @@ def build_shards(
     part, parts = parse_shard(shard)
     folder = Path(folder)
     manifest = open_folder(folder, manifest)
-    own = range(part, manifest.shards + 1, parts)
-    there = set(manifest.finished(folder))
-    todo = [number for number in own if number not in there or not _is_sound(folder, manifest, number)]
-    shares = {number: work(number) for number in own}
+    numbers = range(part, manifest.shards + 1, parts)
+    finished = manifest.finished(folder)
+    todo = [n for n in numbers if n not in finished or not _is_sound(folder, manifest, n)]
+    shares = {number: work(number) for number in numbers}
     finished_work = sum(shares.values()) - sum(shares[number] for number in todo)
     with _progress_bar(progress) as bar:
         job = bar.add_task("", unit=unit, total=sum(shares.values()), completed=finished_work)
-        for done, number in enumerate(todo, start=len(own) - len(todo) + 1):
-            bar.update(job, description=f"shard {done}/{len(own)}")
+        for done, number in enumerate(todo, start=len(numbers) - len(todo) + 1):
+            bar.update(job, description=f"shard {done}/{len(numbers)}")
             remove_leftovers(folder, manifest, number)
             params, table = train(number, lambda n: bar.advance(job, n))
             notes = {"torch": torch.__version__, "device": torch.device(device).type}
@@ -134,22 +136,64 @@ def parse_shard(shard: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
+def starting_networks(
+    problem: dict[str, Any],
+    family: dict[str, Any],
+    *,
+    count: int,
+    seed: int,
+    recipe: Mapping[str, Any] | None = None,
+) -> Params:
+    """Networks trained a little: drawn as the zoos' recipes say, but with a seed of their own.
+
+    Args:
+        problem: ``problem.to_config()``.
+        family: ``family.to_config()``.
+        count: Number of networks B.
+        seed: Takes the place of the zoo's seed; another one gives other networks.
+        recipe: Other keys of the zoo's recipe, such as ``learning_rate`` or ``epochs``, where they are not
+            those of [ZooConfig][amortopt.zoo.ZooConfig] with 0 to 13 epochs. Its count, seed, problem and
+            family are not read.
+
+    Returns:
+        Params [B, ...].
+
+    Raises:
+        ValueError: If problem or family do not exist or do not fit, or the recipe has an unknown key.
+    """
+    keys: dict[str, Any] = {"epochs": START_EPOCHS} | dict(recipe or {})
+    if unknown := keys.keys() - ZooConfig.__dataclass_fields__.keys():
+        known = ", ".join(ZooConfig.__dataclass_fields__)
+        raise ValueError(
+            f"recipe: got {', '.join(sorted(unknown))}, expected keys of a zoo's recipe: {known}"
+        )
+    config = ZooConfig(**(keys | {"problem": problem, "family": family, "count": count, "seed": seed}))
+    module = _architecture(config.make_problem(), config.make_family(), "cpu")
+    return _train(config, module, draw_table(config), lambda _: None)
+
+
 def _train_shard(
-    config: ZooConfig,
-    problem: Problem,
-    family: Family,
-    module: nn.Module,
-    table: Table,
-    on_epoch: Callable[[int], None],
+    config: ZooConfig, module: nn.Module, table: Table, on_epoch: Callable[[int], None]
 ) -> tuple[Params, Table]:
     """Params of a shard's networks [n, ...] and the table with their results."""
+    params, problem = _train(config, module, table, on_epoch), config.make_problem()
     device = next(module.parameters()).device
-    data = {which: problem.split(which).to(device) for which in SPLITS}
-    start = init_many(family.build, table["seed"].tolist(), table["init_scale"].tolist())
-    params = train_epochs(
+    finite = torch.stack([p.flatten(1).isfinite().all(1) for p in params.values()]).all(0)
+    results: Table = {"finite": finite.cpu().numpy()}
+    for which in SPLITS:
+        loss, score = evaluate_many(module, params, problem.split(which).to(device), problem.objective)
+        results |= {f"{which}_loss": loss.cpu().numpy(), f"{which}_accuracy": score.cpu().numpy()}
+    return params, table | results
+
+
+def _train(config: ZooConfig, module: nn.Module, table: Table, on_epoch: Callable[[int], None]) -> Params:
+    """The networks of a table, drawn and trained as the recipe says, [n, ...]; on the module's device."""
+    problem, device = config.make_problem(), next(module.parameters()).device
+    start = init_many(config.make_family().build, table["seed"].tolist(), table["init_scale"].tolist())
+    return train_epochs(
         module,
         {name: p.to(device) for name, p in start.items()},
-        data["train"],
+        problem.split("train").to(device),
         problem.objective,
         config.stepper(torch.as_tensor(table["learning_rate"])),
         epochs=table["epochs"],
@@ -158,12 +202,6 @@ def _train_shard(
         input_noise=config.input_noise,
         on_epoch=lambda epoch: on_epoch(int((table["epochs"] >= epoch).sum())),
     ).params
-    finite = torch.stack([p.flatten(1).isfinite().all(1) for p in params.values()]).all(0)
-    results: Table = {"finite": finite.cpu().numpy()}
-    for which in SPLITS:
-        loss, accuracy = evaluate_many(module, params, data[which], problem.objective)
-        results |= {f"{which}_loss": loss.cpu().numpy(), f"{which}_accuracy": accuracy.cpu().numpy()}
-    return params, table | results
 
 
 def _architecture(problem: Problem, family: Family, device: torch.device | str) -> nn.Module:

@@ -144,10 +144,10 @@ def _load_built(folder: Path, activation: str | None) -> Zoo:
     """All networks of a zoo that ``build_zoo`` wrote."""
     manifest = read_manifest(folder)
     check_complete(folder, manifest)
-    there = manifest.config["family"].get("activation")
-    if activation not in (None, there):
+    stored = manifest.config["family"].get("activation")
+    if activation not in (None, stored):
         raise ValueError(
-            f"activation: got {activation!r}, but the networks in {folder} have {there!r}; name another zoo"
+            f"activation: got {activation!r}, but the networks in {folder} have {stored!r}; name another zoo"
         )
     shards = [read_shard(folder, manifest, shard) for shard in range(1, manifest.shards + 1)]
     return Zoo(

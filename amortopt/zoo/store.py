@@ -200,10 +200,10 @@ def _read_record(folder: Path, manifest: Manifest, shard: int) -> tuple[dict[str
         rows = record["table"]
         intact = record["table_sha256"] == _sha256(_canonical(rows))
         intact = intact and rows["index"] == list(range(*manifest.bounds(shard)))
-        own = record["recipe_sha256"] == manifest.fingerprint
+        of_this_zoo = record["recipe_sha256"] == manifest.fingerprint
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); {_ADVICE}") from error
-    if not own:
+    if not of_this_zoo:
         raise ValueError(f"{path} belongs to a zoo of another recipe than {folder / _MANIFEST}; {_ADVICE}")
     if not intact:
         raise ValueError(f"{path} was altered (its table is not the recorded one); {_ADVICE}")

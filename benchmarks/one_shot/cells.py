@@ -15,7 +15,7 @@ from amortopt.release import Release
 from amortopt.tasks import Family, Problem, make_family, make_problem
 from amortopt.training import OptimizerName
 from amortopt.zoo import ZooConfig
-from amortopt.zoo.baseline import START_EPOCHS, starting_networks
+from amortopt.zoo.build import START_EPOCHS, starting_networks
 from benchmarks.harness.store import ROOT
 
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "muon": "Muon"}

@@ -237,13 +237,13 @@ def _read_layout(path: Path, columns: int) -> list[Variable]:
 
 
 def _choose_activation(metrics: dict[str, np.ndarray], activation: str | None, folder: Path) -> str:
-    there = sorted(set(metrics["activation"].tolist()))
-    if activation is None and len(there) == 1:
-        return there[0]
-    if activation is None or activation not in there:
+    known = sorted(set(metrics["activation"].tolist()))
+    if activation is None and len(known) == 1:
+        return known[0]
+    if activation is None or activation not in known:
         raise ValueError(
-            f"activation: got {activation!r}, expected one of {', '.join(there)}, which {folder} holds; pass "
-            f"activation=, or name the zoo {folder / there[-1]}"
+            f"activation: got {activation!r}, expected one of {', '.join(known)}, which {folder} holds; pass "
+            f"activation=, or name the zoo {folder / known[-1]}"
         )
     return activation
 
@@ -252,20 +252,20 @@ def _choose_rows(
     metrics: dict[str, np.ndarray], activation: str, max_epochs: int | None, fractions: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Row of every network's last checkpoint, ascending, and the split of each."""
-    own = np.flatnonzero(metrics["activation"] == activation)
+    rows = np.flatnonzero(metrics["activation"] == activation)
     # The published table names the run, others name the checkpoint in the run's folder: permanent_ckpt-86.
-    runs = [re.sub(r"/[^/]*ckpt-\d+[^/]*/?$", "", run) for run in metrics["modeldir"][own].tolist()]
+    runs = [re.sub(r"/[^/]*ckpt-\d+[^/]*/?$", "", run) for run in metrics["modeldir"][rows].tolist()]
     first_rows, networks = np.unique(runs, return_index=True, return_inverse=True)[1:]
     rank = np.argsort(np.argsort(first_rows))  # networks by first appearance
     splits = even_split(rank, *fractions)[networks]
 
-    steps = metrics["step"][own]
-    kept = np.ones(len(own), dtype=bool) if max_epochs is None else steps <= max_epochs
-    own, steps, networks, splits = own[kept], steps[kept], networks[kept], splits[kept]
-    order = np.lexsort((own, steps, networks))  # a network's checkpoints side by side, the last one last
+    steps = metrics["step"][rows]
+    kept = np.ones(len(rows), dtype=bool) if max_epochs is None else steps <= max_epochs
+    rows, steps, networks, splits = rows[kept], steps[kept], networks[kept], splits[kept]
+    order = np.lexsort((rows, steps, networks))  # a network's checkpoints side by side, the last one last
     last = order[np.append(np.diff(networks[order]) != 0, True)] if len(order) else order
     last = np.sort(last)
-    return own[last], splits[last]
+    return rows[last], splits[last]
 
 
 def _problem_config(metrics: dict[str, np.ndarray], folder: Path) -> dict[str, Any]:

@@ -226,12 +226,12 @@ def train_networks(
             *(table[k].tolist() for k in ("seed", "init_scale", "steps", "train_size")), strict=True
         )
     ]
-    params = {name: torch.stack([own[name] for own, _ in drawn]).to(device) for name in drawn[0][0]}
+    params = {name: torch.stack([one[name] for one, _ in drawn]).to(device) for name in drawn[0][0]}
     # Positions of every step's texts, [B, T, n]; zeros after a network's last step.
     chosen = torch.zeros(len(drawn), int(steps.max()), config.batch_size, dtype=torch.int32, device=device)
-    for row, (_, own) in zip(chosen, drawn, strict=True):
-        row[: len(own)] = torch.from_numpy(own)
-    texts, done = config.problem.split("train").to(device), 0
+    for row, (_, texts) in zip(chosen, drawn, strict=True):
+        row[: len(texts)] = torch.from_numpy(texts)
+    data, done = config.problem.split("train").to(device), 0
 
     def report(step: int, _: float, __: Params) -> None:
         nonlocal done
@@ -243,7 +243,7 @@ def train_networks(
     trained = train_many(
         module,
         params,
-        lambda step, networks: texts.take(chosen[networks, step].long()),
+        lambda step, networks: data.take(chosen[networks, step].long()),
         config.problem.objective,
         Stepper(
             "adamw",
@@ -283,8 +283,8 @@ def _draw_training(
         name: torch.from_numpy(rng.uniform(-bound, bound, tuple(p.shape)).astype(np.float32))
         for name, p in module.named_parameters()
     }
-    own = rng.permutation(trainable)[:train_size].astype(np.int32)
-    return start, own[rng.integers(train_size, size=(steps, config.batch_size))]
+    numbers = rng.permutation(trainable)[:train_size].astype(np.int32)
+    return start, numbers[rng.integers(train_size, size=(steps, config.batch_size))]
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from amortopt.cli.zoo import build_parser
 from amortopt.zoo import ZooConfig, build_zoo, load_zoo
-from amortopt.zoo.baseline import starting_networks
+from amortopt.zoo.build import starting_networks
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "zoo").glob("mnist1d_mlp_*.yaml"))
 
