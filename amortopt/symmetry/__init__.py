@@ -26,6 +26,7 @@ from amortopt.symmetry.match import match as match
 from amortopt.symmetry.proof.probes import Larger as Larger
 from amortopt.symmetry.proof.verify import Proof as Proof
 from amortopt.symmetry.proof.verify import verify as verify
+from amortopt.symmetry.rules import RuleError as RuleError
 from amortopt.symmetry.spec import SymmetrySpec as SymmetrySpec
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "NullDirections",
     "Operation",
     "Proof",
+    "RuleError",
     "ScaleKind",
     "SymmetrySpec",
     "UnknownOperationError",

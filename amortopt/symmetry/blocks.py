@@ -49,7 +49,7 @@ def cut(value: Tensor, block: Block, lead: int = 1) -> Tensor:
         ``value`` unless the block is of a reshaped parameter that is not contiguous.
     """
     if block.view:
-        value = value.reshape(*value.shape[:lead], *block.view)
+        value = value.reshape((*value.shape[:lead], *block.view))
     return value[(slice(None),) * lead + block.index] if block.slices else value
 
 
@@ -94,7 +94,7 @@ def join(blocks: Sequence[Block], tensors: Sequence[Tensor], shape: Sequence[int
     if len(blocks) == 1 and not blocks[0].slices:
         return tensors[0].reshape((*front, *shape))
     parts = [
-        (block.slices, tensor.reshape(*front, *(stop - start for start, stop in block.slices)))
+        (block.slices, tensor.reshape((*front, *(stop - start for start, stop in block.slices))))
         for block, tensor in zip(blocks, tensors, strict=True)
     ]
     joined = _joined(parts, lead)
@@ -130,7 +130,7 @@ def fits(block: Block, shape: Sequence[int]) -> bool:
     slices = block.slices or tuple((0, size) for size in whole)
     if math.prod(whole) != math.prod(shape) or len(slices) != len(whole):
         return False
-    if not all(0 <= start < stop <= size for (start, stop), size in zip(slices, whole, strict=True)):
+    if not all(0 <= start <= stop <= size for (start, stop), size in zip(slices, whole, strict=True)):
         return False
     lengths = [stop - start for start, stop in slices]
     # Dimensions of a view may be finer than the axes: heads, and units of each of them.

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import map_arg
 
-from amortopt.symmetry.rules import Call, NoRule, Result, Rule, Value, rule_for
+from amortopt.symmetry.inputs import Inputs
+from amortopt.symmetry.proof.running import Runner
+from amortopt.symmetry.rules import Call, NoRule, Result, RuleError, Value, rule_for
 from amortopt.symmetry.rules.base import by_axis
-from amortopt.symmetry.solve.dims import Dim, Dims, fixed, is_fixed, size_of
+from amortopt.symmetry.solve.dims import Dim, fixed, is_fixed, size_of
 from amortopt.symmetry.solve.labels import Labels
 from amortopt.symmetry.solve.pieces import Labelled
 from amortopt.symmetry.solve.table import table_of
@@ -23,6 +25,7 @@ from amortopt.symmetry.trace.program import (
     CHECKS,
     Trace,
     arguments,
+    check_module,
     has_readers,
     module_path,
     operator_name,
@@ -42,9 +45,7 @@ class UnknownOperationError(ValueError):
     """The same under ``strict=True``."""
 
 
-def extract(
-    module: nn.Module, example_input: Tensor | tuple[Tensor, ...], *, strict: bool = False
-) -> SymmetrySpec:
+def extract(module: nn.Module, example_input: Any, *, strict: bool = False) -> SymmetrySpec:
     """Find what may be permuted and rescaled in a network without changing its function in eval mode.
 
     The forward pass is traced; every dimension of every value is labelled with the neuron groups that it is
@@ -53,8 +54,9 @@ def extract(
 
     Args:
         module: The base network; not modified.
-        example_input: A tensor [N, ...] that ``forward`` takes, or a tuple of them; the first axis is the
-            batch.
+        example_input: What ``forward`` takes: a tensor, whose first axis is the batch; a tuple of arguments;
+            a dict of keyword arguments; or ``(args, kwargs)``. Beside tensors there may be None, numbers,
+            lists and objects, which are taken as they are.
         strict: Raise where an operation without a rule costs symmetry, instead of warning.
 
     Returns:
@@ -64,6 +66,7 @@ def extract(
         ValueError: The module has no parameters, lazy, integer or complex ones, does not take this input, or
             cannot be traced.
         UnknownOperationError: Under ``strict``, an operation without a rule; a ValueError.
+        RuleError: A rule failed, which is a bug in it; with the operation and its module path.
 
     Warns:
         UnknownOperationWarning: An operation without a rule, with its name and module path.
@@ -74,48 +77,66 @@ def extract(
         >>> print(*extract(net, torch.zeros(5, 4)).blocks_of("0.weight")[0].axes)
         h1^+1 in^-1
     """
-    extraction = _Extraction(trace(module, example_input), strict)
-    if any(parameter not in extraction.used for parameter in extraction.traced.shapes):
-        extraction.read_training(module, example_input)
+    check_module(module)
+    inputs = Inputs.of(example_input, module)
+    extraction = _Extraction(trace(module, inputs), strict, movable_buffers(module, inputs))
+    if any(parameter not in extraction.read for parameter in extraction.traced.shapes):
+        extraction.read_training(module, inputs)
     return extraction.spec()
+
+
+def movable_buffers(module: nn.Module, inputs: Inputs) -> dict[str, bool]:
+    """Floating buffers that are saved with the parameters; whether training mode leaves them as they are."""
+    found = {}
+    for path, part in module.named_modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_floating_point() and name not in part._non_persistent_buffers_set:
+                found[f"{path}.{name}".removeprefix(".")] = buffer
+    if not found:
+        return {}
+    runner = Runner(module, inputs, dtype=torch.float32)
+    try:
+        _, after = runner.run({}, training=True)
+    except Exception:
+        return dict.fromkeys(found, False)
+    return {name: name in after and after[name].equal(runner.buffers[name]) for name in found}
 
 
 class _Extraction:
     """Labels and what was read from one graph, or two."""
 
-    def __init__(self, traced: Trace, strict: bool) -> None:
+    def __init__(self, traced: Trace, strict: bool, buffers: dict[str, bool]) -> None:
         self.traced = traced
         self.strict = strict
         self.training = False
         self.labels = Labels()
         self.params: dict[str, Value] = {}
-        self.buffers: dict[str, Dims] = {}
+        # Buffers that may move with the parameters; whether they stay as they are in training mode.
+        self.frozen = buffers
+        self.buffers: dict[str, Value] = {}
         # Parameters that are only ever used in parts: the axis, and every part with its first index.
         self.parts: dict[str, tuple[int, list[tuple[int, Value]]]] = {}
         self.values: dict[torch.fx.Node, Any] = {}
         self.recording = Recording(traced.shapes)
         # What went into a node whose value is no tensor with labels: a number, an object of the tracer's own.
         self.hidden: dict[torch.fx.Node, list[Value]] = {}
+        # Parameters that an operation reads, in order.
         self.read: dict[str, None] = {}
-        # Buffers that are read other than as a norm's statistics.
-        self.held: set[str] = set()
         self._read()
 
-    @property
-    def used(self) -> dict[str, None]:
-        """Parameters that an operation reads, in order."""
-        return dict(self.read)
-
-    def read_training(self, module: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> None:
+    def read_training(self, module: nn.Module, inputs: Inputs) -> None:
         """Read the graph in training mode too: it may use parameters that the one in eval mode does not.
 
         What the network computes stays that of eval mode.
         """
-        unused = [name for name in self.traced.shapes if name not in self.used]
+        unused = [name for name in self.traced.shapes if name not in self.read]
         try:
-            self.traced = trace(module, example_input, training=True)
+            self.traced = trace(module, inputs, training=True)
         except ValueError:
             self.traced = replace(self.traced, nodes=())
+        reads = {self.traced.params.get(node.name) for node in self.traced.nodes if node.users}
+        if self.traced.nodes and reads.isdisjoint(unused):
+            return
         if not self.traced.nodes or any(name in self.parts for name in self.traced.params.values()):
             warnings.warn(
                 f"parameters {unused} are not used in eval mode, and training mode cannot be read; they are "
@@ -131,8 +152,12 @@ class _Extraction:
 
     def spec(self) -> SymmetrySpec:
         """The table."""
-        for name in self.held & self.buffers.keys():
-            self.labels.pin(self.buffers[name], "buffer")
+        dims = [part.dims for part in self._labelled() if not part.buffer]
+        known = set(self.labels.variables(*(dim for own in dims for dim in own)))
+        for value in self.buffers.values():
+            for dim in value.dims:
+                if not known.issuperset(self.labels.variables(dim)):
+                    self.labels.pin((dim,), "buffer")
         return table_of(self.labels, self._labelled(), tuple(self.recording.operations))
 
     def _read(self) -> None:
@@ -184,10 +209,15 @@ class _Extraction:
             self.params[name] = self._fresh(name, shape)
             return self.params[name]
         if node.name not in self.traced.inputs:
-            return _constant(node, self.traced.buffers.get(node.name))
+            name = self.traced.buffers.get(node.name)
+            if name not in self.frozen:
+                return _constant(node)
+            if name not in self.buffers:
+                self.buffers[name] = replace(self._fresh(name, shape), param=None, buffer=name)
+            return self.buffers[name]
         self.recording.made_by[node] = -1 - self.traced.inputs.index(node.name)
-        inner = tuple(self.labels.fresh_input(size) for size in shape[1:])
-        return Value((fixed(shape[0], "batch"), *inner), shape)
+        dims = tuple(self.labels.fresh_input(size) for size in shape[1:])
+        return Value((fixed(shape[0], "batch"), *dims) if shape else (), shape, dtype=node.meta["val"].dtype)
 
     def _fresh(self, name: str, shape: tuple[int, ...]) -> Value:
         return Value(tuple(self.labels.fresh(size, name) for size in shape), shape, name)
@@ -223,36 +253,56 @@ class _Extraction:
         call = Call(op, args, whole, module_path(node), shapes, self.training, integer)
         self.read |= dict.fromkeys(value.param for value in tensors(args) if value.param is not None)
         hidden = [value for source in node.all_input_nodes for value in self.hidden.get(source, ())]
+        try:
+            result = self._applied(call, output, hidden)
+            inputs = [self.traced.softsigns[node]] if node in self.traced.softsigns else node.all_input_nodes
+            values = self.values[node] = result[1]
+            if not all(isinstance(v, Value) for v in (values if isinstance(values, list) else [values])):
+                self.hidden[node] = [*hidden, *tensors(args)]
+            self._written_in_place(node, call)
+        except UnknownOperationError:
+            raise
+        except Exception as error:
+            shown = [f"{key} {v.shape}" for key, v in args.items() if isinstance(v, Value)]
+            raise RuleError(
+                f"the rule of operation {call} failed with {', '.join(shown)}: {type(error).__name__}: "
+                f"{error}; this is a bug in amortopt.symmetry.rules"
+            ) from error
+        self.recording.record(node, call, result[0], {source: self.values.get(source) for source in inputs})
+
+    def _applied(self, call: Call, output: Any, hidden: list[Value]) -> tuple[Result, Any]:
+        """What a rule finds, and the labels of the outputs; without a rule nothing is allowed."""
+        values = tensors(call.args)
         rule = None if hidden else rule_for(call.op)
-        for value in tensors(args):
+        statistics = _STATISTICS if call.name in ("batch_norm", "instance_norm") else ()
+        for key, value in call.args.items():
+            for buffer in (v for v in tensors(value) if v.buffer is not None):
+                if key not in statistics and not self.frozen[str(buffer.buffer)]:
+                    # What training mode makes of it, and under which scales, is not seen here.
+                    self.labels.limit(buffer.dims, "none", "buffer")
+        for value in values:
             self.labels.own_once(value.dims)
         try:
-            if rule is None or not any(shape is not None for shape in shapes):
+            if rule is None or not any(shape is not None for shape in call.shapes):
                 raise NoRule("")
-            result = _applied(rule, self.labels, call)
-            self.held |= {v.buffer for v in tensors(args) if v.buffer} - {name for name, _ in result.buffers}
-            self.values[node] = self._results(call, result)
+            if isinstance(call.args.get("out"), Value):
+                raise NoRule("it writes to a tensor that it is given")
+            if call.name not in _WITHOUT_ELEMENTS and any(0 in v.shape for v in values):
+                raise NoRule("a tensor has no elements")
+            result = rule(self.labels, call)
+            return result, self._results(call, result, output)
         except NoRule as declined:
-            self.held |= {v.buffer for v in tensors(args) if v.buffer}
-            result = Result((), call.op, _settings(args))
-            self.values[node] = self._without_rule(call, output, str(declined), hidden)
-        values = self.values[node]
-        if not all(isinstance(v, Value) for v in (values if isinstance(values, list) else [values])):
-            self.hidden[node] = [*hidden, *tensors(args)]
-        self._written_in_place(node, call)
-        inputs = [self.traced.softsigns[node]] if node in self.traced.softsigns else node.all_input_nodes
-        self.recording.record(node, call, result, {source: self.values.get(source) for source in inputs})
+            result = Result((), call.op, _settings(call.args))
+            return result, self._without_rule(call, output, str(declined), hidden)
 
-    def _results(self, call: Call, result: Result) -> Value | list[Value | None]:
-        for name, dims in result.buffers:
-            known = self.buffers.setdefault(name, dims)
-            for old, new in zip(known, dims, strict=True):
-                self.labels.tie(new, old, call.name)
+    def _results(self, call: Call, result: Result, output: Any) -> Value | list[Value | None]:
+        outputs = output if isinstance(output, list | tuple) else [output]
+        dtypes = [part.dtype if isinstance(part, Tensor) else None for part in outputs]
         if result.parts is None:
-            return Value(result.dims, call.shape, result.param)
+            return Value(result.dims, call.shape, result.param, dtype=dtypes[0])
         return [
-            None if dims is None or shape is None else Value(dims, shape)
-            for dims, shape in zip(result.parts, call.shapes, strict=True)
+            None if dims is None or shape is None else Value(dims, shape, dtype=dtype)
+            for dims, shape, dtype in zip(result.parts, call.shapes, dtypes, strict=True)
         ]
 
     def _written_in_place(self, node: torch.fx.Node, call: Call) -> None:
@@ -318,7 +368,7 @@ class _Extraction:
     def _labelled(self) -> list[Labelled]:
         """Parameters in the order of their use, then those that nothing uses, then moved buffers."""
         found: list[Labelled] = []
-        used = self.used
+        used = self.read
         for name in dict.fromkeys([*used, *self.traced.shapes]):
             shape = self.traced.shapes[name]
             if name in self.parts:
@@ -328,18 +378,14 @@ class _Extraction:
                 continue
             dims = self.params[name].dims if name in used else tuple(fixed(n, "unused") for n in shape)
             found.append(Labelled(name, shape, dims, (0,) * len(shape)))
-        for name, dims in self.buffers.items():
-            shape = tuple(size_of(dim) for dim in dims)
-            found.append(Labelled(name, shape, dims, (0,) * len(shape), buffer=True))
+        for name, value in self.buffers.items():
+            found.append(Labelled(name, value.shape, value.dims, (0,) * value.ndim, buffer=True))
         return found
 
 
-def _applied(rule: Rule, labels: Labels, call: Call) -> Result:
-    """What a rule finds; a call that it was not written for is as one that it declines."""
-    try:
-        return rule(labels, call)
-    except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise NoRule(f"its rule does not cover this use: {type(error).__name__}") from error
+_STATISTICS = ("running_mean", "running_var")
+_WITHOUT_ELEMENTS = ("cat", "zeros", "new_zeros", "zeros_like", "slice", "clone", "detach", "to", "_to_copy")
+"""Operations whose rules know tensors without elements."""
 
 
 def _is_integer(output: Any) -> bool:
@@ -350,11 +396,14 @@ def _at(start: int, axis: int, ndim: int) -> tuple[int, ...]:
     return tuple(start if other == axis else 0 for other in range(ndim))
 
 
-def _constant(node: torch.fx.Node, buffer: str | None = None) -> Value | None:
-    shape = shape_of(node.meta.get("val"))
-    if shape is None:
+def _constant(node: torch.fx.Node) -> Value | None:
+    value = node.meta.get("val")
+    if value is None and node.op == "get_attr":
+        value = getattr(node.graph.owning_module, str(node.target), None)
+    shape = shape_of(value)
+    if value is None or shape is None:
         return None
-    return Value(tuple(fixed(size, "constant") for size in shape), shape, buffer=buffer)
+    return Value(tuple(fixed(size, "constant") for size in shape), shape, dtype=value.dtype)
 
 
 def _settings(args: dict[str, Any]) -> tuple[tuple[str, str], ...]:

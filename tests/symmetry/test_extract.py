@@ -131,26 +131,26 @@ def test_extract_changes_nothing(training: bool) -> None:
     assert torch.equal(random, torch.get_rng_state())
 
 
-class _Cumulative(nn.Module):
+class _Renormed(nn.Module):
     """An operation that no rule covers, in the middle."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.odd, self.last = nn.Linear(4, 6), _Cumsum(), nn.Linear(6, 5)
+        self.first, self.odd, self.last = nn.Linear(4, 6), _Renorm(), nn.Linear(6, 5)
         self.head = nn.Linear(5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.tanh(self.last(self.odd(self.first(x)))))
 
 
-class _Cumsum(nn.Module):
+class _Renorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.cumsum(1)
+        return torch.renorm(x, 2, 0, 1.0)
 
 
 def test_an_unknown_operation_warns_and_costs_only_what_it_touches() -> None:
-    net, x = _Cumulative(), torch.randn(3, 4)
-    with pytest.warns(UnknownOperationWarning, match=r"aten\.cumsum at 'odd'.*first\.weight") as caught:
+    net, x = _Renormed(), torch.randn(3, 4)
+    with pytest.warns(UnknownOperationWarning, match=r"aten\.renorm at 'odd'.*first\.weight") as caught:
         spec = extract(net, x)
     assert caught[0].filename == __file__
     kinds = [(g.kind, g.permutable) for g in spec.groups if g.name.startswith("h")]
@@ -159,8 +159,8 @@ def test_an_unknown_operation_warns_and_costs_only_what_it_touches() -> None:
 
 
 def test_an_unknown_operation_raises_when_strict() -> None:
-    with pytest.raises(UnknownOperationError, match=r"aten\.cumsum at 'odd'"):
-        extract(_Cumulative(), torch.randn(3, 4), strict=True)
+    with pytest.raises(UnknownOperationError, match=r"aten\.renorm at 'odd'"):
+        extract(_Renormed(), torch.randn(3, 4), strict=True)
 
 
 class _Fft(nn.Module):
@@ -318,9 +318,9 @@ def test_bad_modules_are_named(build: object, message: str) -> None:
         extract(build(), torch.zeros(2, 4))  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("example", [torch.tensor(1.0), [1.0, 2.0], ()])
+@pytest.mark.parametrize("example", [None, [1.0, 2.0], (), {"input": 1}])
 def test_bad_example_inputs_are_named(example: object) -> None:
-    with pytest.raises(ValueError, match=r"example_input: got .* expected tensors"):
+    with pytest.raises(ValueError, match=r"example_input: got .* expected what forward takes.*one tensor"):
         extract(nn.Linear(4, 3), example)  # type: ignore[arg-type]
 
 

@@ -99,10 +99,10 @@ class _Detour(nn.Module):
         super().__init__()
         self.a, self.b, self.c = nn.Linear(40, 32), nn.Linear(32, 32), nn.Linear(32, 10)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.tanh(self.a(x))
-        torch.tanh(self.b(x))
-        return self.c(x)
+        y = torch.tanh(self.b(x))
+        return self.c(x), y
 
 
 class _Transposed(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -80,6 +81,12 @@ class Comparison:
             if not still or not any(_same(outputs, others) for others, _ in found.values()):
                 found[mode] = (outputs, buffers)
         return found
+
+    def drawn(self) -> Comparison:
+        """The same with random numbers drawn from a seed, not replaced by their means."""
+        runner = copy.copy(self.runner)
+        runner.drawn = True
+        return Comparison(self.spec, runner, [*self.before])
 
     def try_element(self, g: Element) -> None:
         """Move by an element of the spec and add what it shows to ``errors`` and ``statistics``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from amortopt._types import Params
+from amortopt.symmetry.inputs import Inputs, apart, outputs_of
 
 _aten = torch.ops.aten
 _REGISTERED = ("_parameters", "_buffers", "_modules")
@@ -29,20 +29,31 @@ class Runner:
     float64 everything is computed in it, also what the network itself casts to a smaller type.
 
     Args:
-        module: The network; left as it was by every run.
-        example_input: What its forward takes: a tensor, or a tuple of anything that holds tensors. Integers
-            stay integers.
+        module: The network; every run is one of a copy of it, so that nothing is left in it.
+        example_input: What its forward takes, as for [extract][amortopt.symmetry.extract]. Integers stay
+            integers.
         dtype: Type to compute in.
+
+    Attributes:
+        random: Names of operations whose random numbers were replaced by their mean in any run so far,
+            dropout aside.
+        drawn: Whether to draw them, from a fixed seed, instead.
     """
 
-    def __init__(self, module: nn.Module, example_input: Any, *, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(
+        self, module: nn.Module, example_input: Any | Inputs, *, dtype: torch.dtype = torch.float64
+    ) -> None:
         self.module, self.dtype = module, dtype
-        given = example_input if isinstance(example_input, tuple) else (example_input,)
-        self.inputs = tree_map_only(Tensor, self._cast, given)
+        given = example_input if isinstance(example_input, Inputs) else Inputs.of(example_input, module)
+        self.inputs = given.map(self._cast)
+        self.random: set[str] = set()
+        self.drawn = False
         self.params = {name: self._cast(p.detach()) for name, p in module.named_parameters()}
         self.buffers = {name: self._cast(b.detach()) for name, b in module.named_buffers()}
 
     def _cast(self, tensor: Tensor) -> Tensor:
+        if tensor.is_complex() and self.dtype == torch.float64:
+            return tensor.to(torch.complex128)
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     @property
@@ -64,17 +75,19 @@ class Runner:
             Every tensor among the outputs, and the buffers as the run left them.
         """
         buffers = {name: weights.get(name, buffer).clone() for name, buffer in self.buffers.items()}
-        inputs = tree_map_only(Tensor, torch.clone, self.inputs)
+        inputs = self.inputs.map(torch.clone)
+        module = apart(self.module)
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(grad))
-            stack.enter_context(_left_alone(self.module))
+            stack.enter_context(_left_alone(module))
             devices = {t.device for t in self.params.values() if t.device.type == "cuda"}
             stack.enter_context(torch.random.fork_rng(devices=list(devices)))
-            stack.enter_context(_Expectation(self.dtype))
+            stack.enter_context(_Expectation(self.dtype, self.random, self.drawn))
             torch.manual_seed(0)
-            self.module.train(training)
-            output = functional_call(self.module, {**self.params, **weights, **buffers}, inputs)
-            return [t.clone() for t in tensors_of(output)], buffers
+            module.train(training)
+            state = {**self.params, **weights, **buffers}
+            output = functional_call(module, state, inputs.args, inputs.kwargs)
+            return [t.clone() for t in outputs_of(output)], buffers
 
     def updated(self) -> list[str]:
         """The floating buffers that training mode updates; none if the network does not run in it."""
@@ -124,7 +137,7 @@ def generic(runner: Runner, statistics: Sequence[str], noise: float, seed: int =
         return normal(p).mul_(size) if seed else normal(p).mul_(noise * size).add_(p)
 
     other = copy.copy(runner)
-    other.inputs = tree_map_only(Tensor, fill, runner.inputs)
+    other.inputs = runner.inputs.map(fill)
     if noise == 0 and seed == 0:
         return other
     other.params = {n: disturbed(p) if p.is_floating_point() else p for n, p in runner.params.items()}
@@ -158,17 +171,6 @@ def worst(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest [relative][amortopt.symmetry.proof.running.relative] difference; NaN if one is NaN."""
     errors = [relative(a, b) for a, b in zip(got, expected, strict=True)]
     return next((error for error in errors if error != error), max(errors, default=0.0))
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    """The tensors in what a network returned: containers of any depth, dataclasses too."""
-    found: list[Tensor] = []
-    for leaf in tree_leaves(output):
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            found += tensors_of([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
-    return found
 
 
 @contextmanager
@@ -225,12 +227,36 @@ _EXPECTATIONS: Mapping[Any, Callable[..., Any]] = {
 }
 
 
+def _grouped_mm(
+    x: Tensor, mat2: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, *_: Any
+) -> Tensor:
+    """Rows offs[e - 1]:offs[e] of x times mat2[e]: what the fused operation computes, in any type."""
+    if offs is None or x.ndim == 3:
+        return x @ mat2 if bias is None else x @ mat2 + bias[:, None]
+    stops = offs.tolist()
+    parts = [
+        x[start:stop] @ mat2[e] + (0 if bias is None else bias[e])
+        for e, (start, stop) in enumerate(zip([0, *stops], stops, strict=False))
+    ]
+    # Rows behind the last expert's are not defined.
+    return torch.cat([*parts, x.new_zeros(max(len(x) - stops[-1], 0), mat2.shape[-1])])
+
+
+_EQUIVALENT: Mapping[str, Callable[..., Any]] = {
+    "aten._grouped_mm.default": _grouped_mm,
+    "transformers.grouped_mm_fallback.default": _grouped_mm,
+}
+"""Operations that cannot run in float64, and what computes the same."""
+_DROPOUT = ("bernoulli", "native_dropout", "rrelu_with_noise")
+_LOWER_COMPLEX = (torch.complex64, torch.complex32)
+
+
 class _Expectation(TorchDispatchMode):
     """Random numbers are their expectations; under float64 nothing is rounded to a smaller type."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, random: set[str], drawn: bool) -> None:
         super().__init__()
-        self.exact = dtype == torch.float64
+        self.exact, self.random, self.drawn = dtype == torch.float64, random, drawn
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -244,14 +270,24 @@ class _Expectation(TorchDispatchMode):
                 elif argument.name in kwargs:
                     kwargs[argument.name] = 0.0
         function = _EXPECTATIONS.get(func, func)
+        name = str(func).removeprefix("aten.").split(".")[0].removesuffix("_")
+        if function is not func and name not in _DROPOUT:
+            self.random.add(name)
+            function = func if self.drawn else function
+        if self.exact:
+            function = _EQUIVALENT.get(str(func), function)
         aliases = func.is_view or func._schema.is_mutable
         if not self.exact or aliases:
             return function(*args, **kwargs)
         if kwargs.get("dtype") in _LOWER:
             kwargs["dtype"] = torch.float64
+        if kwargs.get("dtype") in _LOWER_COMPLEX:
+            kwargs["dtype"] = torch.complex128
         args, named = tree_map_only(Tensor, _raised, args), tree_map_only(Tensor, _raised, kwargs)
         return tree_map_only(Tensor, _raised, function(*args, **named))
 
 
 def _raised(tensor: Tensor) -> Tensor:
+    if tensor.dtype in _LOWER_COMPLEX:
+        return tensor.to(torch.complex128)
     return tensor.double() if tensor.dtype in _LOWER else tensor

@@ -109,8 +109,8 @@ def verify(
     Args:
         spec: The claimed symmetry.
         model: The network.
-        example_input: What its forward takes, or a tuple of that; floating inputs that are all zero are
-            replaced by random ones.
+        example_input: What its forward takes, as for [extract][amortopt.symmetry.extract]; floating inputs
+            that are all zero are replaced by random ones.
         elements: How many random elements.
         seed: Of the elements and of the choice of probes.
         probes: At most how many elements outside the spec, spread over the groups; None for all, however
@@ -167,6 +167,10 @@ def verify(
             progress=progress,
         )
         proof = replace(proof, probes=tried, possible=possible, larger=larger)
+    if random := sorted(comparison.runner.random):
+        names = ", ".join(random)
+        note = f"random numbers ({names}) replaced by their mean; what could be larger is tried with draws"
+        proof = replace(proof, notes=(*proof.notes, note))
     return replace(proof, seconds=time.perf_counter() - start)
 
 

@@ -11,6 +11,7 @@ from amortopt.symmetry.rules.base import Call as Call
 from amortopt.symmetry.rules.base import NoRule as NoRule
 from amortopt.symmetry.rules.base import Result as Result
 from amortopt.symmetry.rules.base import Rule as Rule
+from amortopt.symmetry.rules.base import RuleError as RuleError
 from amortopt.symmetry.rules.base import Value as Value
 from amortopt.symmetry.rules.base import rule as rule
 from amortopt.symmetry.rules.base import rule_for as rule_for
@@ -27,4 +28,4 @@ from . import recurrent as recurrent
 from . import reduction as reduction
 from . import shape as shape
 
-__all__ = ["Call", "NoRule", "Result", "Rule", "Value", "rule", "rule_for"]
+__all__ = ["Call", "NoRule", "Result", "Rule", "RuleError", "Value", "rule", "rule_for"]

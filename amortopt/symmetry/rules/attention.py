@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from amortopt.symmetry.rules.arithmetic import together
-from amortopt.symmetry.rules.base import Call, Result, Value, rule
-from amortopt.symmetry.rules.contraction import multiplied
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule
+from amortopt.symmetry.rules.broadcasting import multiplied, together
 from amortopt.symmetry.rules.positions import copies
 from amortopt.symmetry.solve.dims import Dim, with_exponent
 from amortopt.symmetry.solve.labels import Labels
@@ -14,6 +13,8 @@ from amortopt.symmetry.solve.labels import Labels
 def attention(labels: Labels, call: Call) -> Result:
     """softmax(Q K^T) V: the scales of queries and keys cancel, those of the values are passed on."""
     query, key, value = call.value("query"), call.value("key"), call.value("value")
+    if not query.ndim == key.ndim == value.ndim >= 2:
+        raise NoRule("queries, keys and values have different numbers of dimensions")
     if call.args.get("enable_gqa"):
         key, value = (_repeated(labels, x, query.shape[-3]) for x in (key, value))
     heads = [_shared(labels, query, key, axis, call.name) for axis in range(query.ndim - 2)]
@@ -28,12 +29,15 @@ def attention(labels: Labels, call: Call) -> Result:
     _align(labels, query, key, value)
     mask = call.optional("attn_mask")
     if mask is not None:
-        shape = (*query.shape[:-1], key.shape[-2])
+        shape = (
+            *(max(q, k) for q, k in zip(query.shape[:-2], key.shape[:-2], strict=True)),
+            query.shape[-2],
+            key.shape[-2],
+        )
         together(labels, mask, Value(tuple(scores), shape), len(shape), call.name)
-    out = [
-        _shared(labels, Value(tuple(scores), query.shape), value, axis, call.name)
-        for axis in range(len(heads))
-    ]
+    sizes = tuple(max(q, k) for q, k in zip(query.shape[:-2], key.shape[:-2], strict=True))
+    weights = Value(tuple(scores), (*sizes, query.shape[-2], key.shape[-2]))
+    out = [_shared(labels, weights, value, axis, call.name) for axis in range(len(heads))]
     config = (("is_causal", str(call.args.get("is_causal"))), ("scale", str(call.args.get("scale"))))
     return Result((*out, query.dims[-2], value.dims[-1]), call.name, config)
 

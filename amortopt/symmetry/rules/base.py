@@ -6,12 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
+
 from amortopt.symmetry.solve.dims import Dim, Dims
 from amortopt.symmetry.solve.labels import Labels
 
 
 class NoRule(Exception):
     """Raised by a rule for a call that it does not cover; the message says what about it."""
+
+
+class RuleError(RuntimeError):
+    """A rule failed in another way than by declining: a bug in it, with the operation and its module path."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,14 @@ class Value:
         shape: Its sizes.
         param: Qualified name if it is a parameter, possibly transposed.
         buffer: Qualified name if it is a buffer.
+        dtype: Its type, where a rule has to know: a mask as an index is none of integers.
     """
 
     dims: Dims
     shape: tuple[int, ...]
     param: str | None = None
     buffer: str | None = None
+    dtype: torch.dtype | None = None
 
     @property
     def ndim(self) -> int:
@@ -62,7 +70,13 @@ class Call:
     @property
     def name(self) -> str:
         """Operator without namespace and without the underscore of an in-place form."""
-        return self.op.split(".")[-1].removesuffix("_")
+        return canonical(self.op).split(".")[-1]
+
+    def setting(self, key: str) -> Any:
+        """Any argument; a call of another overload, which lacks it, has no rule."""
+        if key not in self.args:
+            raise NoRule(f"it has no argument {key!r}")
+        return self.args[key]
 
     def value(self, key: str) -> Value:
         """A tensor argument."""
@@ -73,7 +87,10 @@ class Call:
 
     def axis(self, key: str, ndim: int) -> int:
         """An argument that is a dimension of a tensor with ``ndim`` of them."""
-        return int(self.args[key]) % max(ndim, 1)
+        axis = self.setting(key)
+        if not isinstance(axis, int) or not ndim:
+            raise NoRule(f"its argument {key!r} is no dimension of a tensor with {ndim}")
+        return axis % ndim
 
     def optional(self, key: str) -> Value | None:
         """A tensor argument that may be left out."""
@@ -93,7 +110,6 @@ class Result:
         config: What distinguishes two calls of that kind, apart from parameters.
         param: Qualified name if the output is still that parameter.
         parts: Labels of every output of an operation with several; None for what nothing is known of.
-        buffers: Labels of buffers that move with the parameters.
     """
 
     dims: Dims
@@ -101,21 +117,44 @@ class Result:
     config: tuple[tuple[str, str], ...] = ()
     param: str | None = None
     parts: tuple[Dims | None, ...] | None = None
-    buffers: tuple[tuple[str, Dims], ...] = ()
 
 
 Rule: TypeAlias = Callable[[Labels, Call], Result]
 _RULES: dict[str, Rule] = {}
 
+_ALIASES = {
+    **{"multiply": "mul", "subtract": "sub", "divide": "div", "true_divide": "div", "absolute": "abs"},
+    **{"negative": "neg", "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le"},
+    **{"not_equal": "ne", "arctan": "atan", "arcsin": "asin", "arccos": "acos", "arctanh": "atanh"},
+    **{"arcsinh": "asinh", "arccosh": "acosh", "arctan2": "atan2", "clip": "clamp", "fix": "trunc"},
+    **{"concat": "cat", "concatenate": "cat", "row_stack": "vstack", "moveaxis": "movedim", "ger": "outer"},
+    **{"special_expit": "sigmoid", "special_gammaln": "lgamma", "special_psi": "digamma"},
+    **{"linalg_matmul": "matmul", "unsafe_split_with_sizes": "split_with_sizes", "_conj": "conj"},
+    **{"unsafe_index": "index", "_unsafe_index": "index", "_unsafe_index_put": "index_put"},
+    **{"_index_put_impl": "index_put", "conj_physical": "conj", "swapdims": "transpose"},
+}
+"""Operators under another name, by the name that rules are registered under."""
 
-def rule(*ops: str) -> Callable[[Rule], Rule]:
-    """Register a function for aten operators, named without namespace and overload, and in-place forms."""
+
+def canonical(op: str) -> str:
+    """The name that rules know an operator by, in-place forms and aliases too: "aten.add_" -> "aten.add"."""
+    space, _, name = op.rpartition(".")
+    name = name if name.endswith("__") else name.removesuffix("_")
+    name = _ALIASES.get(name, name)
+    plain = name.removeprefix("special_")
+    if f"{space}.{name}" not in _RULES and f"{space}.{plain}" in _RULES:
+        name = plain
+    return f"{space}.{name}"
+
+
+def rule(*ops: str, space: str = "aten") -> Callable[[Rule], Rule]:
+    """Register a function for operators, without namespace and overload; in-place forms are included."""
 
     def register(function: Rule) -> Rule:
         for op in ops:
-            for name in (f"aten.{op}", f"aten.{op}_"):
-                assert name not in _RULES, f"two rules for {name}"
-                _RULES[name] = function
+            name = f"{space}.{op}"
+            assert name not in _RULES, f"two rules for {name}"
+            _RULES[name] = function
         return function
 
     return register
@@ -123,7 +162,7 @@ def rule(*ops: str) -> Callable[[Rule], Rule]:
 
 def rule_for(op: str) -> Rule | None:
     """The rule for an operator such as "aten.conv2d"; None if there is none."""
-    return _RULES.get(op)
+    return _RULES.get(canonical(op))
 
 
 def held(labels: Labels, dims: Dims, rank: int, reason: str) -> Dims:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, held, per_axis, rule
+from amortopt.symmetry.rules.broadcasting import multiplied, together
 from amortopt.symmetry.rules.shape import taken_apart
 from amortopt.symmetry.solve.dims import Atom, Dim, Dims, fixed, size_of, with_exponent
 from amortopt.symmetry.solve.labels import Labels
@@ -23,13 +24,12 @@ def linear(labels: Labels, call: Call) -> Result:
     return Result(dims, "linear")
 
 
-@rule("matmul", "mm", "bmm")
+@rule("matmul", "mm", "bmm", "mv")
 def matmul(labels: Labels, call: Call) -> Result:
     """y[..., n, o] = sum_i x[..., n, i] y[..., i, o], batch dimensions broadcast."""
-    x, y = call.value("self"), call.value("mat2" if "mat2" in call.args else "other")
+    x, y = call.value("self"), call.value({"matmul": "other", "mv": "vec"}.get(call.name, "mat2"))
     dims = _matmul(labels, x, y, call.name)
-    plain = min(x.ndim, y.ndim) >= 1 and max(len(x.dims), 2) >= 2 and y.ndim == 2
-    return Result(dims, "linear" if plain and x.ndim >= 2 else call.name)
+    return Result(dims, "linear" if x.ndim >= 2 and y.ndim == 2 else call.name)
 
 
 def _matmul(labels: Labels, x: Value, y: Value, reason: str) -> Dims:
@@ -44,16 +44,91 @@ def _matmul(labels: Labels, x: Value, y: Value, reason: str) -> Dims:
     return contract(labels, [(left, x), (right, y)], out, reason)
 
 
-@rule("addmm", "baddbmm", "addbmm")
+@rule("addmm", "baddbmm", "addmv")
 def addmm(labels: Labels, call: Call) -> Result:
-    """y[..., n, o] = b[o] + sum_i x[..., n, i] M[..., i, o]."""
-    bias = call.value("self")
-    keys = ("mat1", "mat2") if call.name == "addmm" else ("batch1", "batch2")
+    """y[..., n, o] = b[..., n, o] + sum_i x[..., n, i] M[..., i, o]: b is a bias, or a mask on scores."""
+    added = call.value("self")
+    keys = {"addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2"), "addmv": ("mat", "vec")}[call.name]
     dims = _matmul(labels, call.value(keys[0]), call.value(keys[1]), call.name)
-    if bias.ndim != 1 or bias.shape[0] != call.shape[-1] or call.name == "addbmm":
-        raise NoRule("its bias is not a vector over the outputs")
-    add_bias(labels, bias, dims[-1], dims[:-1], call.name)
-    return Result(dims, "linear")
+    if added.ndim == 1 and call.name == "addmm" and added.shape[0] == call.shape[-1]:
+        add_bias(labels, added, dims[-1], dims[:-1], call.name)
+        return Result(dims, "linear")
+    return Result(together(labels, added, Value(dims, call.shape), len(dims), call.name), call.name)
+
+
+@rule("dot", "vdot", "inner", "outer")
+def vectors(labels: Labels, call: Call) -> Result:
+    """Sums over the last dimensions, or over none."""
+    x, y = call.value("self"), call.value({"dot": "tensor", "outer": "vec2"}.get(call.name, "other"))
+    if not x.ndim or not y.ndim:
+        raise NoRule("a factor is a scalar")
+    letters = _letters(x.ndim + y.ndim)
+    left, right = letters[: x.ndim], letters[x.ndim :]
+    if call.name != "outer":
+        right = right[:-1] + left[-1]
+    out = letters if call.name == "outer" else left[:-1] + right[:-1]
+    return Result(contract(labels, [(left, x), (right, y)], out, call.name), call.name)
+
+
+@rule("tensordot")
+def tensordot(labels: Labels, call: Call) -> Result:
+    """Sums over pairs of dimensions."""
+    x, y = call.value("self"), call.value("other")
+    letters = _letters(x.ndim + y.ndim)
+    left, right = list(letters[: x.ndim]), list(letters[x.ndim :])
+    summed = zip(call.setting("dims_self"), call.setting("dims_other"), strict=True)
+    for mine, other in summed:
+        right[other] = left[mine]
+    out = "".join(letter for letter in (*left, *right) if (letter in left) != (letter in right))
+    dims = contract(labels, [("".join(left), x), ("".join(right), y)], out, call.name)
+    return Result(dims, call.name, (("dims", str((call.args["dims_self"], call.args["dims_other"]))),))
+
+
+@rule("_grouped_mm")
+def grouped_mm(labels: Labels, call: Call) -> Result:
+    """y[t, o] = sum_i x[t, i] M[e(t), i, o] + b[e(t), o]: experts know their rows by position.
+
+    Hidden units are permuted alike in all experts, as one tensor holds those of all.
+    """
+    return _by_expert(labels, call, call.value("self"), call.value("mat2"), call.optional("bias"))
+
+
+@rule("grouped_mm_fallback", space="transformers")
+def grouped_mm_fallback(labels: Labels, call: Call) -> Result:
+    """The same, as transformers writes it."""
+    return _by_expert(labels, call, call.value("input"), call.value("weight"), None)
+
+
+def _by_expert(labels: Labels, call: Call, x: Value, weight: Value, bias: Value | None) -> Result:
+    if x.ndim == weight.ndim == 3 and bias is None:
+        return Result(_matmul(labels, x, weight, call.name), "bmm")
+    if (x.ndim, weight.ndim) != (2, 3):
+        raise NoRule("it sums over the rows of experts")
+    labels.mix((*x.dims, *weight.dims[1:]), (weight.dims[0],))
+    labels.pin((weight.dims[0],), call.name)
+    labels.freeze((x.dims[0],))
+    labels.pin(call.value("offs").dims, call.name)
+    labels.tie(weight.dims[1], with_exponent(labels.resolve(x.dims[1]), -1), call.name)
+    labels.mix((x.dims[0],), (x.dims[1],))
+    if bias is not None:
+        labels.mix((bias.dims[1],), (bias.dims[0],))
+        labels.pin((bias.dims[0],), call.name)
+        add_bias(labels, Value(bias.dims[1:], bias.shape[1:]), weight.dims[2], (x.dims[0],), call.name)
+    return Result((x.dims[0], weight.dims[2]), call.name)
+
+
+@rule("cdist")
+def distances(labels: Labels, call: Call) -> Result:
+    """d[..., n, m] = |x[..., n, :] - y[..., m, :]|: coordinates may be permuted and change their signs."""
+    x, y = call.value("x1"), call.value("x2")
+    letters = _letters(max(x.ndim, y.ndim) + 1)
+    batch, (row, column, inner) = letters[:-3], letters[-3:]
+    left = batch[len(batch) - (x.ndim - 2) :] + row + inner
+    right = batch[len(batch) - (y.ndim - 2) :] + column + inner
+    labels.limit((*x.dims, *y.dims), "sign", call.name)
+    labels.limit((*x.dims[:-1], *y.dims[:-1]), "none", call.name)
+    out = batch + row + column
+    return Result(contract(labels, [(left, x), (right, y)], out, call.name), call.name)
 
 
 @rule("bilinear")
@@ -70,7 +145,7 @@ def bilinear(labels: Labels, call: Call) -> Result:
 @rule("einsum")
 def einsum(labels: Labels, call: Call) -> Result:
     """Sums of products by letters."""
-    equation, values = str(call.args["equation"]).replace(" ", ""), call.args["tensors"]
+    equation, values = str(call.setting("equation")).replace(" ", ""), call.setting("tensors")
     if not all(isinstance(value, Value) for value in values):
         raise NoRule("an operand is not one tensor")
     inputs, arrow, out = equation.partition("->")
@@ -156,15 +231,6 @@ def _joined(labels: Labels, dims: list[tuple[Dim, int]], kept: bool, reason: str
     return joined
 
 
-def multiplied(labels: Labels, x: Dim, y: Dim, reason: str) -> Dim:
-    """The dimension of a product along which both factors vary; constants only keep the order."""
-    known, other = labels.variables(x), labels.variables(y)
-    if bool(known) != bool(other):
-        labels.freeze((x, y))
-        return x if known else y
-    return labels.product(x, y, reason)
-
-
 def _letters(count: int) -> str:
     return "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[:count]
 
@@ -188,7 +254,7 @@ def convolution(labels: Labels, call: Call) -> Result:
     x, weight, bias = call.value("input"), call.value("weight"), call.optional("bias")
     rank = weight.ndim - 2
     before = _held_positions(labels, x, weight, rank, call)
-    channels, groups = before[-1], call.args["groups"]
+    channels, groups = before[-1], call.setting("groups")
     if groups == 1:
         labels.tie(weight.dims[1], with_exponent(labels.resolve(channels), -1), call.name)
         out = weight.dims[0]
@@ -211,7 +277,7 @@ def transposed_convolution(labels: Labels, call: Call) -> Result:
     x, weight, bias = call.value("input"), call.value("weight"), call.optional("bias")
     rank = weight.ndim - 2
     before = _held_positions(labels, x, weight, rank, call)
-    channels, groups = before[-1], call.args["groups"]
+    channels, groups = before[-1], call.setting("groups")
     if groups == 1:
         labels.tie(weight.dims[0], with_exponent(labels.resolve(channels), -1), call.name)
         out = weight.dims[1]
@@ -239,7 +305,7 @@ def _held_positions(labels: Labels, x: Value, weight: Value, rank: int, call: Ca
         labels.mix(before[:-1], before[-1:])
         return before
     before, positions = x.dims[:-rank], x.dims[-rank:]
-    depthwise = call.args["groups"] == x.shape[-rank - 1]
+    depthwise = call.setting("groups") == x.shape[-rank - 1]
     labels.mix((*before[:-1], *(() if depthwise else positions)), before[-1:])
     return before
 
@@ -260,14 +326,14 @@ def _positions(x: Value, weight: Value, rank: int, call: Call) -> Dims:
 def _depthwise(labels: Labels, channels: Dim, weight: Value, call: Call) -> Dim:
     """Every channel has outputs of its own."""
     channels = labels.resolve(channels)
-    multiple = weight.shape[0] // call.args["groups"]
+    multiple = weight.shape[0] // call.setting("groups")
     if multiple == 1:
         out = labels.rescaled(channels)
         labels.tie(weight.dims[0], labels.product(out, with_exponent(channels, -1)), call.name)
         return out
     atom = channels[0] if len(channels) == 1 else None
     if not isinstance(atom, Atom) or atom.unit is None:
-        return _grouped(labels, channels, weight, call.args["groups"], call.name)
+        return _grouped(labels, channels, weight, call.setting("groups"), call.name)
     run = labels.fresh(multiple, weight.param or call.path, owner=atom.unit)
     labels.tie(weight.dims[0], (*with_exponent(channels, -1), *run), call.name)
     return (*labels.unscaled(channels), *run)

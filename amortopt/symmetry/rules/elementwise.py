@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amortopt.symmetry.axes import ScaleKind
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
+from amortopt.symmetry.rules.broadcasting import together
 from amortopt.symmetry.solve.dims import fixed
 from amortopt.symmetry.solve.labels import Labels
 
@@ -27,48 +28,47 @@ def homogeneous(labels: Labels, call: Call) -> Result:
 
 
 @rule(
-    "tanh",
-    "sin",
-    "tan",
-    "erf",
-    "erfinv",
-    "atan",
-    "asin",
-    "atanh",
-    "asinh",
-    "sinh",
-    "softsign",
-    "sgn",
-    "sign",
-    "hardshrink",
-    "softshrink",
+    *(
+        "tanh",
+        "sin",
+        "tan",
+        "erf",
+        "erfinv",
+        "atan",
+        "asin",
+        "atanh",
+        "asinh",
+        "sinh",
+        "softsign",
+        "sgn",
+        "sign",
+    ),
+    *("hardshrink", "softshrink", "round", "trunc", "frac", "nan_to_num"),
 )
 def odd(labels: Labels, call: Call) -> Result:
     """f(-x) = -f(x)."""
     return _unary(labels, call, "sign")
 
 
-_OTHER = (
+@rule(
     *("gelu", "silu", "sigmoid", "softplus", "elu", "selu", "celu", "mish", "hardswish", "hardsigmoid"),
     *("relu6", "log_sigmoid", "threshold", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt"),
-    *("cos", "log2", "log10", "exp2", "erfc", "logit", "sinc", "digamma", "lgamma"),
-)  # fmt: skip
-
-
-@rule(*_OTHER)
+    *("cos", "cosh", "acos", "acosh", "log2", "log10", "exp2", "erfc", "logit", "sinc", "digamma", "lgamma"),
+    *("floor", "ceil", "entr", "ndtr", "ndtri", "erfcx", "i0", "i0e", "log_ndtr", "angle"),
+)
 def other(labels: Labels, call: Call) -> Result:
     """Neither odd nor homogeneous: permutations only."""
     return _unary(labels, call, "none")
 
 
-@rule("hardtanh", "clamp", "clamp_min", "clamp_max", "clip")
+@rule("hardtanh", "clamp", "clamp_min", "clamp_max")
 def clip(labels: Labels, call: Call) -> Result:
     """Clipping to [-a, a] is odd, to [0, inf) homogeneous."""
     keys = ("min_val", "max_val") if call.name == "hardtanh" else ("min", "max")
     low, high = (call.args.get(key) for key in keys)
-    if isinstance(low, Value) or isinstance(high, Value):
-        raise NoRule("its bounds are tensors")
     x = call.value("self")
+    if isinstance(low, Value) or isinstance(high, Value):
+        return _between(labels, x, [bound for bound in (low, high) if isinstance(bound, Value)], call)
     if low is not None and high is not None and low == -high:
         kind: ScaleKind = "sign"
     else:
@@ -78,14 +78,25 @@ def clip(labels: Labels, call: Call) -> Result:
     return Result(x.dims, "clip", (("min", str(bounds[0])), ("max", str(bounds[1]))))
 
 
+def _between(labels: Labels, x: Value, bounds: list[Value], call: Call) -> Result:
+    """Clipping to tensors, alike to taking the larger of two."""
+    dims = x.dims
+    for bound in bounds:
+        dims = together(labels, Value(dims, x.shape), bound, len(call.shape), call.name)
+    labels.limit(dims, "positive" if len(bounds) == 2 or None in call.args.values() else "none", call.name)
+    return Result(dims, call.name)
+
+
 @rule("prelu")
 def prelu(labels: Labels, call: Call) -> Result:
     """max(x, 0) + a min(x, 0): homogeneous; a channel's slope follows its permutation, unscaled."""
     x, weight = call.value("self"), call.value("weight")
     if weight.ndim != 1:
         raise NoRule("its slopes are not a vector")
-    labels.limit(x.dims, "positive", call.name)
     per_channel = weight.shape[0] > 1
+    if per_channel and x.ndim < 2:
+        raise NoRule("its input has no channels")
+    labels.limit(x.dims, "positive", call.name)
     slopes = labels.unscaled(labels.resolve(x.dims[1])) if per_channel else fixed(1, "slope")
     labels.tie(weight.dims[0], slopes, call.name)
     return Result(x.dims, "prelu")
@@ -104,7 +115,7 @@ def dropout(labels: Labels, call: Call) -> Result:
 
 @rule(
     *("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "_to_copy", "to", "type_as", "float"),
-    *("double", "half", "positive", "resolve_conj", "resolve_neg"),
+    *("double", "half", "bfloat16", "positive", "resolve_conj", "resolve_neg", "detach_copy"),
 )
 def same(labels: Labels, call: Call) -> Result:
     """Nothing is computed, unless it is rounded."""
@@ -114,8 +125,8 @@ def same(labels: Labels, call: Call) -> Result:
     return Result(x.dims, param=x.param)
 
 
-@rule("neg")
-def negated(labels: Labels, call: Call) -> Result:
+@rule("neg", "real", "imag", "conj")
+def linear(labels: Labels, call: Call) -> Result:
     """Linear."""
     return _unary(labels, call, "free")
 
@@ -148,7 +159,7 @@ def copied(labels: Labels, call: Call) -> Result:
     """Written over: the tensor moves like what is written into it."""
     x, source = call.value("self"), call.value("src")
     if x.shape != source.shape:
-        raise NoRule("it is broadcast")
+        return Result(together(labels, x, source, x.ndim, call.name), call.name)
     for own, other in zip(x.dims, source.dims, strict=True):
         labels.tie(own, other, call.name)
     labels.align(by_axis(x.dims), by_axis(source.dims))

@@ -10,13 +10,18 @@ from amortopt.symmetry.solve.dims import Dim, fixed, sum_of
 from amortopt.symmetry.solve.labels import Labels
 
 
-@rule("cat", "concat", "concatenate")
+@rule("cat")
 def concatenate(labels: Labels, call: Call) -> Result:
     """Along its dimension the parts follow each other; along all others they move alike."""
-    values = [value for value in call.args["tensors"] if isinstance(value, Value) and value.shape != (0,)]
-    if len(values) != len(call.args["tensors"]) or len({value.ndim for value in values}) != 1:
-        raise NoRule("a part is not a tensor like the others")
+    given = call.setting("tensors")
+    if not all(isinstance(value, Value) for value in given):
+        raise NoRule("a part is not one tensor")
+    # An empty tensor of one dimension may stand for any other.
+    values = [value for value in given if value.shape != (0,)]
+    if len({value.ndim for value in values}) != 1:
+        raise NoRule("there is nothing to put together")
     axis = call.axis("dim", values[0].ndim)
+    values = [value for value in values if value.shape[axis]] or values
     dims = [
         () if other == axis else _alike(labels, [value.dims[other] for value in values], call.name)
         for other in range(values[0].ndim)
@@ -42,7 +47,7 @@ def _alike(labels: Labels, parts: list[Dim], reason: str) -> Dim:
 @rule("hstack", "vstack", "dstack")
 def concatenate_along(labels: Labels, call: Call) -> Result:
     """Concatenation along the dimension that the name says."""
-    values = call.args["tensors"]
+    values = call.setting("tensors")
     axis = {"hstack": 1, "vstack": 0, "dstack": 2}[call.name]
     if not all(isinstance(value, Value) and value.ndim > axis for value in values) or values[0].ndim < 2:
         raise NoRule("its parts have too few dimensions")
@@ -52,7 +57,7 @@ def concatenate_along(labels: Labels, call: Call) -> Result:
 @rule("stack")
 def stack(labels: Labels, call: Call) -> Result:
     """A new dimension of values that move alike."""
-    values = call.args["tensors"]
+    values = call.setting("tensors")
     if not all(isinstance(value, Value) for value in values):
         raise NoRule("a part is not a tensor")
     axis = call.axis("dim", values[0].ndim + 1)
@@ -68,6 +73,8 @@ def slice_(labels: Labels, call: Call) -> Result:
     x = call.value("self")
     axis = call.axis("dim", x.ndim)
     size, start = x.shape[axis], call.args.get("start")
+    if not (start is None or isinstance(start, int)):
+        raise NoRule("where it starts depends on a tensor")
     start = 0 if start is None else max(start + size, 0) if start < 0 else min(start, size)
     stop = start + call.shape[axis] * (call.args.get("step") or 1)
     config = (("dim", str(axis)), ("start", str(start)), ("length", str(call.shape[axis])))
@@ -89,13 +96,21 @@ def _unselected(labels: Labels, x: Value, axis: int) -> None:
     labels.mix(tuple(dim for other, dim in enumerate(x.dims) if other != axis), (x.dims[axis],))
 
 
-@rule("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk")
+@rule(
+    "split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk", "hsplit", "vsplit"
+)
 def split(labels: Labels, call: Call) -> Result:
     """Parts of a dimension, one after the other."""
     x = call.value("self")
-    axis = call.axis("dim", x.ndim)
+    axis = (
+        {"hsplit": min(1, x.ndim - 1), "vsplit": 0}[call.name]
+        if call.name[1:] == "split"
+        else call.axis("dim", x.ndim)
+    )
     sizes = [shape[axis] for shape in call.shapes if shape is not None]
     config = (("dim", str(axis)), ("sizes", str(sizes)))
+    if not all(sizes):
+        raise NoRule("a part has no elements")
     if all(size == 1 for size in sizes):
         parts = [labels.select(x.dims, axis, k) for k in range(len(sizes))]
         return Result(
@@ -124,6 +139,9 @@ def select(labels: Labels, call: Call) -> Result:
     """One index of a dimension."""
     x = call.value("self")
     axis = call.axis("dim", x.ndim)
-    index = int(call.args["index"]) % x.shape[axis]
+    index = call.setting("index")
+    if not isinstance(index, int):
+        raise NoRule("its index depends on a tensor")
+    index %= x.shape[axis]
     config = (("dim", str(axis)), ("index", str(index)))
     return Result(labels.select(x.dims, axis, index), "select", config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from amortopt.symmetry.axes import ScaleKind
 from amortopt.symmetry.rules.base import Call, NoRule, Result, rule
 from amortopt.symmetry.rules.shape import taken_apart
-from amortopt.symmetry.solve.dims import Dim, Dims, fixed, with_exponent
+from amortopt.symmetry.solve.dims import Dims, fixed, with_exponent
 from amortopt.symmetry.solve.labels import Labels
 
 
@@ -22,15 +22,11 @@ def batch_norm(labels: Labels, call: Call) -> Result:
     labels.limit((channels,), "sign", call.name)
     labels.limit(others, "none", call.name)
     labels.mix((channels,), others)
-    moved: list[tuple[str, tuple[Dim, ...]]] = []
     for key, dim in (("running_mean", channels), ("running_var", labels.unscaled(labels.resolve(channels)))):
-        statistic = call.optional(key)
-        if statistic is not None and statistic.buffer is not None:
-            moved.append((statistic.buffer, (dim,)))
-        elif statistic is not None:
+        if (statistic := call.optional(key)) is not None:
             labels.tie(statistic.dims[0], dim, call.name)
     out = _affine(labels, call, (channels,))
-    return Result((x.dims[0], *out, *x.dims[2:]), call.name, _eps(call), buffers=tuple(moved))
+    return Result((x.dims[0], *out, *x.dims[2:]), call.name, _eps(call))
 
 
 def _affine(labels: Labels, call: Call, dims: Dims) -> Dims:

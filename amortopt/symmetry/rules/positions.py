@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, held, per_axis, rule
+from amortopt.symmetry.rules.broadcasting import gated, multiplied, together
+from amortopt.symmetry.rules.shape import taken_apart
 from amortopt.symmetry.solve.dims import Atom, Dim, fixed, is_fixed, sum_of
 from amortopt.symmetry.solve.labels import Labels
 
@@ -62,17 +64,15 @@ def repeat_interleave(labels: Labels, call: Call) -> Result:
     return Result((*x.dims[:axis], dim, *x.dims[axis + 1 :]), "repeat_interleave", (("dim", str(axis)),))
 
 
-@rule("flip", "roll", "rot90")
+@rule("flip", "roll", "fft_fftshift", "fft_ifftshift", "fliplr", "flipud")
 def reordered(labels: Labels, call: Call) -> Result:
     """Positions change places, so units along them may not."""
     x = call.value("self")
-    axes = call.args.get("dims")
+    axes = {"fliplr": [1], "flipud": [0]}.get(call.name, call.args.get("dims", call.args.get("dim")))
     over = range(x.ndim) if axes in (None, []) else axes if isinstance(axes, list | tuple) else [axes]
     dims = list(x.dims)
     for axis in over:
         dims[axis % x.ndim] = unordered(labels, dims, axis % x.ndim, call.shape[axis % x.ndim], call.name)
-    if call.name == "rot90":
-        raise NoRule("it turns two dimensions")
     shifts = call.args.get("shifts", "")
     return Result(tuple(dims), call.name, (("dims", str(list(over))), ("shifts", str(shifts))))
 
@@ -81,7 +81,7 @@ def reordered(labels: Labels, call: Call) -> Result:
 def pad(labels: Labels, call: Call) -> Result:
     """Zeros before and after move with any units; other values around units do not."""
     x = call.value("self")
-    widths, mode = list(call.args["pad"]), str(call.args.get("mode", "constant"))
+    widths, mode = list(call.setting("pad")), str(call.args.get("mode", "constant"))
     value = call.args.get("value")
     if mode == "constant" and value not in (None, 0):
         labels.limit(x.dims, "none", call.name)
@@ -123,6 +123,87 @@ def windows(labels: Labels, call: Call) -> Result:
     unordered(labels, x.dims, axis, call.shape[axis], call.name)
     count, size = fixed(call.shape[axis], "position"), fixed(call.shape[-1], "position")
     return Result((*x.dims[:axis], count, *x.dims[axis + 1 :], size), call.name, (("dim", str(axis)),))
+
+
+@rule("im2col")
+def patches(labels: Labels, call: Call) -> Result:
+    """[N, C, H, W] -> [N, C k k, L]: patches, with the positions inside them behind each channel."""
+    x = call.value("self")
+    *batch, channels = held(labels, x.dims, 2, call.name)
+    inside = fixed(call.shape[-2] // x.shape[-3], "kernel")
+    dims = (*batch, (*labels.resolve(channels), *inside), fixed(call.shape[-1], "position"))
+    return Result(dims, call.name, _window(call))
+
+
+@rule("col2im")
+def from_patches(labels: Labels, call: Call) -> Result:
+    """[N, C k k, L] -> [N, C, H, W]: sums of overlapping patches."""
+    x = call.value("self")
+    channels, inside = taken_apart(labels, x.dims[-2], (call.shape[-3], x.shape[-2] // call.shape[-3]))
+    *batch, channels = held(labels, (*x.dims[:-2], channels, inside, x.dims[-1]), 2, call.name)
+    positions = tuple(fixed(size, "position") for size in call.shape[-2:])
+    return Result((*batch, channels, *positions), call.name, _window(call))
+
+
+def _window(call: Call) -> tuple[tuple[str, str], ...]:
+    keys = ("kernel_size", "dilation", "padding", "stride")
+    return tuple((key, per_axis(call.setting(key), 2)) for key in keys)
+
+
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def sampled(labels: Labels, call: Call) -> Result:
+    """Interpolated at places that a second tensor [N, ..., 2] gives: linear, channel by channel."""
+    x, grid = call.value("input"), call.value("grid")
+    batch, channels = held(labels, x.dims, x.ndim - 2, call.name)
+    labels.limit(grid.dims, "none", call.name)
+    labels.mix((grid.dims[0],), grid.dims[1:])
+    labels.pin(grid.dims[1:], call.name)
+    batch = multiplied(labels, batch, labels.unscaled(labels.resolve(grid.dims[0])), call.name)
+    positions = tuple(fixed(size, "position") for size in call.shape[2:])
+    keys = ("interpolation_mode", "padding_mode", "align_corners")
+    return Result(
+        (batch, channels, *positions), call.name, tuple((key, str(call.args.get(key))) for key in keys)
+    )
+
+
+@rule(
+    *(
+        f"fft_{kind}{rank}"
+        for kind in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
+        for rank in ("", "2", "n")
+    ),
+)
+def fourier(labels: Labels, call: Call) -> Result:
+    """Linear; positions along the transformed axes keep their order, and frequencies have one."""
+    x, dim = call.value("self"), call.args.get("dim")
+    over = range(x.ndim) if dim is None else dim if isinstance(dim, list | tuple) else [dim]
+    dims = list(x.dims)
+    for axis in over:
+        dims[axis % x.ndim] = unordered(labels, dims, axis % x.ndim, call.shape[axis % x.ndim], call.name)
+    return Result(tuple(dims), call.name, (("dim", str(list(over))), ("norm", str(call.args.get("norm")))))
+
+
+@rule("view_as_complex")
+def complex_pairs(labels: Labels, call: Call) -> Result:
+    """Real and imaginary part, the last dimension, have their order and one scale."""
+    return Result(held(labels, call.value("self").dims, 1, call.name), call.name)
+
+
+@rule("view_as_real")
+def real_pairs(labels: Labels, call: Call) -> Result:
+    """The inverse."""
+    del labels
+    return Result((*call.value("self").dims, fixed(2, "part")), call.name)
+
+
+@rule("complex", "polar")
+def complex_of(labels: Labels, call: Call) -> Result:
+    """From real and imaginary part, or from magnitude and angle."""
+    if call.name == "complex":
+        dims = together(labels, call.value("real"), call.value("imag"), len(call.shape), call.name)
+    else:
+        dims = gated(labels, call.value("angle"), call.value("abs"), len(call.shape), call.name)
+    return Result(dims, call.name)
 
 
 def unordered(labels: Labels, dims: Sequence[Dim], axis: int, size: int, reason: str) -> Dim:

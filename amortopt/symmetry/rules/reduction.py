@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
+
 from amortopt.symmetry.axes import ScaleKind
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, held, per_axis, rule
-from amortopt.symmetry.solve.dims import Dims, fixed, is_fixed
+from amortopt.symmetry.rules.broadcasting import together
+from amortopt.symmetry.solve.dims import Dims, fixed
 from amortopt.symmetry.solve.labels import Labels
 
 
@@ -76,7 +79,7 @@ def upsample(labels: Labels, call: Call) -> Result:
     return Result((*kept, *positions), call.name, config)
 
 
-@rule("mean", "sum")
+@rule("mean", "sum", "nansum", "nanmean")
 def linear_reduction(labels: Labels, call: Call) -> Result:
     """A sum over units keeps their permutations only."""
     if call.integer:
@@ -96,11 +99,13 @@ def extremum(labels: Labels, call: Call) -> Result:
     return Result(dims, call.name, (("dim", str(axes)),))
 
 
-@rule("max", "min", "median")
+@rule("max", "min", "median", "nanmedian", "mode")
 def extremum_with_place(labels: Labels, call: Call) -> Result:
     """The same with the place of the extremum, which is another one after a permutation."""
     if isinstance(call.args.get("other"), Value):
-        raise NoRule("it is elementwise")
+        dims = together(labels, call.value("self"), call.value("other"), len(call.shape), call.name)
+        labels.limit(dims, "positive", call.name)
+        return Result(dims, call.name)
     x, axes, dims = _reduced(labels, call)
     labels.limit(dims, "positive", call.name)
     config = (("dim", str(axes)),)
@@ -111,23 +116,53 @@ def extremum_with_place(labels: Labels, call: Call) -> Result:
     return Result((), call.name, config, parts=(dims, places))
 
 
-@rule("var", "std", "logsumexp", "prod", "any", "all", "count_nonzero")
+@rule("var", "std", "logsumexp", "prod", "any", "all", "count_nonzero", "var_mean", "std_mean", "aminmax")
 def other_reduction(labels: Labels, call: Call) -> Result:
     """Permutations only."""
     _, axes, dims = _reduced(labels, call)
     labels.limit(dims, "none", call.name)
-    return Result(dims, call.name, (("dim", str(axes)),))
+    config = (("dim", str(axes)),)
+    if len(call.shapes) > 1:
+        return Result((), call.name, config, parts=tuple(dims for _ in call.shapes))
+    return Result(dims, call.name, config)
 
 
-@rule("cumsum")
-def running_sum(labels: Labels, call: Call) -> Result:
-    """Linear along positions; along units their order would matter."""
+@rule("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp")
+def running(labels: Labels, call: Call) -> Result:
+    """Along an axis whose order matters; sums are linear, extrema commute with positive scales."""
     x = call.value("self")
     axis = call.axis("dim", x.ndim)
-    if not is_fixed(labels.resolve(x.dims[axis])):
-        raise NoRule("")
-    labels.mix((*x.dims[:axis], *x.dims[axis + 1 :]), (x.dims[axis],))
-    return Result(x.dims, call.name, (("dim", str(axis)),))
+    dims = labels.even(x.dims, (axis,))
+    labels.mix((*dims[:axis], *dims[axis + 1 :]), (x.dims[axis],))
+    labels.freeze((x.dims[axis],))
+    kind: dict[str, ScaleKind] = {"cumsum": "free", "cummax": "positive", "cummin": "positive"}
+    labels.limit(dims, kind.get(call.name, "none"), call.name)
+    config = (("dim", str(axis)),)
+    if len(call.shapes) < 2:
+        return Result(dims, call.name, config)
+    return Result(
+        (), call.name, config, parts=(dims, tuple(labels.unscaled(labels.resolve(d)) for d in dims))
+    )
+
+
+@rule("cosine_similarity", "pairwise_distance", "dist")
+def compared_vectors(labels: Labels, call: Call) -> Result:
+    """Of two tensors along a dimension; a cosine does not change with the signs of single coordinates."""
+    x, y = (call.value(key) for key in (("self", "other") if call.name == "dist" else ("x1", "x2")))
+    shape = tuple(torch.broadcast_shapes(x.shape, y.shape))
+    dims = together(labels, x, y, len(shape), call.name)
+    labels.limit(dims, "sign" if call.name == "cosine_similarity" else "none", call.name)
+    over = (
+        range(len(shape))
+        if call.name == "dist"
+        else [len(shape) - 1 if call.name == "pairwise_distance" else call.axis("dim", len(shape))]
+    )
+    rest = tuple(dim for axis, dim in enumerate(dims) if axis not in over)
+    labels.limit(rest, "none", call.name)
+    labels.mix(rest, tuple(dims[axis] for axis in over))
+    if call.args.get("keepdim"):
+        rest = (*rest, ())
+    return Result(rest, call.name)
 
 
 def _reduced(labels: Labels, call: Call) -> tuple[Value, tuple[int, ...], Dims]:
@@ -144,7 +179,7 @@ def _reduced(labels: Labels, call: Call) -> tuple[Value, tuple[int, ...], Dims]:
 
 
 def _axes(dim: Any, ndim: int) -> tuple[int, ...]:
-    if dim is None or dim == []:
+    if dim is None or dim == [] or not ndim:
         return tuple(range(ndim))
     axes = dim if isinstance(dim, list | tuple) else [dim]
     return tuple(sorted(axis % ndim for axis in axes))

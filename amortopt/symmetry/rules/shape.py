@@ -26,6 +26,8 @@ from amortopt.symmetry.solve.labels import Labels
 def reshape(labels: Labels, call: Call) -> Result:
     """Products of dimensions are joined or taken apart between the same atoms."""
     x = call.value("self")
+    if "dtype" in call.args or math.prod(x.shape) != math.prod(call.shape):
+        raise NoRule("it reads the bits as another type")
     dims = regroup(labels, x.dims, call.shape)
     # Whether dimensions of size one come or go makes no difference to what is computed.
     same = [size for size in x.shape if size != 1] == [size for size in call.shape if size != 1]
@@ -43,6 +45,8 @@ def regroup(labels: Labels, dims: Dims, after: tuple[int, ...]) -> Dims:
     Raises:
         NoRule: A group would have to be taken apart in a way that no symmetry survives.
     """
+    if 0 in after:
+        raise NoRule("there are no elements")
     if not after:
         # A number has no dimension left that could say what it is multiplied by.
         labels.limit(dims, "none", "reshape")
@@ -124,7 +128,7 @@ def _split_sum(labels: Labels, total: Sum, size: int) -> tuple[Item, list[Item]]
     return index[0], list(inner)
 
 
-@rule("t", "transpose", "permute", "numpy_T", "swapaxes", "movedim", "mT", "matrix_H", "adjoint", "swapdims")
+@rule("t", "transpose", "permute", "numpy_T", "swapaxes", "movedim", "mT", "mH", "matrix_H", "adjoint")
 def permute(labels: Labels, call: Call) -> Result:
     """Dimensions change places."""
     del labels
@@ -137,11 +141,13 @@ def permute(labels: Labels, call: Call) -> Result:
 
 def _order(call: Call, ndim: int) -> tuple[int, ...]:
     order = list(range(ndim))
+    if ndim < 2:
+        return tuple(order)
     if call.name in ("t", "numpy_T"):
         return tuple(reversed(order))
     if call.name == "permute":
-        return tuple(axis % ndim for axis in call.args["dims"])
-    if call.name in ("mT", "matrix_H", "adjoint"):
+        return tuple(axis % ndim for axis in call.setting("dims"))
+    if call.name in ("mT", "mH", "matrix_H", "adjoint"):
         return (*order[:-2], ndim - 1, ndim - 2)
     if call.name == "movedim":
         sources, targets = (
@@ -152,8 +158,8 @@ def _order(call: Call, ndim: int) -> tuple[int, ...]:
         for target, source in sorted(zip(targets, sources, strict=True)):
             rest.insert(target, source)
         return tuple(rest)
-    keys = ("axis0", "axis1") if call.name == "swapaxes" else ("dim0", "dim1")
-    first, second = (call.args[key] % ndim for key in keys)
+    keys = ("axis0", "axis1") if "axis0" in call.args else ("dim0", "dim1")
+    first, second = (call.axis(key, ndim) for key in keys)
     order[first], order[second] = second, first
     return tuple(order)
 

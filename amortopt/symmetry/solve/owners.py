@@ -39,7 +39,7 @@ def own_once(variables: Variables, dims: Dims) -> None:
         nested = {leaf.unit for leaf in variables.leaves(*dims) if len(units.owners(leaf.unit)) > 1}
         if not nested:
             return
-        count = sum((_occurrences(variables.resolve(dim)) for dim in dims), Counter[int]())
+        count = sum((_occurrences(variables, variables.resolve(dim)) for dim in dims), Counter[int]())
         pairs = (pair for unit in nested for pair in pairwise(units.owners(unit)))
         stray = next((unit for unit, owner in pairs if count[owner] != 1), None)
         if stray is None:
@@ -47,16 +47,16 @@ def own_once(variables: Variables, dims: Dims) -> None:
         lift_by_one(variables, stray)
 
 
-def _occurrences(dim: Dim) -> Counter[int]:
-    """How often units are factors of a dimension, at most in any part of a sum."""
+def _occurrences(variables: Variables, dim: Dim) -> Counter[int]:
+    """How often units, choices too, are factors of a dimension, at most in any part of a sum."""
     count = Counter[int]()
     for item in dim:
         if isinstance(item, Atom):
-            count.update(() if item.unit is None else (item.unit,))
+            count.update(() if item.unit is None else (item.unit, *variables.units.choices(item.unit)))
         else:
             parts = Counter[int]()
             for part in item.parts:
-                parts |= _occurrences(part)
+                parts |= _occurrences(variables, part)
             count += parts
     return count
 

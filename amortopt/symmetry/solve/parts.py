@@ -18,6 +18,10 @@ def split(variables: Variables, atom: Atom, size: int) -> tuple[Dim, Dim]:
         variables.pin(((atom,),), "taken apart")
         return variables.fresh_input(size), variables.fresh_input(inner)
     if units.choices(atom.unit):
+        index = units.index(atom.unit)
+        if index is not None and not units.chosen_by(atom.unit):
+            # Taken apart at every index, so that other indices stay other units.
+            return _tied_product(variables, (atom,), size, index)
         lift(variables, atom.unit, units.owner_of_choices(atom.unit))
         if (known := variables.resolve((atom,))) != (atom,):
             return _tied_product(variables, known, size)
@@ -31,9 +35,9 @@ def split(variables: Variables, atom: Atom, size: int) -> tuple[Dim, Dim]:
     return (outer,), (nested,)
 
 
-def _tied_product(variables: Variables, dim: Dim, size: int) -> tuple[Dim, Dim]:
-    """An owner and what is nested in it, made equal to a dimension."""
-    owner = variables.fresh(size, "")
+def _tied_product(variables: Variables, dim: Dim, size: int, index: int | None = None) -> tuple[Dim, Dim]:
+    """An owner, which may be nested in an index, and what is nested in it, made equal to a dimension."""
+    owner = variables.fresh(size, "", owner=index)
     (atom,) = atoms_of(owner)
     run = variables.fresh(size_of(dim) // size, "", owner=atom.unit)
     tie(variables, (*owner, *run), dim, "taken apart")

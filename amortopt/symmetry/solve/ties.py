@@ -31,7 +31,7 @@ from amortopt.symmetry.solve.variables import Variables
 
 def tie(variables: Variables, follower: Dim, leader: Dim, reason: str) -> None:
     """Make two dimensions of equal size move alike; where there is a choice, ``follower`` gives way."""
-    left, right = (list(essential(variables.resolve(dim))) for dim in (follower, leader))
+    left, right = (_without_ones(variables, variables.resolve(dim)) for dim in (follower, leader))
     assert size_of(tuple(left)) == size_of(tuple(right)), "tied dimensions must have equal sizes"
     if not left or not right:
         variables.pin((tuple(left), tuple(right)), reason)
@@ -41,10 +41,21 @@ def tie(variables: Variables, follower: Dim, leader: Dim, reason: str) -> None:
         _tie_segments(variables, variables.resolve(first), variables.resolve(second), reason)
 
 
+def _without_ones(variables: Variables, dim: Dim) -> list[Item]:
+    """The items longer than one position, if there are any; single units beside them may not move."""
+    items = essential(dim)
+    if size_of(items) == 1:
+        return list(items)
+    for item in items:
+        if isinstance(item, Atom) and item.size == 1 and item.unit is not None:
+            variables.pin(((item,),), "")
+    return [item for item in items if item.size != 1]
+
+
 def product(variables: Variables, left: Dim, right: Dim, reason: str) -> Dim:
     """The dimension of an elementwise product: units tied, scales multiplied."""
     tie(variables, unscaled(left), unscaled(right), reason)
-    x, y = variables.resolve(left), variables.resolve(right)
+    x, y = (tuple(_without_ones(variables, variables.resolve(dim))) for dim in (left, right))
     if units_only(x) != units_only(y):
         variables.pin((x, y), reason)
         return x if not is_fixed(x) else y
@@ -167,6 +178,11 @@ def bind(variables: Variables, atom: Atom, target: Dim, reason: str) -> None:
         variables.pin(((atom,), target), reason)
         return
     chosen = units.chosen_by(unit)
+    if units.choices(unit) and not chosen and _chosen_alike(variables, unit, target):
+        index = units.index(unit)
+        for k in range(len(units.choices(unit))):
+            tie(variables, variables.at((atom,), index, k), variables.at(target, index, k), reason)
+        return
     if units.choices(unit) or chosen:
         if units.choices(unit):
             lift(variables, unit, units.owner_of_choices(unit))
@@ -184,6 +200,22 @@ def bind(variables: Variables, atom: Atom, target: Dim, reason: str) -> None:
     units.bind(unit, unscaled(target))
     _share_scales(variables, atom, target, reason)
     _tie_scales(variables, (atom,), target, reason)
+
+
+def _chosen_alike(variables: Variables, unit: int, target: Dim) -> bool:
+    """Let the units of a dimension be a choice over the same index, if they are nested in it."""
+    units, index = variables.units, variables.units.index(unit)
+    atoms = list(atoms_of(target))
+    if index is None or not all(
+        a.unit is not None and (units.index(a.unit) == index or index in units.owners(a.unit)[1:])
+        for a in atoms
+    ):
+        return False
+    for atom in reversed(atoms):
+        assert atom.unit is not None
+        if not units.choices(atom.unit):
+            variables.choose(atom.unit, index)
+    return all(units.index(atom.unit) == index for atom in atoms)
 
 
 def _share_scales(variables: Variables, atom: Atom, target: Dim, reason: str) -> None:

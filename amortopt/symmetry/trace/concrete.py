@@ -7,13 +7,28 @@ run: where a number that depends on inputs or parameters leaves the tensors, not
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from amortopt._types import Params
+
 _LEAVES_TENSORS = frozenset({"item", "_local_scalar_dense", "is_nonzero", "equal", "allclose"})
+_SIZED_BY_VALUES = frozenset(
+    {
+        "nonzero",
+        "masked_select",
+        "unique",
+        "_unique",
+        "_unique2",
+        "unique_consecutive",
+        "unique_dim",
+        "argwhere",
+    }
+)
 
 
 class DataDependentError(ValueError):
@@ -21,53 +36,103 @@ class DataDependentError(ValueError):
 
 
 def concrete_graph(
-    module: nn.Module, inputs: tuple[Tensor, ...]
+    module: nn.Module, inputs: Sequence[Tensor], *, branches: bool = False
 ) -> tuple[torch.fx.Graph, dict[str, str], dict[str, str], tuple[str, ...]]:
     """Trace a module on its example input.
 
     Args:
         module: In the mode to trace it in; not modified.
         inputs: What its forward takes.
+        branches: Whether sizes that depend on values are known to decide about what is run.
 
     Returns:
         The graph, and for its placeholders node name -> qualified parameter name, node name -> qualified
         buffer name, and the names of the inputs' nodes.
 
     Raises:
-        DataDependentError: A number that depends on inputs or parameters decides about what is run.
+        DataDependentError: A number or a size that depends on inputs or parameters decides about what is
+            run, or a tensor is computed from them outside of torch.
     """
     params = {name: p.detach() for name, p in module.named_parameters()}
+    graph = _traced(module, params, inputs)
+    holders = [node.name for node in graph.nodes if node.op == "placeholder"]
+    _check_values(graph, branches)
+    if any(node.op == "get_attr" for node in graph.nodes):
+        _check_constants(module, params, inputs, graph)
+    buffers = [name for name, _ in module.named_buffers()]
+    by_name = dict(zip(holders, (*params, *buffers), strict=False))
+    return (
+        graph,
+        {node: name for node, name in by_name.items() if name in params},
+        {node: name for node, name in by_name.items() if name not in params},
+        tuple(holders[len(by_name) :]),
+    )
+
+
+def _traced(module: nn.Module, params: Params, inputs: Sequence[Tensor]) -> torch.fx.Graph:
     buffers = {name: b.clone() for name, b in module.named_buffers()}
 
-    def run(params: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> object:
-        return functional_call(module, {**params, **buffers}, inputs)
+    def run(params: Params, buffers: Params, inputs: list[Tensor]) -> object:
+        return functional_call(module, {**params, **buffers}, tuple(inputs))
 
     with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tracer = make_fx(run, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)
-        graph = tracer(params, buffers, inputs).graph
-    holders = [node.name for node in graph.nodes if node.op == "placeholder"]
-    _check_values(graph)
-    names = [*params, *buffers]
-    by_name = dict(zip(holders[: len(names)], names, strict=True))
-    return (
-        graph,
-        {node: name for node, name in by_name.items() if name in params},
-        {node: name for node, name in by_name.items() if name in buffers},
-        tuple(holders[len(names) :]),
-    )
+        return tracer(params, buffers, list(inputs)).graph
 
 
-def _check_values(graph: torch.fx.Graph) -> None:
-    """Numbers may leave the tensors only where they are computed from constants, and none may come back."""
+def _check_values(graph: torch.fx.Graph, branches: bool) -> None:
+    """Numbers may leave the tensors only where they are computed from constants."""
     varies: set[torch.fx.Node] = set()
     for node in graph.nodes:
-        if node.op == "get_attr":
-            raise DataDependentError("a tensor comes from outside of torch's operations")
         if node.op == "placeholder" or any(source in varies for source in node.all_input_nodes):
             varies.add(node)
         name = str(node.target).removeprefix("aten.").split(".")[0]
-        if node in varies and node.op == "call_function" and name in _LEAVES_TENSORS:
+        if node not in varies or node.op != "call_function":
+            continue
+        if name in _LEAVES_TENSORS:
             raise DataDependentError(
                 f"aten.{name} takes a number out of a tensor that depends on inputs or parameters"
             )
+        sized = name in _SIZED_BY_VALUES or (name in _SIZED_BY_INDEX and _by_values(node, varies))
+        if branches and sized:
+            raise DataDependentError(
+                f"the number of elements of aten.{name} depends on inputs or parameters, and the run on it"
+            )
+
+
+_SIZED_BY_INDEX = ("index", "repeat_interleave")
+
+
+def _by_values(node: torch.fx.Node, varies: set[torch.fx.Node]) -> bool:
+    """Whether a mask, or the numbers of copies, depend on inputs or parameters."""
+    given = node.args[1] if len(node.args) > 1 else None
+    sources = given if isinstance(given, list | tuple) else [given]
+    values = [x.meta.get("val") for x in sources if isinstance(x, torch.fx.Node) and x in varies]
+    counts = "repeat" in str(node.target)
+    return any(isinstance(v, Tensor) and (v.dtype == torch.bool or counts) for v in values)
+
+
+def _check_constants(
+    module: nn.Module, params: Params, inputs: Sequence[Tensor], graph: torch.fx.Graph
+) -> None:
+    """Tensors made outside of torch's operations, from lists or arrays, have to be the same again."""
+    generator = torch.Generator().manual_seed(0)
+
+    def other(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x.flatten().roll(1).view_as(x) if x.dtype != torch.bool else x
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        return noise.to(x) * (x.detach().double().pow(2).mean().sqrt().to(x) + 0.1)
+
+    again = _traced(module, {name: other(p) for name, p in params.items()}, [other(x) for x in inputs])
+    if [str(node.target) for node in graph.nodes] == [str(node.target) for node in again.nodes]:
+        pairs = zip(graph.nodes, again.nodes, strict=True)
+        constants = [
+            [getattr(node.graph.owning_module, str(node.target)) for node in pair]
+            for pair in pairs
+            if pair[0].op == "get_attr"
+        ]
+        if all(isinstance(a, Tensor) and a.shape == b.shape and a.equal(b) for a, b in constants):
+            return
+    raise DataDependentError("a tensor comes from outside of torch's operations, and depends on data")

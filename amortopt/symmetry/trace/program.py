@@ -14,9 +14,11 @@ from typing import Any, TypeAlias, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
+from torch.func import functional_call
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from amortopt.functional.networks import eval_mode
+from amortopt.symmetry.inputs import Inputs, apart, outputs_of
 from amortopt.symmetry.trace.concrete import DataDependentError, concrete_graph
 
 
@@ -41,12 +43,12 @@ class Trace:
     softsigns: dict[torch.fx.Node, torch.fx.Node]
 
 
-def trace(module: nn.Module, example_input: Tensor | tuple[Tensor, ...], *, training: bool = False) -> Trace:
+def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Trace:
     """Record what a module computes without changing it.
 
     Args:
         module: The base network.
-        example_input: What ``forward`` takes: a tensor [N, ...] or a tuple of such.
+        inputs: What ``forward`` is called with.
         training: Whether to trace in training mode instead of eval mode.
 
     Returns:
@@ -56,50 +58,95 @@ def trace(module: nn.Module, example_input: Tensor | tuple[Tensor, ...], *, trai
         ValueError: The module has no parameters, has parameters of a kind that no symmetry is defined for
             (lazy, integer, complex), does not take this input, or cannot be traced.
     """
-    _check_parameters(module)
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    if not inputs or not all(isinstance(x, Tensor) and x.ndim >= 1 for x in inputs):
-        got = [type(x).__name__ if not isinstance(x, Tensor) else tuple(x.shape) for x in inputs]
-        raise ValueError(f"example_input: got {got}, expected tensors whose first axis is the batch")
-    graph, held, buffers, users = _graph(module, inputs, training)
-    first = {id(tensor): name for name, tensor in module.named_parameters()}
-    names = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
-    params = {node: names[name] for node, name in held.items()}
+    # Tracing may leave its own tensors in what a forward stores: in the module, hence a copy, or for all of
+    # the process (functools.cache), hence a run on real tensors before it.
+    _run_once(apart(module), inputs, training)
+    graph, held, buffers, users = _graph(apart(module), inputs, training)
+    first = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    names = {name: first[id(tensor)] for name, tensor in named}
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     if any("_for_grad" in str(getattr(node.target, "__name__", "")) for node in graph.nodes):
         raise ValueError(
             f"module: {type(module).__name__} uses torch.func.grad, vjp or jacrev in forward, whose inner "
             "operations tracing takes as constants; write out the derivative, or use torch.autograd.grad"
         )
-    nodes, softsigns = _fuse_softsign(tuple(graph.nodes))
-    return Trace(nodes, params, buffers, users, shapes, softsigns)
+    params = {node: names[name] for node, name in held.items()}
+    state = {node: names[name] for node, name in buffers.items() if name in names}
+    nodes, softsigns = _fuse_softsign(_live(tuple(graph.nodes), training))
+    return Trace(nodes, params, state, users, shapes, softsigns)
+
+
+def _run_once(module: nn.Module, inputs: Inputs, training: bool) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(Exception))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(eval_mode(module, training))
+        warnings.simplefilter("ignore")
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        given = inputs.map(torch.clone)
+        functional_call(module, buffers, given.args, given.kwargs)
+
+
+class FlatModule(nn.Module):
+    """A network from a list of tensors to a list of tensors, for tracers that know no other structures."""
+
+    def __init__(self, module: nn.Module, inputs: Inputs) -> None:
+        super().__init__()
+        self.module, self.inputs = module, inputs
+
+    def forward(self, *tensors: Tensor) -> list[Tensor]:
+        inputs = self.inputs.with_tensors(tensors)
+        return outputs_of(self.module(*inputs.args, **inputs.kwargs))
 
 
 _Graph: TypeAlias = tuple[torch.fx.Graph, dict[str, str], dict[str, str], tuple[str, ...]]
 
 
-def _graph(module: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> _Graph:
+def _graph(module: nn.Module, inputs: Inputs, training: bool) -> _Graph:
     """The graph, and which of its placeholders are parameters, buffers and inputs."""
     fast = torch.backends.mha.get_fastpath_enabled()
+    flat = FlatModule(module, inputs)
     try:
         # The fast path of attention is one operation for a whole layer.
         torch.backends.mha.set_fastpath_enabled(False)
-        with eval_mode(module, training), _silent_tracer(), warnings.catch_warnings():
+        with eval_mode(flat, training), _silent_tracer(), warnings.catch_warnings():
             # What export says about its own internals is not for the caller.
             warnings.simplefilter("ignore")
             try:
-                return _exported(module, inputs)
+                found = _exported(flat, inputs)
             except Exception as error:
                 try:
-                    return concrete_graph(module, inputs)
+                    found = concrete_graph(flat, inputs.tensors, branches=branches_on_size(error))
                 except Exception as other:
                     raise _explained(module, inputs, error, other) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+    graph, params, buffers, users = found
+    return (
+        graph,
+        {node: name.removeprefix("module.") for node, name in params.items()},
+        {node: name.removeprefix("module.") for node, name in buffers.items()},
+        users,
+    )
 
 
-def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Graph:
-    program = torch.export.export(module, inputs, strict=False)
+class _SizeOfData(ValueError):
+    """A shape depends on the values of tensors, and nothing was decided by it."""
+
+
+def branches_on_size(error: Exception) -> bool:
+    """Whether export failed because forward decides something by a size that depends on values."""
+    return not isinstance(error, _SizeOfData) and any(
+        word in f"{type(error).__name__} {error}"
+        for word in ("GuardOnDataDependent", "data-dependent", "unbacked")
+    )
+
+
+def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
+    program = torch.export.export(flat, tuple(inputs.tensors), strict=False)
     params, buffers, users = {}, {}, []
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", "")
@@ -113,8 +160,23 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Graph:
         for value in _tensors_of(node.meta.get("val")):
             # A size that depends on data has no number here.
             if not all(isinstance(size, int) for size in value.shape):
-                raise ValueError("a shape depends on the values of tensors")
+                raise _SizeOfData("a shape depends on the values of tensors")
     return program.graph, params, buffers, tuple(users)
+
+
+def _live(nodes: tuple[torch.fx.Node, ...], training: bool) -> tuple[torch.fx.Node, ...]:
+    """The nodes that outputs depend on, and those that write to tensors."""
+    live: set[torch.fx.Node] = set()
+    for node in reversed(nodes):
+        schema = getattr(node.target, "_schema", None)
+        writes = node.op == "call_function" and (
+            (not isinstance(node.target, torch._ops.OpOverload) and operator_name(node) != "operator.getitem")
+            or (schema is not None and schema.is_mutable)
+            or (training and "norm" in operator_name(node))
+        )
+        if node in live or writes or node.op in ("output", "placeholder"):
+            live.update((node, *node.all_input_nodes))
+    return tuple(node for node in nodes if node in live)
 
 
 def _tensors_of(value: Any) -> list[Tensor]:
@@ -234,7 +296,8 @@ def has_readers(target: torch.fx.Node, writer: torch.fx.Node) -> bool:
 def module_path(node: torch.fx.Node) -> str:
     """Qualified name of the submodule whose forward made this node; empty for the network itself."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    return str(stack[-1][0]).split("@")[0] if stack else ""
+    path = str(stack[-1][0]).split("@")[0] if stack else ""
+    return path.removeprefix("module").removeprefix(".")  # inside of a FlatModule
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:
@@ -242,7 +305,7 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
     return tuple(int(size) for size in value.shape) if isinstance(value, Tensor) else None
 
 
-def _check_parameters(module: nn.Module) -> None:
+def check_module(module: nn.Module) -> None:
     if not isinstance(module, nn.Module):
         raise ValueError(f"module: got {type(module).__name__}, expected an nn.Module")
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel | torch.jit.ScriptModule):
@@ -260,6 +323,14 @@ def _check_parameters(module: nn.Module) -> None:
             raise ValueError(
                 f"module: parameter {name!r} has dtype {parameter.dtype}, expected a real floating one"
             )
+    try:
+        with eval_mode(module, module.training):
+            pass
+    except NotImplementedError as error:
+        raise ValueError(
+            f"module: {type(module).__name__} cannot change between training and eval mode ({error}); pass "
+            "the network that was exported"
+        ) from error
     if next(module.parameters(), None) is None:
         raise ValueError(f"module: {type(module).__name__} has no parameters, so it has no symmetry to find")
 
@@ -276,18 +347,16 @@ def _silent_tracer() -> Iterator[None]:
         logging.disable(before)
 
 
-def _explained(
-    module: nn.Module, inputs: tuple[Tensor, ...], exported: Exception, concrete: Exception
-) -> ValueError:
+def _explained(module: nn.Module, inputs: Inputs, exported: Exception, concrete: Exception) -> ValueError:
     """Tell an input that does not fit from a forward that cannot be traced."""
-    name, shapes = type(module).__name__, [tuple(x.shape) for x in inputs]
+    name = type(module).__name__
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            copy.deepcopy(module)(*inputs)
+            copy.deepcopy(module)(*inputs.args, **inputs.kwargs)
     except Exception as own:
         return ValueError(
-            f"example_input: {name} does not take inputs of shapes {shapes}: {_first_line(own)}"
+            f"example_input: {name} does not take inputs of shapes [{inputs}]: {_first_line(own)}"
         )
     if isinstance(concrete, DataDependentError):
         return ValueError(

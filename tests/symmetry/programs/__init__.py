@@ -4,5 +4,6 @@
 from tests.symmetry.programs import values as values  # isort: skip
 from tests.symmetry.programs import shapes as shapes  # isort: skip
 from tests.symmetry.programs import layers as layers  # isort: skip
+from tests.symmetry.programs import further as further  # isort: skip
 from tests.symmetry.programs.base import Program as Program
 from tests.symmetry.programs.base import generic as generic

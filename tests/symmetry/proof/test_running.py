@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amortopt.symmetry.proof.running import Runner, relative, tensors_of, worst
+from amortopt.symmetry.inputs import outputs_of
+from amortopt.symmetry.proof.running import Runner, relative, worst
 
 
 class Apply(nn.Module):
@@ -105,7 +106,7 @@ class Out:
 
 def test_all_tensors_of_an_output_are_found() -> None:
     one = torch.ones(1)
-    assert len(tensors_of(Out(one, {"p": Pair(one, one), "l": [one, None, 3, (one,)]}))) == 5
+    assert len(outputs_of(Out(one, {"p": Pair(one, one), "l": [one, None, 3, (one,)]}))) == 5
 
 
 def test_a_run_leaves_the_module_and_its_inputs_alone() -> None:
