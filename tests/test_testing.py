@@ -8,7 +8,7 @@ from torch import nn
 
 from amortopt._types import Params
 from amortopt.symmetry import act, extract, sample
-from amortopt.testing import assert_equivariant, assert_function_preserved
+from amortopt.testing import assert_equivariant, assert_function_preserved, wrong_specs
 from tests.cases import CASES, Case, case
 
 
@@ -99,3 +99,47 @@ def test_equivariance_is_not_blinded_by_large_scales(generator: torch.Generator)
     assert max(float(p.abs().max()) for p in moved.values()) > 1e3
     with pytest.raises(AssertionError, match="not equivariant"):
         assert_equivariant(lambda p: {n: w + 1e-6 for n, w in p.items()}, spec, params, low=1e-3, high=1e3)
+
+
+def test_every_wrong_spec_changes_the_function() -> None:
+    net, x = case("mlp-tanh").build(), case("mlp-tanh").example_input()
+    wrong = list(wrong_specs(extract(net, x)))
+    assert len(wrong) == 6  # two weights read and written, one read; their biases
+    for spec in wrong:
+        with pytest.raises(AssertionError, match="the function changed"):
+            assert_function_preserved(net, x, spec)
+
+
+def test_a_result_that_is_moved_back_wrongly_is_noticed() -> None:
+    spec, params = _setting("mlp-tanh")
+    for wrong in wrong_specs(spec):
+        with pytest.raises(AssertionError, match="not equivariant"):
+            assert_equivariant(lambda p, wrong=wrong: _moved_wrongly(spec, wrong, p, params), spec, params)
+
+
+def _moved_wrongly(spec, wrong, given: Params, original: Params) -> Params:
+    """The params, wrong along one axis as soon as they were moved."""
+    if all(torch.equal(given[name], original[name]) for name in given):
+        return original
+    g = sample(spec, generator=torch.Generator().manual_seed(9))
+    return act(wrong, g, original)
+
+
+def test_function_preserved_without_power_is_an_error() -> None:
+    class Blind(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 0 * super().forward(x)
+
+    net, x = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), Blind(6, 6), nn.Tanh()), torch.randn(5, 4)
+    spec = extract(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh()), x)
+    net[0].weight.data.zero_(), net[0].bias.data.zero_()  # type: ignore[union-attr]
+    with pytest.raises(AssertionError, match="nothing was"):
+        assert_function_preserved(net, x, spec)
+
+
+def test_equivariance_of_zeros_shows_nothing() -> None:
+    spec, params = _setting("mlp-tanh")
+    zeros = {name: torch.zeros_like(p) for name, p in params.items()}
+    with pytest.raises(AssertionError, match="nothing was tested"):
+        assert_equivariant(lambda _: zeros, spec, params)
+    assert_equivariant(lambda _: zeros, spec, params, control=False)
