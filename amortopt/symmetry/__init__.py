@@ -1,4 +1,20 @@
-"""What may be permuted and rescaled in a network without changing its function."""
+"""What may be permuted and rescaled in a network without changing its function.
+
+The room, in the order in which a network goes through it:
+
+- ``inputs`` reads an ``example_input`` in any form, ``trace/`` records the operations that a network runs.
+- ``extract`` labels every dimension of every value and calls, for each operation, its rule.
+- ``rules/`` has one small function per family of operations. **A new operation's rule goes there**: into the
+  file of its kind, under ``@rule("name")``; an alias goes into the table in ``rules/base.py``. A rule raises
+  ``NoRule`` for calls that it was not written for; any other exception is a bug and is raised with the
+  operation's name and module path. Its test goes into ``tests/symmetry/test_operations.py``, and a step that
+  uses it into ``tests/symmetry/programs/``, whose random programs look for claims that do not hold.
+- ``solve/`` has what rules constrain (``labels``): which dimensions are made of the same units, with which
+  scales; and how the table is read off at the end.
+- ``spec`` and ``axes`` are that table, ``SymmetrySpec``; ``blocks`` reads and writes blocks of parameters.
+- ``action`` moves parameters by an element, ``proof/`` runs a network before and after, ``gauge`` counts,
+  ``match`` compares two networks.
+"""
 
 from __future__ import annotations
 

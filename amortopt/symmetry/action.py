@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from torch import Tensor
 from amortopt._types import Params
 from amortopt.symmetry.axes import Axis, Block, NeuronGroup
 from amortopt.symmetry.blocks import join, read
-from amortopt.symmetry.spec import SymmetrySpec
+
+if TYPE_CHECKING:
+    from amortopt.symmetry.spec import SymmetrySpec
 
 
 @dataclass(frozen=True)

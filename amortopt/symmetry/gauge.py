@@ -6,14 +6,16 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from amortopt.symmetry.axes import Block, NeuronGroup
 from amortopt.symmetry.proof.running import Runner, generic
-from amortopt.symmetry.spec import SymmetrySpec
+
+if TYPE_CHECKING:
+    from amortopt.symmetry.spec import SymmetrySpec
 
 
 @dataclass(frozen=True, repr=False)
@@ -189,7 +191,7 @@ def null_directions(
         model: The network; left as it was.
         inputs: What its forward takes, or a tuple of that, with more numbers in the outputs than weights.
         training: Whether to run in training mode, with dropout replaced by its expectation.
-        noise: Disturbance of the weights, as in :func:`amortopt.symmetry.proof.verify.verify`.
+        noise: Disturbance of the weights, as in [verify][amortopt.symmetry.verify].
         rtol: Singular values below this share of the largest count as zero. Rounding leaves about 1e-14,
             and the Jacobian's columns are brought to norm one first, so that the others are far above it.
 

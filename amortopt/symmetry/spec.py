@@ -6,15 +6,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+
+from torch import nn
 
 from amortopt.symmetry.axes import Axis, Block, NeuronGroup, Operation
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from amortopt.symmetry.gauge import GaugeDimension
-    from amortopt.symmetry.proof.verify import Proof
+from amortopt.symmetry.gauge import GaugeDimension, gauge_dimension
+from amortopt.symmetry.proof.verify import Proof, verify
 
 _FORMAT = 2
 
@@ -23,7 +21,7 @@ _FORMAT = 2
 class SymmetrySpec:
     """What may be permuted and rescaled in a network without changing its function.
 
-    The repr is the table. Compare with :meth:`same_symmetry` for equality up to the names of groups.
+    The repr is the table. Compare with `same_symmetry` for equality up to the names of groups.
 
     Attributes:
         groups: Neuron groups, in execution order; inputs and outputs are among them, with nothing allowed.
@@ -172,20 +170,16 @@ class SymmetrySpec:
 
         Args:
             model: The network; left as it was.
-            example_input: What its forward takes, or a tuple of that.
-            **options: See :func:`amortopt.symmetry.proof.verify.verify`.
+            example_input: What its forward takes, as for [extract][amortopt.symmetry.extract].
+            **options: See [verify][amortopt.symmetry.verify].
 
         Returns:
             The proof, which a person can print; ``proof.holds`` says whether it is one.
         """
-        from amortopt.symmetry.proof.verify import verify
-
         return verify(self, model, example_input, **options)
 
     def gauge_dimension(self) -> GaugeDimension:
-        """How large the symmetry is: see :func:`amortopt.symmetry.gauge.gauge_dimension`."""
-        from amortopt.symmetry.gauge import gauge_dimension
-
+        """How large the symmetry is."""
         return gauge_dimension(self)
 
     def same_symmetry(self, other: SymmetrySpec) -> bool:
@@ -213,12 +207,12 @@ class SymmetrySpec:
         return tuple(blocks), tuple(used), tuple(unused)
 
     def to_json(self) -> str:
-        """The spec as JSON text; :meth:`from_json` reads it back to an equal spec."""
+        """The spec as JSON text; `from_json` reads it back to an equal spec."""
         return json.dumps({"format": _FORMAT, **asdict(self)})
 
     @classmethod
     def from_json(cls, text: str | Mapping[str, Any]) -> SymmetrySpec:
-        """Read what :meth:`to_json` wrote.
+        """Read what `to_json` wrote.
 
         Args:
             text: JSON text, or the same already parsed.

@@ -53,7 +53,7 @@ OUTSIDE: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "depth: 3 linear layers expected, got 2",
     ),
     "activation": (lambda: make_family("mlp", activation="relu").build(), "tanh expected, got relu"),
-    "operation": (Strange, "linear expected, got aten.cumsum"),
+    "operation": (Strange, "linear expected, got cumsum"),
     "output": (
         lambda: make_family("mlp", widths=(40, 32, 32, 11)).build(),
         "output size: 10 expected, got 11",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from torch import Tensor
 from amortopt._types import Params
 from amortopt.symmetry.action import Element, act, act_on_some
 from amortopt.symmetry.proof.running import Runner, worst
-from amortopt.symmetry.spec import SymmetrySpec
+
+if TYPE_CHECKING:
+    from amortopt.symmetry.spec import SymmetrySpec
 
 Mode: TypeAlias = Literal["eval", "training"]
 

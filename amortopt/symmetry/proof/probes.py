@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from amortopt.symmetry.action import Element, identity
 from amortopt.symmetry.axes import NeuronGroup, ScaleKind
 from amortopt.symmetry.gauge import rescalings
 from amortopt.symmetry.proof.comparison import Comparison
-from amortopt.symmetry.spec import SymmetrySpec
+
+if TYPE_CHECKING:
+    from amortopt.symmetry.spec import SymmetrySpec
 
 _ENDS = {"input", "output"}
 _FAR = 1e4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,7 +15,9 @@ from amortopt.symmetry.axes import NeuronGroup
 from amortopt.symmetry.proof.comparison import MODES, Comparison, Mode
 from amortopt.symmetry.proof.probes import Larger, search
 from amortopt.symmetry.proof.running import Runner, generic
-from amortopt.symmetry.spec import SymmetrySpec
+
+if TYPE_CHECKING:
+    from amortopt.symmetry.spec import SymmetrySpec
 
 
 @dataclass(frozen=True, repr=False)

@@ -64,7 +64,7 @@ class Pieces:
         return self._pieces(part.dims, whole)
 
     def _pieces(self, dims: Dims, whole: bool) -> tuple[list[tuple[int, ...]], list[Piece]]:
-        """See :meth:`of`; ``whole`` if it is a whole parameter."""
+        """See `of`; ``whole`` if it is a whole parameter."""
         dims = tuple(self.labels.resolve(dim) for dim in dims)
         for axis in range(len(dims)):
             if (count := self.labels.chooses(dims, axis)) > 1:

@@ -113,7 +113,7 @@ class Scales:
             scale: What values along some units are multiplied by.
             kind: What is allowed.
             reason: What says so.
-            along: These units and their owners; see :meth:`tie`.
+            along: These units and their owners; see `tie`.
         """
         scale = self.reduce(scale)
         if kind == "none":

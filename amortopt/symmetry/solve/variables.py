@@ -1,7 +1,7 @@
 """Unit variables and scale variables together: dimensions in terms of them, and what may still move.
 
 Everything here either asks or takes freedom away; making two dimensions equal is in
-:mod:`amortopt.symmetry.solve.ties`.
+`ties`.
 """
 
 from __future__ import annotations
