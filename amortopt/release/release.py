@@ -35,7 +35,7 @@ from amortopt.release.folder import (
     write_release,
 )
 from amortopt.symmetry import SymmetrySpec
-from amortopt.tasks import family_names, make_family
+from amortopt.tasks import family_names, make_family, make_problem, problem_names
 
 _BASES: dict[Kind, Any] = {"metanet": Metanet, "functional": Functional, "rule": UpdateRule}
 _LOAD = {
@@ -235,22 +235,32 @@ def _build(config: Mapping[str, Any], state: Params) -> Metanet | Functional | U
         module.to(dtypes.pop())
     module.load_state_dict(state)
     for entry in config["problems"] if spec else ():
-        _check_family(spec[0], entry.get("family"))
+        _check_trained_on(spec[0], entry.get("problem"), entry.get("family"))
     return module
 
 
-def _check_family(spec: SymmetrySpec, family: Mapping[str, Any] | None) -> None:
-    """Raise a ``ValueError`` if networks of the family have other parameters than the spec."""
+def _check_trained_on(
+    spec: SymmetrySpec, problem: Mapping[str, Any] | None, family: Mapping[str, Any] | None
+) -> None:
+    """Raise a ``ValueError`` if problem, family and spec contradict each other.
+
+    Classes of the user's that are not imported here are not checked.
+    """
     if family is None or family["name"] not in family_names():
-        return  # a class of the user's that is not imported here
+        return
     expected = {name: sum(math.prod(block.shape) for block in spec.blocks_of(name)) for name in spec.params}
+    made = make_family(**family)
     with torch.random.fork_rng(devices=[]), _Allowance(4 * sum(expected.values())):
-        network = make_family(**family).build()
+        network = made.build()
     actual = {name: p.numel() for name, p in network.named_parameters()}
     if actual != expected:
         raise ValueError(
             f"family: its networks have {actual} elements per parameter, those of spec {expected}"
         )
+    if problem is not None and problem["name"] in problem_names():
+        shape = make_problem(**problem).input_shape
+        if shape != made.input_shape:
+            raise ValueError(f"problem: its inputs have shape {shape}, the family's {made.input_shape}")
 
 
 _MOST_ELEMENTS = 2**30

@@ -78,7 +78,7 @@ def test_one_shot_names_what_does_not_fit(
     assert "NaN" in one_shot_error(release, weights, capsys, "--out", str(tmp_path / "o"))
 
 
-def test_one_shot_overwrites_only_if_told(
+def test_one_shot_overwrites_only_on_request(
     release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = tmp_path / "weights.safetensors"
@@ -193,7 +193,7 @@ def test_info_reports_a_symmetry_that_does_not_hold(
         ("number", "2,1,12", "expected an nn.Module"),
     ],
 )
-def test_info_says_what_is_wrong(
+def test_info_refuses_wrong_arguments(
     networks: str, name: str, shape: str | None, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["info", f"{networks}:{name}", *(["--input", shape] if shape else [])]) == 2

@@ -45,7 +45,7 @@ def test_demo_prints_a_row_for_every_method_and_writes_a_picture(
     assert [path.name for path in out.parent.iterdir()] == ["demo.png"]
 
 
-def test_demo_takes_the_shipped_checkpoints_that_there_are(
+def test_demo_takes_the_shipped_checkpoints(
     release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     untrained_release(release.parent, "relu")
@@ -55,7 +55,7 @@ def test_demo_takes_the_shipped_checkpoints_that_there_are(
     assert "mlp with tanh, 2 networks" in printed and "mlp with relu, 2 networks" in printed
 
 
-def test_demo_without_any_checkpoint_says_which_it_wants(
+def test_demo_without_any_checkpoint_names_the_missing_ones(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo_module, "list_shipped", list)

@@ -44,7 +44,7 @@ def test_main_answers_without_a_job(args: list[str], capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.strip()
 
 
-def test_unknown_command_lists_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zooo"]) == 2
     assert "got the command 'zooo', expected one of:" in capsys.readouterr().err
 
@@ -88,12 +88,12 @@ def test_wrong_recipe_is_one_line_that_names_the_key(
     assert not (tmp_path / "z").exists()
 
 
-def test_zoo_build_without_a_folder_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_zoo_build_without_a_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zoo", "build", "--config", str(RECIPE)]) == 2
     assert "--out" in capsys.readouterr().err
 
 
-def test_zoo_build_without_a_recipe_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_zoo_build_without_a_recipe_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zoo", "build", *SMALL, "--out", str(tmp_path / "z")]) == 2
     assert "--config: got nothing, expected a recipe" in capsys.readouterr().err
     assert not (tmp_path / "z").exists()

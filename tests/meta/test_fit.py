@@ -67,7 +67,7 @@ def test_fit_release_holds_the_average_and_what_made_it(recipe: Path, tmp_path: 
     assert 0 < release.results["after"]["mean_accuracy"] < 1
 
 
-def test_fit_stopped_by_time_releases_and_says_so(
+def test_fit_stopped_by_time_releases_and_prints_it(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(fit_args(recipe, tmp_path, "--trainer.max_steps", "100000", "--trainer.max_time", "00:00:00:02"))

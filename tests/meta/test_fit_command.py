@@ -152,7 +152,7 @@ def test_zoo_recipe_lies_beside_the_recipe(
     assert release.recipe["data"]["zoo_recipe"] == "zoo.yaml"  # pyright: ignore[reportArgumentType]
 
 
-def test_strengths_that_nothing_draws_are_named(
+def test_strengths_that_are_not_drawn_are_refused(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "data.l1" in error_of(fit_args(recipe, tmp_path, "--model.metanet.conditions", "[l1]"), capsys)
@@ -195,6 +195,6 @@ def test_fit_refuses_to_resume_another_model(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_fit_says_so_where_there_is_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_without_a_gpu_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = fit_args(write_recipe(tmp_path), tmp_path, "--trainer.accelerator", "gpu")
     assert error_of(args, capsys).startswith("trainer: No supported gpu backend found")

@@ -17,6 +17,7 @@ from amortopt.optim import ScaleGMNOptimizer
 from amortopt.release import folder as release_folder
 from amortopt.release.folder import canonical, sha256
 from amortopt.system.files import shipped_folder
+from tests.optim.metanets import TANH
 from tests.releases import FILES, KINDS, make_release, untrained_release
 
 
@@ -166,6 +167,10 @@ def test_load_release_refuses_wrong_fields(folder: Path, changes: Any, match: st
         ({"kind": "rule"}, "does not fit"),
         ({"problems": [{"family": {"name": "mlp", "widths": [40, 32, 10]}}]}, "does not fit .*family: its"),
         ({"problems": [{"family": {"name": "mlp", "wdiths": [40]}}]}, "does not fit .*wdiths"),
+        (
+            {"problems": [{"problem": {"name": "digits"}, "family": TANH.to_config()}]},
+            r"does not fit .*problem: its inputs have shape \(1, 16, 16\), the family's \(40,\)",
+        ),
     ],
 )
 def test_load_release_refuses_a_metanet_that_does_not_fit(folder: Path, changes: Any, match: str) -> None:
