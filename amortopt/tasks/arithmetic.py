@@ -48,7 +48,7 @@ class Arithmetic(Problem):
     Raises:
         ValueError: A value is out of its range; the message names it.
 
-    Example:
+    Examples:
         >>> text(Arithmetic(terms=2, digits=1, held_out=20).symbols[0])
         '2+6=08'
     """

@@ -38,15 +38,14 @@ class FixedUNFLayer(nn.Module):
             for every unit of its owner.
 
     Attributes:
-        weight: Matrices of all terms, one behind the other by multiset; see :meth:`term_weights`. Normal with
-        variance
-            1 / (terms that are added up * in_channels).
+        weight: Matrices of all terms, one behind the other by multiset; see ``term_weights``. Normal with
+            variance 1 / (terms that are added up * in_channels).
         bias: Bias per tensor [tensors, out_channels], zero at first.
 
     Raises:
         ValueError: No tensors, or no channels.
 
-    Example:
+    Examples:
         >>> layer = FixedUNFLayer([(1, 0), (1,)], in_channels=2, out_channels=3)  # a dense weight and bias
         >>> [tuple(y.shape) for y in layer([torch.ones(5, 4, 2), torch.ones(5, 2)])]
         [(5, 4, 3), (5, 3)]
@@ -247,7 +246,7 @@ class UNFPool(nn.Module):
     Attributes:
         num_features: Means per channel: one per tensor and way to take its diagonals.
 
-    Example:
+    Examples:
         >>> pool = UNFPool([(1, 1), (1,)])  # mean and mean diagonal of a square matrix, mean of a vector
         >>> pool([torch.tensor([[[[1.0], [2.0]], [[3.0], [6.0]]]]), torch.tensor([[[1.0], [3.0]]])]).tolist()
         [[3.0, 2.0, 3.5]]
