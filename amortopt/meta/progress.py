@@ -88,11 +88,11 @@ class FitProgress(ProgressBar):
 
 
 def _shown(trainer: L.Trainer, names: tuple[str, ...]) -> str:
-    there = trainer.callback_metrics
+    metrics = trainer.callback_metrics
     return "".join(
-        f"  {name} {100 * float(there[name]):.1f} %"
+        f"  {name} {100 * float(metrics[name]):.1f} %"
         if "accuracy" in name or "cut" in name
-        else f"  {name} {float(there[name]):.4f}"
+        else f"  {name} {float(metrics[name]):.4f}"
         for name in names
-        if name in there
+        if name in metrics
     )

@@ -25,6 +25,7 @@ from amortopt.symmetry import (
     extract,
     match,
 )
+from amortopt.symmetry.blocks import merges
 from amortopt.tasks import Family
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -368,7 +369,7 @@ def _group_sizes(family: SymmetrySpec, params: Params, names: dict[str, str], le
     for block in flattened:
         shape = list(params[block.param].shape[lead:])
         lengths = _lengths(family, block, sizes)
-        if not shape or not _merges(lengths, shape):
+        if not shape or not merges(lengths, shape):
             raise _misfit(names[block.param], params[block.param], block, lengths, lead)
     return sizes
 
@@ -384,17 +385,6 @@ def _whole(family: SymmetrySpec, block: Block) -> list[str | None]:
 def _lengths(family: SymmetrySpec, block: Block, sizes: dict[str, int]) -> list[int]:
     groups = zip(block.axes, _whole(family, block), strict=True)
     return [axis.size if group is None else sizes.get(group, axis.size) for axis, group in groups]
-
-
-def _merges(lengths: list[int], shape: list[int]) -> bool:
-    """Whether ``shape`` is ``lengths`` with neighbours multiplied."""
-    product, rest = 1, list(shape)
-    for length in lengths:
-        product *= length
-        if rest and product == rest[0]:
-            product = 1
-            rest.pop(0)
-    return not rest and product == 1
 
 
 def _misfit(key: str, tensor: Tensor, block: Block, lengths: list[int], lead: int) -> ValueError:

@@ -59,7 +59,7 @@ def improve(
         where: Text that names network i in an error, in front of the message.
 
     Returns:
-        Values by each network's own parameter names, in its dtypes, on the metanet's device.
+        Values by the parameter names of each network, in its dtypes, on the metanet's device.
 
     Raises:
         ValueError: Weights, gradients or results are not finite.
@@ -121,13 +121,13 @@ def run(
 
     def gradient(params: Params) -> Params:
         assert compute is not None
-        found = compute(params)
+        gradients = compute(params)
         _check_finite(
-            found,
+            gradients,
             lambda b, name: f"batch: the gradient of {label(b, name)}",
             "pass x and y of the checkpoint's problem",
         )
-        return found
+        return gradients
 
     conditions = Conditions(gradient if compute else None, None if l1 is None else l1.to(device, dtype))
     new = {name: value.to(device, dtype) for name, value in params.items()}
@@ -149,7 +149,7 @@ def device_of(metanet: Metanet) -> torch.device:
 
 
 def _gradient(group: Sequence[Network], batch: Batch, params: Params) -> Params:
-    """Gradients at stacked params, with the networks' own code; those that run the same code at once."""
+    """Gradients at stacked params, with the code of the networks; those that run the same code at once."""
     alike: dict[tuple[Any, ...], list[int]] = {}
     for b, network in enumerate(group):
         # A network with buffers runs alone: buffers are the module's and not stacked.

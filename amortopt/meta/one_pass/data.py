@@ -72,7 +72,7 @@ class Endless:
 
 
 class ZooDataModule(L.LightningDataModule):
-    """Draws base networks and examples. The zoo is built if it is not there.
+    """Draws base networks and examples. A zoo that does not exist is built.
 
     Everything stays on the device. What a step draws is a function of seed, step and process alone, so a run
     that was resumed reads the same as one that was never interrupted.
@@ -93,7 +93,7 @@ class ZooDataModule(L.LightningDataModule):
 
     Attributes:
         l1_range: The L1 strengths that are drawn; None if none are.
-        recipe_roots: Folders in which ``zoo_recipe`` is looked for beside the current one.
+        recipe_roots: Further folders in which ``zoo_recipe`` is looked for.
 
     Raises:
         ValueError: If a value is out of its range; the message names it.
@@ -132,16 +132,16 @@ class ZooDataModule(L.LightningDataModule):
 
     @property
     def zoo(self) -> Zoo:
-        """All networks of the zoo, on the CPU; the zoo has to be there."""
+        """All networks of the zoo, on the CPU; it has to be built."""
         if self._zoo is None:
             self._zoo = load_zoo(self.folder)
         return self._zoo
 
     def prepare_data(self) -> None:
-        """Build the zoo, as far as it is not there yet.
+        """Build the zoo, as far as it is not built yet.
 
         Raises:
-            FileNotFoundError: If there is no zoo, and no recipe to build one.
+            FileNotFoundError: No zoo, and no recipe to build one.
             ValueError: If zoo or recipe are damaged, or do not belong together.
         """
         try:
@@ -160,20 +160,20 @@ class ZooDataModule(L.LightningDataModule):
         if self.trainer is None:
             return config
         module: Any = self.trainer.lightning_module
-        there = (config.make_problem(), config.make_family())
-        _check_same((module.problem, module.family), there, f"the recipe {self.recipe} makes")
+        made = (config.make_problem(), config.make_family())
+        _check_same((module.problem, module.family), made, f"the recipe {self.recipe} makes")
         places = {key: value for key, value in module.problem.to_config().items() if key in _PLACES}
         return replace(config, problem={**config.problem, **places})
 
     def check_fits(self, problem: Problem, family: Family) -> None:
         """Raise a ``ValueError`` unless the zoo's networks are of this problem and family."""
-        there = (self.zoo.problem, self.zoo.family)
-        _check_same((problem, family), there, f"the networks in {self.folder} have")
+        stored = (self.zoo.problem, self.zoo.family)
+        _check_same((problem, family), stored, f"the networks in {self.folder} have")
 
     def check_strengths(self, metanet: Metanet) -> None:
         """Raise a ``ValueError`` unless L1 strengths are drawn exactly if the metanet reads them."""
         if ("l1" in metanet.conditions) != (self.l1_range is not None):
-            reads = f"the metanet reads {sorted(metanet.conditions) or 'nothing'} beside the weights"
+            reads = f"the metanet reads the conditions {sorted(metanet.conditions)}"
             raise ValueError(
                 f"data.l1: got {self.l1_range}, but {reads}; set both data.l1: [low, high] and l1 in "
                 "model.metanet.conditions, or neither"
@@ -292,12 +292,12 @@ def draw_strengths(l1_range: L1Range, zero: float, count: int, generator: torch.
     return torch.where(position < zero, 0, torch.exp(low + (high - low) * share))
 
 
-def _check_same(wanted: tuple[Problem, Family], there: tuple[Problem, Family], source: str) -> None:
-    for key, one, other in zip(("problem", "family"), wanted, there, strict=True):
-        said, found = one.to_config(), other.to_config()
-        keys = said.keys() if one.name == other.name else {"name"}
-        if differing := [k for k in keys if k not in _PLACES and said[k] != found.get(k)]:
-            texts = (", ".join(f"{k} {config[k]!r}" for k in differing) for config in (said, found))
+def _check_same(wanted: tuple[Problem, Family], got: tuple[Problem, Family], source: str) -> None:
+    for key, one, other in zip(("problem", "family"), wanted, got, strict=True):
+        expected, actual = one.to_config(), other.to_config()
+        keys = expected.keys() if one.name == other.name else {"name"}
+        if differing := [k for k in keys if k not in _PLACES and expected[k] != actual.get(k)]:
+            texts = (", ".join(f"{k} {config[k]!r}" for k in differing) for config in (expected, actual))
             raise ValueError(
                 f"{key}: the recipe says {next(texts)}, but {source} {next(texts)}; correct model.{key}, or "
                 "choose another zoo"

@@ -40,37 +40,6 @@ class Result:
 
 
 @torch.no_grad()
-def improve_all(
-    module: OnePassModule,
-    metanet: Metanet,
-    params: Params,
-    read: Examples,
-    *,
-    l1: float = 0.0,
-    chunk: int = 64,
-) -> Params:
-    """All passes over many networks, some at a time.
-
-    Args:
-        module: Says how, and how often, the metanet is called.
-        metanet: The metanet.
-        params: [n, ...].
-        read: Examples for gradients that the metanet reads.
-        l1: L1 strength, if it reads one.
-        chunk: Networks at a time.
-
-    Returns:
-        New params after the last pass, [n, ...].
-    """
-    parts = []
-    for start in range(0, num_networks(params), chunk):
-        part = {name: p[start : start + chunk] for name, p in params.items()}
-        strengths = read.x.new_full((num_networks(part),), l1)
-        parts.append(module.improve(metanet, part, read, strengths)[-1])
-    return {name: torch.cat([part[name] for part in parts]) for name in params}
-
-
-@torch.no_grad()
 def evaluate_pass(
     module: OnePassModule,
     metanet: Metanet,
@@ -79,21 +48,28 @@ def evaluate_pass(
     read: Examples,
     *,
     l1: float = 0.0,
+    chunk: int = 64,
 ) -> dict[str, Result]:
     """What networks reach after all passes.
 
     Args:
-        module: Gives architecture and problem.
+        module: Says how, and how often, the metanet is called.
         metanet: The metanet.
         params: Networks before, [n, ...].
         data: Name -> examples.
-        read: Examples for gradients that the metanet reads.
-        l1: L1 strength, if it reads one.
+        read: Examples for gradients, if the metanet reads them.
+        l1: L1 strength.
+        chunk: Networks at a time.
 
     Returns:
         Name -> result.
     """
-    new = improve_all(module, metanet, params, read, l1=l1)
+    parts = []
+    for start in range(0, num_networks(params), chunk):
+        part = {name: p[start : start + chunk] for name, p in params.items()}
+        strengths = read.x.new_full((num_networks(part),), l1)
+        parts.append(module.improve(metanet, part, read, strengths)[-1])
+    new = {name: torch.cat([part[name] for part in parts]) for name in params}
     norm = l1_norm(new)
     cut = 1 - norm / l1_norm(params).clamp(min=1e-12)
     results = {}

@@ -35,9 +35,9 @@ class OnePassModule(L.LightningModule):
     several passes it is the mean over f(θ), f(f(θ)), ... A step whose gradients are not finite is left out.
 
     Args:
-        problem: ``name`` of the problem and its own arguments, as ``make_problem`` takes them.
-        family: ``name`` of the family and its own arguments, as ``make_family`` takes them.
-        metanet: ``name`` of the metanet and its own arguments, as ``make`` takes them.
+        problem: ``name`` of the problem and its arguments, as ``make_problem`` takes them.
+        family: ``name`` of the family and its arguments, as ``make_family`` takes them.
+        metanet: ``name`` of the metanet and its arguments, as ``make`` takes them.
         start: ``"identity"``: a fresh metanet returns its input; ``"proposal"``: it returns what it proposes,
             from where training is much faster.
         passes: How often the metanet is applied in a row; the loss is the mean over what every pass returns.
@@ -97,7 +97,13 @@ class OnePassModule(L.LightningModule):
         spec = extract(network, self.family.example_input())
         self.metanet: Metanet = _made("metanet", lambda name, **config: make(name, spec, **config), metanet)
         if start == "proposal":
-            _open_gates(self.metanet)
+            open_gates = getattr(self.metanet, "open_gates", None)
+            if open_gates is None:
+                raise ValueError(
+                    f"start: got 'proposal', but the metanet {self.metanet.name!r} has no gates to open; say "
+                    "identity"
+                )
+            open_gates()
         self.average: Metanet = copy.deepcopy(self.metanet).requires_grad_(False)
         self._loss: Callable[..., Tensor] = torch.compile(self.meta_loss) if compile else self.meta_loss
         self.skipped = 0
@@ -106,7 +112,7 @@ class OnePassModule(L.LightningModule):
 
     @property
     def network(self) -> nn.Module:
-        """A network of the family, which says what to compute; its own params do not matter."""
+        """A network of the family, which says what to compute; its params do not matter."""
         return self._network[0]
 
     def improve(self, metanet: Metanet, params: Params, read: Examples, l1: Tensor | None) -> list[Params]:
@@ -317,15 +323,6 @@ def _check_schedule(options: Mapping[str, Any]) -> None:
     for key in ("warmup_steps", "weight_decay", "prototype_decay"):
         if options[key] < 0:
             raise ValueError(f"{key}: got {options[key]}, expected at least 0")
-
-
-def _open_gates(metanet: Metanet) -> None:
-    open_gates = getattr(metanet, "open_gates", None)
-    if open_gates is None:
-        raise ValueError(
-            f"start: got 'proposal', but the metanet {metanet.name!r} has no gates to open; say identity"
-        )
-    open_gates()
 
 
 def _made(key: str, make: Callable[..., Any], arguments: dict[str, Any]) -> Any:

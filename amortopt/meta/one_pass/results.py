@@ -89,7 +89,7 @@ def write_release(
         module: Trained module; its average is released.
         data: Loaded data.
         name: Name of the checkpoint.
-        recipe: Everything that the run was told.
+        recipe: All settings of the run.
         seed: Seed of the run.
         steps: Steps of the run.
         seconds: Time of training.

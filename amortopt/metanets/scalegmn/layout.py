@@ -85,7 +85,7 @@ class GraphBlock:
         return [axis for end in self.ends for axis in end.axes]
 
     def units(self, params: Params) -> list[int]:
-        """Units at each end in the given networks."""
+        """Units at each end in networks [B, ...]."""
         sizes = self.view.sizes(params[self.view.block.param])
         return [math.prod(sizes[axis] for axis in end.axes) for end in self.ends]
 
@@ -98,12 +98,12 @@ class GraphBlock:
 
     def write(self, value: Tensor, params: Params, written: Tensor | None) -> Tensor:
         """The parameter with features written, in addition to other blocks of it that are ``written``."""
-        own = params[self.view.block.param]
-        sizes, axes = self.view.sizes(own), self._unit_axes
+        old = params[self.view.block.param]
+        sizes, axes = self.view.sizes(old), self._unit_axes
         fixed = [size for axis, size in enumerate(sizes) if axis not in axes]
         value = value.reshape(len(value), *fixed, *[sizes[axis] for axis in axes])
         value = value.movedim(list(range(-len(axes), 0)), [1 + axis for axis in axes])
-        return self.view.write(value, own, written)
+        return self.view.write(value, old, written)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class GraphLayout:
         return (*self.node_blocks, *self.edge_blocks)
 
     def sizes(self, params: Params) -> tuple[int, ...]:
-        """Units of every node set in the given networks [B, ...], read from the shapes of their params.
+        """Units of every node set in networks [B, ...], read from the shapes of their params.
 
         Raises:
             ValueError: A name is missing, two params disagree about a group, or a group has another number of
@@ -222,7 +222,7 @@ class GraphLayout:
         for block, value in zip(self.blocks, features, strict=True):
             name = block.view.block.param
             written[name] = block.write(value, params, written.get(name))
-        return {name: written.get(name, own) for name, own in params.items()}
+        return {name: written.get(name, old) for name, old in params.items()}
 
 
 def _sides(
