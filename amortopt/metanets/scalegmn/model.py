@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,11 +14,10 @@ from amortopt._types import Params
 from amortopt.metanets.base import Metanet, register
 from amortopt.metanets.conditions import Conditions
 from amortopt.metanets.scalegmn.factors import CanonicalScaling, Factors, rescaled
-from amortopt.metanets.scalegmn.features import Blend, l1_features, tame, unit_rms, usual_size
 from amortopt.metanets.scalegmn.layer import GraphLayer, RMSNorm
-from amortopt.metanets.scalegmn.layout import GraphLayout
+from amortopt.metanets.scalegmn.layout import GraphBlock, GraphLayout
 from amortopt.metanets.scalegmn.packed import PackedWiring
-from amortopt.metanets.scalegmn.readout import Readout
+from amortopt.metanets.scalegmn.readout import Blend, Readout
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.metanets.scalegmn.wiring import DenseWiring, Wiring
 from amortopt.symmetry import SymmetrySpec
@@ -63,7 +63,7 @@ class ScaleGMN(Metanet):
         direction: Whether messages go only along the edges (``"forward"``), or also against them.
         conditions: What it reads beside the weights, of ``"batch"`` and ``"l1"``.
         l1_range: Lowest and highest L1 strength that prototypes are spread over, if it reads ``"l1"``.
-        l1_knots: Prototypes per block between them, see [Blend][amortopt.metanets.scalegmn.features.Blend].
+        l1_knots: Prototypes per block between them, see [Blend][amortopt.metanets.scalegmn.readout.Blend].
 
     Raises:
         ValueError: If an argument is out of range.
@@ -223,11 +223,11 @@ class ScaleGMN(Metanet):
         gradient = conditions.gradient_at(params)
         q, inverse = self.scaling.solve(params, sizes)
         weights = zip(self.scaling.blocks, self.scaling.read(params, inverse, q), strict=True)
-        features = [tame(w / usual_size(block, sizes)) for block, w in weights]
+        features = [_tame(w / _usual_size(block, sizes)) for block, w in weights]
         if gradient is not None:
             # Its exponents are the opposite ones.
             pairs = zip(features, self.scaling.read(gradient, q, inverse), strict=True)
-            features = [torch.cat([w, unit_rms(g)], 1) for w, g in pairs]
+            features = [torch.cat([w, _unit_rms(g)], 1) for w, g in pairs]
         return _Networks(params, sizes, q, inverse, features)
 
     def _propose(self, read: list[_Networks], l1: Tensor | None) -> list[list[Tensor]]:
@@ -260,7 +260,7 @@ class ScaleGMN(Metanet):
         self, wiring: Wiring, nodes: list[Tensor], edges: list[Tensor], l1: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The layers and the readout, on rows."""
-        l1_even = None if l1 is None else self.read_l1(l1_features(l1))
+        l1_even = None if l1 is None else self.read_l1(_l1_features(l1))
         evens: list[Tensor | None] = []
         odds: list[Tensor | None] = []
         for p, node in enumerate(self.layout.nodes):
@@ -290,6 +290,39 @@ class ScaleGMN(Metanet):
         new = []
         for block, value, gate in zip(self.scaling.blocks, proposed, gates, strict=True):
             old = block.read(read.params)
-            value = value.to(old.dtype) * usual_size(block, read.sizes)
+            value = value.to(old.dtype) * _usual_size(block, read.sizes)
             new.append(torch.lerp(old, rescaled(block, value, read.factors, read.inverse), gate))
         return self.layout.write(read.params, new)
+
+
+def _usual_size(block: GraphBlock, sizes: tuple[int, ...]) -> float:
+    """Usual size of a block's values: 1 / sqrt(fan in) for weights, 1 for node features such as biases."""
+    if len(block.ends) == 1:
+        return 1.0
+    return 1 / math.sqrt(sizes[block.into] * block.channels / block.view.diagonal)
+
+
+def _tame(x: Tensor, limit: float = 1024.0) -> Tensor:
+    """Features of a block, scaled down in networks where they reach far beyond any that works.
+
+    Squares of such features leave float32's range, and what is added to them rounds to nothing.
+    """
+    peak = x.abs().amax(tuple(range(1, x.ndim)), keepdim=True)
+    # The limit is a power of two: no rounding where nothing is done. Divided first for finite gradients.
+    return x / peak.clamp(min=limit) * limit
+
+
+def _unit_rms(x: Tensor) -> Tensor:
+    """x / its RMS per network; zero stays zero."""
+    axes = tuple(range(1, x.ndim))
+    peak = x.abs().amax(axes, keepdim=True)
+    safe = torch.where(peak > 0, peak, 1)
+    x = x / safe
+    return x * torch.rsqrt(x.square().mean(axes, keepdim=True) + 1e-12)
+
+
+def _l1_features(l1: Tensor) -> Tensor:
+    """[B] -> [B, 2]: position on a log scale around 1e-3, and whether there is any penalty."""
+    positive = l1 > 0
+    log = torch.log10(torch.where(positive, l1, 1)) + 3
+    return torch.stack([torch.where(positive, log, 0), positive.to(l1)], -1)

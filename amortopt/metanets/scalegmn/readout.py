@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ class Readout(nn.Module):
         M(b) = \sum_k b_k M_k, \quad t = 1 + s(h)
 
     with the signed slots S (the identity where units are known by their index), a prototype M per block,
-    blended for each network from several (see [Blend][amortopt.metanets.scalegmn.features.Blend]), and
+    blended for each network from several (see `Blend`), and
     corrections e, U, s that start at zero. Biases alike: t_o S_o^T m(b) + v_o u.
 
     Legend: B networks, N nodes of all sets, n nodes of one set, R slots, C edge channels, k features of a
@@ -102,3 +104,44 @@ class Readout(nn.Module):
 def _blended(blend: Tensor, m: Tensor) -> Tensor:
     """Sum of K prototypes [K, ..] by the weights of each network [B, K]: [B, ..]."""
     return (blend.to(m.dtype) @ m.flatten(1)).unflatten(1, m.shape[1:])
+
+
+class Blend(nn.Module):
+    """Weights by which prototypes are blended, as a function of the L1 strength.
+
+    One prototype is common to all strengths, one belongs to strength zero, and ``knots`` of them are spread
+    evenly over the logarithm of the range. Between two knots both count, linearly; beyond the ends the last
+    one does. Good weights for strengths that lie far apart have little in common, hence many knots.
+
+    Args:
+        low: Strength of the first knot.
+        high: Strength of the last knot.
+        knots: Their number.
+
+    Raises:
+        ValueError: Unless 0 < low <= high < infinity, and low < high if there are several knots.
+    """
+
+    def __init__(self, low: float, high: float, knots: int) -> None:
+        super().__init__()
+        if not 0 < low <= high < math.inf or (knots > 1 and low == high):
+            raise ValueError(
+                f"l1_range: got [{low}, {high}] for {knots} knots, expected [low, high] with 0 < low < high"
+            )
+        self.low, self.high, self.knots = low, high, knots
+
+    @property
+    def count(self) -> int:
+        """Number of prototypes."""
+        return self.knots + 2
+
+    def forward(self, l1: Tensor) -> Tensor:
+        """Strengths [B] >= 0 -> weights [B, knots + 2]."""
+        positive = l1 > 0
+        scale = max(1, self.knots - 1) / max(math.log(self.high / self.low), 1e-12)
+        position = torch.log(torch.where(positive, l1, self.low) / self.low) * scale
+        knots = torch.arange(self.knots, dtype=l1.dtype, device=l1.device)
+        distance = (position.clamp(0, self.knots - 1)[:, None] - knots).abs()
+        near = (1 - distance).clamp(min=0) * positive[:, None]
+        common, none = torch.ones_like(near[:, :1]), (~positive).to(near)[:, None]
+        return torch.cat([common, none, near], 1)

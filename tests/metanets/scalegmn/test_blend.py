@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from amortopt.metanets.scalegmn.features import Blend
+from amortopt.metanets.scalegmn.readout import Blend
 
 
 def test_blend_of_zero_and_of_knots() -> None:
