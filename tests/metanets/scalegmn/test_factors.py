@@ -83,7 +83,7 @@ def test_canonical_factors_of_a_chain_of_dead_units_come_from_its_end() -> None:
     base = case("mlp-relu")
     params = networks(base)
     zero(params, "chain")
-    # Unit 0 is read only by unit 1 of the next layer, which hears nothing and is read by the outputs.
+    # Unit 0 is read only by unit 1 of the next layer, which reads nothing and is read by the outputs.
     params["2.weight"][:, :1, 0] = 0
     params["2.weight"][:, 2:, 0] = 0
     _, inverse = _factors(GraphLayout.from_spec(spec_of(base)), params)

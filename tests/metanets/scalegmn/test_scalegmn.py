@@ -140,7 +140,7 @@ def test_scalegmn_made_again_from_its_config() -> None:
     assert again.config == made.config and again.conditions == made.conditions
 
 
-def test_scalegmn_forward_hears_only_from_what_is_read() -> None:
+def test_scalegmn_forward_depends_only_on_what_is_read() -> None:
     base = case("mlp-relu")
     both, forward = (
         ScaleGMN(spec_of(base), direction=direction)  # type: ignore[arg-type]

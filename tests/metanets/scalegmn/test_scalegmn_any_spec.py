@@ -129,7 +129,7 @@ def test_scalegmn_of_any_symmetry_float32_finite(name: str, value: float) -> Non
     assert all(g is None or bool(g.isfinite().all()) for g in found)
 
 
-def test_scalegmn_hears_from_everything_in_one_layer() -> None:
+def test_scalegmn_depends_on_everything_in_one_layer() -> None:
     # Queries of one head change what is proposed for the values of that head, through the head.
     made = metanet(SPECS["attention"], layers=1)
     params = params_like(SPECS["attention"], 1)
@@ -179,6 +179,6 @@ def test_scalegmn_refuses_other_widths(name: str, shapes: dict[str, tuple[int, .
 
 
 def test_scalegmn_of_a_low_rank_product_between_scaled_groups() -> None:
-    # Both ends write: what is told of the inner units are the columns that no other factor scales.
+    # Both ends write: the inner units show in the columns that no other factor scales.
     spec = written("x 4 none no\na 3 free yes\nb 5 sign yes", {"u": "b^+1, a^+1", "v": "a^-1, x^-1"})
     _check(metanet(spec), spec, params_like(spec))
