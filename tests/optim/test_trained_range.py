@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from amortopt.functional.l1 import l1_norm
 from amortopt.functional.networks import params_of
 from amortopt.metanets import L1Range
 from amortopt.optim import OutOfRangeWarning, ScaleGMNOptimizer
@@ -95,30 +94,3 @@ def test_checkpoint_keeps_range_and_passes(tmp_path: Path) -> None:
 def test_save_pretrained_says_that_it_takes_a_path(folder: Any) -> None:
     with pytest.raises(ValueError, match=f"folder: got {type(folder).__name__}, expected a path"):
         optimizer().save_pretrained(folder)
-
-
-@pytest.mark.parametrize("low, high", [(0.0, 1.0), (-1.0, 1.0), (1.0, 0.5), (1.0, float("inf"))])
-def test_range_is_positive_and_in_order(low: float, high: float) -> None:
-    with pytest.raises(ValueError, match="l1: got"):
-        L1Range(low, high)
-
-
-@pytest.mark.parametrize("config", [{}, {"low": 1e-3, "high": None, "zero": True}, 3], ids=str)
-def test_range_of_a_damaged_config_is_refused(config: Any) -> None:
-    with pytest.raises(ValueError, match="l1_range: got"):
-        L1Range.from_config(config)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
-def test_points_are_within_and_hold_both_ends(count: int) -> None:
-    for chosen in (RANGE, L1Range(1e-3, 1e-3), L1Range(1e-3, 1.001e-3)):
-        points = chosen.points(count)
-        assert points == sorted(set(points)) and len(points) <= max(2, count)
-        assert points[0] == chosen.low and points[-1] == chosen.high
-        assert not chosen.outside(torch.tensor(points)).any()
-
-
-def test_l1_norm_equals_a_loop() -> None:
-    params = {"a": torch.randn(3, 4, 5), "b": torch.randn(3)}
-    expected = [sum(float(p[b].abs().sum()) for p in params.values()) for b in range(3)]
-    torch.testing.assert_close(l1_norm(params), torch.tensor(expected))
