@@ -37,7 +37,7 @@ class Objective(ABC):
     @property
     @abstractmethod
     def score_name(self) -> str:
-        """Name of the score; the higher a score, the better."""
+        """Name of the score in tables, such as ``accuracy``; the higher a score, the better."""
 
     @abstractmethod
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class SquaredError(Objective):
 
     @property
     def score_name(self) -> str:
-        return "R²" if self.score_kind == "r2" else "PSNR"
+        return self.score_kind
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         each = (outputs - targets).square()
@@ -242,7 +242,7 @@ class Mean(Objective):
 
     @property
     def score_name(self) -> str:
-        return "minus the mean output"
+        return "minus_mean"
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs

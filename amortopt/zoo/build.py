@@ -182,7 +182,8 @@ def _train_shard(
     results: Table = {"finite": finite.cpu().numpy()}
     for which in SPLITS:
         loss, score = evaluate_many(module, params, problem.split(which).to(device), problem.objective)
-        results |= {f"{which}_loss": loss.cpu().numpy(), f"{which}_accuracy": score.cpu().numpy()}
+        named = {"loss": loss, problem.objective.score_name: score}
+        results |= {f"{which}_{name}": column.cpu().numpy() for name, column in named.items()}
     return params, table | results
 
 

@@ -23,7 +23,7 @@ class Zoo:
     Args:
         params: Qualified name -> [n, ...].
         table: Column -> [n]: index, seed, learning_rate, init_scale, epochs, split ("train", "val" or
-            "test"), finite, and train_, val_, test_ loss (nats) and accuracy (in [0, 1]).
+            "test"), finite, and train_, val_, test_ loss and score, such as ``test_accuracy`` in [0, 1].
         config: Recipe that the zoo was built by, as plain json values; of a Small CNN Zoo, its problem,
             family and seed.
     """
@@ -36,8 +36,8 @@ class Zoo:
         return len(self.table["index"])
 
     def __repr__(self) -> str:
-        accuracy = self.table["test_accuracy"]
-        mean = f", mean test accuracy {np.nanmean(accuracy):.3f}" if len(accuracy) else ""
+        scores = [name for name in self.table if name.startswith("test_") and name != "test_loss"]
+        mean = "".join(f", mean {n.replace('_', ' ')} {np.nanmean(self.table[n]):.3f}" for n in scores[:1])
         problem, family = self.config["problem"], self.config["family"]
         return f"Zoo({len(self)} networks, problem {problem}, family {family}{mean})"
 

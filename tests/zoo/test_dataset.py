@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from amortopt.functional.networks import apply_many
+from amortopt.tasks import ArrayProblem, evaluate_many, register_problem
 from amortopt.zoo import Zoo, ZooConfig, build_zoo, load_zoo
 from amortopt.zoo.store import Manifest
 
@@ -126,3 +127,19 @@ def test_zoo_of_an_earlier_version_is_read_and_completed(folder: Path, zoo: Zoo,
     assert build_zoo(CONFIG, old) == []
     again = load_zoo(old)
     assert all(torch.equal(again.params[name], p) for name, p in zoo.params.items())
+
+
+def test_zoo_of_real_targets_holds_their_score(tmp_path: Path) -> None:
+    x = torch.linspace(-1, 1, 60).unsqueeze(1)
+
+    @register_problem("sine of the zoo test")
+    def make() -> ArrayProblem:
+        return ArrayProblem((x, torch.sin(3 * x)), test=(x, torch.sin(3 * x)), name="sine of the zoo test")
+
+    family = {"name": "mlp", "widths": [1, 8, 1]}
+    build_zoo(ZooConfig(problem={"name": make().name}, family=family, count=4, epochs=[40]), tmp_path / "z")
+    zoo = load_zoo(tmp_path / "z")
+    loss, score = evaluate_many(zoo.family.build(), zoo.params, make().split("test"), make().objective)
+    np.testing.assert_allclose(zoo.table["test_r2"], score, rtol=1e-9)
+    np.testing.assert_allclose(zoo.table["test_loss"], loss, rtol=1e-9)
+    assert "mean test r2" in repr(zoo) and not any("accuracy" in name for name in zoo.table)
