@@ -378,8 +378,8 @@ class _Work:
             if self._fast is not None:
                 update = self._fast(self._values, flat)
             else:
-                given = {**flat, "step": flat["step"].to(self.weights.device)}
-                update, new = self._rule(self._layout, self.weights, self.gradients, given, inplace=True)
+                state = {**flat, "step": flat["step"].to(self.weights.device)}
+                update, new = self._rule(self._layout, self.weights, self.gradients, state, inplace=True)
                 flat["step"].copy_(new["step"])
         self.state.write_copies()
         slowest = flat["second" if "second" in flat else "momenta"][-1]

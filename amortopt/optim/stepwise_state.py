@@ -33,7 +33,7 @@ class FlatState:
     the flat vectors before a step (``read``), and back after it (``write_copies``).
 
     Args:
-        rule: Says which entries there are.
+        rule: Decides which entries the state has.
         layout: Of the base network.
 
     Attributes:
@@ -167,48 +167,50 @@ def check_state_dict(
     return values
 
 
-def _check_header(known: Any, own: Mapping[str, Any]) -> None:
+def _check_header(known: Any, expected: Mapping[str, Any]) -> None:
     if not isinstance(known, Mapping):
         raise ValueError("state_dict: got another optimizer's, expected one of a UNFOptimizer")
-    if known.get("format") != own["format"]:
+    if known.get("format") != expected["format"]:
         raise ValueError(
-            f"state_dict: got format {known.get('format')!r}, expected {own['format']}; use the amortopt "
-            "version that wrote it"
+            f"state_dict: got format {known.get('format')!r}, expected {expected['format']}; use the "
+            "amortopt version that wrote it"
         )
     skipped = known.get("skipped")
-    if not isinstance(known.get("shapes"), Mapping) or not set(own) <= set(known):
-        raise ValueError(f"state_dict: got {sorted(known)} in 'amortopt', expected {sorted(own)}; {_ALTERED}")
+    if not isinstance(known.get("shapes"), Mapping) or not set(expected) <= set(known):
+        raise ValueError(
+            f"state_dict: got {sorted(known)} in 'amortopt', expected {sorted(expected)}; {_ALTERED}"
+        )
     if not isinstance(skipped, int) or skipped < 0:
         raise ValueError(f"state_dict: got {skipped!r} skipped steps, expected a count; {_ALTERED}")
-    _check_shapes(known["shapes"], own["shapes"])
-    if known["rule"] != own["rule"]:
+    _check_shapes(known["shapes"], expected["shapes"])
+    if known["rule"] != expected["rule"]:
         raise ValueError(
             f"state_dict: got one of the update rule {str(known['rule'])[:12]}…, expected "
-            f"{own['rule'][:12]}…; load the rule that it was made with"
+            f"{expected['rule'][:12]}…; load the rule that it was made with"
         )
-    if known["groups"] != own["groups"]:
+    if known["groups"] != expected["groups"]:
         raise ValueError(
-            f"state_dict: got parameter groups {_short(known['groups'])}, expected {_short(own['groups'])}; "
-            "make the groups as they were, in the same order"
+            f"state_dict: got parameter groups {_short(known['groups'])}, expected "
+            f"{_short(expected['groups'])}; make the groups as they were, in the same order"
         )
 
 
-def _check_shapes(given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    for name in own:
-        if name not in given or list(given[name]) != own[name]:
-            got = f"shape {tuple(given[name])}" if name in given else "none"
+def _check_shapes(known: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for name in expected:
+        if name not in known or list(known[name]) != expected[name]:
+            got = f"shape {tuple(known[name])}" if name in known else "none"
             raise ValueError(
-                f"state_dict: got {got} for {name!r}, expected shape {tuple(own[name])}; it is of another "
-                f"model"
+                f"state_dict: got {got} for {name!r}, expected shape {tuple(expected[name])}; it is of "
+                "another model"
             )
-    if more := [name for name in given if name not in own]:
+    if more := [name for name in known if name not in expected]:
         raise ValueError(f"state_dict: got {more[0]!r}, which this model lacks; it is of another model")
 
 
-def _check_groups(groups: Any, own: list[list[str]]) -> None:
-    if not isinstance(groups, (list, tuple)) or len(groups) != len(own):
-        raise ValueError(f"state_dict: expected a list of {len(own)} as 'param_groups'; {_ALTERED}")
-    for i, (group, names) in enumerate(zip(groups, own, strict=True)):
+def _check_groups(groups: Any, expected: list[list[str]]) -> None:
+    if not isinstance(groups, (list, tuple)) or len(groups) != len(expected):
+        raise ValueError(f"state_dict: expected a list of {len(expected)} as 'param_groups'; {_ALTERED}")
+    for i, (group, names) in enumerate(zip(groups, expected, strict=True)):
         params = group.get("params") if isinstance(group, Mapping) else None
         if not isinstance(params, (list, tuple)) or len(params) != len(names):
             raise ValueError(

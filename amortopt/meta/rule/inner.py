@@ -39,7 +39,7 @@ class InnerProblem:
 
     @cached_property
     def network(self) -> nn.Module:
-        """A network of the family, which says what to compute."""
+        """A network of the family; its parameters are not used, only what it computes."""
         with torch.random.fork_rng(devices=[]):
             network = self.family.build()
         return network.requires_grad_(False).to(self.device)

@@ -15,8 +15,9 @@ from amortopt.meta.one_pass.data import Endless
 from amortopt.meta.one_pass.module import MOST_SKIPPED
 from amortopt.meta.rule.inner import InnerProblem
 from amortopt.meta.rule.pes import PersistentES
+from amortopt.meta.rule.runs import InnerRuns, horizon_at
 from amortopt.meta.rule.truncated import Estimate, TruncatedBackprop
-from amortopt.meta.rule.unroll import InnerRuns, horizon_at, train_with
+from amortopt.meta.rule.validation import validate
 from amortopt.meta.schedule import budget_used, rate_factor, update_average
 from amortopt.metanets.update_rule.rule import UpdateRule
 from amortopt.system.registry import construct
@@ -24,22 +25,20 @@ from amortopt.tasks import make_family, make_problem
 from amortopt.zoo.config import differing_keys
 
 Estimator: TypeAlias = TruncatedBackprop | PersistentES
-_FINAL = 32  # minibatches that a final loss is measured on
 ESTIMATORS: dict[str, type[Estimator]] = {"truncated": TruncatedBackprop, "pes": PersistentES}
 
 
 class UpdateRuleModule(L.LightningModule):
     r"""Trains an update rule to lower the training losses of the networks that it trains.
 
-    A meta step takes one problem in turn, or all of them, advances its inner runs by a truncation and
-    descends
-    on the estimator's gradient with Adam. A problem whose gradient is not finite is left out of the step.
+    A meta step takes one problem in turn, or all of them, advances its inner runs by a truncation, and
+    descends on the estimator's gradient with Adam. A problem whose gradient is not finite is left out of the
+    step.
 
     Args:
         rule: Arguments of [UpdateRule][amortopt.metanets.UpdateRule].
-        inner: One entry per inner problem: ``problem`` and ``family``, each with a ``name`` and its own
-            arguments;
-            ``batch``, the examples per inner step; ``networks``, the networks that are trained at a time.
+        inner: One entry per inner problem: ``problem`` and ``family``, each with a ``name`` and
+            arguments; ``batch``, the examples per inner step; ``networks``, how many are trained at a time.
         estimator: ``name`` (``"truncated"`` or ``"pes"``) and the arguments of
             [TruncatedBackprop][amortopt.meta.rule.truncated.TruncatedBackprop] or
             [PersistentES][amortopt.meta.rule.pes.PersistentES].
@@ -163,7 +162,7 @@ class UpdateRuleModule(L.LightningModule):
         return torch.optim.Adam(self.rule.parameters(), lr=self.hparams["lr"], betas=self.hparams["betas"])
 
     def train_dataloader(self) -> Endless:
-        """Nothing, again and again: inner runs draw their own data."""
+        """An endless loader of nothing: inner runs draw their data themselves."""
         return Endless()
 
     def val_dataloader(self) -> range:
@@ -310,26 +309,6 @@ class UpdateRuleModule(L.LightningModule):
         return json.loads(json.dumps(described))
 
 
-def validate(rule: UpdateRule, inner: InnerProblem, count: int, steps: int) -> tuple[Tensor, Tensor]:
-    """Train networks of always the same unseen initialisations.
-
-    Args:
-        rule: The rule.
-        inner: Problem and family.
-        count: Networks B.
-        steps: Inner steps.
-
-    Returns:
-        Mean over steps of the loss on minibatches [B], and the loss after the last one, on 32 more
-        minibatches [B], in nats.
-    """
-    generator = torch.Generator().manual_seed(2**31)
-    losses, flat = train_with(rule, inner, inner.init(count, generator), steps, generator)
-    with torch.no_grad():
-        final = [inner.losses(flat, *inner.draw(count, generator)) for _ in range(_FINAL)]
-    return losses.mean(0), torch.stack(final).mean(0)
-
-
 def _estimator(arguments: Mapping[str, Any]) -> Estimator:
     name = arguments.get("name")
     if not isinstance(name, str) or name not in ESTIMATORS:
@@ -359,7 +338,7 @@ def _inner(position: int, entry: Mapping[str, Any]) -> InnerProblem:
 
 
 def _names(inner: Sequence[InnerProblem]) -> list[str]:
-    """One name per inner problem, such as ``mnist1d_mlp``; numbered where there would be two."""
+    """One name per inner problem, such as ``mnist1d_mlp``; numbered if several are the same."""
     names = [f"{one.problem.name}_{one.family.name}" for one in inner]
     return [
         name if names.count(name) == 1 else f"{name}_{names[:k].count(name) + 1}"

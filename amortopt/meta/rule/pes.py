@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn.utils import parameters_to_vector
 
+from amortopt.meta.rule.runs import InnerRuns
 from amortopt.meta.rule.truncated import Data, Estimate, Objective, check_estimator, check_flag
-from amortopt.meta.rule.unroll import InnerRuns
 from amortopt.metanets.update_rule.features import RuleState
 from amortopt.metanets.update_rule.rule import UpdateRule, is_number
 
@@ -104,16 +104,16 @@ class PersistentES:
                 measured.append(inner.losses(flat, *runs.draw("val")))
         losses.append(inner.losses(flat, *runs.draw()))
         stacked = torch.stack(losses)
-        told = torch.stack(measured) if self.data == "val" else stacked[1:]
-        top = runs.top(stacked[0]).expand_as(told)
-        return stacked, torch.minimum(torch.where(told.isfinite(), told, top), top), flat, state
+        minimised = torch.stack(measured) if self.data == "val" else stacked[1:]
+        top = runs.top(stacked[0]).expand_as(minimised)
+        return stacked, torch.where(minimised.isfinite(), minimised, top).minimum(top), flat, state
 
 
 def split_vector(rule: UpdateRule, vector: Tensor) -> dict[str, Tensor]:
     """A rule's parameters from vectors: [*batch, M] -> name -> [*batch, *shape]."""
-    found: dict[str, Tensor] = {}
+    params: dict[str, Tensor] = {}
     start = 0
     for name, p in rule.named_parameters():
-        found[name] = vector[..., start : start + p.numel()].reshape((*vector.shape[:-1], *p.shape))
+        params[name] = vector[..., start : start + p.numel()].reshape((*vector.shape[:-1], *p.shape))
         start += p.numel()
-    return found
+    return params

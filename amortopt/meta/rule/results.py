@@ -6,20 +6,20 @@ import os
 from typing import Any
 
 from amortopt.meta.one_pass.results import hardware
-from amortopt.meta.rule.module import UpdateRuleModule, validate
+from amortopt.meta.rule.module import UpdateRuleModule
+from amortopt.meta.rule.validation import validate
 from amortopt.release import Release, save_release
 
 
 def measure_rule(module: UpdateRuleModule) -> dict[str, Any]:
-    """What the averaged rule makes of networks of unseen initialisations.
+    """Train networks of unseen initialisations with the averaged rule.
 
     Args:
         module: Trained module.
 
     Returns:
         ``"horizon"`` in inner steps, and ``"problems"``: per inner problem the number of networks, the mean
-        over
-        steps of the loss on minibatches, and the mean and largest final loss on training data, in nats.
+        over steps of the loss on minibatches, and the mean and largest final loss on training data, in nats.
     """
     horizon, networks = module.hparams["horizon"], module.hparams["val_networks"]
     problems = {}
@@ -52,7 +52,7 @@ def write_rule_release(
         folder: Where it goes.
         module: Trained module.
         name: Name of the release.
-        recipe: Everything that the run was told.
+        recipe: All settings of the run.
         seed: Seed of the run.
         steps: Meta steps of the run.
         seconds: Time of training.

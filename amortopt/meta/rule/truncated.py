@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from amortopt.meta.rule.inner import InnerProblem
-from amortopt.meta.rule.unroll import InnerRuns
+from amortopt.meta.rule.runs import InnerRuns
 from amortopt.metanets.update_rule.rule import UpdateRule, is_number
 
 Objective: TypeAlias = Literal["loss", "log"]
@@ -40,7 +40,7 @@ class TruncatedBackprop:
     The objective is the mean over steps k = 1 ... K and networks of :math:`L(W_k)` on a minibatch that
     :math:`W_k` has not seen. With ``data="train"`` it is the one that the next inner step learns from, and
     costs nothing; with ``"val"`` it is a further one of held-out data. The loss of a network that
-    has diverged counts as `unroll.GUARD` times that of its start.
+    has diverged counts as `runs.GUARD` times that of its start.
 
     Args:
         truncation: Inner steps K.
@@ -118,10 +118,10 @@ class _Tape:
     def read(
         self, runs: InnerRuns, flat: Tensor, *, moved: bool = True, last: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Losses of one step; where the next one starts, and the inner gradients there, [B, N] each."""
+        """Append the losses at ``flat``; start and gradients of the next step, [B, N] each."""
         s = self.settings
         x, y = runs.draw()
-        # What the loss itself says flows back to ``flat`` whole, what comes from later steps through ``at``.
+        # The gradient of this loss flows back to ``flat`` whole; that of later losses, bounded, to ``at``.
         at = _bounded(flat, self.limit) if moved and s.bound else flat
         losses, grads = self.inner.losses_and_grads(
             at, x, y, create_graph=moved and not last and s.second_order
@@ -131,7 +131,7 @@ class _Tape:
             self.top = runs.top(self.losses[0])
         slope = self._slope(self.losses[-1])
         self.sizes.append(grads.detach().norm(dim=1) * slope)
-        if not moved:  # the first loss is no work of the rule
+        if not moved:  # the first loss does not depend on the rule
             return at, grads.requires_grad_()
         if s.data == "val":
             self.terms.append(self._term(self.inner.losses(flat, *runs.draw("val"))))
@@ -161,7 +161,8 @@ class _Tape:
 class _Bounded(torch.autograd.Function):
     """The identity; what flows back is scaled down where it is larger than a norm per network.
 
-    By the square of how much larger it is: what exploded says nothing and should weigh nothing.
+    By the square of how much larger it is: a gradient that exploded carries no information, so it should not
+    weigh as much as the others.
     """
 
     @staticmethod

@@ -64,14 +64,14 @@ def groupings(spec: Spec) -> Iterator[tuple[int, ...]]:
 
 
 def unf_terms(out_spec: Spec, in_spec: Spec) -> tuple[Term, ...]:
-    """The terms of one pair, in the order of :func:`unf_basis`.
+    """The terms of one pair, in the order of ``unf_basis``.
 
     Args:
         out_spec: Group id of every output axis.
         in_spec: Group id of every input axis.
 
     Returns:
-        One term per partition; as many as :func:`count_terms` says.
+        One term per partition; ``count_terms`` many.
     """
     rank = len(out_spec)
     return tuple(Term(parts[:rank], parts[rank:]) for parts in groupings((*out_spec, *in_spec)))
@@ -132,7 +132,7 @@ def unf_basis(
         channels: How many trailing axes are channels; every axis before ``in_shape`` is a batch axis.
 
     Returns:
-        Terms [\*batch, \*out_shape, \*channels], in the order of :func:`unf_terms`.
+        Terms [\*batch, \*out_shape, \*channels], in the order of ``unf_terms``.
 
     Raises:
         ValueError: ``out_shape`` does not fit ``out_spec``, x has too few axes, or axes of one group differ

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from amortopt.metanets.unf.basis import Spec, Term, check_sizes, count_terms, unf_terms
 from amortopt.metanets.unf.pooling import Pooling, diagonal, make_nodes, pattern
-from amortopt.metanets.unf.readings import Multiset, Reading, all_readings, own_axes
+from amortopt.metanets.unf.readings import Multiset, Reading, all_readings, private_axes
 from amortopt.metanets.unf.tensors import WeightTensors
 from amortopt.symmetry import SymmetrySpec
 
@@ -63,8 +63,7 @@ class FixedUNFLayer(nn.Module):
         if not specs or in_channels < 1 or out_channels < 1:
             raise ValueError(
                 f"specs, in_channels, out_channels: got {len(specs)} tensors, {in_channels} and "
-                f"{out_channels} "
-                "channels, expected at least one of each"
+                f"{out_channels} channels, expected at least one of each"
             )
         self.specs, self.runs = tuple(tuple(spec) for spec in specs), dict(runs or {})
         self.in_channels, self.out_channels = in_channels, out_channels
@@ -127,13 +126,13 @@ class FixedUNFLayer(nn.Module):
 
         Returns:
             Views of ``weight`` [C_out, C_in], over inputs and, within one, in the order of
-            :func:`amortopt.metanets.unf.basis.unf_terms`; terms that ``runs`` forbids are left out.
+            ``unf_terms``; terms that ``runs`` forbids are left out.
         """
         position = {m: k for k, m in enumerate(self.readings)}
         rows = {(w, m): k for m, many in self.writings.items() for k, w in enumerate(many)}
         columns = {(r, m): k for m, many in self.readings.items() for k, r in enumerate(many)}
         matrices = self.matrices(self.weight)
-        found = []
+        weights = []
         for other, spec in enumerate(self.specs):
             for term in unf_terms(self.specs[tensor], spec):
                 ends = self._ends(tensor, other, term)
@@ -142,12 +141,12 @@ class FixedUNFLayer(nn.Module):
                 multiset, writing, reading = ends
                 row, column = rows[writing, multiset], columns[reading, multiset]
                 c_out, c_in = self.out_channels, self.in_channels
-                found.append(
+                weights.append(
                     matrices[position[multiset]][
                         row * c_out : (row + 1) * c_out, column * c_in : (column + 1) * c_in
                     ]
                 )
-        return found
+        return weights
 
     def _ends(self, tensor: int, other: int, term: Term) -> tuple[Multiset, Reading, Reading] | None:
         """What a term writes and reads; None if one of the two is forbidden."""
@@ -168,8 +167,8 @@ class FixedUNFLayer(nn.Module):
         self, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: torch.device
     ) -> _Plan:
         check_sizes(self.specs, shapes)
-        own = own_axes(self.specs, self.runs)
-        nodes = make_nodes(self.readings, own, shapes)
+        private = private_axes(self.specs, self.runs)
+        nodes = make_nodes(self.readings, private, shapes)
         shares = [
             torch.tensor([1.0 / r.averaged(shapes[r.tensor]) for r in many], dtype=dtype)
             .repeat_interleave(self.in_channels)
@@ -178,12 +177,12 @@ class FixedUNFLayer(nn.Module):
         ]
         return _Plan(
             Pooling(nodes, len(shapes), self.in_channels),
-            Pooling(make_nodes(self.writings, own, shapes), len(shapes), self.out_channels),
+            Pooling(make_nodes(self.writings, private, shapes), len(shapes), self.out_channels),
             [
                 (self._offsets[n.first], n.count * self._matrices[n.first][0], self._matrices[n.first][1])
                 for n in nodes
             ],
-            [pattern(n.own).to(device, dtype) if n.own else None for n in nodes],
+            [pattern(n.private).to(device, dtype) if n.private else None for n in nodes],
             torch.cat(shares).to(device),
         )
 
@@ -217,8 +216,7 @@ class FixedUNFLayer(nn.Module):
             if not fits or x.shape[-1] != self.in_channels:
                 raise ValueError(
                     f"xs[{position}]: got shape {tuple(x.shape)}, expected {tuple(batch)} networks, an "
-                    f"axis for each of "
-                    f"{spec}, and {self.in_channels} channels last"
+                    f"axis for each of {spec}, and {self.in_channels} channels last"
                 )
         return batch
 
@@ -280,7 +278,7 @@ class _Plan:
     matrices: list[tuple[int, int, int]]
     """Where a node's matrix starts in ``weight``, its rows (S * K_out), its columns (K_in)."""
     patterns: list[Tensor | None]
-    """Per node with own axes [p, p * S]."""
+    """Per node with private axes [p, p * S]."""
     shares: Tensor
     """1 / how many elements the mean is of that an element of ``weight`` is multiplied with."""
 
@@ -358,7 +356,7 @@ def _product(u: Tensor, w: Tensor, like: torch.Size, y: Tensor | None, free: boo
 def _spread(
     u: Tensor, w: Tensor, zeros_and_ones: Tensor, like: torch.Size, y: Tensor | None, free: bool
 ) -> Tensor:
-    """u [rows * p, J] times w [S * K, J], then the sums over own axes [p, p * S], added to y."""
+    """u [rows * p, J] times w [S * K, J], then the sums over private axes [p, p * S], added to y."""
     p, many = zeros_and_ones.shape
     z = u.mm(w.t()).view(-1, many, w.shape[0] * p // many)
     if y is not None and free:
@@ -369,7 +367,7 @@ def _spread(
 
 
 def _gathered(d: Tensor, zeros_and_ones: Tensor) -> Tensor:
-    """The transpose of the sums over own axes: [*sizes, p, K] -> [rows * p, S * K]."""
+    """The transpose of the sums over private axes: [*sizes, p, K] -> [rows * p, S * K]."""
     p, many = zeros_and_ones.shape
     z = torch.matmul(zeros_and_ones.t(), d.reshape(-1, p, d.shape[-1]))
     return z.view(-1, d.shape[-1] * many // p)

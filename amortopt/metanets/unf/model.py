@@ -33,9 +33,8 @@ class UNFBody(nn.Module):
         depth: Number of layers, at least 1.
 
     Attributes:
-        mean: What is subtracted per tensor and channel [tensors, in_channels]; zero until
-        :meth:`standardize`.
-        scale: What is then multiplied with, likewise; one until :meth:`standardize`.
+        mean: Subtracted per tensor and channel, [tensors, in_channels]; zero until ``standardize``.
+        scale: Then multiplied with, likewise; one until ``standardize``.
 
     Raises:
         ValueError: ``depth`` or ``width`` below 1.
@@ -60,7 +59,7 @@ class UNFBody(nn.Module):
 
     @torch.no_grad()
     def standardize(self, xs: Sequence[Tensor]) -> None:
-        """Set mean and scale so that given tensors have mean 0 and variance 1 each.
+        """Set mean and scale so that these tensors have mean 0 and variance 1 each.
 
         Args:
             xs: Per tensor [B, *shape, C]; constant ones keep their scale.
@@ -81,8 +80,7 @@ class UNFBody(nn.Module):
 
 @register("unf_invariant")
 class UNFInvariant(Functional):
-    """A vector from weights that does not change when neurons are permuted: a predictor of what a network
-    does.
+    """A vector from weights that does not change when neurons are permuted, such as a predicted accuracy.
 
     Args:
         spec: Symmetry of the base networks; scalings are ignored.
@@ -120,8 +118,7 @@ class UNFInvariant(Functional):
         )
 
     def standardize(self, params: Params) -> None:
-        """Make given networks the ones whose weights are standardised to variance 1; call it once before
-        training.
+        """Standardise weights by the mean and variance that these networks have; once, before training.
 
         Args:
             params: Qualified name -> [B, *shape], such as the training networks.
@@ -183,8 +180,8 @@ class UNF(Metanet):
             # From 1e-8 to 1, about the range in use, is from -1 to 0.
             level = torch.log10(l1.clamp_min(1e-8)) / 8
             xs = [torch.cat([x, _spread(level, x)], dim=-1) for x in xs]
-        deltas = self.body(xs)
-        changed = [x[..., 0] + s * d[..., 0] for x, s, d in zip(read, self.strength, deltas, strict=True)]
+        updates = self.body(xs)
+        changed = [x[..., 0] + s * u[..., 0] for x, s, u in zip(read, self.strength, updates, strict=True)]
         return self.tensors.write(changed, params)
 
 

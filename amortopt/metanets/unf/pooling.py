@@ -6,7 +6,7 @@ same way back. Means are sums with their counts in the weights. Where a tensor h
 kernel's height and width, one node holds them all, and one product with a matrix of zeros and ones does what
 a node for every subset of them would.
 
-Legend: b networks, C channels, p elements of a tensor's own axes, S non-empty subsets of these axes.
+Legend: b networks, C channels, p elements of a tensor's private axes, S non-empty subsets of these axes.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from torch import Tensor
 from amortopt.metanets.unf.readings import Multiset, Reading, Readings
 
 LARGEST_PATTERN = 8192
-"""Elements of the largest matrix of zeros and ones; beyond it, subsets of own axes have nodes each."""
+"""Elements of the largest matrix of zeros and ones; beyond it, subsets of private axes have nodes each."""
 
 
 @dataclass(frozen=True)
 class _Direct:
-    """A slot that is a tensor with its diagonals taken, axes in the node's order, own ones flattened."""
+    """A slot that is a tensor with its diagonals taken, axes in the node's order, private ones flattened."""
 
     slot: int
     tensor: int
     grouping: tuple[int, ...]
     order: tuple[int, ...] | None
     back: tuple[int, ...] | None
-    own: tuple[int, ...]
+    private: tuple[int, ...]
     diagonal: bool
     plain: bool
     """Whether it is just the tensor."""
@@ -47,12 +47,12 @@ class _Direct:
             x = diagonal(x, self.grouping)
         if self.order is not None:
             x = x.permute(self.order)
-        return x.flatten(-1 - len(self.own), -2) if self.own else x
+        return x.flatten(-1 - len(self.private), -2) if self.private else x
 
     def write(self, x: Tensor) -> Tensor:
         """[b, *sizes, (p,) C] -> [b, *parts, C], as a view."""
-        if self.own:
-            x = x.unflatten(-2, self.own)
+        if self.private:
+            x = x.unflatten(-2, self.private)
         return x if self.back is None else x.permute(self.back)
 
 
@@ -83,21 +83,21 @@ _Step: TypeAlias = "tuple[int, list[tuple[int, _Direct | None, Part]], list[_Sou
 
 @dataclass
 class Node:
-    """All readings of one multiset, or of those that differ in a tensor's own axes only.
+    """All readings of one multiset, or of those that differ in a tensor's private axes only.
 
     Attributes:
         first: Number of its first multiset.
         count: How many multisets it has: 1 or S.
         readings: Of its largest multiset, one per slot.
-        axes: How many axes it has beside own ones.
-        own: Sizes of own axes, which are one axis of length p; empty if there is none.
+        axes: How many axes it has beside private ones.
+        private: Sizes of private axes, which are one axis of length p; empty if there is none.
     """
 
     first: int
     count: int
     readings: tuple[Reading, ...]
     axes: int
-    own: tuple[int, ...]
+    private: tuple[int, ...]
     size: int = 1
     direct: list[_Direct] = field(default_factory=list)
     runs: list[_Run] = field(default_factory=list)
@@ -107,40 +107,42 @@ class Node:
         return 1 + min(position, self.axes)
 
 
-def make_nodes(readings: Readings, own: Sequence[Multiset], shapes: Sequence[tuple[int, ...]]) -> list[Node]:
+def make_nodes(
+    readings: Readings, private: Sequence[Multiset], shapes: Sequence[tuple[int, ...]]
+) -> list[Node]:
     """The nodes of some readings, by number of their first multisets; equal for readings of equal keys.
 
     Args:
-        readings: By multiset, as :func:`amortopt.metanets.unf.readings.all_readings` has them.
-        own: Per tensor the groups that it alone has.
+        readings: By multiset, from ``all_readings``.
+        private: Per tensor the groups that it alone has.
         shapes: Shape of every tensor.
     """
     folded: dict[int, tuple[Multiset, tuple[int, ...]]] = {}
-    for groups, shape in zip(own, shapes, strict=True):
+    for groups, shape in zip(private, shapes, strict=True):
         for length in range(len(groups), 1, -1):
             sizes = shape[len(shape) - length :]
             if math.prod(sizes) ** 2 * (2**length - 1) <= LARGEST_PATTERN:
                 folded |= dict.fromkeys(groups[-length:], (groups[-length:], sizes))
                 break
-    found: dict[tuple[Multiset, Multiset], Node] = {}
+    nodes: dict[tuple[Multiset, Multiset], Node] = {}
     for number, (multiset, many) in enumerate(readings.items()):
         last = tuple(group for group in multiset if group in folded)
         groups, sizes = folded[last[0]] if last else ((), ())
         rest = multiset[: len(multiset) - len(last)]
-        node = found.setdefault((rest, groups), Node(number, 0, many, len(rest), sizes))
-        node.count, node.readings = node.count + 1, many  # the last subset is that of all own axes
-    for node in found.values():
+        node = nodes.setdefault((rest, groups), Node(number, 0, many, len(rest), sizes))
+        node.count, node.readings = node.count + 1, many  # the last subset is that of all private axes
+    for node in nodes.values():
         one = node.readings[0]
         size = dict(zip(one.grouping, shapes[one.tensor], strict=True))
         node.size = math.prod(size[part] for part in one.kept)
-    return list(found.values())
+    return list(nodes.values())
 
 
 class Pooling:
     """Reads tensors of given shapes, and writes to such tensors.
 
     Args:
-        nodes: From :func:`make_nodes`; the pooling's own from now on.
+        nodes: From ``make_nodes``; changed by the pooling.
         tensors: Number of tensors.
         channels: C of the tensors.
     """
@@ -206,7 +208,7 @@ class Pooling:
         source, kept = self.nodes[number], node.readings[slot].kept
         dims = [source.dim(k) for k, part in enumerate(larger.kept) if part not in kept]
         left = tuple(part for part in larger.kept if part in kept)
-        order, back = _orders(left[: node.axes], kept[: node.axes], bool(node.own))
+        order, back = _orders(left[: node.axes], kept[: node.axes], bool(node.private))
         return _Run(slot, slot + 1, number, low, low + 1, tuple(dict.fromkeys(dims)), order, back)
 
     def read(self, xs: Sequence[Tensor]) -> list[Tensor]:
@@ -234,11 +236,11 @@ class Pooling:
         return values
 
     def write(self, add: Callable[[int, Tensor | None, bool], Tensor]) -> list[Tensor]:
-        """The transpose of :meth:`read`.
+        """The transpose of ``read``.
 
         Args:
-            add: Node and None, or what is broadcast and added, and whether that is a tensor of its own of
-                the full shape, which may be overwritten -> what is written there [b, *sizes, (p,) slots * C],
+            add: Node and None, or what is broadcast and added, and whether that is a tensor of
+                the full shape that may be overwritten -> what is written there [b, *sizes, (p,) slots * C],
                 a new tensor.
 
         Returns:
@@ -246,7 +248,7 @@ class Pooling:
         """
         wide: list[list[Tensor]] = [[] for _ in self.nodes]
         narrow: list[list[tuple[Part, Tensor]]] = [[] for _ in self.nodes]
-        found: list[list[tuple[_Direct | None, Tensor]]] = [[] for _ in range(self.tensors)]
+        written: list[list[tuple[_Direct | None, Tensor]]] = [[] for _ in range(self.tensors)]
         for number, directs, runs, _ in self._steps:
             y = self._broadcast(number, wide[number], add)
             for part, x in narrow[number]:
@@ -262,8 +264,8 @@ class Pooling:
                 else:
                     narrow[source].append((whole, x))
             for tensor, direct, part in directs:
-                found[tensor].append((direct, y if part is None else y[part].clone()))
-        return [many[0][1] if len(many) == 1 and many[0][0] is None else _summed(many) for many in found]
+                written[tensor].append((direct, y if part is None else y[part].clone()))
+        return [many[0][1] if len(many) == 1 and many[0][0] is None else _summed(many) for many in written]
 
     def _broadcast(
         self, number: int, wide: list[Tensor], add: Callable[[int, Tensor | None, bool], Tensor]
@@ -279,10 +281,10 @@ class Pooling:
 
 
 def pattern(sizes: tuple[int, ...]) -> Tensor:
-    """Which elements of own axes a sum is of: zeros and ones [p, p * S].
+    """Which elements of private axes a sum is of: zeros and ones [p, p * S].
 
     Args:
-        sizes: Sizes of the own axes.
+        sizes: Sizes of the private axes.
 
     Returns:
         1 at [k, l * S + s] if the elements k and l agree in all axes of the subset s; subsets in the order of
@@ -303,12 +305,12 @@ def _how(run: _Run) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int,
 
 
 def _orders(
-    of: tuple[int, ...], to: tuple[int, ...], own: bool
+    of: tuple[int, ...], to: tuple[int, ...], private: bool
 ) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
     """How axes [b, *of, (p,) C] are permuted to [b, *to, (p,) C], and back; None if they need not be."""
     if of == to:
         return None, None
-    rest = range(len(of) + 1, len(of) + 2 + own)
+    rest = range(len(of) + 1, len(of) + 2 + private)
     return (
         (0, *(1 + of.index(part) for part in to), *rest),
         (0, *(1 + to.index(part) for part in of), *rest),
@@ -317,10 +319,10 @@ def _orders(
 
 def _direct(node: Node, slot: int, reading: Reading) -> _Direct:
     rank = len(reading.kept)
-    order, back = _orders(tuple(range(rank)), reading.kept, own=False)
+    order, back = _orders(tuple(range(rank)), reading.kept, private=False)
     diagonals = len(set(reading.grouping)) < len(reading.grouping)
-    plain = not (diagonals or order or node.own)
-    return _Direct(slot, reading.tensor, reading.grouping, order, back, node.own, diagonals, plain)
+    plain = not (diagonals or order or node.private)
+    return _Direct(slot, reading.tensor, reading.grouping, order, back, node.private, diagonals, plain)
 
 
 def _summed(many: list[tuple[_Direct | None, Tensor]]) -> Tensor:

@@ -51,7 +51,7 @@ class Reading:
 Readings: TypeAlias = dict[Multiset, tuple[Reading, ...]]
 
 
-def own_axes(specs: Sequence[Spec], runs: Runs) -> list[tuple[int, ...]]:
+def private_axes(specs: Sequence[Spec], runs: Runs) -> list[tuple[int, ...]]:
     """Groups that only one tensor has, as its last axes: the height and width of a kernel.
 
     Args:
@@ -63,13 +63,13 @@ def own_axes(specs: Sequence[Spec], runs: Runs) -> list[tuple[int, ...]]:
     """
     often = Counter(group for spec in specs for group in spec)
     bound = {*runs, *((tensor, owner) for (tensor, _), owner in runs.items())}
-    found = []
+    axes = []
     for tensor, spec in enumerate(specs):
         start = len(spec)
         while start and often[spec[start - 1]] == 1 and (tensor, start - 1) not in bound:
             start -= 1
-        found.append(spec[start:] if len(spec) - start > 1 else ())
-    return found
+        axes.append(spec[start:] if len(spec) - start > 1 else ())
+    return axes
 
 
 def all_readings(specs: Sequence[Spec], runs: Runs, *, every_order: bool) -> Readings:
@@ -83,10 +83,10 @@ def all_readings(specs: Sequence[Spec], runs: Runs, *, every_order: bool) -> Rea
 
     Returns:
         Multiset -> readings, those without diagonals first, then by tensor. The same keys for either order,
-        by size; those that differ in one tensor's own axes only are behind each other, own axes last.
+        by size; those that differ in one tensor's private axes only are behind each other, private axes last.
     """
-    own = own_axes(specs, runs)
-    found: dict[Multiset, list[Reading]] = {}
+    private = private_axes(specs, runs)
+    readings: dict[Multiset, list[Reading]] = {}
     order: dict[Multiset, Multiset] = {}
     rank: dict[Multiset, tuple[object, ...]] = {}
     for whole in (True, False):  # whole tensors say in what order a multiset has its axes
@@ -96,20 +96,20 @@ def all_readings(specs: Sequence[Spec], runs: Runs, *, every_order: bool) -> Rea
                     continue
                 group = [spec[grouping.index(part)] for part in range(max(grouping, default=-1) + 1)]
                 groups = tuple(group[part] for part in kept)
-                rest = tuple(g for g in groups if g not in own[tensor])
+                rest = tuple(g for g in groups if g not in private[tensor])
                 rest = order.setdefault(tuple(sorted(rest)), rest)
-                last = tuple(g for g in own[tensor] if g in groups)
+                last = tuple(g for g in private[tensor] if g in groups)
                 wanted = rest + last
-                bits = tuple(g in last for g in own[tensor]) if last else ()
+                bits = tuple(g in last for g in private[tensor]) if last else ()
                 rank[wanted] = (len(rest), rest, tensor if last else -1, bits)
                 orders = list(_orders(kept, group, wanted))
                 for each in orders if every_order else orders[:1]:
-                    found.setdefault(wanted, []).append(Reading(tensor, grouping, each))
+                    readings.setdefault(wanted, []).append(Reading(tensor, grouping, each))
 
     def place(reading: Reading) -> tuple[bool, int]:
         return len(set(reading.grouping)) < len(reading.grouping), reading.tensor
 
-    return {m: tuple(sorted(found[m], key=place)) for m in sorted(found, key=rank.__getitem__)}
+    return {m: tuple(sorted(readings[m], key=place)) for m in sorted(readings, key=rank.__getitem__)}
 
 
 def _keepable(tensor: int, spec: Spec, runs: Runs) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

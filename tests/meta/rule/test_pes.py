@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from amortopt.meta.rule.pes import PersistentES
+from amortopt.meta.rule.runs import InnerRuns
 from amortopt.meta.rule.truncated import TruncatedBackprop
-from amortopt.meta.rule.unroll import InnerRuns
 from tests.meta.rule.toy import ToyInner, ToyRule
 
 HORIZON, TRUNCATION = 6, 2

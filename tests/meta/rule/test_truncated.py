@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from amortopt.meta.rule.runs import InnerRuns
 from amortopt.meta.rule.truncated import TruncatedBackprop
-from amortopt.meta.rule.unroll import InnerRuns
 from tests.meta.rule.toy import ToyInner, ToyRule
 
 

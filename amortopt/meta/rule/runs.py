@@ -24,7 +24,7 @@ class InnerRuns:
 
     Args:
         inner: Problem and family.
-        rule: Says what state it keeps per network; not stored.
+        rule: Makes the state of every network; not stored.
         count: Number of networks B.
         horizon: Inner steps of a run. The first runs are shorter, so that networks do not restart together.
         seed: Of initialisations and minibatches.
@@ -136,18 +136,18 @@ class InnerRuns:
         self.steps[places] = 0
         self.limits[places] = self._lengths(int(over.sum()), horizon).repeat(self.copies)
         if self.perturbations is not None:
-            own = over.nonzero().squeeze(1).to(self.perturbations.device)
-            self.perturbations = self.perturbations.index_fill(0, own, 0.0)
+            starts = over.nonzero().squeeze(1).to(self.perturbations.device)
+            self.perturbations = self.perturbations.index_fill(0, starts, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on bit-exactly: tensors on the CPU."""
-        found: dict[str, Any] = {
+        saved: dict[str, Any] = {
             key: getattr(self, key).cpu() for key in ("flat", "steps", "limits", "first")
         }
-        found["state"] = {key: value.cpu() for key, value in self.state.items()}
+        saved["state"] = {key: value.cpu() for key, value in self.state.items()}
         if self.perturbations is not None:
-            found["perturbations"] = self.perturbations.cpu()
-        return found | {"generator": self.generator.get_state(), "diverged": self.diverged}
+            saved["perturbations"] = self.perturbations.cpu()
+        return saved | {"generator": self.generator.get_state(), "diverged": self.diverged}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on where another object was.
@@ -193,29 +193,3 @@ def horizon_at(progress: float, *, first: int, last: int, share: float, truncati
     """
     grown = min(1.0, progress / share) if share > 0 else 1.0
     return max(1, round(first * (last / first) ** grown / truncation)) * truncation
-
-
-@torch.no_grad()
-def train_with(
-    rule: UpdateRule, inner: InnerProblem, flat: Tensor, steps: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Train networks with an update rule.
-
-    Args:
-        rule: The rule.
-        inner: Problem and family.
-        flat: Networks at their start [B, N].
-        steps: Inner steps T.
-        generator: Source of minibatches, on the CPU.
-
-    Returns:
-        Their loss on the minibatch of every step, before the step [T, B]; the trained networks [B, N].
-    """
-    state = rule.init_state(inner.layout, flat)
-    losses = []
-    for _ in range(steps):
-        loss, grads = inner.losses_and_grads(flat, *inner.draw(len(flat), generator))
-        update, state = rule(inner.layout, flat, grads, state, inplace=True)
-        flat = flat - update
-        losses.append(loss)
-    return torch.stack(losses), flat

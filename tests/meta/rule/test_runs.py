@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from amortopt.meta.rule.runs import GUARD, InnerRuns, horizon_at
 from amortopt.meta.rule.truncated import TruncatedBackprop
-from amortopt.meta.rule.unroll import GUARD, InnerRuns, horizon_at
 from tests.meta.rule.toy import ToyInner, ToyRule
 
 
