@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -13,9 +14,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.optim import lr_scheduler
 
 from amortopt import UNFOptimizer
+from amortopt.symmetry import extract
 from tests.optim.stepwise import X, Y, any_rule, backward, mlp, optimizer, same, train, weights
 
 
@@ -193,3 +198,34 @@ def test_the_rule_follows_the_model_to_another_device() -> None:
     nn.functional.cross_entropy(model(X.cuda()), Y.cuda()).backward()
     opt.step()
     assert opt.state[model[0].weight]["momenta"].is_cuda
+
+
+def _fsdp_step(rank: int, port: int, results: Any) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    model = mlp()
+    spec = extract(model, X)
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    opt = UNFOptimizer(model, spec=spec, rule=any_rule())
+    for seed in range(2):
+        opt.zero_grad()
+        backward(model, seed)
+        opt.step()
+    whole = {n: p.full_tensor() for n, p in model.named_parameters() if isinstance(p, DTensor)}
+    if rank == 0:
+        results.put({name: value.tolist() for name, value in whole.items()})
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_sharded_parameters_take_the_same_steps() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(_fsdp_step, (port, results), 2)  # pyright: ignore[reportPrivateImportUsage]
+    model = mlp()
+    train(model, optimizer(model), 2)
+    sharded = results.get()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(torch.tensor(sharded[name]), p.detach(), rtol=1e-5, atol=1e-6)
