@@ -1,8 +1,8 @@
 """Base networks as functions of their params, for one network or many.
 
 Legend: B networks, N examples, C classes. A stacked ``Params`` has the network axis B first in every tensor.
-The module that is passed only says what to compute: its own parameters are neither read (where params names
-them) nor written, its buffers and its training/eval mode are used as they are.
+The module that is passed is the architecture: its parameters are not written, and read only where ``params``
+leaves them out; its buffers and its training/eval mode are used as they are.
 """
 
 from __future__ import annotations

@@ -176,13 +176,15 @@ class EpochBatches:
     """
 
     def __init__(self, examples: Examples, size: int, seed: int, noise: float = 0.0) -> None:
+        if examples.shared and examples.mask is not None:
+            examples = replace(examples.take(examples.mask), mask=None)
         self.examples, self.size, self.seed, self.noise = examples, size, seed, noise
         self.steps = math.ceil(len(examples) / size)
         self._valid: Tensor | None = None
         if examples.mask is not None:
-            rows = torch.atleast_2d(examples.mask)
             # Positions of each network's examples, before those of padding: [B, N].
-            self._valid, self._sizes = torch.argsort(~rows, dim=1, stable=True), rows.sum(1, keepdim=True)
+            self._valid = torch.argsort(~examples.mask, dim=1, stable=True)
+            self._sizes = examples.mask.sum(1, keepdim=True)
 
     def __call__(self, step: int, networks: Tensor) -> Examples:
         """The minibatch of a step for networks at positions [b]; steps have to be asked for in order."""

@@ -295,3 +295,13 @@ def test_epoch_order_is_a_new_permutation_every_epoch() -> None:
     assert all(torch.equal(order.sort().values, torch.arange(50)) for order in orders)
     assert not torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
     assert torch.equal(orders[0], epoch_order(0, 0, 50))
+
+
+def test_epoch_batches_of_shared_examples_leave_out_what_is_masked() -> None:
+    data = examples()
+    masked = replace(data, mask=torch.arange(70) < 40)
+    draw, expected = EpochBatches(masked, 32, 3), EpochBatches(data.take(slice(40)), 32, 3)
+    assert draw.steps == 2
+    for step in range(4):
+        got, wanted = (batches(step, torch.arange(2)) for batches in (draw, expected))
+        assert torch.equal(got.x, wanted.x) and torch.equal(got.y, wanted.y)
