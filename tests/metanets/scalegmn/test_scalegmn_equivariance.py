@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from amortopt.metanets.scalegmn.scale import Factors, rescaled
 from torch import Tensor
 
 import amortopt.metanets.scalegmn.model as scalegmn
 from amortopt._types import Params
 from amortopt.metanets import ScaleGMN
-from amortopt.metanets.scalegmn.layout import GraphBlock, NodeBlock
+from amortopt.metanets.scalegmn import factors
+from amortopt.metanets.scalegmn.factors import Factors, rescaled
+from amortopt.metanets.scalegmn.layout import GraphBlock
 from amortopt.symmetry import SymmetrySpec
 from amortopt.testing import assert_equivariant
 from tests.cases import Case, case
@@ -64,10 +65,11 @@ def test_scalegmn_permutation_option_fails_on_scalings(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mlp-relu", "residual", "cnn-1d"])
 def test_scalegmn_that_forgets_a_factor_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(item: NodeBlock | GraphBlock, value: Tensor, q: Factors, inverse: Factors) -> Tensor:
-        return rescaled(item, value, q, {name: torch.ones_like(x) for name, x in inverse.items()})
+    def forgetful(block: GraphBlock, value: Tensor, q: Factors, inverse: Factors) -> Tensor:
+        return rescaled(block, value, q, {name: torch.ones_like(x) for name, x in inverse.items()})
 
-    monkeypatch.setattr(scalegmn, "rescaled", forgetful)
+    for module in (scalegmn, factors):
+        monkeypatch.setattr(module, "rescaled", forgetful)
     with pytest.raises(AssertionError, match="not equivariant"):
         _check(metanet(spec_of(case(name))), spec_of(case(name)), networks(case(name)))
 
