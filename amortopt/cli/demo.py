@@ -29,7 +29,7 @@ EPOCHS = (25, 150)
 STOPS = (1, 2, 3, 5, 8, 12, 18, 25, 40, 60, 90, 120)
 """Epochs after which SGD's curves have a point, beside the last."""
 NOISE = 0.4
-"""Input noise of the shipped checkpoints' meta-objective: SGD gets it too, in rows of its own."""
+"""Input noise of the shipped checkpoints' meta-objective: SGD gets it too, in separate rows."""
 SEED = 90210
 """Seed of the starting networks; the zoos' recipes use others."""
 

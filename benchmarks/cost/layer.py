@@ -40,8 +40,7 @@ CNN: tuple[list[Spec], Sizes] = (
     {0: 1, 1: 16, 2: 16, 3: 16, 4: 10} | {axis: 3 for axis in range(10, 16)},
 )
 RNN: tuple[list[Spec], Sizes] = ([(0, 1), (2, 1), (2, 2), (2,), (2,), (0, 2), (0,)], {0: 128, 1: 32, 2: 64})
-# Token embedding; norm, queries, keys, values, what reads them, norm, MLP; last norm; head with tokens of its
-# own.
+# Token embedding; norm, queries, keys, values, their output matrix, norm, MLP; last norm; untied head.
 NORM: list[Spec] = [(0,), (0,)]
 TRANSFORMER: tuple[list[Spec], Sizes] = (
     [
@@ -125,7 +124,7 @@ class Case:
 
 
 class JaxSide:
-    """The published form in a process of its own, on the same core; a context manager."""
+    """The published form in a separate process, on the same core; a context manager."""
 
     def __init__(self, python: Path, case: Case, folder: Path) -> None:
         source, self.target = folder / "case.npz", folder / "result.npz"

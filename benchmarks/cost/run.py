@@ -7,8 +7,9 @@
     python benchmarks/cost --report             # measures nothing: tables
 
 ``throughput``: meta-steps and single passes of a metanet, and how much faster and leaner it is than one in
-edge-list form. ``layer``: a UNF layer against its published form compiled by JAX and against the slow sum of
-all terms. PATH is the Python of an environment with jax (``python -m venv E; E/bin/pip install "jax[cpu]"``).
+edge-list form; packed batches of many widths against a pass per shape. ``layer``: a UNF layer against its
+published form compiled by JAX and against the slow sum of all terms. PATH is the Python of an environment
+with jax (``python -m venv E; E/bin/pip install "jax[cpu]"``).
 
 Times are the shortest of several rounds, in which what is compared takes turns; the machine should do nothing
 else. All sides and processes run with the same number of threads and the same allocator settings.
@@ -21,20 +22,21 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cost import layer, throughput
+from benchmarks.cost import layer, mixed_widths, throughput
 from benchmarks.harness.command import command_line, measure, parse, results, write_report
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = command_line(__doc__, parts=("throughput", "layer"))
+    parser = command_line(__doc__, parts=("throughput", "layer"), threads=1)
     parser.add_argument("--jax-python", type=Path, help="Python of an environment with jax")
     options = parse(parser, args)
     if "throughput" in options.parts:
         with results(throughput.BENCHMARK, options) as store:
             if not options.report:
                 plan = throughput.QUICK if options.quick else throughput.Plan()
-                measure(store, throughput.parts(plan), again=options.again)
+                mixed = mixed_widths.parts(8, (1,), 2) if options.quick else mixed_widths.parts()
+                measure(store, [*throughput.parts(plan), *mixed], again=options.again)
             write_report(store, throughput.markdown(store.records))
     if "layer" in options.parts:
         with results(layer.BENCHMARK, options) as store:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.cost import mixed_widths
 from benchmarks.cost import throughput_cases as cases
 from benchmarks.cost.throughput_cases import Case, MetaStep, Pass
 from benchmarks.harness.command import Part
@@ -161,9 +162,10 @@ def _variants(case: Case, plan: Plan, advance: object = None) -> Record:
 def markdown(records: Records) -> str:
     """Everything, for people."""
     results: dict[str, list[Record]] = {"training": [], "latency": [], "reference": [], "variants": []}
-    for key, record in records.items():
+    timed_records = {key: record for key, record in records.items() if key.split("/")[0] in results}
+    for key, record in timed_records.items():
         results[key.split("/")[0]].append(record["result"])
-    case = next(iter(records.values()))["identity"]["case"]
+    case = next(iter(timed_records.values()))["identity"]["case"]
     order = list(FAMILIES)
     for rows in (results["training"], results["latency"], results["variants"]):
         rows.sort(key=lambda row: (order.index(row["family"]), row["layers"], row.get("networks", 0)))
@@ -171,7 +173,7 @@ def markdown(records: Records) -> str:
     first = results["training"][0]
     text = [
         "# Throughput",
-        f"{made_by(records)} Freed memory is kept. Metanet: ScaleGMN, width {case['width']}, "
+        f"{made_by(timed_records)} Freed memory is kept. Metanet: ScaleGMN, width {case['width']}, "
         f"{case['channels']} channels; tanh networks; times are the shortest of several rounds.",
         f"## Meta-training: steps of {first['networks']} networks and {first['examples']} examples",
         table(
@@ -204,7 +206,7 @@ def markdown(records: Records) -> str:
         ]
         rows.append([row["family"], *cells])
     text += ["## Meta-step, ms (first call, s)", table(["family", *VARIANTS], rows)]
-    return document(text)
+    return document([*text, *mixed_widths.section(records)])
 
 
 def _reference_table(results: list[Record]) -> str:

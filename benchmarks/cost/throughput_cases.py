@@ -1,6 +1,6 @@
 """What throughput.py times: meta-steps, single passes, and both sides of the comparison with the edge list.
 
-Memory and references are measured in processes of their own, whose program this file is, so that one leaves
+Memory and references are measured in separate processes, whose program this file is, so that one leaves
 nothing behind for the other.
 """
 

@@ -28,7 +28,7 @@ class Part:
     Attributes:
         key: Key of its record.
         identity: What the result depends on, or a function that returns it when earlier parts are done.
-        work: Measures it; is given what moves the progress bar.
+        work: Measures it; called with a function that moves the progress bar.
         cost: Expected work, for the progress bar, in any unit that all parts share.
     """
 
@@ -39,7 +39,7 @@ class Part:
 
 
 def command_line(
-    doc: str | None, *, parts: Sequence[str] = (), only: Sequence[str] = ()
+    doc: str | None, *, parts: Sequence[str] = (), only: Sequence[str] = (), threads: int | None = None
 ) -> argparse.ArgumentParser:
     """A parser with the options that all benchmarks share.
 
@@ -47,6 +47,7 @@ def command_line(
         doc: The benchmark's purpose, commands and measured times: what ``--help`` prints.
         parts: Values of ``--parts``.
         only: Values of ``--only``.
+        threads: Default of ``--threads``; None for torch's.
     """
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -58,7 +59,7 @@ def command_line(
     if only:
         parser.add_argument("--only", nargs="*", default=[], help=f"some of: {', '.join(only)}")
     parser.add_argument("--again", action="store_true", help="measure also what the results file has already")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch")
+    parser.add_argument("--threads", type=int, default=threads or torch.get_num_threads())
     parser.add_argument(
         "--report", action="store_true", help="measure nothing, only make tables and pictures anew"
     )

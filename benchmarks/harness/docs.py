@@ -41,7 +41,7 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def block(name: str) -> str:
-    """A block as the committed results say, marks included."""
+    """A block of the committed results, marks included."""
     benchmark, module = BLOCKS[name]
     text = importlib.import_module(f"benchmarks.{module}").block(committed(benchmark))
     begin, end = marks(name)
@@ -49,7 +49,7 @@ def block(name: str) -> str:
 
 
 def report(benchmark: str) -> str:
-    """Everything that the committed results of a benchmark say."""
+    """The whole report on the committed results of a benchmark."""
     return importlib.import_module(f"benchmarks.{REPORTS[benchmark]}").markdown(committed(benchmark))
 
 
@@ -59,7 +59,7 @@ def places(root: Path) -> dict[Path, list[str]]:
     Raises:
         ValueError: A block begins and does not end.
     """
-    found: dict[Path, list[str]] = {}
+    held: dict[Path, list[str]] = {}
     for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         for name in BLOCKS:
@@ -67,8 +67,8 @@ def places(root: Path) -> dict[Path, list[str]]:
             if begin in text:
                 if end not in text.partition(begin)[2]:
                     raise ValueError(f"{path}: got {begin} without {end} after it; add the line {end}")
-                found.setdefault(path, []).append(name)
-    return found
+                held.setdefault(path, []).append(name)
+    return held
 
 
 def renewed(text: str, name: str, new: str) -> str:
@@ -79,7 +79,7 @@ def renewed(text: str, name: str, new: str) -> str:
 
 
 def outdated(root: Path = ROOT) -> dict[Path, str]:
-    """Files that are not as the results say -> what they should be."""
+    """Files that differ from the results -> what they should be."""
     wanted = {RESULTS / f"{benchmark}.md": report(benchmark) for benchmark in REPORTS}
     blocks = {name: block(name) for name in BLOCKS}
     for path, names in places(root).items():

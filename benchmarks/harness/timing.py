@@ -1,4 +1,4 @@
-"""How long something takes: repeated, in turns, in a process of its own."""
+"""How long something takes: repeated, in turns, in a separate process."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def in_process(module: str, request: Record, *, limit: float | None = None) -> R
         limit: Seconds after which the process is ended.
 
     Returns:
-        The fields of all lines, also of those before a failure; after one ``"error"`` says what happened.
+        The fields of all lines, also of those before a failure; after one there is an ``"error"``.
     """
     path = os.pathsep.join([str(ROOT), *(entry for entry in sys.path if entry)])
     process = subprocess.Popen(

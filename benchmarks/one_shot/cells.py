@@ -155,7 +155,7 @@ class Plan:
         return float(f"{getattr(self, optimizer) * self.factor**k:.6g}")
 
     def grid(self, count: int, high: float | None = None) -> list[float]:
-        """L1 strengths, log-uniform in [low, high], by default up to the plan's own ``high``."""
+        """L1 strengths, log-uniform in [low, high], by default up to the plan's ``high``."""
         return [float(f"{value:.4g}") for value in np.geomspace(self.low, high or self.high, count)]
 
     def part(self, *names: str) -> dict[str, Any]:
@@ -186,7 +186,7 @@ QUICK = Plan(
     **{"networks": 16, "tuning": 3, "reach": 1, "widen": 1, "strengths": 4, "dense": 7},
     **{"curve_networks": 6, "curve_tuning": 2, "repeats": 3},
 )
-"""Takes the place of every cell's own plan."""
+"""Takes the place of every cell's plan."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Cell:
 
     Attributes:
         label: ``PROBLEM_FAMILY_ACTIVATION``.
-        zoo: Recipe of the zoo; starting networks are drawn as it says, with seeds of their own.
+        zoo: Recipe of the zoo; starting networks are drawn by it, with other seeds.
         setting: Augmentation, λ of the table, plan.
         plan: How much is measured.
     """
@@ -253,7 +253,7 @@ def cell_of_recipe(label: str, *, quick: bool) -> Cell | None:
 
 
 def cell_of_release(release: Release, *, quick: bool) -> Cell:
-    """The cell that a checkpoint belongs to: one of ``CELLS``, else one of its own metadata alone.
+    """The cell that a checkpoint belongs to: one of ``CELLS``, else one made of its metadata alone.
 
     Raises:
         ValueError: It names no problem or family, or it differs from the cell of its label: in problem,

@@ -1,4 +1,4 @@
-"""One forward pass of checkpoints over a cell's networks, for its own numbers and its curve over λ."""
+"""One forward pass of checkpoints over a cell's networks, for its numbers and its curve over λ."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def find_checkpoints(sources: Sequence[str], *, quick: bool) -> list[Checkpoint]
 
     Raises:
         FileNotFoundError: No such checkpoint.
-        ValueError: One does not say what it is for, or two are of one cell, symmetry and seed.
+        ValueError: One has no problem or family, or two are of one cell, symmetry and seed.
     """
     checkpoints: dict[tuple[str, str], Checkpoint] = {}
     for source in _expanded(sources):

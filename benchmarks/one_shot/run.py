@@ -8,8 +8,8 @@
     python benchmarks/one_shot --parts timing --again                       # on a quiet machine
     python benchmarks/one_shot --report    # measures nothing: tables and pictures
 
-Times are of one core. Starting networks are drawn and trained a little as the recipes in recipes/zoo say,
-with seeds of their own. Learning rates and schedules are chosen on other networks, by validation data. Test
+Times are of one core. Starting networks are drawn and trained a little by the recipes in recipes/zoo, with
+other seeds. Learning rates and schedules are chosen on other networks, by validation data. Test
 data are used once, for the numbers.
 """
 

@@ -89,8 +89,8 @@ class Entry:
         def mean(records: Sequence[Record], measure: str, digits: int, *, interval: bool = False) -> str:
             if not records or measure not in records[0]:
                 return ""
-            found = summary([record[measure] for record in records])
-            return plus_minus(found if interval else found | {"half": None}, digits)
+            over = summary([record[measure] for record in records])
+            return plus_minus(over if interval else over | {"half": None}, digits)
 
         best = summary([record["accuracy"] for record in self.ce])["max"] if self.ce else None
         ce_time, l1_time = ("" if s is None else duration(s) for s in self.seconds)
@@ -233,13 +233,13 @@ def _full_table(cell: CellResults) -> str:
 
 def entries(cell: CellResults) -> list[Entry]:
     """The rows of a cell's table."""
-    found = [Entry("as they start", [cell.start], [cell.start])] if cell.start else []
+    rows = [Entry("as they start", [cell.start], [cell.start])] if cell.start else []
     known = [symmetry for symmetry in SYMMETRIES if symmetry in cell.passes]
     for symmetry in [*known, *sorted(cell.passes.keys() - set(known))]:
         passes, seconds = cell.passes[symmetry], cell.pass_seconds(symmetry)
         l1 = [p["l1"] for p in passes] if all(p["l1"] for p in passes) else []
         name = f"one pass, {SYMMETRIES.get(symmetry, symmetry)}, {len(passes)} seed{'s' * (len(passes) != 1)}"
-        found.append(Entry(name, [p["ce"] for p in passes], l1, (seconds, seconds if l1 else None)))
+        rows.append(Entry(name, [p["ce"] for p in passes], l1, (seconds, seconds if l1 else None)))
     for kind in METHODS:
         pair = f"ce-{kind}", f"l1-{kind}"
         for epochs in sorted({row["epochs"] for key in pair for row in cell.rows.get(key, [])}):
@@ -248,8 +248,8 @@ def entries(cell: CellResults) -> list[Entry]:
                 cell.seconds(key, epochs) if some else None for key, some in zip(pair, (ce, l1), strict=True)
             )
             name = f"{method_name(pair[0])}, {epochs} epochs"
-            found.append(Entry(name, ce, l1, (ce_time, l1_time), epochs))
-    return found
+            rows.append(Entry(name, ce, l1, (ce_time, l1_time), epochs))
+    return rows
 
 
 def _short_rows(cell: CellResults) -> list[list[str]]:

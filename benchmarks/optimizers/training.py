@@ -43,7 +43,7 @@ class Starts:
 
     Args:
         inner: The base networks.
-        purpose: ``tuning``, ``final`` or ``test``: each has seeds of its own.
+        purpose: ``tuning``, ``final`` or ``test``: each has other seeds.
         seeds: Number of initialisations S.
     """
 

@@ -1,4 +1,4 @@
-"""Learning rates and schedules of the baselines, chosen on initialisations of their own.
+"""Learning rates and schedules of the baselines, chosen on separate initialisations.
 
 For every schedule a grid of half-decades grows from its start until the best has worse neighbours on both
 sides; quarter-decades around the best follow. The few best of all schedules meet on more initialisations, and
@@ -26,7 +26,7 @@ MOVES = 6
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning found.
+    """The outcome of tuning.
 
     Attributes:
         best: The best settings.

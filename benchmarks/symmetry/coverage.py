@@ -1,4 +1,4 @@
-"""Whole networks: their symmetry is extracted, counted and proved, each in a process of its own."""
+"""Whole networks: their symmetry is extracted, counted and proved, each in a separate process."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ CASES: tuple[Case, ...] = (
     Case("encoder", "nn.TransformerEncoder", networks.EncoderClassifier, (2, 32, 40), 6400, quick=True),
     Case("gpt", "GPT with tied embeddings", networks.GPT, (2, 32), 9216, ids=True),
     Case("llama", "Llama", networks.Llama, (2, 32), 8320, ids=True),
-    Case("autoencoder", "Autoencoder", networks.Autoencoder, (2, 3, 32, 32), 208, quick=True),
+    Case("autoencoder", "Autoencoder", networks.autoencoder, (2, 3, 32, 32), 208, quick=True),
     Case("experts", "Mixture of experts", networks.MixtureOfExperts, (2, 16, 40), 4352, quick=True),
 )
 """In the order of the table."""

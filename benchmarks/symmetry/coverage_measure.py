@@ -1,4 +1,4 @@
-"""What coverage.py measures of one network; the program of a process of its own.
+"""What coverage.py measures of one network; the program of a separate process.
 
 Each stage is a line of JSON on the standard output, so that what is done counts if a later one does not end.
 """
@@ -77,7 +77,7 @@ def extracted(net: nn.Module, x: torch.Tensor) -> tuple[SymmetrySpec, dict[str, 
         spec = extract(net, x)
         seconds = time.perf_counter() - started
     messages = [str(w.message) for w in caught if issubclass(w.category, UnknownOperationWarning)]
-    unknown = Counter(found[0] for m in messages if (found := re.findall(r"[\w:]+\.\w+", m)))
+    unknown = Counter(names[0] for m in messages if (names := re.findall(r"[\w:]+\.\w+", m)))
     kinds: dict[ScaleKind, int] = {"positive": 0, "sign": 0, "free": 0, "none": 0}
     groups = [group for group in spec.groups if _moves(spec, group.name)]
     for group in groups:

@@ -230,23 +230,14 @@ class Llama(nn.Module):
         return self.head(self.norm(x))
 
 
-class Autoencoder(nn.Module):
+def autoencoder(code: int = 16) -> nn.Module:
     """Images of 32 pixels to 16 numbers and back."""
-
-    def __init__(self, code: int = 16) -> None:
-        super().__init__()
-        self.encoder = nn.Sequential(
-            *(nn.Conv2d(3, 32, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 4, stride=2, padding=1)),
-            *(nn.ReLU(), nn.Flatten(), nn.Linear(64 * 64, code)),
-        )
-        self.decoder = nn.Sequential(
-            *(nn.Linear(code, 64 * 64), nn.ReLU(), nn.Unflatten(1, (64, 8, 8))),
-            *(nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.ReLU()),
-            *(nn.ConvTranspose2d(32, 3, 4, stride=2, padding=1), nn.Sigmoid()),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.encoder(x))
+    half = {"kernel_size": 4, "stride": 2, "padding": 1}
+    return nn.Sequential(
+        *(nn.Conv2d(3, 32, **half), nn.ReLU(), nn.Conv2d(32, 64, **half), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(64 * 64, code), nn.Linear(code, 64 * 64), nn.ReLU(), nn.Unflatten(1, (64, 8, 8))),
+        *(nn.ConvTranspose2d(64, 32, **half), nn.ReLU(), nn.ConvTranspose2d(32, 3, **half), nn.Sigmoid()),
+    )
 
 
 class MixtureOfExperts(nn.Module):

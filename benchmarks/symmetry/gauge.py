@@ -1,4 +1,4 @@
-"""How much gauge freedom networks have: what their symmetry tables count, and what the functions say.
+"""How much gauge freedom networks have, by their symmetry tables and by their null directions.
 
 For small networks of every kind: the parameters, the continuous rescalings and the discrete part that
 ``amortopt.symmetry.extract`` finds, and the null directions of the Jacobian of the outputs on many inputs

@@ -21,7 +21,7 @@ from benchmarks.symmetry.coverage_cases import CASES
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
     names = [case.name for case in CASES]
-    parser = command_line(__doc__, parts=("coverage", "gauge"), only=names)
+    parser = command_line(__doc__, parts=("coverage", "gauge"), only=names, threads=2)
     parser.add_argument("--elements", type=int, default=3, help="random elements of a proof")
     parser.add_argument("--probes", type=int, default=64, help="elements outside the spec to try")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds per network")

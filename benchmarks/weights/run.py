@@ -198,7 +198,7 @@ def all_parts(plan: Plan, predictors: Sequence[str], networks: Networks, store: 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = command_line(__doc__, only=list(MAKERS))
+    parser = command_line(__doc__, only=list(MAKERS), threads=1)
     parser.add_argument("--count", type=int, help="networks of the zoo")
     parser.add_argument("--zoo", type=Path, help="zoo folder; built if it is not there")
     options = parse(parser, args, list(MAKERS))

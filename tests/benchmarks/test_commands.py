@@ -1,4 +1,4 @@
-"""The commands of all benchmarks: they run as folders, and --help says purpose, commands and times."""
+"""The commands of all benchmarks: they run as folders, and --help has purpose, commands and times."""
 
 from __future__ import annotations
 

@@ -39,15 +39,9 @@ def tiny() -> Iterator[Any]:
             Method.from_key("l1-sgd-noise"),
             Method.from_key("l1-prox-adam-noise", 2),
         ),
-        strengths=2,
-        dense=3,
         curve=(Method.from_key("l1-sgd-noise"),),
-        curve_networks=2,
-        curve_tuning=1,
-        timed=1,
-        repeats=1,
-        widen=2,
-        sgd=0.004,
+        **{"strengths": 2, "dense": 3, "curve_networks": 2, "curve_tuning": 1},
+        **{"timed": 1, "repeats": 1, "widen": 2, "sgd": 0.004},
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cells, "QUICK", plan)

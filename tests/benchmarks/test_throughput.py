@@ -69,7 +69,7 @@ def test_throughput_measures_and_writes_what_it_measured(
     assert text in capsys.readouterr().out
     assert set(records) == {
         "reference/2 small MLPs", "training/small MLP/1", "latency/small MLP/1", "latency/small MLP/3",
-        "variants/small MLP",
+        "variants/small MLP", "mixed widths/8/1",
     }  # fmt: skip
     row = records["reference/2 small MLPs"]["result"]
     for side in throughput.SIDES:
@@ -77,7 +77,9 @@ def test_throughput_measures_and_writes_what_it_measured(
         assert row[side]["memory_bytes"] >= 0
     assert records["training/small MLP/1"]["result"]["steps_per_second"] > 0
     assert not records["variants/small MLP"]["result"]["failed"]
-    assert all(title in text for title in ("2 small MLPs", "small MLP", "ratio"))
+    mixed = records["mixed widths/8/1"]["result"]
+    assert all(mixed[side]["forward_s"] > 0 for side in ("packed", "one by one"))
+    assert all(title in text for title in ("2 small MLPs", "small MLP", "ratio", "one by one"))
 
 
 def test_throughput_leaves_out_a_reference_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

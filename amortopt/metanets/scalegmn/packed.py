@@ -5,7 +5,7 @@ all networks are rows [N, d], those of set 0 first, then those of set 1, ..., ea
 edges of a block are rows [E, C], network by network, each with the rows of its two ends. What is a batched
 matrix product in a dense batch is a segment sum here, which costs several times as much per network on a CPU:
 where many networks share their architecture, a dense batch of each is faster. For 64 networks of 64 widths, a
-packed pass takes 0.7 to 1.1 times as long as 64 dense passes (benchmarks/one_shot/mixed_widths.py).
+packed pass takes 0.7 to 1.1 times as long as 64 dense passes (benchmarks/cost/mixed_widths.py).
 
 Legend: B networks, N nodes of all sets, n nodes of one set in all networks, E edges of one block, C edge
 channels, k node channels per edge channel, H heads, e channels per head, R slots, F features of a block.
