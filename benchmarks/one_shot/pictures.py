@@ -31,15 +31,15 @@ def all_pictures(records: Records, *, quick: bool) -> dict[str, bytes]:
 
 
 def _time(cells: Sequence[CellResults], note: str) -> bytes | None:
-    """Accuracy against time per network: every point is a run of its own, tuned for its length."""
+    """Accuracy against time per network: every point is a separate run, tuned for its length."""
     panels = [panel for cell in cells if (panel := _time_panel(cell)) is not None]
-    return (panels and draw(
-        panels,
-        title="One forward pass against tuned SGD and Adam",
-        note="Test data, mean over the networks with its 95 % interval; every point is a run of its own, "
+    explanation = (
+        "Test data, mean over the networks with its 95 % interval; every point is a run of its own, "
         "with learning rate and schedule chosen for its length on other networks; noise: on the training "
-        "inputs, as in meta-training. Times: all networks at once, over their number." + note,
-    )) or None  # fmt: skip
+        "inputs, as in meta-training. Times: all networks at once, over their number."
+    )
+    title = "One forward pass against tuned SGD and Adam"
+    return draw(panels, title=title, note=explanation + note) if panels else None
 
 
 def _time_panel(cell: CellResults) -> Panel | None:
