@@ -52,7 +52,6 @@ def run_command(command: str, tmp: Path) -> int:
         save_file(params_of(make_family("mlp").build()), "weights.safetensors")
     if kind(command) == "fit":
         recipe = args[args.index("--config") + 1]
-        zoo = f"recipes/zoo/{Path(recipe).name}"
         small = ["--count", "40", "--epochs", "[0,1]", "--progress", "false"]
-        assert main(["zoo", "build", "--config", zoo, "--out", f"{tmp}/zoo", *small]) == 0
+        assert main(["zoo", "build", "--config", recipe, "--out", f"{tmp}/zoo", *small]) == 0
     return main([*args, *SMALL[kind(command)].format(tmp=tmp).split()])
