@@ -228,12 +228,13 @@ class SymmetrySpec:
         if version not in (1, _FORMAT):
             raise ValueError(f"text: got format {version!r}, expected {_FORMAT}; extract the spec again")
         try:
+            _check_types(data)
             return cls(
                 tuple(NeuronGroup(**group) for group in data["groups"]),
                 tuple(_block_from(block) for block in data["blocks"]),
                 tuple(_operation_from(op) for op in data["operations"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"text: got wrong fields ({error}), expected to_json()'s output") from error
 
     def __repr__(self) -> str:
@@ -260,6 +261,27 @@ class SymmetrySpec:
 def _numbered(axis: Axis, known: Callable[[str | None], int | None]) -> tuple[Any, ...]:
     also = tuple(sorted((known(name), exponent) for name, exponent in axis.also))
     return axis.role if axis.group is None else known(axis.group), axis.exponent, axis.size, also
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("name", "kind", "origin", "param", "role"), (str,)),
+    **dict.fromkeys(("size", "exponent"), (int,)),
+    **dict.fromkeys(("permutable", "buffer"), (bool,)),
+    **dict.fromkeys(("within", "group"), (str, type(None))),
+}
+
+
+def _check_types(data: Mapping[str, Any]) -> None:
+    """Raise a ``TypeError`` if a field of a group, block, axis or operation has not the type of the class."""
+    axes = (axis for block in data["blocks"] for axis in block["axes"])
+    for table in (*data["groups"], *data["blocks"], *axes, *data["operations"]):
+        for key, value in table.items():
+            if key in _TYPES and type(value) not in _TYPES[key]:
+                raise TypeError(f"{key}: {value!r:.40}")
+    for operation in data["operations"]:
+        words = [*operation["params"], *(word for pair in operation["config"] for word in pair)]
+        if not all(isinstance(word, str) for word in words):
+            raise TypeError(f"operation {operation!r:.80}")
 
 
 def _block_from(data: Mapping[str, Any]) -> Block:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +107,34 @@ def test_lookup_of_unknown_names_lists_the_known() -> None:
         spec.group("hidden")
     with pytest.raises(KeyError, match=r"0\.weight"):
         spec.blocks_of("weight")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("groups", 1, "permutable"), 1),
+        (("groups", 1, "size"), 32.0),
+        (("groups", 1, "origin"), {"a": 1}),
+        (("groups", 1, "within"), 0),
+        (("blocks", 0, "buffer"), "no"),
+        (("blocks", 0, "axes", 0, "exponent"), True),
+        (("blocks", 0, "axes", 0, "exponent"), 1e308),
+        (("blocks", 0, "axes", 0, "role"), -1),
+        (("blocks", 0, "axes", 0), []),
+        (("operations", 0, "params"), [1]),
+        (("operations", 0, "config"), [["stride", 2]]),
+        (("operations", 0), []),
+    ],
+)
+def test_from_json_refuses_other_types(place: tuple[Any, ...], value: Any) -> None:
+    data: Any = json.loads(_spec_of(case("mlp-tanh")).to_json())
+    *inner, last = place
+    table = data
+    for key in inner:
+        table = table[key]
+    table[last] = value
+    with pytest.raises(ValueError, match="wrong fields"):
+        SymmetrySpec.from_json(data)
 
 
 @pytest.mark.parametrize(
