@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import random
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from amortopt.symmetry import extract
 from amortopt.symmetry.inputs import Inputs, apart, outputs_of
+from amortopt.symmetry.proof.running import Runner
 
 X = torch.linspace(-1, 1, 20).view(5, 4)
 
@@ -235,3 +238,15 @@ def test_a_module_without_modes_is_refused_with_what_to_pass() -> None:
     exported = torch.export.export(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)), (X,)).module()
     with pytest.raises(ValueError, match=r"cannot change between training and eval mode.*was exported"):
         extract(exported, X)
+
+
+def test_random_numbers_from_outside_of_torch_are_the_same_in_every_run() -> None:
+    def masked(net: Net, x: Tensor, *_: Any) -> Tensor:
+        h = net.hidden(x)
+        return net.b(h * torch.tensor(np.random.rand(5, 1) + random.random(), dtype=h.dtype))
+
+    before = np.random.get_state()[1][:3].tolist(), random.getstate()  # type: ignore[index]
+    runner = Runner(Net(masked), X)
+    (first,), (second,) = (runner.run({})[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert before == (np.random.get_state()[1][:3].tolist(), random.getstate())  # type: ignore[index]

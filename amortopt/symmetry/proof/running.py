@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -83,7 +85,7 @@ class Runner:
             devices = {t.device for t in self.params.values() if t.device.type == "cuda"}
             stack.enter_context(torch.random.fork_rng(devices=list(devices)))
             stack.enter_context(_Expectation(self.dtype, self.random, self.drawn))
-            torch.manual_seed(0)
+            stack.enter_context(_seeded())
             module.train(training)
             state = {**self.params, **weights, **buffers}
             output = functional_call(module, state, inputs.args, inputs.kwargs)
@@ -174,6 +176,20 @@ def worst(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 @contextmanager
+def _seeded() -> Iterator[None]:
+    """The same random numbers in every run, also those that a network draws outside of torch."""
+    python, array = random.getstate(), np.random.get_state()
+    try:
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)
+
+
+@contextmanager
 def _left_alone(module: nn.Module) -> Iterator[None]:
     """Afterwards every submodule has the attributes it had: its mode, and what a forward stores in it."""
     kept = [
@@ -254,9 +270,9 @@ _LOWER_COMPLEX = (torch.complex64, torch.complex32)
 class _Expectation(TorchDispatchMode):
     """Random numbers are their expectations; under float64 nothing is rounded to a smaller type."""
 
-    def __init__(self, dtype: torch.dtype, random: set[str], drawn: bool) -> None:
+    def __init__(self, dtype: torch.dtype, replaced: set[str], drawn: bool) -> None:
         super().__init__()
-        self.exact, self.random, self.drawn = dtype == torch.float64, random, drawn
+        self.exact, self.replaced, self.drawn = dtype == torch.float64, replaced, drawn
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -272,7 +288,7 @@ class _Expectation(TorchDispatchMode):
         function = _EXPECTATIONS.get(func, func)
         name = str(func).removeprefix("aten.").split(".")[0].removesuffix("_")
         if function is not func and name not in _DROPOUT:
-            self.random.add(name)
+            self.replaced.add(name)
             function = func if self.drawn else function
         if self.exact:
             function = _EQUIVALENT.get(str(func), function)

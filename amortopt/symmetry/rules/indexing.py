@@ -123,9 +123,9 @@ def index_select(labels: Labels, call: Call) -> Result:
     return Result(dims, call.name, (("dim", str(axis)),))
 
 
-@rule("zeros", "zeros_like", "new_zeros")
+@rule("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty")
 def zeros(labels: Labels, call: Call) -> Result:
-    """Zeros move with anything, at every index with something else."""
+    """Zeros, and what is written over, move with anything, at every index with something else."""
     dims = tuple(labels.fresh(size, "constant") for size in call.shape)
     several = tuple(dim for dim, size in zip(dims, call.shape, strict=True) if size > 1)
     if len(several) > 1:
