@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -250,3 +251,28 @@ def test_random_numbers_from_outside_of_torch_are_the_same_in_every_run() -> Non
     (first,), (second,) = (runner.run({})[0] for _ in range(2))
     assert torch.equal(first, second)
     assert before == (np.random.get_state()[1][:3].tolist(), random.getstate())  # type: ignore[index]
+
+
+def test_a_truth_value_that_only_warns_decides_nothing() -> None:
+    def warned(net: Net, x: Tensor, *_: Any) -> Tensor:
+        if (x > 2).any() or 1.0 in x[:, 1:]:
+            warnings.warn("large", RuntimeWarning, stacklevel=2)
+        return net.b(net.hidden(x))
+
+    assert extract(Net(warned), X, strict=True).group("h1").permutable
+
+
+@pytest.mark.parametrize("above", [-2.0, 2.0])
+def test_a_truth_value_that_decides_is_refused(above: float) -> None:
+    def branched(net: Net, x: Tensor, *_: Any) -> Tensor:
+        h = net.a(x)
+        return net.b(torch.relu(h) if (x > above).any() else torch.tanh(h))
+
+    with pytest.raises(ValueError, match="takes a number out of a tensor"):
+        extract(Net(branched), X)
+
+
+def test_a_truth_value_of_parameters_that_is_a_number_is_refused() -> None:
+    net = Net(lambda net, x, *_: net.b(net.hidden(x)) * (2.0 if torch.equal(x, 2 * x) else 3.0))
+    with pytest.raises(ValueError, match="takes a number out of a tensor"):
+        extract(net, X)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
+from torch.overrides import TorchFunctionMode
 
 from amortopt._types import Params
 
@@ -54,9 +57,18 @@ def concrete_graph(
             run, or a tensor is computed from them outside of torch.
     """
     params = {name: p.detach() for name, p in module.named_parameters()}
-    graph = _traced(module, params, inputs)
+    with _Decisions() as decisions:
+        graph = _traced(module, params, inputs)
     holders = [node.name for node in graph.nodes if node.op == "placeholder"]
-    _check_values(graph, branches)
+    vary, total = _check_values(graph, branches)
+    # The truth values as they left the tensors, one after the other.
+    turn = vary if total == decisions.count else range(decisions.count)
+    if vary and not (
+        len(vary) <= len(turn) <= _AT_MOST and _same_either_way(module, params, inputs, graph, turn)
+    ):
+        raise DataDependentError(
+            "a truth value takes a number out of a tensor that depends on inputs or parameters"
+        )
     if any(node.op == "get_attr" for node in graph.nodes):
         _check_constants(module, params, inputs, graph)
     buffers = [name for name, _ in module.named_buffers()]
@@ -81,24 +93,103 @@ def _traced(module: nn.Module, params: Params, inputs: Sequence[Tensor]) -> torc
         return tracer(params, buffers, list(inputs)).graph
 
 
-def _check_values(graph: torch.fx.Graph, branches: bool) -> None:
-    """Numbers may leave the tensors only where they are computed from constants."""
+class _Decisions(TorchFunctionMode):
+    """Counts the truth values that leave the tensors, and turns one of them around."""
+
+    def __init__(self, turned: int | None = None) -> None:
+        super().__init__()
+        self.count, self.turned = 0, turned
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not isinstance(result, bool) or func not in _TRUTH_VALUES:
+            return result
+        self.count += 1
+        return not result if self.count - 1 == self.turned else result
+
+
+_TRUTH_VALUES = (
+    *(Tensor.item, Tensor.__bool__, Tensor.__contains__, Tensor.equal, Tensor.allclose),
+    *(torch.equal, torch.allclose),
+)
+_AT_MOST = 8
+"""Truth values that are tried both ways; each costs a trace."""
+
+
+def _same_either_way(
+    module: nn.Module, params: Params, inputs: Sequence[Tensor], graph: torch.fx.Graph, turn: Sequence[int]
+) -> bool:
+    """Whether the same is computed whatever the truth values that leave the tensors: only a warning may hang
+    on them."""
+    for turned in turn:
+        try:
+            with _Decisions(turned):
+                other = _traced(module, params, inputs)
+        except Exception:
+            return False
+        if _listed(other) != _listed(graph):
+            return False
+    return True
+
+
+def _listed(graph: torch.fx.Graph) -> list[tuple[str, str]]:
+    """The operations that outputs depend on, with their arguments by number."""
+    nodes = live(tuple(graph.nodes))
+    number = {node: f"%{k}" for k, node in enumerate(nodes)}
+    return [(str(node.target), str(map_arg((node.args, node.kwargs), number.get))) for node in nodes]
+
+
+def live(nodes: tuple[torch.fx.Node, ...], training: bool = False) -> tuple[torch.fx.Node, ...]:
+    """The nodes that outputs depend on, and those that write to tensors; norms write in training mode."""
+    found: set[torch.fx.Node] = set()
+    for node in reversed(nodes):
+        schema = getattr(node.target, "_schema", None)
+        if isinstance(node.target, torch._ops.OpOverload):
+            writes = (schema is not None and schema.is_mutable) or (training and "norm" in str(node.target))
+        else:
+            writes = node.op == "call_function" and getattr(node.target, "__name__", "") != "getitem"
+        if node in found or writes or node.op in ("output", "placeholder"):
+            found.update((node, *node.all_input_nodes))
+    return tuple(node for node in nodes if node in found)
+
+
+def _check_values(graph: torch.fx.Graph, branches: bool) -> tuple[list[int], int]:
+    """Numbers may leave the tensors only where they are computed from constants.
+
+    Returns:
+        Which of the truth values that leave the tensors vary, and how many leave them.
+    """
     varies: set[torch.fx.Node] = set()
+    vary: list[int] = []
+    total = 0
     for node in graph.nodes:
         if node.op == "placeholder" or any(source in varies for source in node.all_input_nodes):
             varies.add(node)
         name = str(node.target).removeprefix("aten.").split(".")[0]
-        if node not in varies or node.op != "call_function":
+        if node.op != "call_function":
             continue
         if name in _LEAVES_TENSORS:
-            raise DataDependentError(
-                f"aten.{name} takes a number out of a tensor that depends on inputs or parameters"
-            )
+            source = node.args[0] if node.args else None
+            value = source.meta.get("val") if isinstance(source, torch.fx.Node) else None
+            if (
+                isinstance(value, Tensor)
+                and (value.dtype == torch.bool or len(node.args) > 1)
+                and not node.users
+            ):
+                vary += [total] if node in varies else []
+                total += 1
+            elif node in varies:
+                raise DataDependentError(
+                    f"aten.{name} takes a number out of a tensor that depends on inputs or parameters"
+                )
         sized = name in _SIZED_BY_VALUES or (name in _SIZED_BY_INDEX and _by_values(node, varies))
-        if branches and sized:
+        if branches and sized and node in varies:
             raise DataDependentError(
                 f"the number of elements of aten.{name} depends on inputs or parameters, and the run on it"
             )
+    return vary, total
 
 
 _SIZED_BY_INDEX = ("index", "repeat_interleave")

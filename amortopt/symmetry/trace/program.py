@@ -19,7 +19,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from amortopt.functional.networks import eval_mode
 from amortopt.symmetry.inputs import Inputs, apart, outputs_of
-from amortopt.symmetry.trace.concrete import DataDependentError, concrete_graph
+from amortopt.symmetry.trace.concrete import DataDependentError, concrete_graph, live
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Trace
         )
     params = {node: names[name] for node, name in held.items()}
     state = {node: names[name] for node, name in buffers.items() if name in names}
-    nodes, softsigns = _fuse_softsign(_live(tuple(graph.nodes), training))
+    nodes, softsigns = _fuse_softsign(live(tuple(graph.nodes), training))
     return Trace(nodes, params, state, users, shapes, softsigns)
 
 
@@ -162,21 +162,6 @@ def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
             if not all(isinstance(size, int) for size in value.shape):
                 raise _SizeOfData("a shape depends on the values of tensors")
     return program.graph, params, buffers, tuple(users)
-
-
-def _live(nodes: tuple[torch.fx.Node, ...], training: bool) -> tuple[torch.fx.Node, ...]:
-    """The nodes that outputs depend on, and those that write to tensors."""
-    live: set[torch.fx.Node] = set()
-    for node in reversed(nodes):
-        schema = getattr(node.target, "_schema", None)
-        writes = node.op == "call_function" and (
-            (not isinstance(node.target, torch._ops.OpOverload) and operator_name(node) != "operator.getitem")
-            or (schema is not None and schema.is_mutable)
-            or (training and "norm" in operator_name(node))
-        )
-        if node in live or writes or node.op in ("output", "placeholder"):
-            live.update((node, *node.all_input_nodes))
-    return tuple(node for node in nodes if node in live)
 
 
 def _tensors_of(value: Any) -> list[Tensor]:
