@@ -330,7 +330,8 @@ class UNFOptimizer(torch.optim.Optimizer):
         def restore(_: torch.optim.Optimizer) -> None:
             # torch.optim has rounded the state to the parameters' dtypes: put the checked one in its place.
             params = [p for group in self.param_groups for p in group["params"]]
-            self.state.update({params[i]: entry for i, entry in loaded["state"].items()})
+            for i, entry in loaded["state"].items():
+                self.state[params[i]].update(entry)
             self.skipped = loaded.get("amortopt", {}).get("skipped", self.skipped)
             self._work = None
             if self.state:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -57,7 +58,7 @@ def read_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
             raise ValueError(
                 f"model: {name!r} is lazy, expected its shape to be known; run the model once first"
             )
-        if p.requires_grad and not p.is_floating_point():
+        if p.is_complex() or (p.requires_grad and not p.is_floating_point()):
             raise ValueError(f"model: {name!r} is {p.dtype}, expected real floating-point parameters")
     devices = sorted({str(p.device) for p in params.values()})
     if len(devices) > 1 or devices == [str(torch.device("meta"))]:
@@ -160,7 +161,16 @@ def spec_of(
             f"example_input, spec: got {got}, expected one: example_input=x, such as a batch of inputs, "
             "to find the model's symmetry, or spec=extract(model, x)"
         )
-    return spec if spec is not None else extract(model, example_input)  # type: ignore[arg-type]
+    if spec is not None:
+        return spec
+    if any(not p.is_floating_point() for p in model.parameters()):
+        model = copy.deepcopy(model)
+        for module in model.modules():  # to extract, frozen integers are constants
+            for name, p in list(module.named_parameters(recurse=False)):
+                if not p.is_floating_point():
+                    delattr(module, name)
+                    module.register_buffer(name, p.detach())
+    return extract(model, example_input)  # type: ignore[arg-type]
 
 
 def as_groups(groups: Any) -> list[dict[str, Any]]:

@@ -344,6 +344,41 @@ def test_parameters_without_elements_infinite_or_integer_outside_of_groups_are_l
     assert not torch.equal(model.net.weight, before["net.weight"])
     assert torch.equal(model.mask, before["mask"]) and torch.equal(model.codes, before["codes"])
     opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+    assert len(opt.state) == 3
+
+
+class Quantized(nn.Module):
+    """Frozen integer weights that the network computes with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(5, 4)
+        self.codes = nn.Parameter(torch.arange(12).view(3, 4), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.net(x)) @ self.codes.float().t()
+
+
+def test_frozen_integers_that_the_model_uses_stay() -> None:
+    torch.manual_seed(0)
+    model = Quantized()
+    opt = UNFOptimizer(model, X, rule=any_rule())
+    before = weights(model)["net.weight"]
+    nn.functional.cross_entropy(model(X), torch.tensor([0, 1, 2, 0, 1, 2])).backward()
+    opt.step()
+    assert opt.skipped == 0 and not torch.equal(model.net.weight, before)
+    assert torch.equal(model.codes, torch.arange(12).view(3, 4))
+
+
+def test_state_entries_of_other_tools_are_kept_by_steps_and_state_dicts() -> None:
+    model = mlp()
+    opt = optimizer(model)
+    opt.state[model.get_parameter("0.bias")]["ema"] = torch.ones(4)
+    train(model, opt, 2)
+    twin = copy.deepcopy(model)
+    resumed = optimizer(twin)
+    resumed.load_state_dict(opt.state_dict())
+    assert torch.equal(resumed.state[twin.get_parameter("0.bias")]["ema"], torch.ones(4))
 
 
 def test_five_skipped_steps_in_a_row_are_warned_about_once() -> None:
