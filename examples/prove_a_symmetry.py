@@ -3,7 +3,7 @@
     python examples/prove_a_symmetry.py                 # resnet18
     python examples/prove_a_symmetry.py --network squeezenet1_1 --probes 2
 
-Needs torchvision (amortopt[vision]). Measured: 15 s on one CPU core.
+Needs torchvision (amortopt[vision]). Measured: 6 s on one core of an Intel Xeon.
 """
 
 from __future__ import annotations
