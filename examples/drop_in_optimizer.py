@@ -5,7 +5,8 @@
 
 A ReLU MLP 40-64-64-10 on mnist1d, twice as wide as what the rule was meta-trained on. Only the line that
 makes the optimizer differs. Adam's rate is the best of a few; docs/results/step-by-step.md compares with
-optimizers that are tuned with care, and shows where the rule loses. Measured: 7 s on one core of an Intel Xeon.
+optimizers that are tuned with care, and shows where the rule loses.
+Measured: 7 s on one core of an Intel Xeon.
 """
 
 from __future__ import annotations

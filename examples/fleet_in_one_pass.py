@@ -3,7 +3,8 @@
     python examples/fleet_in_one_pass.py                # 64 networks
     python examples/fleet_in_one_pass.py --networks 8 --epochs 1
 
-The networks are tanh MLPs 40-32-32-10 for mnist1d, of a class of this file. Measured: 6 s on one core of an Intel Xeon.
+The networks are tanh MLPs 40-32-32-10 for mnist1d, of a class of this file.
+Measured: 6 s on one core of an Intel Xeon.
 """
 
 from __future__ import annotations

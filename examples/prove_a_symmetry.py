@@ -3,7 +3,8 @@
     python examples/prove_a_symmetry.py                 # resnet18
     python examples/prove_a_symmetry.py --network squeezenet1_1 --probes 2
 
-Needs torchvision (amortopt[vision]). Measured: 6 s on one core of an Intel Xeon.
+Needs torchvision (amortopt[vision]).
+Measured: 6 s on one core of an Intel Xeon.
 """
 
 from __future__ import annotations

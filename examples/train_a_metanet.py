@@ -5,7 +5,8 @@
 
 The data are two spirals in the plane. First a zoo of lightly trained networks is built, then the metanet is
 trained to improve them in one pass, then it improves networks that it has not seen. Everything goes into a
-temporary folder. Needs amortopt[train]. Measured: 6 s on one core of an Intel Xeon.
+temporary folder. Needs amortopt[train].
+Measured: 6 s on one core of an Intel Xeon.
 """
 
 from __future__ import annotations

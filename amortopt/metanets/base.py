@@ -54,7 +54,7 @@ class Metanet(nn.Module, ABC):
         Args:
             params: The family spec's parameter names -> [B, ...]; hidden widths may differ from the spec's,
                 sizes are read from the tensors.
-            conditions: What :attr:`conditions` declares.
+            conditions: What ``conditions`` declares.
 
         Returns:
             New params: names, shapes and dtype of ``params``.

@@ -47,9 +47,9 @@ class ScaleGMNOptimizer:
             ``one_shot`` needs ``example_input``.
         problem: Problem that it was trained on, or ``problem.to_config()``; needed if the metanet reads
             gradients.
-        name: Name for ``repr`` and :meth:`save_pretrained`.
+        name: Name for ``repr`` and ``save_pretrained``.
         l1_range: L1 strengths that the metanet was trained for; others get a warning. None: not known.
-        passes: How often it was applied in a row in training, the default of :meth:`one_shot`.
+        passes: How often it was applied in a row in training, the default of ``one_shot``.
 
     Raises:
         ValueError: A family or problem that does not exist, or ``passes`` that is no positive whole number.
@@ -171,7 +171,7 @@ class ScaleGMNOptimizer:
             example_input: What the networks' forward takes, for tracing; by default zeros of the family's
                 input shape.
             passes: How often the metanet is applied in a row, gradients being computed anew each time; by
-                default as often as in training, :attr:`passes`, which is once for most checkpoints.
+                default as often as in training, ``passes``, which is once for most checkpoints.
 
         Returns:
             New networks with buffers, mode, device, dtype and ``requires_grad`` of the given ones, or with
@@ -185,7 +185,7 @@ class ScaleGMNOptimizer:
 
         Warns:
             OutOfFamilyWarning: Other hidden widths than the family's; once per call.
-            OutOfRangeWarning: An L1 strength outside of :attr:`l1_range`; once per call.
+            OutOfRangeWarning: An L1 strength outside of ``l1_range``; once per call.
         """
         single = isinstance(models, nn.Module)
         where = lambda i: "" if single else f"models[{i}]: "  # noqa: E731
@@ -237,20 +237,20 @@ class ScaleGMNOptimizer:
         Args:
             params: The family's parameter names, or others in the same order, -> tensors; all with one more,
                 leading axis for B networks or none. Not modified.
-            batch: As for :meth:`one_shot`.
-            l1: As for :meth:`one_shot`.
-            passes: As for :meth:`one_shot`.
+            batch: As for ``one_shot``.
+            l1: As for ``one_shot``.
+            passes: As for ``one_shot``.
 
         Returns:
             New tensors that require no gradient, with the keys, shapes, dtypes and device of ``params``.
 
         Raises:
             ValueError: Names, number or shapes of ``params`` do not fit the family, they are NaN or infinite,
-                or what :meth:`one_shot` raises for the other arguments.
+                or what ``one_shot`` raises for the other arguments.
 
         Warns:
             OutOfFamilyWarning: Other hidden widths than the family's.
-            OutOfRangeWarning: An L1 strength outside of :attr:`l1_range`.
+            OutOfRangeWarning: An L1 strength outside of ``l1_range``.
         """
         alignment = align(self.spec, params)
         batched = alignment.batched

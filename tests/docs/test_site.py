@@ -62,6 +62,13 @@ def test_navigation_holds_every_page() -> None:
     assert set(listed) - pages == {"project/changelog.md", "project/contributing.md"}  # made by a hook
 
 
+def test_docstrings_have_the_one_syntax_of_cross_references() -> None:
+    files = {path: path.read_text(encoding="utf-8") for path in (ROOT / "amortopt").rglob("*.py")}
+    assert not [
+        str(path) for path, text in files.items() if re.search(r":(meth|class|func|attr|mod):`", text)
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not all(importlib.util.find_spec(tool) for tool in TOOLS), reason="tools of the site: amortopt[docs]"

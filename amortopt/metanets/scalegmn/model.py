@@ -193,7 +193,7 @@ class ScaleGMN(Metanet):
     def forward_mixed(self, networks: Sequence[Params], conditions: Sequence[Conditions]) -> list[Params]:
         """Improve networks of several architectures in one pass: the family's structure, any hidden widths.
 
-        The same function of every network as :meth:`forward`. One architecture runs as a dense batch, several
+        The same function of every network as ``forward``. One architecture runs as a dense batch, several
         as a packed one (see `PackedWiring`).
 
         Args:
@@ -204,7 +204,7 @@ class ScaleGMN(Metanet):
             New params, one for one.
 
         Raises:
-            ValueError: There is no network, or what :meth:`forward` raises.
+            ValueError: There is no network, or what ``forward`` raises.
         """
         if not networks or len(networks) != len(conditions):
             raise ValueError(

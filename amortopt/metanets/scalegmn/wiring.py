@@ -63,7 +63,7 @@ class Wiring(ABC):
 
     @abstractmethod
     def unpack_nodes(self, node: int, rows: Tensor) -> list[Tensor]:
-        """The inverse of :meth:`pack_nodes`."""
+        """The inverse of ``pack_nodes``."""
 
     @abstractmethod
     def pack_edges(self, parts: Sequence[Tensor]) -> Tensor:
@@ -71,7 +71,7 @@ class Wiring(ABC):
 
     @abstractmethod
     def unpack_edges(self, block: GraphBlock, edges: Tensor) -> list[Tensor]:
-        """The inverse of :meth:`pack_edges`."""
+        """The inverse of ``pack_edges``."""
 
     @abstractmethod
     def units(self, node: int, table: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amortopt._types import Params
 
 DEAD = ("incoming", "outgoing", "both", "chain", "pair", "weight", "layer", "all")
-"""What :func:`zero` can do."""
+"""What ``zero`` can do."""
 
 
 def zero(params: Params, what: str) -> None:
