@@ -9,6 +9,7 @@ from amortopt.metanets.base import register as register
 from amortopt.metanets.base import registered as registered
 from amortopt.metanets.conditions import Conditions as Conditions
 from amortopt.metanets.conditions import L1Range as L1Range
+from amortopt.metanets.rounds import Rounds as Rounds
 from amortopt.metanets.scalegmn import ScaleGMN as ScaleGMN
 from amortopt.metanets.unf import UNF as UNF
 from amortopt.metanets.unf import FixedUNFLayer as FixedUNFLayer
@@ -23,6 +24,7 @@ __all__ = [
     "Functional",
     "L1Range",
     "Metanet",
+    "Rounds",
     "ScaleGMN",
     "UNFInvariant",
     "UNFPool",

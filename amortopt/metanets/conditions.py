@@ -23,10 +23,12 @@ class Conditions:
         gradient: From params [B, ...] to the gradient of each network's mean objective on its batch there,
             with the same names and shapes. Given if and only if the metanet declares ``"batch"``.
         l1: L1 strength λ >= 0 per network [B]. Given if and only if the metanet declares ``"l1"``.
+        examples: Number of examples of each network's batch [B]. Given with the gradient.
     """
 
     gradient: Callable[[Params], Params] | None = None
     l1: Tensor | None = None
+    examples: Tensor | None = None
 
     def check(self, declared: Collection[str], count: int) -> None:
         """Raise a ``ValueError`` unless just the declared conditions are there, for ``count`` networks."""
