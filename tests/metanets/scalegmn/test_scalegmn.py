@@ -146,8 +146,8 @@ def test_scalegmn_forward_depends_only_on_what_is_read() -> None:
         ScaleGMN(spec_of(base), direction=direction)  # type: ignore[arg-type]
         for direction in ("bidirectional", "forward")
     )
-    assert not any(len(layer.from_out) for layer in forward.layers)  # type: ignore[arg-type]
-    assert all(len(layer.from_out) for layer in both.layers)  # type: ignore[arg-type]
+    assert not any(len(layer.from_out) for layer in forward.encoder.layers)  # type: ignore[arg-type]
+    assert all(len(layer.from_out) for layer in both.encoder.layers)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("base", RESIZABLE, ids=str)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import amortopt.metanets.scalegmn.model as scalegmn
+import amortopt.metanets.scalegmn.encoder as encoder
 from amortopt._types import Params
 from amortopt.metanets import ScaleGMN
 from amortopt.metanets.scalegmn import factors
@@ -68,7 +68,7 @@ def test_scalegmn_that_forgets_a_factor_fails(name: str, monkeypatch: pytest.Mon
     def forgetful(block: GraphBlock, value: Tensor, q: Factors, inverse: Factors) -> Tensor:
         return rescaled(block, value, q, {name: torch.ones_like(x) for name, x in inverse.items()})
 
-    for module in (scalegmn, factors):
+    for module in (encoder, factors):
         monkeypatch.setattr(module, "rescaled", forgetful)
     with pytest.raises(AssertionError, match="not equivariant"):
         _check(metanet(spec_of(case(name))), spec_of(case(name)), networks(case(name)))

@@ -74,7 +74,7 @@ def test_forward_mixed_of_one_architecture_runs_dense(monkeypatch: pytest.Monkey
     base = case("mlp-tanh")
     made = metanet(spec_of(base))
     stacked = networks(base, 3)
-    monkeypatch.delattr("amortopt.metanets.scalegmn.model.PackedWiring")
+    monkeypatch.delattr("amortopt.metanets.scalegmn.encoder.PackedWiring")
     assert relative(_together(made, [stacked])[0], made(stacked)) == 0
 
 
