@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from amortopt._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from amortopt import metanets as metanets
     from amortopt import symmetry as symmetry
     from amortopt import testing as testing
     from amortopt.optim.networks import OutOfFamilyWarning as OutOfFamilyWarning
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "list_shipped",
     "load_release",
+    "metanets",
     "save_release",
     "symmetry",
     "testing",
@@ -50,7 +52,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("symmetry", "testing"):
+    if name in ("metanets", "symmetry", "testing"):
         return importlib.import_module(f"amortopt.{name}")
     if name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
