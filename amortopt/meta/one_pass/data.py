@@ -149,21 +149,21 @@ class ZooDataModule(L.LightningDataModule):
         except FileNotFoundError:
             if self.recipe is None:
                 raise
-            config = self._fitted(
-                _read_recipe(find_recipe(self.recipe, "zoo", roots=self.recipe_roots, argument="zoo_recipe"))
-            )
+            path = find_recipe(self.recipe, "zoo", roots=self.recipe_roots, argument="zoo_recipe")
+            try:
+                options = recipe_parser().parse_args(["--config", str(path)])
+            except ArgumentError as error:
+                raise ValueError(f"zoo_recipe: {path}: {' '.join(str(error).split())}") from error
+            config = ZooConfig(**{field.name: options[field.name] for field in fields(ZooConfig)})
+            if self.trainer is not None:
+                module: Any = self.trainer.lightning_module
+                made = (config.make_problem(), config.make_family())
+                _check_same((module.problem, module.family), made, f"the recipe {self.recipe} makes")
+                # The data are read from where the module reads them.
+                places = {key: value for key, value in module.problem.to_config().items() if key in _PLACES}
+                config = replace(config, problem={**config.problem, **places})
             print(f"building the zoo {self.folder} of {config.count} networks by {self.recipe}")
             build_zoo(config, self.folder, progress=True)
-
-    def _fitted(self, config: ZooConfig) -> ZooConfig:
-        """A zoo's recipe, reading data from where the module does; raises if it is not for that module."""
-        if self.trainer is None:
-            return config
-        module: Any = self.trainer.lightning_module
-        made = (config.make_problem(), config.make_family())
-        _check_same((module.problem, module.family), made, f"the recipe {self.recipe} makes")
-        places = {key: value for key, value in module.problem.to_config().items() if key in _PLACES}
-        return replace(config, problem={**config.problem, **places})
 
     def check_fits(self, problem: Problem, family: Family) -> None:
         """Raise a ``ValueError`` unless the zoo's networks are of this problem and family."""
@@ -180,12 +180,7 @@ class ZooDataModule(L.LightningDataModule):
             )
 
     def load(self, device: torch.device | str = "cpu", problem: Problem | None = None) -> None:
-        """Put networks and examples on a device.
-
-        Args:
-            device: The device.
-            problem: Where the examples come from; by default the zoo's problem.
-        """
+        """Put networks on a device, and the examples of ``problem``, by default the zoo's."""
         device = torch.device(device)
         problem = problem or self.zoo.problem
         self._held = {which: self.zoo.select(which).to(device).params for which in ("train", "val", "test")}
@@ -201,15 +196,7 @@ class ZooDataModule(L.LightningDataModule):
         return self._held[which]
 
     def draw(self, step: int, rank: int = 0) -> Batch:
-        """What a meta step reads; the same for the same seed, step and rank.
-
-        Args:
-            step: Number of the step, from 0.
-            rank: Number of the process.
-
-        Returns:
-            The batch.
-        """
+        """What meta step ``step`` of process ``rank`` reads; a function of these and the seed alone."""
         params, data, generator = self._held["train"], self._data["train"], self._generator
         assert generator is not None, "load() comes first"
         key = np.random.SeedSequence((self.seed, step, rank)).generate_state(1, np.uint64)[0]
@@ -302,11 +289,3 @@ def _check_same(wanted: tuple[Problem, Family], got: tuple[Problem, Family], sou
                 f"{key}: the recipe says {next(texts)}, but {source} {next(texts)}; correct model.{key}, or "
                 "choose another zoo"
             )
-
-
-def _read_recipe(path: Path) -> ZooConfig:
-    try:
-        options = recipe_parser().parse_args(["--config", str(path)])
-    except ArgumentError as error:
-        raise ValueError(f"zoo_recipe: {path}: {' '.join(str(error).split())}") from error
-    return ZooConfig(**{field.name: options[field.name] for field in fields(ZooConfig)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -13,18 +14,43 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from amortopt._types import Params
+from amortopt.functional.l1 import l1_norm
+from amortopt.functional.networks import num_networks
 from amortopt.meta.one_pass.data import Batch, Held
-from amortopt.meta.one_pass.evaluate import evaluate_pass
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
 from amortopt.metanets import Conditions, Metanet, make
 from amortopt.release import check_passes
 from amortopt.symmetry import extract
-from amortopt.tasks import Examples, loss_and_grad_many, loss_many, make_family, make_problem
+from amortopt.tasks import (
+    Examples,
+    evaluate_many,
+    loss_and_grad_many,
+    loss_many,
+    make_family,
+    make_problem,
+)
 from amortopt.training.muon import Muon
 from amortopt.zoo.config import differing_keys
 
 MOST_SKIPPED = 50
 """Steps in a row without finite gradients after which training stops."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What n networks reach on some examples after the last pass.
+
+    Attributes:
+        loss: [n], in nats.
+        accuracy: [n], in [0, 1].
+        objective: Loss plus L1 strength times L1 norm, [n].
+        l1_cut: By how much the L1 norm fell, as a share of what it was, [n]; negative where it grew.
+    """
+
+    loss: Tensor
+    accuracy: Tensor
+    objective: Tensor
+    l1_cut: Tensor
 
 
 class OnePassModule(L.LightningModule):
@@ -84,12 +110,19 @@ class OnePassModule(L.LightningModule):
         super().__init__()
         check_passes(passes)
         self.save_hyperparameters()
-        _check_schedule(self.hparams)
+        options = self.hparams
+        for key in ("lr", "prototype_lr", "scalar_lr", "correction_lr"):
+            if not 0 < options[key] < float("inf"):
+                raise ValueError(f"{key}: got {options[key]}, expected a positive learning rate")
+        for key in ("l1_warmup", "hold", "ema"):
+            if not 0 <= options[key] <= 1:
+                raise ValueError(f"{key}: got {options[key]}, expected a number in [0, 1]")
+        for key in ("warmup_steps", "weight_decay", "prototype_decay"):
+            if options[key] < 0:
+                raise ValueError(f"{key}: got {options[key]}, expected at least 0")
         self.passes = passes
-        self.problem, self.family = (
-            _made("problem", make_problem, problem),
-            _made("family", make_family, family),
-        )
+        self.problem = _made("problem", make_problem, problem)
+        self.family = _made("family", make_family, family)
         with torch.random.fork_rng(devices=[]):
             network = self.family.build()
         # In a tuple, because a module would become part of the state.
@@ -165,6 +198,44 @@ class OnePassModule(L.LightningModule):
             means.append(loss_many(self.network, new, examples, self.problem.objective, l1=penalty).mean())
         return torch.stack(means).mean()
 
+    @torch.no_grad()
+    def evaluate(
+        self,
+        metanet: Metanet,
+        params: Params,
+        data: Mapping[str, Examples],
+        read: Examples,
+        *,
+        l1: float = 0.0,
+        chunk: int = 64,
+    ) -> dict[str, Result]:
+        """What networks reach after all passes of a metanet.
+
+        Args:
+            metanet: The metanet.
+            params: Networks before, [n, ...].
+            data: Name -> examples.
+            read: Examples for gradients, if the metanet reads them.
+            l1: L1 strength of all networks.
+            chunk: Networks at a time.
+
+        Returns:
+            Name -> result.
+        """
+        parts = []
+        for start in range(0, num_networks(params), chunk):
+            part = {name: p[start : start + chunk] for name, p in params.items()}
+            strengths = read.x.new_full((num_networks(part),), l1)
+            parts.append(self.improve(metanet, part, read, strengths)[-1])
+        new = {name: torch.cat([part[name] for part in parts]) for name in params}
+        norm = l1_norm(new)
+        cut = 1 - norm / l1_norm(params).clamp(min=1e-12)
+        results = {}
+        for name, examples in data.items():
+            loss, accuracy = evaluate_many(self.network, new, examples, self.problem.objective)
+            results[name] = Result(loss, accuracy, loss + l1 * norm, cut)
+        return results
+
     def configure_optimizers(self) -> Muon:
         """Muon for matrices, AdamW for the rest."""
         keys = ("lr", "prototype_lr", "scalar_lr", "correction_lr", "weight_decay", "prototype_decay")
@@ -179,7 +250,10 @@ class OnePassModule(L.LightningModule):
         added = torch.stack([torch.nan_to_num(value, 0, 0, 0), value.isfinite().to(value.dtype)])
         self._sums = added if self._sums is None else self._sums + added
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
-            self._log_training()
+            self.log("train_loss", self._sums[0] / self._sums[1])  # NaN if there was no finite one
+            self.log("rate", self.rate_factor())
+            self.log("skipped_steps", float(self.skipped))
+            self._sums = None
         return loss
 
     def configure_gradient_clipping(
@@ -199,9 +273,7 @@ class OnePassModule(L.LightningModule):
         if bool(norm.isfinite()):
             self._skipped_in_a_row = 0
             if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-                nn.utils.clip_grads_with_norm_(
-                    [p for p in self.metanet.parameters()], gradient_clip_val, norm
-                )
+                nn.utils.clip_grads_with_norm_(self.metanet.parameters(), gradient_clip_val, norm)
             else:
                 self.clip_gradients(
                     optimizer,
@@ -230,8 +302,8 @@ class OnePassModule(L.LightningModule):
         Raises:
             ValueError: The state is of another model than this one.
         """
-        differing = differing_keys(checkpoint.get("model", self._trained()), self._trained(), "model.")
-        if differing:
+        trained = self._trained()
+        if differing := differing_keys(checkpoint.get("model", trained), trained, "model."):
             raise ValueError(
                 f"ckpt_path: the state is of another model ({'; '.join(differing)}); pass what the run was "
                 "started with, or start anew under another --name"
@@ -286,43 +358,21 @@ class OnePassModule(L.LightningModule):
         For metanets that read L1 strengths, at strength 0; and at others the average's accuracy, objective
         and L1-norm cut on the val data, with the names of ``batch.strengths``.
         """
+        values: dict[str, Tensor] = {}
         for metanet, suffix in ((self.average, ""), (self.metanet, "_raw")):
-            results = evaluate_pass(
-                self, metanet, batch.params, batch.data, batch.read, l1=batch.strengths[""]
-            )
-            for which, result in results.items():
-                self._log_value(f"{which}_accuracy{suffix}", result.accuracy.mean())
+            results = self.evaluate(metanet, batch.params, batch.data, batch.read, l1=batch.strengths[""])
+            values |= {f"{which}_accuracy{suffix}": result.accuracy for which, result in results.items()}
             # Not on the train data, where it is not the meta-loss, which is called train_loss.
-            self._log_value(f"val_loss{suffix}", results["val"].loss.mean())
+            values[f"val_loss{suffix}"] = results["val"].loss
         val = {"val": batch.data["val"]}
         for suffix, strength in batch.strengths.items():
             if suffix:
-                result = evaluate_pass(self, self.average, batch.params, val, batch.read, l1=strength)["val"]
-                self._log_value(f"val_objective{suffix}", result.objective.mean())
-                self._log_value(f"val_accuracy{suffix}", result.accuracy.mean())
-                self._log_value(f"val_cut{suffix}", result.l1_cut.mean())
-
-    def _log_training(self) -> None:
-        assert self._sums is not None
-        self.log("train_loss", self._sums[0] / self._sums[1])  # NaN if there was no finite one
-        self.log("rate", self.rate_factor())
-        self.log("skipped_steps", float(self.skipped))
-        self._sums = None
-
-    def _log_value(self, name: str, value: Tensor) -> None:
-        self.log(name, value.float(), batch_size=1, sync_dist=True)
-
-
-def _check_schedule(options: Mapping[str, Any]) -> None:
-    for key in ("lr", "prototype_lr", "scalar_lr", "correction_lr"):
-        if not 0 < options[key] < float("inf"):
-            raise ValueError(f"{key}: got {options[key]}, expected a positive learning rate")
-    for key in ("l1_warmup", "hold", "ema"):
-        if not 0 <= options[key] <= 1:
-            raise ValueError(f"{key}: got {options[key]}, expected a number in [0, 1]")
-    for key in ("warmup_steps", "weight_decay", "prototype_decay"):
-        if options[key] < 0:
-            raise ValueError(f"{key}: got {options[key]}, expected at least 0")
+                result = self.evaluate(self.average, batch.params, val, batch.read, l1=strength)["val"]
+                values[f"val_objective{suffix}"] = result.objective
+                values[f"val_accuracy{suffix}"] = result.accuracy
+                values[f"val_cut{suffix}"] = result.l1_cut
+        for name, value in values.items():
+            self.log(name, value.mean().float(), batch_size=1, sync_dist=True)
 
 
 def _made(key: str, make: Callable[..., Any], arguments: dict[str, Any]) -> Any:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 import amortopt
 from amortopt.meta.one_pass.data import ZooDataModule
-from amortopt.meta.one_pass.evaluate import Result, evaluate_pass
 from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.release import Release, save_release
 from amortopt.tasks import evaluate_many
@@ -35,14 +34,10 @@ def measure(module: OnePassModule, data: ZooDataModule) -> dict[str, Any]:
         objective (loss plus strength times L1 norm) and the L1-norm cut in it.
     """
     networks, test, read = data.held("test"), {"test": data.data("test")}, data.validation().read
-
-    def after(l1: float) -> Result:
-        return evaluate_pass(module, module.average, networks, test, read, l1=l1)["test"]
-
     strengths = [0.0]
     if data.l1_range is not None:
         strengths = ([0.0] if data.l1_range.zero else []) + data.l1_range.points(5)
-    reached = {strength: after(strength) for strength in strengths}
+    reached = {l1: module.evaluate(module.average, networks, test, read, l1=l1)["test"] for l1 in strengths}
     first = reached[strengths[0]]
     loss, accuracy = evaluate_many(module.network, networks, test["test"], module.problem.objective)
     results: dict[str, Any] = {
@@ -154,9 +149,7 @@ def hardware(device: torch.device) -> str:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        models = [
-            line.split(":")[1] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = models[0].strip() if models else name
+        lines = cpuinfo.read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
     threads = torch.get_num_threads()
     return f"{name}, {threads} thread{'s' if threads > 1 else ''} of {os.cpu_count()} cores"
