@@ -31,6 +31,8 @@ class _Displayed(Preprocessor):
 
     def _block(self, match: re.Match[str]) -> str:
         formula = " ".join(match[1].split())
+        if r"\\" in formula and r"\begin" not in formula:
+            formula = rf"\begin{{align*}} {formula} \end{{align*}}"
         html = f'<div class="formula">{convert(formula, display="block")}</div>'
         return f"\n{self.md.htmlStash.store(html)}\n"
 
