@@ -9,9 +9,8 @@ from jsonargparse import ArgumentParser  # pyright: ignore[reportPrivateImportUs
 
 from amortopt.system.recipes import recipes_first
 from amortopt.zoo.build import build_zoo
-from amortopt.zoo.config import ZooConfig
+from amortopt.zoo.config import ZooConfig, recipe_parser
 from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, build_tiny_rnn_zoo
-from amortopt.zoo.recipe import recipe_parser
 
 _USAGES = {
     "build": "amortopt zoo build --config RECIPE --out FOLDER [--count N] [--shard K/N] [any recipe key]",

@@ -111,6 +111,16 @@ def num_networks(params: Params) -> int:
     return next(value.shape[0] for value in params.values())
 
 
+def finite_networks(params: Params) -> Tensor:
+    """Which networks have no NaN and no infinity among their params: [B, ...] -> bool [B]."""
+    return torch.stack([p.flatten(1).isfinite().all(1) for p in params.values()]).all(0)
+
+
+def l1_norm(params: Params) -> Tensor:
+    """Sum of the absolute values of all params of each network: [B, ...] -> [B]; differentiable."""
+    return torch.stack([p.abs().reshape(len(p), -1).sum(1) for p in params.values()]).sum(0)
+
+
 def apply(module: nn.Module, params: Params, x: Tensor) -> Tensor:
     """Run one network at given params.
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, advice: str = "what was there before is kept") -> None:
     """Write under a temporary name beside ``path``, then rename.
 
     Args:
         path: The file; its folder is made if it is not there, a file of that name is replaced.
         data: Its content.
+        advice: End of the message if that fails.
 
     Raises:
         OSError: With the cause and the file, also for a folder or a device; what was there before is still
@@ -24,7 +26,8 @@ def write_whole(path: Path, data: bytes) -> None:
         raise OSError(
             errno.EINVAL, f"could not write {path}: it is there and no regular file; choose another name"
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The host belongs to the name: processes on several machines write into one folder.
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_through(temporary, data)
@@ -32,8 +35,8 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"could not write {path}: {error.strerror or error}; nothing half-written is left and what was "
-            "there before is kept",
+            f"could not write {path}: {error.strerror or error} ({len(data) / 1e6:.1f} MB); nothing "
+            f"half-written is left and {advice}",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

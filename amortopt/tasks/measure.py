@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.functional.l1 import l1_norm
-from amortopt.functional.networks import apply_many, num_networks
+from amortopt.functional.networks import apply_many, l1_norm, num_networks
 from amortopt.tasks.examples import Examples
 from amortopt.tasks.objective import Objective
 

@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from amortopt._types import Params
-from amortopt.functional.networks import params_of
+from amortopt.functional.networks import finite_networks, params_of
 from amortopt.system.extras import needed_for
 from amortopt.tasks import Family, Problem, evaluate_many, init_many
 from amortopt.tasks.problem import SPLITS
 from amortopt.training import train_epochs
-from amortopt.zoo.config import ZooConfig
-from amortopt.zoo.draw import Table, draw_table
+from amortopt.zoo.config import Table, ZooConfig, draw_table
 from amortopt.zoo.store import Manifest, open_folder, read_shard, remove_leftovers, write_shard, write_summary
 
 if TYPE_CHECKING:
@@ -59,8 +58,14 @@ def build_zoo(
     manifest = Manifest(config.to_dict(), {name: list(p.shape) for name, p in params_of(module).items()})
 
     def train(number: int, on_epoch: Callable[[int], None]) -> tuple[Params, Table]:
-        table = draw_table(config, *manifest.bounds(number))
-        return _train_shard(config, module, table, on_epoch)
+        table, problem = draw_table(config, *manifest.bounds(number)), config.make_problem()
+        params = _train(config, module, table, on_epoch)
+        results = {"finite": finite_networks(params)}
+        for which in SPLITS:
+            examples = problem.split(which).to(device)
+            loss, score = evaluate_many(module, params, examples, problem.objective)
+            results |= {f"{which}_loss": loss, f"{which}_{problem.objective.score_name}": score}
+        return params, table | {name: column.cpu().numpy() for name, column in results.items()}
 
     def work(number: int) -> int:
         return int(draw_table(config, *manifest.bounds(number))["epochs"].sum())
@@ -83,53 +88,45 @@ def build_shards(
 ) -> list[int]:
     """Train and store the shard files of a zoo of any kind, as far as they are not there yet.
 
+    Other arguments, value and errors are those of [build_zoo][amortopt.zoo.build_zoo].
+
     Args:
-        folder: Zoo folder; made if it is not there. Several processes may build into one.
+        folder: Zoo folder.
         manifest: What the folder is to hold.
         train: Number of a shard file and what to report finished work to -> params [n, ...] and table of its
             networks; has to depend on the manifest's recipe alone.
         work: Number of a shard file -> its share of the work, in ``unit``.
-        shard: ``"k/n"``: build the k-th of n parts of the zoo (k from 1), one part per process.
-        device: Where ``train`` trains, for the record.
-        progress: Whether to show a progress bar.
         unit: Unit of the work, for the progress bar.
-
-    Returns:
-        Numbers of the shard files that are still missing, which other processes are to build; empty if the
-        zoo is complete.
-
-    Raises:
-        ValueError: If ``shard`` is malformed, or the folder holds something else.
-        OSError: If the disk is full; finished shards are kept.
     """
     part, parts = parse_shard(shard)
     folder = Path(folder)
     manifest = open_folder(folder, manifest)
     numbers = range(part, manifest.shards + 1, parts)
-    finished = manifest.finished(folder)
-    todo = [n for n in numbers if n not in finished or not _is_sound(folder, manifest, n)]
+    sound = set(numbers) & set(manifest.finished(folder))
+    for number in sorted(sound):
+        try:
+            read_shard(folder, manifest, number)
+        except ValueError as error:
+            warnings.warn(f"building a shard anew: {error}", stacklevel=3)
+            sound.remove(number)
+    todo = [number for number in numbers if number not in sound]
     shares = {number: work(number) for number in numbers}
-    finished_work = sum(shares.values()) - sum(shares[number] for number in todo)
     with _progress_bar(progress) as bar:
-        job = bar.add_task("", unit=unit, total=sum(shares.values()), completed=finished_work)
+        job = bar.add_task("", unit=unit, total=sum(shares.values()), completed=sum(shares[n] for n in sound))
         for done, number in enumerate(todo, start=len(numbers) - len(todo) + 1):
             bar.update(job, description=f"shard {done}/{len(numbers)}")
             remove_leftovers(folder, manifest, number)
             params, table = train(number, lambda n: bar.advance(job, n))
             notes = {"torch": torch.__version__, "device": torch.device(device).type}
             write_shard(folder, manifest, number, params, table, **notes)
-    finished = manifest.finished(folder)
-    if len(finished) == manifest.shards and (todo or not (folder / "metadata.csv").is_file()):
+    missing = manifest.missing(folder)
+    if not missing and (todo or not (folder / "metadata.csv").is_file()):
         write_summary(folder, manifest)
-    return sorted(set(range(1, manifest.shards + 1)) - set(finished))
+    return missing
 
 
 def parse_shard(shard: str) -> tuple[int, int]:
-    """Read ``"k/n"``.
-
-    Raises:
-        ValueError: If it is not of that form with 1 <= k <= n.
-    """
+    """Read ``"k/n"``; a ``ValueError`` unless 1 <= k <= n."""
     part, slash, parts = shard.partition("/")
     if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise ValueError(f"shard: got {shard!r}, expected k/n with 1 <= k <= n, such as 3/8")
@@ -170,21 +167,6 @@ def starting_networks(
     config = ZooConfig(**(keys | {"problem": problem, "family": family, "count": count, "seed": seed}))
     module = _architecture(config.make_problem(), config.make_family(), "cpu")
     return _train(config, module, draw_table(config), lambda _: None)
-
-
-def _train_shard(
-    config: ZooConfig, module: nn.Module, table: Table, on_epoch: Callable[[int], None]
-) -> tuple[Params, Table]:
-    """Params of a shard's networks [n, ...] and the table with their results."""
-    params, problem = _train(config, module, table, on_epoch), config.make_problem()
-    device = next(module.parameters()).device
-    finite = torch.stack([p.flatten(1).isfinite().all(1) for p in params.values()]).all(0)
-    results: Table = {"finite": finite.cpu().numpy()}
-    for which in SPLITS:
-        loss, score = evaluate_many(module, params, problem.split(which).to(device), problem.objective)
-        named = {"loss": loss, problem.objective.score_name: score}
-        results |= {f"{which}_{name}": column.cpu().numpy() for name, column in named.items()}
-    return params, table | results
 
 
 def _train(config: ZooConfig, module: nn.Module, table: Table, on_epoch: Callable[[int], None]) -> Params:
@@ -229,31 +211,9 @@ def _architecture(problem: Problem, family: Family, device: torch.device | str) 
         ) from error
 
 
-def _is_sound(folder: Path, manifest: Manifest, shard: int) -> bool:
-    try:
-        read_shard(folder, manifest, shard)
-    except ValueError as error:
-        warnings.warn(f"building a shard anew: {error}", stacklevel=4)
-        return False
-    return True
-
-
 def _progress_bar(shown: bool) -> Progress:
     with needed_for("building a zoo", extra="train"):
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-    return Progress(
-        TextColumn("[progress.description]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        disable=not shown,
-    )
+        from rich import progress as rich
+    text = (rich.TextColumn(f"{{task.{field}}}") for field in ("description", "fields[unit]"))
+    columns = next(text), rich.BarColumn(), rich.MofNCompleteColumn(), next(text)
+    return rich.Progress(*columns, rich.TimeElapsedColumn(), rich.TimeRemainingColumn(), disable=not shown)

@@ -1,4 +1,9 @@
-"""What a zoo is made of: one typed record per recipe, checked before anything is built."""
+"""Recipes of zoos, and what they draw for every network.
+
+A draw is a function of the zoo's seed and the network's index, never of a generator that is handed on. So no
+result depends on which process builds what, and the first n networks of a recipe are the same whatever its
+count is.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,23 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from amortopt.tasks import Family, Problem, make_family, make_problem
 from amortopt.training import Stepper
 
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
+
 Made = TypeVar("Made", Family, Problem)
+Table: TypeAlias = dict[str, np.ndarray]  # column name -> [n]
+SplitName: TypeAlias = Literal["train", "val", "test"]
+
+_NETWORK, _OFFSET = 0, 3  # independent random streams of one zoo seed; 1 and 2 are the training's
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -82,19 +96,11 @@ class ZooConfig:
         return json.loads(json.dumps(asdict(self) | resolved))
 
     def make_problem(self) -> Problem:
-        """The problem named by the recipe.
-
-        Raises:
-            ValueError: If the problem, or one of its arguments, is unknown.
-        """
+        """The problem named by the recipe; a ``ValueError`` if it, or one of its arguments, is unknown."""
         return _make("problem", make_problem, self.problem)
 
     def make_family(self) -> Family:
-        """The family of base networks named by the recipe.
-
-        Raises:
-            ValueError: If the family, or one of its arguments, is unknown.
-        """
+        """The family named by the recipe; a ``ValueError`` if it, or one of its arguments, is unknown."""
         return _make("family", make_family, self.family)
 
     def stepper(self, learning_rate: Tensor) -> Stepper:
@@ -147,3 +153,81 @@ def differing_keys(stored: dict[str, Any], wanted: dict[str, Any], prefix: str =
         elif old != new:
             lines.append(f"{prefix}{key}: {old!r} there, {new!r} asked for")
     return lines
+
+
+def draw_table(config: ZooConfig, start: int = 0, stop: int | None = None) -> Table:
+    """Hyper-parameters of the networks with index in ``[start, stop)``.
+
+    ``stop`` is by default the recipe's count. Columns index, seed, learning_rate, init_scale, epochs and
+    split, each of shape [stop - start].
+    """
+    index = np.arange(start, config.count if stop is None else stop)
+    choices = np.array(config.epoch_choices())
+    seeds, uniforms = [], []
+    for i in index:
+        rng = np.random.default_rng([config.seed, _NETWORK, int(i)])
+        seeds.append(rng.integers(2**48))
+        uniforms.append(rng.random(3))
+    u = np.array(uniforms).reshape(-1, 3)
+
+    def log_uniform(column: int, bounds: tuple[float, float]) -> np.ndarray:
+        low, high = np.log(bounds[0]), np.log(bounds[1])
+        return np.exp(low + u[:, column] * (high - low))
+
+    return {
+        "index": index,
+        "seed": np.array(seeds, dtype=np.int64),
+        "learning_rate": log_uniform(0, config.learning_rate),
+        "init_scale": log_uniform(1, config.init_scale),
+        "epochs": choices[(u[:, 2] * len(choices)).astype(np.int64)],
+        "split": draw_split(config, index),
+    }
+
+
+def draw_split(config: ZooConfig, index: np.ndarray) -> np.ndarray:
+    """Split of the networks: "train", "val" or "test" per index, shape [n].
+
+    The fractions hold for any count, and a network keeps its split when the count grows.
+    """
+    offset = np.random.default_rng([config.seed, _OFFSET]).random()
+    return even_split(index, config.val_fraction, config.test_fraction, offset)
+
+
+def even_split(
+    index: np.ndarray, val_fraction: float, test_fraction: float, offset: float = 0.0
+) -> np.ndarray:
+    """Split of networks by their index: "train", "val" or "test", shape [n].
+
+    A golden-ratio sequence is spread evenly over [0, 1) at every length.
+
+    Args:
+        index: Index of each network, [n].
+        val_fraction: Share of networks for validation.
+        test_fraction: Share of networks for testing.
+        offset: Start of the sequence, in [0, 1).
+
+    Returns:
+        Name of each network's split, [n].
+    """
+    u = (offset + _GOLDEN * index) % 1.0
+    return np.select([u < val_fraction, u < val_fraction + test_fraction], ["val", "test"], default="train")
+
+
+def recipe_parser(config: type = ZooConfig, command: str = "build") -> ArgumentParser:
+    """Parser of a zoo's recipe for `amortopt zoo COMMAND`; every argument of ``config`` is an option."""
+    from jsonargparse import ActionConfigFile, ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
+
+    parser = ArgumentParser(
+        prog=f"amortopt zoo {command}",
+        description="Train many base networks at once and store them. "
+        "Finished parts are kept: run it again after an interruption.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="Recipe: a YAML file, or the name of one that comes with the package.",
+    )
+    parser.add_class_arguments(config)
+    return parser

@@ -11,9 +11,9 @@ import torch
 
 from amortopt._types import Params
 from amortopt.tasks import Family, Problem, make_family, make_problem
-from amortopt.zoo.draw import SplitName, Table
+from amortopt.zoo.config import SplitName, Table
 from amortopt.zoo.formats.small_cnn_zoo import locate, read_small_cnn_zoo
-from amortopt.zoo.store import Manifest, read_manifest, read_shard
+from amortopt.zoo.store import read_manifest, read_shard
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,25 @@ def load_zoo(
     folder = Path(folder)
     small_cnn_zoo = locate(folder)
     if small_cnn_zoo is None:
-        zoo = _load_built(folder, activation)
+        manifest = read_manifest(folder)
+        if missing := manifest.missing(folder):
+            listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+            raise FileNotFoundError(
+                f"zoo folder {folder} is incomplete: shard{'s' if len(missing) > 1 else ''} {listed} of "
+                f"{manifest.shards} missing; run the same `amortopt zoo build` command again"
+            )
+        stored = manifest.config["family"].get("activation")
+        if activation not in (None, stored):
+            raise ValueError(
+                f"activation: got {activation!r}, but the networks in {folder} have {stored!r}; name another "
+                "zoo"
+            )
+        shards = [read_shard(folder, manifest, shard) for shard in range(1, manifest.shards + 1)]
+        zoo = Zoo(
+            {name: torch.cat([params[name] for params, _ in shards]) for name in manifest.shapes},
+            {name: np.concatenate([table[name] for _, table in shards]) for name in shards[0][1]},
+            manifest.config,
+        )
     else:
         root, named = small_cnn_zoo
         zoo = Zoo(
@@ -138,31 +156,3 @@ def load_zoo(
             f"in {folder}; build more networks or ask for others"
         )
     return (zoo if chosen.all() else zoo.select(chosen)).to(device)
-
-
-def _load_built(folder: Path, activation: str | None) -> Zoo:
-    """All networks of a zoo that ``build_zoo`` wrote."""
-    manifest = read_manifest(folder)
-    check_complete(folder, manifest)
-    stored = manifest.config["family"].get("activation")
-    if activation not in (None, stored):
-        raise ValueError(
-            f"activation: got {activation!r}, but the networks in {folder} have {stored!r}; name another zoo"
-        )
-    shards = [read_shard(folder, manifest, shard) for shard in range(1, manifest.shards + 1)]
-    return Zoo(
-        {name: torch.cat([params[name] for params, _ in shards]) for name in manifest.shapes},
-        {name: np.concatenate([table[name] for _, table in shards]) for name in shards[0][1]},
-        manifest.config,
-    )
-
-
-def check_complete(folder: Path, manifest: Manifest) -> None:
-    """Raise a FileNotFoundError that names the missing shards, unless all are there."""
-    missing = sorted(set(range(1, manifest.shards + 1)) - set(manifest.finished(folder)))
-    if missing:
-        listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-        raise FileNotFoundError(
-            f"zoo folder {folder} is incomplete: shard{'s' if len(missing) > 1 else ''} {listed} of "
-            f"{manifest.shards} missing; run the same `amortopt zoo build` command again"
-        )

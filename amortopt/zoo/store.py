@@ -16,8 +16,6 @@ import hashlib
 import io
 import json
 import math
-import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +25,12 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from amortopt._types import Params
-from amortopt.zoo.config import differing_keys
-from amortopt.zoo.draw import Table
+from amortopt.system.files import write_whole
+from amortopt.zoo.config import Table, differing_keys
 
 FORMAT = 1
 _MANIFEST = "zoo.json"
+_AGAIN = "finished shards are kept: make room (or mend access), then run the same command again"
 _ADVICE = "run `amortopt zoo build` again with the same recipe and folder: it rebuilds damaged shards"
 
 
@@ -69,18 +68,17 @@ class Manifest:
 
     def finished(self, folder: Path) -> list[int]:
         """Shards whose files are there."""
-        return [
-            shard
-            for shard in range(1, self.shards + 1)
-            if all((folder / f"{self.stem(shard)}{suffix}").is_file() for suffix in (".json", ".safetensors"))
-        ]
+        files = (".json", ".safetensors")
+        numbers = range(1, self.shards + 1)
+        return [n for n in numbers if all((folder / f"{self.stem(n)}{end}").is_file() for end in files)]
+
+    def missing(self, folder: Path) -> list[int]:
+        """Shards that are not finished."""
+        return sorted(set(range(1, self.shards + 1)) - set(self.finished(folder)))
 
 
 def open_folder(folder: Path, manifest: Manifest) -> Manifest:
-    """Make ``folder`` a zoo folder of this recipe, or check that it is one.
-
-    Returns:
-        The manifest that the folder has.
+    """Make ``folder`` a zoo folder of this recipe, or check that it is one; returns its manifest.
 
     Raises:
         ValueError: If it holds a zoo of another recipe, or files that are no zoo.
@@ -91,8 +89,7 @@ def open_folder(folder: Path, manifest: Manifest) -> Manifest:
     occupied = folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
     if (folder / _MANIFEST).is_file():
         stored = read_manifest(folder)
-        differing = differing_keys(stored.config, manifest.config)
-        if differing:
+        if differing := differing_keys(stored.config, manifest.config):
             raise ValueError(
                 f"out: {folder} holds a zoo of another recipe:\n  "
                 + "\n  ".join(differing)
@@ -103,7 +100,7 @@ def open_folder(folder: Path, manifest: Manifest) -> Manifest:
         raise ValueError(f"out: {folder} is not empty and holds no zoo; choose a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     content = {"format": FORMAT, "config": manifest.config, "shapes": manifest.shapes}
-    write_file(folder / _MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
+    write_whole(folder / _MANIFEST, (json.dumps(content, indent=2) + "\n").encode(), _AGAIN)
     return manifest
 
 
@@ -140,21 +137,17 @@ def read_manifest(folder: Path) -> Manifest:
 def write_shard(
     folder: Path, manifest: Manifest, shard: int, params: Params, table: Table, **notes: str
 ) -> None:
-    """Write a shard's params, then its record.
-
-    Args:
-        folder: Zoo folder.
-        manifest: What the folder holds.
-        shard: Number of the shard, from 1.
-        params: Qualified name -> [n, ...].
-        table: Column -> [n].
-        **notes: What else the record should say (device, versions).
+    """Write a shard's params [n, ...], then its record: the table and ``notes`` (device, versions).
 
     Raises:
         OSError: If the disk is full or the folder cannot be written; nothing half-written is left.
     """
     data = safetensors.torch.save({name: p.cpu().contiguous() for name, p in params.items()})
-    rows = {name: _json_column(column) for name, column in table.items()}
+    # Json has no infinity and no NaN: a diverged network's loss is null.
+    rows: dict[str, list[Any]] = {
+        name: [None if isinstance(v, float) and not math.isfinite(v) else v for v in column.tolist()]
+        for name, column in table.items()
+    }
     record = {
         "recipe_sha256": manifest.fingerprint,
         "params_sha256": _sha256(data),
@@ -163,15 +156,12 @@ def write_shard(
         "table": rows,
     }
     stem = manifest.stem(shard)
-    write_file(folder / f"{stem}.safetensors", data)
-    write_file(folder / f"{stem}.json", (json.dumps(record) + "\n").encode())
+    write_whole(folder / f"{stem}.safetensors", data, _AGAIN)
+    write_whole(folder / f"{stem}.json", (json.dumps(record) + "\n").encode(), _AGAIN)
 
 
 def read_shard(folder: Path, manifest: Manifest, shard: int) -> tuple[Params, Table]:
-    """Read a shard and check it against its record and the manifest.
-
-    Returns:
-        Params [n, ...] on the CPU and the table, column -> [n].
+    """Params [n, ...] of a shard, on the CPU, and its table, checked against record and manifest.
 
     Raises:
         ValueError: If a file was truncated, altered, or belongs to another zoo.
@@ -207,7 +197,8 @@ def _read_record(folder: Path, manifest: Manifest, shard: int) -> tuple[dict[str
         raise ValueError(f"{path} belongs to a zoo of another recipe than {folder / _MANIFEST}; {_ADVICE}")
     if not intact:
         raise ValueError(f"{path} was altered (its table is not the recorded one); {_ADVICE}")
-    return record, {name: _array_column(column) for name, column in rows.items()}
+    table = {name: np.array([math.nan if v is None else v for v in rows[name]]) for name in rows}
+    return record, table
 
 
 def write_summary(folder: Path, manifest: Manifest) -> None:
@@ -218,46 +209,13 @@ def write_summary(folder: Path, manifest: Manifest) -> None:
     writer.writerow(tables[0])
     for table in tables:
         writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
-    write_file(folder / "metadata.csv", text.getvalue().encode())
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: With the cause, the file and the advice, and the temporary file removed.
-    """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            f"could not write {path} ({len(data) / 1e6:.1f} MB): {error.strerror}; "
-            "nothing half-written is left and finished shards are kept: make room (or mend access), "
-            "then run the same command again",
-        ) from error
+    write_whole(folder / "metadata.csv", text.getvalue().encode(), _AGAIN)
 
 
 def remove_leftovers(folder: Path, manifest: Manifest, shard: int) -> None:
     """Remove temporary files that a killed process left for a shard."""
     for path in folder.glob(f".{manifest.stem(shard)}.*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def _json_column(column: np.ndarray) -> list[Any]:
-    # Json has no infinity and no NaN: a diverged network's loss is null.
-    finite = column.dtype.kind != "f" or bool(np.isfinite(column).all())
-    return column.tolist() if finite else [v if math.isfinite(v) else None for v in column.tolist()]
-
-
-def _array_column(column: list[Any]) -> np.ndarray:
-    return np.array([math.nan if v is None else v for v in column])
 
 
 def _canonical(value: Any) -> bytes:

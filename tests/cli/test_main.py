@@ -32,8 +32,8 @@ def test_plain_function_becomes_a_command(monkeypatch: pytest.MonkeyPatch) -> No
     def greet(name: str, times: int = 1) -> None:
         calls.append((name, times))
 
-    monkeypatch.setattr("amortopt.zoo.draw.greet", greet, raising=False)
-    monkeypatch.setitem(COMMANDS, "greet", Command("amortopt.zoo.draw", "greet", "say hello"))
+    monkeypatch.setattr("amortopt.zoo.config.greet", greet, raising=False)
+    monkeypatch.setitem(COMMANDS, "greet", Command("amortopt.zoo.config", "greet", "say hello"))
     assert main(["greet", "--times", "3", "you"]) == 0 and calls == [("you", 3)]
     assert main(["greet", "you", "--tmies", "3"]) == 2 and len(calls) == 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from amortopt.functional.l1 import l1_norm
+from amortopt.functional.networks import l1_norm
 
 
 def test_l1_norm_equals_a_loop() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from amortopt import load_release
-from amortopt.functional.l1 import l1_norm
+from amortopt.functional.networks import l1_norm
 from amortopt.meta.fit import main
 from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.metanets import L1Range

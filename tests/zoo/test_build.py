@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from amortopt.tasks import init_many
 from amortopt.zoo import ZooConfig, build, build_zoo, load_zoo
-from amortopt.zoo.draw import draw_table
+from amortopt.zoo.config import draw_table
 
 CONFIG = ZooConfig(
     family={"name": "mlp", "activation": "tanh", "widths": [40, 8, 10]},

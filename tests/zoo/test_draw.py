@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from amortopt.zoo import ZooConfig
-from amortopt.zoo.draw import draw_split, draw_table
+from amortopt.zoo.config import draw_split, draw_table
 
 CONFIG = ZooConfig(count=2000, seed=1, epochs=4, val_fraction=0.2, test_fraction=0.1)
 

@@ -22,7 +22,7 @@ from amortopt.system.recipes import find_recipe
 from amortopt.tasks import Examples, Family, Problem
 from amortopt.tasks.problem import Which
 from amortopt.zoo import Zoo, ZooConfig, build_zoo, load_zoo
-from amortopt.zoo.recipe import recipe_parser
+from amortopt.zoo.config import recipe_parser
 
 _PLACES = {"root", "download"}
 """Arguments of problems that say where the data are, not what they are."""

@@ -14,8 +14,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.functional.l1 import l1_norm
-from amortopt.functional.networks import num_networks
+from amortopt.functional.networks import l1_norm, num_networks
 from amortopt.meta.one_pass.data import Batch, Held
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
 from amortopt.metanets import Conditions, Metanet, make

@@ -27,7 +27,7 @@ import torch
 from amortopt._types import Params
 from amortopt.functional.networks import params_of
 from amortopt.tasks import Family, make_family, make_problem
-from amortopt.zoo.draw import SplitName, Table, even_split
+from amortopt.zoo.config import SplitName, Table, even_split
 
 WEIGHTS, METRICS, LAYOUT = "weights.npy", "metrics.csv.gz", "layout.csv"
 _PROBLEMS = {

@@ -28,8 +28,7 @@ from amortopt.functional.networks import apply_many, params_of
 from amortopt.tasks import Arithmetic, ArithmeticRnn, Examples
 from amortopt.training import Stepper, train_many
 from amortopt.zoo.build import build_shards
-from amortopt.zoo.config import check_recipe
-from amortopt.zoo.draw import Table, even_split
+from amortopt.zoo.config import Table, check_recipe, even_split
 from amortopt.zoo.store import Manifest
 
 _NETWORK, _OFFSET = range(2)  # independent random streams of one zoo seed
