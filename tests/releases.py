@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from amortopt import Release, save_release
-from amortopt.metanets import L1Range, UpdateRule, make
+from amortopt.metanets import L1Range, UNFRule, make
 from amortopt.symmetry import extract
 from amortopt.tasks import make_family, make_problem
 from tests.optim.metanets import PROBLEM, SPEC, TANH
@@ -37,7 +37,7 @@ def make_release(kind: str, **changed: Any) -> Release:
     elif kind == "functional":
         fields["module"] = make("unf_invariant", SPEC, out_features=2, width=2, depth=1, hidden=4)
     else:
-        fields["module"] = UpdateRule(width=4, depth=1)
+        fields["module"] = UNFRule(width=4, depth=1)
     return Release(**(fields | changed))
 
 

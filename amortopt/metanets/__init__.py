@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amortopt.metanets.base import Functional as Functional
 from amortopt.metanets.base import Metanet as Metanet
+from amortopt.metanets.base import UpdateRule as UpdateRule
 from amortopt.metanets.base import make as make
 from amortopt.metanets.base import register as register
 from amortopt.metanets.base import registered as registered
@@ -15,7 +16,7 @@ from amortopt.metanets.unf import UNF as UNF
 from amortopt.metanets.unf import FixedUNFLayer as FixedUNFLayer
 from amortopt.metanets.unf import UNFInvariant as UNFInvariant
 from amortopt.metanets.unf import UNFPool as UNFPool
-from amortopt.metanets.update_rule import UpdateRule as UpdateRule
+from amortopt.metanets.update_rule import UNFRule as UNFRule
 
 __all__ = [
     "UNF",
@@ -28,6 +29,7 @@ __all__ = [
     "ScaleGMN",
     "UNFInvariant",
     "UNFPool",
+    "UNFRule",
     "UpdateRule",
     "make",
     "register",

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from amortopt._types import Params
 from amortopt.metanets.update_rule.fast import FastRule, is_fast
 from amortopt.metanets.update_rule.layout import UpdateLayout
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.optim.stepwise_inputs import (
     as_groups,
     check_options,
@@ -45,7 +45,7 @@ class UNFOptimizer(torch.optim.Optimizer):
     .. math:: W \leftarrow (1 - \eta\lambda) W - \eta\, u(W, \nabla, \text{history}, t)
 
     with the learned update u (Zhou, Finn and Harrison 2024, sec. 4.3; see
-    [UpdateRule][amortopt.metanets.UpdateRule]), the learning rate η, a factor on what was learned, and
+    [UNFRule][amortopt.metanets.UNFRule]), the learning rate η, a factor on what was learned, and
     decoupled weight decay λ. The rule reads all parameters of the model at once, whichever group they are
     in. It and its state are float32, on the model's device; each parameter is rounded to its own dtype at
     the end.
@@ -81,9 +81,9 @@ class UNFOptimizer(torch.optim.Optimizer):
 
     Examples:
         >>> import torch, amortopt
-        >>> from amortopt.metanets import UpdateRule
+        >>> from amortopt.metanets import UNFRule
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
-        >>> opt = amortopt.UNFOptimizer(net, torch.zeros(5, 4), rule=UpdateRule(), lr=0.5)
+        >>> opt = amortopt.UNFOptimizer(net, torch.zeros(5, 4), rule=UNFRule(), lr=0.5)
         >>> net(torch.ones(5, 4)).square().mean().backward()
         >>> opt.step()
         >>> opt.skipped
@@ -96,7 +96,7 @@ class UNFOptimizer(torch.optim.Optimizer):
         example_input: Tensor | tuple[Any, ...] | None = None,
         *,
         spec: SymmetrySpec | None = None,
-        rule: UpdateRule | str | os.PathLike[str] = "unf-small",
+        rule: UNFRule | str | os.PathLike[str] = "unf-small",
         param_groups: Iterable[Mapping[str, Any]] | None = None,
         lr: float = 1.0,
         weight_decay: float = 0.0,
@@ -365,7 +365,7 @@ class UNFOptimizer(torch.optim.Optimizer):
 class _Work:
     """Flat vectors of the model's elements on one device, which every step writes to."""
 
-    def __init__(self, rule: UpdateRule, layout: UpdateLayout) -> None:
+    def __init__(self, rule: UNFRule, layout: UpdateLayout) -> None:
         self._rule, self._layout = rule, layout
         self._values = torch.zeros(2, layout.size, dtype=torch.float32, device=layout.device)
         self.weights, self.gradients = self._values

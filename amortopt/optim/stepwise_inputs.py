@@ -14,7 +14,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.release import load_release
 from amortopt.symmetry import SymmetrySpec, extract
 
@@ -132,20 +132,18 @@ def nonfinite_message(gradients: Mapping[str, Tensor], weights: Mapping[str, Ten
     )
 
 
-def read_rule(rule: UpdateRule | str | os.PathLike[str]) -> UpdateRule:
+def read_rule(rule: UNFRule | str | os.PathLike[str]) -> UNFRule:
     """The rule, loaded if need be.
 
     Raises:
         ValueError: It is neither a rule nor the place of one.
     """
-    if isinstance(rule, UpdateRule):
+    if isinstance(rule, UNFRule):
         return rule
     if not isinstance(rule, (str, os.PathLike)):
-        raise ValueError(
-            f"rule: got {type(rule).__name__}, expected an UpdateRule, or a name or folder of one"
-        )
+        raise ValueError(f"rule: got {type(rule).__name__}, expected a UNFRule, or a name or folder of one")
     module = load_release(rule, "rule").module
-    assert isinstance(module, UpdateRule)
+    assert isinstance(module, UNFRule)
     return module
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.metanets.update_rule.layout import UpdateLayout
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.optim.stepwise_inputs import step_options
 from amortopt.symmetry.blocks import cut
 
@@ -40,7 +40,7 @@ class FlatState:
         flat: ``step``, on the CPU, and per entry [lead, N].
     """
 
-    def __init__(self, rule: UpdateRule, layout: UpdateLayout) -> None:
+    def __init__(self, rule: UNFRule, layout: UpdateLayout) -> None:
         self.flat = rule.init_state(layout, torch.zeros(layout.size, device=layout.device))
         self.flat["step"] = self.flat["step"].cpu()
         self._sizes = rule.state_sizes
@@ -102,7 +102,7 @@ class FlatState:
             torch._foreach_copy_(self._copies, self._parts)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def rule_digest(rule: UpdateRule) -> str:
+def rule_digest(rule: UNFRule) -> str:
     """sha256 of a rule's arguments and weights."""
     digest = hashlib.sha256(json.dumps(rule.config, sort_keys=True).encode())
     for name, value in sorted(rule.state_dict().items()):

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from amortopt import UNFOptimizer
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 from benchmarks.harness.command import Part
 from benchmarks.harness.store import Record, Records
 from benchmarks.harness.tables import table
@@ -64,7 +64,7 @@ CASES = (
 )
 
 
-def cost_parts(rule: UpdateRule, *, quick: bool) -> list[Part]:
+def cost_parts(rule: UNFRule, *, quick: bool) -> list[Part]:
     """A part per network, with a cost of nothing in network-steps."""
     cases, seconds = (CASES[:2], QUICK_SECONDS) if quick else (CASES, SECONDS)
 
@@ -78,7 +78,7 @@ def cost_parts(rule: UpdateRule, *, quick: bool) -> list[Part]:
     ]
 
 
-def _measured(case: Case, rule: UpdateRule, seconds: float, advance: object = None) -> dict[str, Any]:
+def _measured(case: Case, rule: UNFRule, seconds: float, advance: object = None) -> dict[str, Any]:
     net = case.build()
     twin = copy.deepcopy(net)
     for p, q in zip(net.parameters(), twin.parameters(), strict=True):

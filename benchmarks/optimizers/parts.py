@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.release import load_release
 from amortopt.training import Stepper
 from benchmarks.harness.command import Advance, Part
@@ -39,7 +39,7 @@ class Entry:
     """
 
     name: str
-    rule: UpdateRule
+    rule: UNFRule
     sha256: str
     role: str
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.metanets.update_rule.layout import UpdateLayout
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.training import Schedule, Stepper
 
 Name: TypeAlias = Literal["sgd", "adam", "adamw", "muon"]
@@ -61,7 +61,7 @@ class Learned:
 
     penalty = None
 
-    def __init__(self, rule: UpdateRule, layout: UpdateLayout) -> None:
+    def __init__(self, rule: UNFRule, layout: UpdateLayout) -> None:
         self.rule, self.layout = rule, layout
 
     def of(self, networks: Tensor | slice) -> Learned:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from amortopt import Release, save_release
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 from benchmarks.harness.store import read_records
 from benchmarks.optimizers import cost, parts, pictures, run, settings, steppers, tables, training, tuning
 
@@ -47,7 +47,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def release(folder: Path, net: str) -> str:
     torch.manual_seed(0)
-    rule = UpdateRule(net, width=4)  # type: ignore[arg-type]
+    rule = UNFRule(net, width=4)  # type: ignore[arg-type]
     made = Release(rule, f"tiny-{net}", recipe="none", seeds={"rule": 0}, results={"loss": 1.0})
     return str(save_release(folder / net, made))
 
@@ -70,7 +70,7 @@ def test_optimizers_refuse_a_mixed_stepper(other: dict[str, str]) -> None:
 
 def test_optimizers_learned_rule_steps_as_the_rule_says(tiny: Any) -> None:
     torch.manual_seed(0)
-    inner, rule = tiny.settings["mlp"].inner, UpdateRule("unf", width=4)
+    inner, rule = tiny.settings["mlp"].inner, UNFRule("unf", width=4)
     starts = training.Starts(inner, "test", 2)
     run = training.train(starts, steppers.Learned(rule, inner.layout), 3)
     flat, draw = inner.layout.pack(starts.params), starts.stream()

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from amortopt import UNFOptimizer
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.symmetry import SymmetrySpec, extract
 
 X = torch.linspace(-2, 2, 6 * 5).view(6, 5).sin()
 Y = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
-def any_rule(seed: int = 0, **config: Any) -> UpdateRule:
+def any_rule(seed: int = 0, **config: Any) -> UNFRule:
     """A rule with random weights, none of which are zero, and long steps."""
     torch.manual_seed(seed)
-    rule = UpdateRule(**{"width": 4, "alpha": 0.02, "beta": 0.5, **config})
+    rule = UNFRule(**{"width": 4, "alpha": 0.02, "beta": 0.5, **config})
     with torch.no_grad():
         for p in rule.parameters():
             if p.ndim and not p.any():

@@ -10,7 +10,7 @@ from torch import nn
 
 from amortopt import UNFOptimizer
 from amortopt.metanets.update_rule.layout import UpdateLayout
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.symmetry import SymmetrySpec, extract
 from tests.optim.stepwise import X, Y, any_rule, backward, mlp, optimizer, train, weights
 
@@ -292,7 +292,7 @@ def test_float64_as_the_default_changes_nothing() -> None:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).float()
         x = torch.ones(2, 4, dtype=torch.float32)
-        opt = UNFOptimizer(net, x, rule=UpdateRule(width=4).float())
+        opt = UNFOptimizer(net, x, rule=UNFRule(width=4).float())
         for p in net.parameters():
             p.data.fill_(0.5)
             p.grad = torch.full_like(p, 0.1)

@@ -27,7 +27,7 @@ from tests.optim.stepwise import X, any_rule, backward, mlp, optimizer, weights
         ({"param_groups": ["0.weight"]}, r"got '0\.weight' instead of a dict, expected .*\[\{'params': "),
         ({"param_groups": mlp().parameters()}, r"got a Parameter instead of a dict, expected .*'params'"),
         ({"param_groups": [{"params": 3}]}, r"param_groups: got 3 as 'params'"),
-        ({"rule": 3}, r"rule: got int, expected an UpdateRule"),
+        ({"rule": 3}, r"rule: got int, expected a UNFRule"),
         ({"param_groups": [{"lr": 1.0}]}, r"param_groups: got a group without 'params'"),
         (
             {"param_groups": [{"params": "5.bias"}]},

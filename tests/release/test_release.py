@@ -11,7 +11,7 @@ import torch
 
 from amortopt import Release, UNFOptimizer, list_shipped, load_release, save_release
 from amortopt.functional.networks import params_of
-from amortopt.metanets import L1Range, UpdateRule, make
+from amortopt.metanets import L1Range, UNFRule, make
 from amortopt.optim import ScaleGMNOptimizer
 from tests.optim.metanets import PROBLEM, SPEC, TANH
 from tests.releases import FILES, KINDS, make_release
@@ -52,7 +52,7 @@ def test_release_of_a_metanet_keeps_spec_family_and_problem(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("config", [{"width": 4}, {"net": "mlp", "width": 3, "depth": 3, "gate": False}])
 def test_release_of_a_rule_keeps_its_arguments(tmp_path: Path, config: dict[str, Any]) -> None:
-    rule = UpdateRule(**config)
+    rule = UNFRule(**config)
     assert load_release(save_release(tmp_path / "x", Release(rule, "a"))).module.config == rule.config
 
 

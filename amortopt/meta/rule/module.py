@@ -19,7 +19,7 @@ from amortopt.meta.rule.runs import InnerRuns, horizon_at
 from amortopt.meta.rule.truncated import Estimate, TruncatedBackprop
 from amortopt.meta.rule.validation import validate
 from amortopt.meta.schedule import budget_used, rate_factor, update_average
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.system.registry import construct
 from amortopt.tasks import make_family, make_problem
 from amortopt.zoo.config import differing_keys
@@ -36,7 +36,7 @@ class UpdateRuleModule(L.LightningModule):
     step.
 
     Args:
-        rule: Arguments of [UpdateRule][amortopt.metanets.UpdateRule].
+        rule: Arguments of [UNFRule][amortopt.metanets.UNFRule].
         inner: One entry per inner problem: ``problem`` and ``family``, each with a ``name`` and
             arguments; ``batch``, the examples per inner step; ``networks``, how many are trained at a time.
         estimator: ``name`` (``"truncated"`` or ``"pes"``) and the arguments of
@@ -97,7 +97,7 @@ class UpdateRuleModule(L.LightningModule):
         self.automatic_optimization = False
         _check(self.hparams)
         self.seed = torch.initial_seed()
-        self.rule: UpdateRule = construct(UpdateRule, "rule", dict(rule))
+        self.rule: UNFRule = construct(UNFRule, "rule", dict(rule))
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
         self.estimator = _estimator(estimator or {"name": "truncated"})
         if not inner:

@@ -16,7 +16,7 @@ from torch.nn.utils import parameters_to_vector
 from amortopt.meta.rule.runs import InnerRuns
 from amortopt.meta.rule.truncated import Data, Estimate, Objective, check_estimator, check_flag
 from amortopt.metanets.update_rule.features import RuleState
-from amortopt.metanets.update_rule.rule import UpdateRule, is_number
+from amortopt.metanets.update_rule.rule import UNFRule, is_number
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class PersistentES:
     copies = 2
 
     @torch.no_grad()
-    def __call__(self, rule: UpdateRule, runs: InnerRuns, horizon: int) -> Estimate:
+    def __call__(self, rule: UNFRule, runs: InnerRuns, horizon: int) -> Estimate:
         """Advance inner runs by a truncation.
 
         Args:
@@ -85,7 +85,7 @@ class PersistentES:
         return Estimate(losses[1:].mean(), grads)
 
     def _unroll(
-        self, rule: UpdateRule, many: dict[str, Tensor], runs: InnerRuns
+        self, rule: UNFRule, many: dict[str, Tensor], runs: InnerRuns
     ) -> tuple[Tensor, Tensor, Tensor, RuleState]:
         """Losses [K + 1, B], what is minimised [K, B], and where it has led."""
         inner, flat, state = runs.inner, runs.flat, runs.state
@@ -109,7 +109,7 @@ class PersistentES:
         return stacked, torch.where(minimised.isfinite(), minimised, top).minimum(top), flat, state
 
 
-def split_vector(rule: UpdateRule, vector: Tensor) -> dict[str, Tensor]:
+def split_vector(rule: UNFRule, vector: Tensor) -> dict[str, Tensor]:
     """A rule's parameters from vectors: [*batch, M] -> name -> [*batch, *shape]."""
     params: dict[str, Tensor] = {}
     start = 0

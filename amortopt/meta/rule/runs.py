@@ -13,7 +13,7 @@ from torch import Tensor
 
 from amortopt.meta.rule.inner import InnerProblem
 from amortopt.metanets.update_rule.features import RuleState
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 
 GUARD = 3.0
 """A network whose loss is so many times that of its start has diverged."""
@@ -49,7 +49,7 @@ class InnerRuns:
     def __init__(
         self,
         inner: InnerProblem,
-        rule: UpdateRule,
+        rule: UNFRule,
         count: int,
         horizon: int,
         seed: int,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from amortopt.meta.rule.inner import InnerProblem
 from amortopt.meta.rule.runs import InnerRuns
-from amortopt.metanets.update_rule.rule import UpdateRule, is_number
+from amortopt.metanets.update_rule.rule import UNFRule, is_number
 
 Objective: TypeAlias = Literal["loss", "log"]
 """What is averaged over inner steps: the loss, or its logarithm, which also weighs small losses."""
@@ -69,7 +69,7 @@ class TruncatedBackprop:
 
     copies = 1
 
-    def __call__(self, rule: UpdateRule, runs: InnerRuns, horizon: int) -> Estimate:
+    def __call__(self, rule: UNFRule, runs: InnerRuns, horizon: int) -> Estimate:
         """Advance inner runs by a truncation.
 
         Args:

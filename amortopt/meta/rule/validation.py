@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from amortopt.meta.rule.inner import InnerProblem
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 
 FINAL = 32
 """Minibatches that a final loss is measured on."""
 
 
 @torch.no_grad()
-def validate(rule: UpdateRule, inner: InnerProblem, count: int, steps: int) -> tuple[Tensor, Tensor]:
+def validate(rule: UNFRule, inner: InnerProblem, count: int, steps: int) -> tuple[Tensor, Tensor]:
     """Train networks, always from the same unseen initialisations and on the same minibatches.
 
     Args:

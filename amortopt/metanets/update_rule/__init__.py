@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from amortopt.metanets.update_rule.rule import UpdateRule as UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule as UNFRule
 
-__all__ = ["UpdateRule"]
+__all__ = ["UNFRule"]

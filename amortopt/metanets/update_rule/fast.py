@@ -1,6 +1,6 @@
 """The arithmetic of an update rule for one network without gradients, in tiles that fit a cache.
 
-[UpdateRule][amortopt.metanets.UpdateRule] is the definition; this gives the same updates from memory that is
+[UNFRule][amortopt.metanets.UNFRule] is the definition; this gives the same updates from memory that is
 allocated once. Elements have their channels first, so that every operation runs along neighbouring elements.
 Means over whole tensors are needed between passes over the tiles:
 
@@ -26,13 +26,13 @@ from amortopt.metanets.update_rule import features as f
 from amortopt.metanets.update_rule.features import RuleState
 from amortopt.metanets.update_rule.layer import SharedUNFLayer
 from amortopt.metanets.update_rule.layout import AXIS_ROLES, Bucket, Side, UpdateLayout
-from amortopt.metanets.update_rule.rule import CONTEXT, UpdateRule
+from amortopt.metanets.update_rule.rule import CONTEXT, UNFRule
 
 TILE = 1 << 14
 """Elements: 16 channels of these are 1 MB, which a core's second-level cache holds."""
 
 
-def is_fast(rule: UpdateRule) -> bool:
+def is_fast(rule: UNFRule) -> bool:
     """Whether ``FastRule`` covers the rule: that is, whether all parts of it are in use."""
     config = rule.config
     return (config["net"], config["direction"], rule.second, rule.gate) == ("unf", "adam", True, True)
@@ -100,7 +100,7 @@ class FastRule:
     """
 
     @torch.no_grad()
-    def __init__(self, rule: UpdateRule, layout: UpdateLayout, tile: int = TILE) -> None:
+    def __init__(self, rule: UNFRule, layout: UpdateLayout, tile: int = TILE) -> None:
         self.layout = layout
         self.tiles = tiles(layout, tile if layout.device.type == "cpu" else layout.size)
         width, self._kw = rule.out_term.shape[1], {"dtype": torch.float32, "device": layout.device}
@@ -191,7 +191,7 @@ class FastRule:
             rows[:, tile.network_blocks] += torch.linalg.vector_norm(part, dim=2).square_()
 
     def _context(self, step: float, squares: Tensor) -> Tensor:
-        """As ``UpdateRule`` has it, [CONTEXT, blocks], from mean squares [F + 1, blocks]."""
+        """As ``UNFRule`` has it, [CONTEXT, blocks], from mean squares [F + 1, blocks]."""
         context = torch.ones(CONTEXT, self.layout.num_blocks, **self._kw)
         time = f.time_features(torch.tensor(step - 1, **self._kw))
         sizes = 0.5 * squares[[0, 1, -1]].log()

@@ -10,8 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from amortopt.metanets.base import UpdateRule as AbstractUpdateRule
-from amortopt.metanets.base import register
+from amortopt.metanets.base import UpdateRule, register
 from amortopt.metanets.update_rule import features as f
 from amortopt.metanets.update_rule.features import RuleState
 from amortopt.metanets.update_rule.layer import REACHES, Reach, SharedUNFLayer
@@ -24,7 +23,7 @@ weights), and 1."""
 
 
 @register("update_rule")
-class UpdateRule(AbstractUpdateRule):
+class UNFRule(UpdateRule):
     r"""A learned update for the parameters of any base network.
 
     .. math:: W \leftarrow W - \eta\alpha\big(e^{g} \odot d + \beta f(W, \nabla, \{m^{\gamma_i}\}, t)\big)

@@ -1,5 +1,5 @@
 """A problem and a rule of a few numbers each, in float64, with the interfaces of InnerProblem and
-UpdateRule."""
+UNFRule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FastRule has the updates of UpdateRule, its reference."""
+"""FastRule has the updates of UNFRule, its reference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from amortopt.metanets.update_rule.fast import FastRule, is_fast, tiles
 from amortopt.metanets.update_rule.layout import UpdateLayout
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.symmetry import extract
 from tests.cases import CASES, FAMILY_CASES, Case
 
@@ -31,7 +31,7 @@ def layout_of(case: Case) -> UpdateLayout:
     )
 
 
-def filled(rule: UpdateRule) -> UpdateRule:
+def filled(rule: UNFRule) -> UNFRule:
     with torch.no_grad():
         for p in rule.parameters():
             if p.ndim and not p.any():
@@ -39,7 +39,7 @@ def filled(rule: UpdateRule) -> UpdateRule:
     return rule
 
 
-def check(layout: UpdateLayout, rule: UpdateRule, tile: int) -> None:
+def check(layout: UpdateLayout, rule: UNFRule, tile: int) -> None:
     prepared = FastRule(rule, layout, tile)
     flat = torch.randn(layout.size)
     expected, state = rule.init_state(layout, flat), rule.init_state(layout, flat)
@@ -59,7 +59,7 @@ def check(layout: UpdateLayout, rule: UpdateRule, tile: int) -> None:
 @pytest.mark.parametrize("case", SOME, ids=str)
 @pytest.mark.filterwarnings("ignore::amortopt.symmetry.UnknownOperationWarning")
 def test_updates_are_those_of_the_rule_for_any_network(case: Case, tile: int) -> None:
-    check(layout_of(case), filled(UpdateRule(width=5)), tile)
+    check(layout_of(case), filled(UNFRule(width=5)), tile)
 
 
 @pytest.mark.parametrize("config", [{"depth": 1}, {"depth": 4, "width": 3}], ids=str)
@@ -67,7 +67,7 @@ def test_updates_are_those_of_the_rule_for_any_network(case: Case, tile: int) ->
 def test_updates_are_those_of_the_rule_for_any_depth(case: Case, config: dict[str, Any]) -> None:
     layout = layout_of(case)
     for tile in (20, 1 << 14):
-        check(layout, filled(UpdateRule(**{"width": 4, **config})), tile)
+        check(layout, filled(UNFRule(**{"width": 4, **config})), tile)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_updates_are_those_of_the_rule_for_any_depth(case: Case, config: dict[st
     ids=str,
 )
 def test_fast_rule_is_for_rules_with_all_parts(config: dict[str, Any]) -> None:
-    assert is_fast(UpdateRule())
-    assert not is_fast(UpdateRule(**config))
+    assert is_fast(UNFRule())
+    assert not is_fast(UNFRule(**config))
 
 
 @pytest.mark.parametrize("case", SOME, ids=str)

@@ -10,7 +10,7 @@ from torch.func import functional_call, vmap
 from amortopt.metanets.update_rule.features import RuleState
 from amortopt.metanets.update_rule.layer import REACHES, Reach
 from amortopt.metanets.update_rule.layout import UpdateLayout
-from amortopt.metanets.update_rule.rule import UpdateRule
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.symmetry import extract
 from amortopt.symmetry.action import act
 from tests.cases import CASES, Case
@@ -25,18 +25,16 @@ def plain() -> UpdateLayout:
     return layout_of(network(), extract(network(), torch.zeros(1, 3)))
 
 
-def rule_of(**config: Any) -> UpdateRule:
+def rule_of(**config: Any) -> UNFRule:
     """A rule whose outputs are all in use."""
-    rule = UpdateRule(**config).double()
+    rule = UNFRule(**config).double()
     generator = torch.Generator().manual_seed(1)
     for p in rule.parameters():
         p.data += 0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
     return rule
 
 
-def steps(
-    rule: UpdateRule, layout: UpdateLayout, flat: Tensor, grads: list[Tensor]
-) -> tuple[Tensor, RuleState]:
+def steps(rule: UNFRule, layout: UpdateLayout, flat: Tensor, grads: list[Tensor]) -> tuple[Tensor, RuleState]:
     state = rule.init_state(layout, flat)
     for grad in grads:
         update, state = rule(layout, flat, grad, state)
@@ -115,7 +113,7 @@ def test_rule_starts_as_its_base() -> None:
     """With nothing learned yet, and nothing but the base, a step is Adam's, or that of momentum."""
     layout = plain()
     flat, grads = flat_noise(layout, 0), [flat_noise(layout, k) for k in (1, 2, 3)]
-    rule = UpdateRule(direction="adam", alpha=0.01, beta=1e-30, gamma=0.9).double()
+    rule = UNFRule(direction="adam", alpha=0.01, beta=1e-30, gamma=0.9).double()
     weight = nn.Parameter(flat.clone())
     adam = torch.optim.Adam([weight], lr=0.01, betas=(0.9, 0.999), eps=0.0)
     for grad in grads:
@@ -123,9 +121,7 @@ def test_rule_starts_as_its_base() -> None:
         adam.step()
     torch.testing.assert_close(steps(rule, layout, flat, grads)[0], weight.data)
 
-    rule = UpdateRule(
-        direction="momentum", alpha=0.1, beta=1e-30, gamma=0.9, second=False, gate=False
-    ).double()
+    rule = UNFRule(direction="momentum", alpha=0.1, beta=1e-30, gamma=0.9, second=False, gate=False).double()
     momentum, want = torch.zeros_like(flat), flat.clone()
     for grad in grads:
         momentum = 0.9 * momentum + 0.1 * grad
@@ -138,7 +134,7 @@ def test_rule_starts_as_its_base() -> None:
 def test_rule_ignores_the_scale_of_the_loss_in_direction() -> None:
     """Gradients a thousand times larger: the inputs are normalised, only their logarithms differ."""
     layout = plain()
-    rule = UpdateRule(width=4).double()
+    rule = UNFRule(width=4).double()
     rule.context = nn.ParameterList(torch.zeros_like(p) for p in rule.context)
     flat, grad = flat_noise(layout, 0), flat_noise(layout, 1)
     first, _ = rule(layout, flat, grad, rule.init_state(layout, flat))
@@ -157,7 +153,7 @@ def test_rule_is_finite_at_zero() -> None:
 
 
 def test_rule_serves_any_architecture_with_the_same_weights() -> None:
-    rule = UpdateRule(width=4)
+    rule = UNFRule(width=4)
     before = sum(p.numel() for p in rule.parameters())
     for case in CASES[:6]:
         _, _, layout = extracted(case)
@@ -168,8 +164,8 @@ def test_rule_serves_any_architecture_with_the_same_weights() -> None:
 
 
 def test_rule_config_makes_a_copy() -> None:
-    rule = UpdateRule("nfn", width=5, depth=3, direction="momentum", second=False, gate=False)
-    copy = UpdateRule(**rule.config)
+    rule = UNFRule("nfn", width=5, depth=3, direction="momentum", second=False, gate=False)
+    copy = UNFRule(**rule.config)
     copy.load_state_dict(rule.state_dict())
     assert copy.config == rule.config
 
@@ -188,7 +184,7 @@ def test_rule_config_makes_a_copy() -> None:
 )
 def test_rule_refuses_bad_arguments(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        UpdateRule(**config)
+        UNFRule(**config)
 
 
 def test_rule_damping_changes_derivatives_only() -> None:
@@ -198,7 +194,7 @@ def test_rule_damping_changes_derivatives_only() -> None:
     found = []
     for damping in (0.0, 0.1):
         torch.manual_seed(0)
-        rule = UpdateRule(width=4, damping=damping).double()
+        rule = UNFRule(width=4, damping=damping).double()
         _, state = rule(layout, flat, first, rule.init_state(layout, flat))
         moved = torch.cat([first[:3], grad[3:]]).requires_grad_()
         update, _ = rule(layout, flat, moved, state)
