@@ -198,8 +198,14 @@ def read_networks(
                     )
                 first = next(model.parameters(), torch.zeros(()))
                 inputs = family.example_input().to(first.device, first.dtype)
+            traced = model
+            if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+                traced = copy.deepcopy(model)  # into ordinary tensors: torch.export takes no others
             try:
-                known[key] = match(spec, _spec_of(model, inputs))
+                with warnings.catch_warnings():
+                    # What has no rule and matters makes the match fail, with the operation's name.
+                    warnings.simplefilter("ignore", UnknownOperationWarning)
+                    known[key] = match(spec, extract(traced, inputs))
             except ValueError as error:
                 text, kind = f"{where(i)}{error}", type(error)
                 if example_input is None and family is not None and "example_input: " in text:
@@ -216,16 +222,7 @@ def read_networks(
     return networks
 
 
-def _spec_of(model: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> SymmetrySpec:
-    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
-        model = copy.deepcopy(model)  # into ordinary tensors: torch.export takes no others
-    with warnings.catch_warnings():
-        # What has no rule and matters makes the match fail, with the operation's name.
-        warnings.simplefilter("ignore", UnknownOperationWarning)
-        return extract(model, inputs)
-
-
-def fingerprint(model: nn.Module) -> Hashable:
+def fingerprint(value: Any, seen: dict[int, int] | None = None) -> Hashable:
     """All that decides what a network computes, apart from the values of parameters and buffers.
 
     Two networks with equal fingerprints have the same class (the object, not its name), and equal attributes
@@ -234,15 +231,13 @@ def fingerprint(model: nn.Module) -> Hashable:
     with the networks as keys, is not seen. Only valid while the network lives and is not modified.
 
     Args:
-        model: Any module; not modified.
+        value: Any module, or an attribute of one; not modified.
+        seen: ``id`` of every object that was met before -> its number.
 
     Returns:
         A nested tuple.
     """
-    return _fingerprint(model, {})
-
-
-def _fingerprint(value: Any, seen: dict[int, int]) -> Hashable:
+    seen = {} if seen is None else seen
     kind: Any = type(value)
     if kind in _VALUES:
         return kind, value
@@ -251,29 +246,24 @@ def _fingerprint(value: Any, seen: dict[int, int]) -> Hashable:
     if id(value) in seen:
         return "again", seen[id(value)]
     seen[id(value)] = len(seen)
-    if issubclass(kind, nn.Module) and not _has_slots(value):
-        return kind, tuple((key, _attribute(key, item, seen)) for key, item in vars(value).items())
+    # Instances of a class with slots may keep attributes outside of ``vars``.
+    if issubclass(kind, nn.Module) and not any(vars(base).get("__slots__") for base in kind.__mro__):
+        attributes: list[Hashable] = []
+        for key, item in vars(value).items():
+            if key in ("_parameters", "_buffers"):
+                pairs = item.items()
+                item = tuple((n, t if t is None else (type(t), t.shape, t.dtype, t.device)) for n, t in pairs)
+            else:
+                item = fingerprint(item, seen)
+            attributes.append((key, item))
+        return kind, tuple(attributes)
     if kind in (list, tuple):
-        return kind, tuple(_fingerprint(item, seen) for item in value)
+        return kind, tuple(fingerprint(item, seen) for item in value)
     if kind in (set, frozenset):
-        return kind, frozenset(_fingerprint(item, {}) for item in value)
+        return kind, frozenset(fingerprint(item) for item in value)
     if kind in (dict, OrderedDict):
-        pairs = ((_fingerprint(key, seen), _fingerprint(item, seen)) for key, item in value.items())
-        return kind, tuple(pairs)
+        return kind, tuple((fingerprint(key, seen), fingerprint(item, seen)) for key, item in value.items())
     return "the very same", id(value)
-
-
-def _attribute(key: str, value: Any, seen: dict[int, int]) -> Hashable:
-    if key not in ("_parameters", "_buffers"):
-        return _fingerprint(value, seen)
-    return tuple(
-        (name, None if t is None else (type(t), t.shape, t.dtype, t.device)) for name, t in value.items()
-    )
-
-
-def _has_slots(module: nn.Module) -> bool:
-    """Whether instances may keep attributes outside of ``vars``."""
-    return any(vars(base).get("__slots__") for base in type(module).__mro__)
 
 
 @dataclass(frozen=True)
@@ -306,7 +296,13 @@ def align(family: SymmetrySpec, params: Params) -> Alignment:
         ValueError: Not a dict of floating-point tensors on one device, another number of parameters, shapes
             that are not the family's (hidden widths aside), or network axes that differ.
     """
-    _check_tensors(params)
+    if not isinstance(params, Mapping) or not params:
+        raise ValueError(f"params: got {type(params).__name__}, expected a dict of name -> tensor, not empty")
+    for key, value in params.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"params[{key!r}]: got {got}, expected a floating-point tensor")
+    _check_devices(params, "params: ")
     if len(params) != len(family.params):
         raise ValueError(
             f"params: got {len(params)} tensors ({', '.join(params)}), expected {len(family.params)} "
@@ -332,16 +328,6 @@ def align(family: SymmetrySpec, params: Params) -> Alignment:
     first = family.params[0]
     axes = len(family.blocks_of(first)[0].axes)
     raise failures[1 if params[names[first]].ndim > axes else 0]
-
-
-def _check_tensors(params: Params) -> None:
-    if not isinstance(params, Mapping) or not params:
-        raise ValueError(f"params: got {type(params).__name__}, expected a dict of name -> tensor, not empty")
-    for key, value in params.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"params[{key!r}]: got {got}, expected a floating-point tensor")
-    _check_devices(params, "params: ")
 
 
 def _group_sizes(family: SymmetrySpec, params: Params, names: dict[str, str], lead: int) -> dict[str, int]:

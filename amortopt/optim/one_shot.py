@@ -163,8 +163,8 @@ class ScaleGMNOptimizer:
             accept: Validation loss of a network; where the new network's is not lower (NaN is not), the
                 original's weights are kept. It gets copies, in the network's own mode, and may do as it likes
                 with them.
-            batch: Inputs [N, ...] and labels [N] of the problem, for checkpoints that read gradients; all
-                networks see the same.
+            batch: Inputs [N, ...] and targets [N, *target_shape] of the problem, such as labels [N], for
+                checkpoints that read gradients; all networks see the same.
             l1: L1 strength >= 0, one or one per network, for checkpoints that read it; 0 if not given.
             frozen: What to do with parameters that do not require gradients: ``"error"``, or ``"keep"`` to
                 leave them as they are.
@@ -209,17 +209,13 @@ class ScaleGMNOptimizer:
             warn_widths({change for network in networks for change in network.match.width_changes})
             better = improve(self.metanet, networks, data, strengths, passes, where)
         # 3. Write.
+        results, accepted = many, set(range(len(many)))
         if not inplace or accept is not None:
             results = [write(copied(m, where(i)), better[i]) for i, m in enumerate(many)]
-        else:
-            results = many
-        accepted = range(len(many))
         if accept is not None:
-            accepted = [i for i, m in enumerate(many) if is_better(accept, results[i], m, where(i))]
+            accepted = {i for i, m in enumerate(many) if is_better(accept, results[i], m, where(i))}
         if inplace:
-            results = many
-            for i in accepted:
-                write(many[i], better[i])
+            results = [write(m, better[i]) if i in accepted else m for i, m in enumerate(many)]
         else:
             results = [results[i] if i in accepted else copied(m, where(i)) for i, m in enumerate(many)]
         return results[0] if single else results
@@ -253,7 +249,7 @@ class ScaleGMNOptimizer:
             OutOfRangeWarning: An L1 strength outside of ``l1_range``.
         """
         alignment = align(self.spec, params)
-        batched = alignment.batched
+        batched, names = alignment.batched, alignment.names
         passes = self.passes if passes is None else passes
         check_passes(passes)
         count = len(next(iter(params.values()))) if batched else 1
@@ -271,20 +267,17 @@ class ScaleGMNOptimizer:
                     )
                 with torch.random.fork_rng(devices=[]):
                     gradient = partial(data.gradient, self.family.build())
-            tensors = {name: params[key].detach() for name, key in alignment.names.items()}
+            tensors = {name: params[key].detach() for name, key in names.items()}
             better = run(
                 self.metanet,
                 tensors if batched else {name: value[None] for name, value in tensors.items()},
                 Conditions(gradient, strengths),
                 passes,
-                lambda b, name: f"params[{alignment.names[name]!r}]" + (f", network {b}," if batched else ""),
+                lambda b, name: f"params[{names[name]!r}]" + (f", network {b}," if batched else ""),
             )
-            by_key = {key: better[name] for name, key in alignment.names.items()}
+            by_key = {key: better[name] if batched else better[name][0] for name, key in names.items()}
             # Copies: a metanet may return the very tensors that it got.
-            return {
-                key: (by_key[key] if batched else by_key[key][0]).to(p.device, copy=True)
-                for key, p in params.items()
-            }
+            return {key: by_key[key].to(p.device, copy=True) for key, p in params.items()}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write the checkpoint, with the metanet's weights as they are now.

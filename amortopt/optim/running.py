@@ -27,7 +27,7 @@ class OutOfRangeWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Batch:
-    """What gradients are computed from: examples that all networks share, and what is differentiated."""
+    """Examples that all networks share, and the objective whose gradients are computed on them."""
 
     examples: Examples
     objective: Objective
@@ -75,7 +75,20 @@ def improve(
 
         def gradient(params: Params, group: list[Network] = group) -> Params:
             assert batch is not None
-            return _gradient(group, batch, params)
+            # Networks that run the same code at once, but those with buffers alone: buffers are not stacked.
+            same_code: dict[tuple[Any, ...], list[int]] = {}
+            for b, network in enumerate(group):
+                alone = b if next(network.model.buffers(), None) is not None else None
+                device = next(iter(network.params.values())).device
+                same_code.setdefault((id(network.match), device, alone), []).append(b)
+            gradients = {name: torch.empty_like(value) for name, value in params.items()}
+            for (_, device, _), rows in same_code.items():
+                names = group[rows[0]].match.params
+                some = {key: params[name][rows].to(device) for name, key in names.items()}
+                computed = batch.gradient(group[rows[0]].model, some)
+                for name, key in names.items():
+                    gradients[name][rows] = computed[key].to(gradients[name].device)
+            return gradients
 
         def label(b: int, name: str, members: list[int] = members) -> str:
             return f"{where(members[b])}parameter {networks[members[b]].match.params[name]!r}"
@@ -148,27 +161,9 @@ def device_of(metanet: Metanet) -> torch.device:
     return next((p.device for p in metanet.parameters()), torch.device("cpu"))
 
 
-def _gradient(group: Sequence[Network], batch: Batch, params: Params) -> Params:
-    """Gradients at stacked params, with the code of the networks; those that run the same code at once."""
-    alike: dict[tuple[Any, ...], list[int]] = {}
-    for b, network in enumerate(group):
-        # A network with buffers runs alone: buffers are the module's and not stacked.
-        alone = b if next(network.model.buffers(), None) is not None else None
-        device = next(iter(network.params.values())).device
-        alike.setdefault((id(network.match), device, alone), []).append(b)
-    gradients = {name: torch.empty_like(value) for name, value in params.items()}
-    for (_, device, _), rows in alike.items():
-        names = group[rows[0]].match.params
-        some = {key: params[name][rows].to(device) for name, key in names.items()}
-        computed = batch.gradient(group[rows[0]].model, some)
-        for name, key in names.items():
-            gradients[name][rows] = computed[key].to(gradients[name].device)
-    return gradients
-
-
 def _check_finite(params: Params, label: Callable[[int, str], str], advice: str) -> None:
     """Raise a ``ValueError`` that names the first network and parameter with NaN or infinity."""
-    # One reduction per parameter; where it failed is looked up only then.
+    # One reduction per parameter and one wait for the device; where it failed is looked up only then.
     good = [value.isfinite().all() for value in params.values()]
     if not good or bool(torch.stack(good).all()):
         return
@@ -182,16 +177,13 @@ def _check_finite(params: Params, label: Callable[[int, str], str], advice: str)
 
 
 def checked_l1(l1: Any, count: int, metanet: Metanet, trained: L1Range | None) -> Tensor | None:
-    """L1 strength per network.
+    """L1 strength per network: float64 [B] on the CPU, or None if the metanet does not read it.
 
     Args:
         l1: One for all networks, or one per network; None is 0.
         count: Number of networks B.
         metanet: Says whether it is read.
         trained: Strengths that it was trained for, if that is known.
-
-    Returns:
-        float64 [B] on the CPU, or None if it is not read.
 
     Raises:
         ValueError: Given but not read, not one or B values, negative or not finite.
@@ -231,16 +223,13 @@ def checked_l1(l1: Any, count: int, metanet: Metanet, trained: L1Range | None) -
 def checked_batch(
     batch: Any, metanet: Metanet, problem: Problem | None, shape: Sequence[int] | None
 ) -> Batch | None:
-    """Data for gradients.
+    """Data for gradients; None if the metanet reads none.
 
     Args:
-        batch: Inputs [N, ...] and targets [N, ...], or None.
+        batch: Inputs [N, ...] and targets [N, *target_shape] of the problem's objective, or None.
         metanet: Says whether gradients are read.
         problem: Has the objective.
         shape: Shape of one input; None if it is not known.
-
-    Returns:
-        The data; None if the metanet reads no gradients.
 
     Raises:
         ValueError: Missing, given but not read, no such pair, inputs of another shape or not finite, or
@@ -254,15 +243,16 @@ def checked_batch(
         raise ValueError("batch: this checkpoint reads gradients; pass batch=(x, y) with data of its problem")
     if not isinstance(batch, tuple | list) or [isinstance(part, Tensor) for part in batch] != [True, True]:
         raise ValueError(f"batch: got {type(batch).__name__}, expected a pair of tensors (x, y)")
-    x, y = batch
-    if x.ndim == 0 or y.ndim != 1 or len(x) != len(y) or len(x) == 0:
-        raise ValueError(
-            f"batch: got x {tuple(x.shape)} and y {tuple(y.shape)}, expected N > 0 inputs [N, ...] and N "
-            "labels [N]"
-        )
     if problem is None:
         raise ValueError(
             "batch: this optimizer knows no problem to take the loss from; pass problem= to its constructor"
+        )
+    (x, y), objective = batch, problem.objective
+    if x.ndim == 0 or len(x) == 0 or y.shape != (len(x), *objective.target_shape):
+        targets = ", ".join(["N", *map(str, objective.target_shape)])
+        raise ValueError(
+            f"batch: got x {tuple(x.shape)} and y {tuple(y.shape)}, expected N > 0 inputs [N, ...] and "
+            f"targets [{targets}] of {objective}"
         )
     if shape is not None and tuple(x.shape[1:]) != tuple(shape):
         expected = ", ".join(["N", *map(str, shape)])
@@ -276,6 +266,6 @@ def checked_batch(
         raise ValueError(
             f"batch: x has {bad} NaN or infinite values of {x.numel()}; leave those examples out"
         )
-    problem.objective.check_targets(y, "batch")
+    objective.check_targets(y, "batch")
     x, y = x.detach(), y.detach()
-    return Batch(Examples(x, y if y.is_floating_point() else y.long()), problem.objective)
+    return Batch(Examples(x, y if y.is_floating_point() else y.long()), objective)

@@ -102,7 +102,7 @@ class Net(torch.nn.Module):
 
 class Odd(Net):
     def forward(self, x):
-        return self.head(torch.cumsum(torch.relu(self.conv(x)).mean(-1), 1))
+        return self.head(torch.renorm(torch.relu(self.conv(x)).mean(-1), 2, 0, 1.0))
 
 class Tokens(torch.nn.Module):
     def __init__(self):
@@ -209,9 +209,9 @@ def test_info_checks_names(name: str, capsys: pytest.CaptureFixture[str]) -> Non
 def test_info_strict_raises_where_no_rule_is(networks: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", f"{networks}:Odd", "--input", "2,1,12"]) == 0
     printed = capsys.readouterr().out
-    assert "cumsum" in printed.partition("note:")[2] and "0 of 3 groups" in printed
+    assert "renorm" in printed.partition("note:")[2] and "0 of 3 groups" in printed
     assert main(["info", f"{networks}:Odd", "--input", "2,1,12", "--strict", "true"]) == 2
-    assert "cumsum" in capsys.readouterr().err
+    assert "renorm" in capsys.readouterr().err
 
 
 def test_public_names_are_those_of_the_modules() -> None:

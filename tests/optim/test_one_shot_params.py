@@ -13,7 +13,7 @@ from amortopt.functional.networks import params_of, stack
 from amortopt.optim import OutOfFamilyWarning, ScaleGMNOptimizer
 from amortopt.optim.networks import align
 from amortopt.symmetry import extract
-from amortopt.tasks import make_family
+from amortopt.tasks import ArrayProblem, make_family
 from tests.optim.metanets import SPEC, TANH, Same, optimizer, scaled
 
 
@@ -71,6 +71,27 @@ def test_one_shot_params_reads_gradients_and_l1() -> None:
     opt = optimizer("batch", "l1")
     new = opt.one_shot_params(params_of(model), batch=batch, l1=0.25)
     torch.testing.assert_close(new, params_of(opt.one_shot(model, batch=batch, l1=0.25)))
+
+
+def test_one_shot_batch_of_a_squared_error_problem() -> None:
+    model, x, y = TANH.build(), torch.randn(8, 40), torch.randn(8, 10)
+    opt = optimizer("batch")
+    opt.problem = ArrayProblem((x, y), name="regression")
+    nn.functional.mse_loss(model(x), y).backward()
+    reference = {
+        name: value - p.grad
+        for (name, value), p in zip(scaled(model).items(), model.parameters(), strict=True)
+        if p.grad is not None
+    }
+    torch.testing.assert_close(opt.one_shot_params(params_of(model), batch=(x, y)), reference)
+    torch.testing.assert_close(params_of(opt.one_shot(model, batch=(x, y))), reference)
+    for message, bad in {
+        r"and y \(8,\), expected .* targets \[N, 10\] of SquaredError": y[:, 0],
+        "got y of torch.int64, expected real numbers": y.long(),
+        "y has NaN or infinite values": y / 0,
+    }.items():
+        with pytest.raises(ValueError, match=f"^batch: .*{message}"):
+            opt.one_shot(model, batch=(x, bad))
 
 
 def test_one_shot_params_other_widths_warn() -> None:
