@@ -67,6 +67,12 @@ def test_navigation_holds_every_page() -> None:
     assert set(listed) - pages == {"project/changelog.md", "project/contributing.md"}  # made by a hook
 
 
+def test_contributing_names_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:amortopt|tests|docs|benchmarks)/[\w./-]*)`", text)
+    assert named and not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_docstrings_have_the_one_syntax_of_cross_references() -> None:
     files = {path: path.read_text(encoding="utf-8") for path in (ROOT / "amortopt").rglob("*.py")}
     assert not [
