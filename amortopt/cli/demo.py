@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.cli.one_shot import problem_batch
@@ -90,11 +89,9 @@ def demo(
         def advance(what: str, steps: int) -> None:
             bar.update(job, description=what, advance=steps)
 
-        comparisons = [Comparison(opt, networks, seed, advance) for opt in optimizers]
-        for comparison in comparisons:
-            comparison.run(lengths)
-    for comparison in comparisons:
-        console.print(comparison.table())
+        compared = [compare(opt, networks, lengths, seed, advance) for opt in optimizers]
+    for table, _ in compared:
+        console.print(table)
     threads = torch.get_num_threads()
     note = (
         f"Test data; {networks} networks from seeds that no checkpoint was trained on. Time per network = "
@@ -104,141 +101,99 @@ def demo(
         f"other networks; + noise: Gaussian noise of {NOISE} on the inputs in training."
     )
     console.print(note, style="dim", highlight=False)
-    panels = [comparison.panel() for comparison in comparisons]
+    panels = [panel for _, panel in compared]
     write_whole(out, draw(panels, title="One forward pass against tuned SGD", note=note))
     console.print(f"picture: {out}", highlight=False)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    Attributes:
-        method: What was done to the networks.
-        accuracy: Test accuracy per network [B], in %.
-        loss: Test loss per network [B], in nats.
-        seconds: Time per network; None for none.
-    """
-
-    method: str
-    accuracy: Tensor
-    loss: Tensor
-    seconds: float | None = None
-
-
-@dataclass
-class Comparison:
+def compare(
+    opt: ScaleGMNOptimizer, networks: int, lengths: list[int], seed: int, advance: Advance
+) -> tuple[Table, Panel]:
     """One checkpoint against SGD on fresh networks of its problem and family.
 
-    Attributes:
+    Args:
         opt: The checkpoint's optimizer.
-        networks: Number of networks.
+        networks: Number of networks B.
+        lengths: Epochs of SGD, ascending.
         seed: Seed of the networks.
         advance: For a progress bar.
-        rows: Results so far.
-        curves: SGD's accuracy over time.
+
+    Returns:
+        A table with a row per method, and the comparison's part of the picture.
 
     Raises:
         ValueError: The checkpoint names no problem or no family.
     """
+    problem, family = opt.problem, opt.family
+    if problem is None or family is None:
+        raise ValueError(
+            f"checkpoint: {opt.name} names no problem or no family, expected both, to make networks for it"
+        )
+    module, train, test = family.build(), problem.split("train"), problem.split("test")
+    title = f"{problem.name}, {family.name} with {family.activation}, {networks} networks"
+    table = Table("method", title=title, title_justify="left", title_style="bold")
+    for heading in ("accuracy, mean", "max", "loss", "time per network"):
+        table.add_column(heading, justify="right")
 
-    opt: ScaleGMNOptimizer
-    networks: int
-    seed: int
-    advance: Advance
-    rows: list[Row] = field(default_factory=list)
-    curves: list[Curve] = field(default_factory=list)
+    def tested(params: Params, method: str = "", seconds: float | None = None) -> float:
+        """Mean test accuracy in %, which gets a row in the table if the method has a name."""
+        loss, accuracy = evaluate_many(module, params, test, problem.objective)
+        mean, best = 100 * float(accuracy.mean()), 100 * float(accuracy.max())
+        if method:
+            cells = f"{mean:.1f} %", f"{best:.1f} %", f"{float(loss.mean()):.3f}"
+            time_taken = "" if seconds is None else duration(seconds)
+            style = "bold" if method == "one forward pass" else None
+            table.add_row(method, *cells, time_taken, style=style)
+        return mean
 
-    def __post_init__(self) -> None:
-        problem, family = self.opt.problem, self.opt.family
-        if problem is None or family is None:
-            raise ValueError(
-                f"checkpoint: {self.opt.name} names no problem or no family, expected both, to make networks "
-                "for it"
-            )
-        self.problem, self.family, self.module = problem, family, family.build()
-        self.title = f"{problem.name}, {family.name} with {family.activation}, {self.networks} networks"
-
-    def run(self, lengths: list[int]) -> None:
-        """Measure everything, SGD for so many epochs."""
-        self.advance(f"{self.opt.name}: {self.networks} fresh networks", 0)
-        configs = self.problem.to_config(), self.family.to_config()
-        start = starting_networks(*configs, count=self.networks, seed=self.seed)
-        self.advance(f"{self.opt.name}: one forward pass", START_EPOCHS)
-        self.rows.append(self._measured("as they start", start))
-        better, seconds = one_pass(self.opt, start, repeats=5)
-        self.rows.append(self._measured("one forward pass", better, seconds / self.networks))
-        for noise in (0.0, NOISE):
-            for epochs in lengths:
-                self._finetune(start, epochs, noise, longest=epochs == lengths[-1])
-
-    def _finetune(self, start: Params, epochs: int, noise: float, *, longest: bool) -> None:
-        """SGD of one length: a row, and a curve with points on the way."""
-        kind = "SGD + noise" if noise else "SGD"
-        points: list[tuple[float, float]] = []
+    # 1. Networks after a little training, and after one forward pass.
+    advance(f"{opt.name}: {networks} fresh networks", 0)
+    start = starting_networks(problem.to_config(), family.to_config(), count=networks, seed=seed)
+    advance(f"{opt.name}: one forward pass", START_EPOCHS)
+    started = tested(start, "as they start")
+    better, seconds = one_pass(opt, start, repeats=5)
+    passed = tested(better, "one forward pass", seconds / networks)
+    panel = Panel(title, started, seconds / networks, passed, curves=(curves := []))
+    # 2. SGD of every length: a row, and a curve with points on the way.
+    for noise, epochs in product((0.0, NOISE), lengths):
+        kind, longest = "SGD + noise" if noise else "SGD", epochs == lengths[-1]
         # The rate chosen for the nearest length; for an activation without one, tanh's.
-        rates = SGD_RATES.get((self.family.activation, noise > 0), SGD_RATES["tanh", noise > 0])
-        rate = rates[min(rates, key=lambda length: abs(length - epochs))]
+        rates = SGD_RATES.get((family.activation, noise > 0), SGD_RATES["tanh", noise > 0])
+        rate = rates[min(rates, key=lambda length, epochs=epochs: abs(length - epochs))]
+        points: list[tuple[float, float]] = []
 
-        def on_stop(_: int, seconds: float, params: Params) -> None:
-            points.append((seconds / self.networks, float(self._measured("", params).accuracy.mean())))
+        def on_stop(_: int, seconds: float, params: Params, points: list = points) -> None:
+            points.append((seconds / networks, tested(params)))
+
+        def on_epoch(_: int, what: str = f"{title}: {kind}, {epochs} epochs") -> None:
+            advance(what, 1)
 
         trained = train_epochs(
-            self.module,
+            module,
             start,
-            self.problem.split("train"),
-            self.problem.objective,
+            train,
+            problem.objective,
             Stepper("sgd", rate, "cosine"),
             epochs=epochs,
             seed=SEED,
             input_noise=noise,
             stops=[*STOPS, epochs],
             on_stop=on_stop,
-            on_epoch=lambda _: self.advance(f"{self.title}: {kind}, {epochs} epochs", 1),
+            on_epoch=on_epoch,
         )
-        seconds = trained.seconds / self.networks
-        self.rows.append(self._measured(f"{kind}, {epochs} epochs", trained.params, seconds))
+        tested(trained.params, f"{kind}, {epochs} epochs", trained.seconds / networks)
         # The short runs end so close to each other that their texts would overlap.
         last = f"{epochs} ep." if longest or noise else ""
-        self.curves.append(
+        curves.append(
             Curve(
                 kind if longest else "",
                 COLOURS["sgd", noise > 0],
-                [seconds for seconds, _ in points],
-                [accuracy for _, accuracy in points],
+                *([value[k] for value in points] for k in range(2)),
                 dashed=not longest,
                 names=[""] * (len(points) - 1) + [last],
             )
         )
-
-    def _measured(self, method: str, params: Params, seconds: float | None = None) -> Row:
-        loss, accuracy = evaluate_many(
-            self.module, params, self.problem.split("test"), self.problem.objective
-        )
-        return Row(method, 100 * accuracy, loss, seconds)
-
-    def table(self) -> Table:
-        """All rows."""
-        table = Table(title=self.title, title_justify="left", title_style="bold")
-        table.add_column("method")
-        for heading in ("accuracy, mean", "max", "loss", "time per network"):
-            table.add_column(heading, justify="right")
-        for row in self.rows:
-            table.add_row(
-                row.method,
-                f"{float(row.accuracy.mean()):.1f} %",
-                f"{float(row.accuracy.max()):.1f} %",
-                f"{float(row.loss.mean()):.3f}",
-                "" if row.seconds is None else duration(row.seconds),
-                style="bold" if row.method == "one forward pass" else None,
-            )
-        return table
-
-    def panel(self) -> Panel:
-        """Its part of the picture."""
-        start, passed = self.rows[:2]
-        means = float(start.accuracy.mean()), float(passed.accuracy.mean())
-        return Panel(self.title, means[0], passed.seconds or 0.0, means[1], curves=self.curves)
+    return table, panel
 
 
 def one_pass(opt: ScaleGMNOptimizer, params: Params, *, repeats: int) -> tuple[Params, float]:

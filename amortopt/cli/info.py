@@ -55,11 +55,22 @@ def info(
         warnings.simplefilter("always", UnknownOperationWarning)
         spec = extract(network, inputs, strict=strict)
     seconds = time.perf_counter() - started
-    print("\n\n".join(_cut(table, rows) for table in repr(spec).split("\n\n")))
+    for k, table in enumerate(repr(spec).split("\n\n")):
+        heading, *lines = table.split("\n")
+        if rows and len(lines) > rows + 1:
+            lines[rows:] = [f"... {len(lines) - rows} more (--rows 0 prints all)"]
+        print("\n" * (k > 0) + "\n".join([heading, *lines]))
     for message in dict.fromkeys(str(w.message) for w in caught if w.category is UnknownOperationWarning):
         print(f"\nnote: {message}")
     print(f"\nfound in {seconds:.1f} s: {spec.gauge_dimension()}", flush=True)
-    proof = spec.verify(network, inputs, elements=_ELEMENTS, probes=probes, progress=_progress())
+    proving = time.perf_counter()
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty() and time.perf_counter() - proving > 5:
+            end = "\r" if done < total else "\r\033[K"
+            print(f"tried {done} of {total} things outside the table", end=end, file=sys.stderr, flush=True)
+
+    proof = spec.verify(network, inputs, elements=_ELEMENTS, probes=probes, progress=show)
     if not proof.errors:
         raise ValueError(f"input: {proof}")
     if not proof.holds:
@@ -68,26 +79,6 @@ def info(
     if json is not None:
         write_whole(json, spec.to_json().encode())
         print(f"\nwritten to {json}")
-
-
-def _cut(table: str, rows: int) -> str:
-    lines = table.split("\n")
-    left = len(lines) - 1 - rows
-    if not rows or left <= 1:
-        return table
-    return "\n".join([*lines[: rows + 1], f"... {left} more (--rows 0 prints all)"])
-
-
-def _progress() -> Any:
-    """Counts on a terminal, once it takes long; nothing anywhere else."""
-    started = time.perf_counter()
-
-    def show(done: int, total: int) -> None:
-        if sys.stderr.isatty() and time.perf_counter() - started > 5:
-            end = "\r" if done < total else "\r\033[K"
-            print(f"tried {done} of {total} things outside the table", end=end, file=sys.stderr, flush=True)
-
-    return show
 
 
 def _network(name: str) -> nn.Module:
@@ -127,14 +118,15 @@ def _example_inputs(text: str | None) -> tuple[Tensor, ...]:
     if not text:
         raise ValueError(f"input: got nothing, expected --input with {_FORM}")
     generator = torch.Generator().manual_seed(0)
-    return tuple(_example_input(part, generator) for part in text.split(";"))
-
-
-def _example_input(text: str, generator: torch.Generator) -> Tensor:
-    shape, colon, below = text.partition(":")
-    sizes = [size.strip() for size in shape.split(",")]
-    if not all(size.isdecimal() and int(size) > 0 for size in [*sizes, *([below.strip()] if colon else [])]):
-        raise ValueError(f"input: got {text!r}, expected positive {_FORM}")
-    if colon:
-        return torch.randint(int(below), [int(size) for size in sizes], generator=generator)
-    return torch.randn([int(size) for size in sizes], generator=generator)
+    inputs = []
+    for part in text.split(";"):
+        shape, colon, below = part.partition(":")
+        sizes = [size.strip() for size in shape.split(",")]
+        if not all(n.isdecimal() and int(n) > 0 for n in [*sizes, *([below.strip()] if colon else [])]):
+            raise ValueError(f"input: got {part!r}, expected positive {_FORM}")
+        lengths = [int(size) for size in sizes]
+        if colon:
+            inputs.append(torch.randint(int(below), lengths, generator=generator))
+        else:
+            inputs.append(torch.randn(lengths, generator=generator))
+    return tuple(inputs)

@@ -44,7 +44,17 @@ def one_shot(
         raise ValueError("out: got nothing, expected the file to write, such as --out better.safetensors")
     if out.exists() and not overwrite:
         raise ValueError(f"out: {out} is there already; choose another file, or pass --overwrite true")
-    params, metadata = _read(weights)
+    if not weights.is_file():
+        raise FileNotFoundError(f"weights: got {weights}, which is no file; expected a safetensors file")
+    try:
+        with safetensors.safe_open(weights, framework="pt") as file:
+            params: Params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()
+    except SafetensorError as error:
+        raise ValueError(
+            f"weights: {weights} is no safetensors file, or a truncated one ({error}); write one with "
+            "safetensors.torch.save_file(dict(model.state_dict()), path)"
+        ) from error
     optimizer = ScaleGMNOptimizer.from_pretrained(checkpoint)
     if params.keys() != set(optimizer.spec.params):
         raise ValueError(
@@ -66,16 +76,3 @@ def problem_batch(optimizer: ScaleGMNOptimizer) -> tuple[Tensor, Tensor] | None:
         return None
     data = optimizer.problem.split("train")
     return data.x, data.y
-
-
-def _read(path: Path) -> tuple[Params, dict[str, str] | None]:
-    if not path.is_file():
-        raise FileNotFoundError(f"weights: got {path}, which is no file; expected a safetensors file")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"weights: {path} is no safetensors file, or a truncated one ({error}); write one with "
-            "safetensors.torch.save_file(dict(model.state_dict()), path)"
-        ) from error

@@ -95,10 +95,8 @@ class Figures:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        grey, ink = (
-            dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
-            dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
-        )
+        grey = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY)
+        ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK)
         settings: Any = {"font.family": "DejaVu Sans", "font.size": 9.5, **grey, **ink}
         self._stack.enter_context(mpl.rc_context(settings))
         width, height = self._width, self._height
@@ -169,46 +167,44 @@ def draw(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
     Returns:
         A PNG file's content.
     """
-    with Figures([panel.title for panel in panels], title) as figures:
-        for ax, panel in zip(figures.axes, panels, strict=True):
-            _draw_panel(ax, panel)
-        figures.label("time per network (log scale)", "test accuracy, mean over networks (%)")
-        return figures.png(note)
-
-
-def _draw_panel(ax: Any, panel: Panel) -> None:
     white: Any = {"markeredgecolor": "white"}
     offset: Any = {"textcoords": "offset points"}
-    ax.set_xscale("log")
-    ax.axhline(panel.start, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
-    for curve in panel.curves:
-        ax.errorbar(
-            curve.seconds, curve.accuracy, yerr=curve.interval, label=curve.label or None, color=curve.colour,
-            linestyle=(0, (4, 2)) if curve.dashed else "-", linewidth=1.6, marker="o", markersize=4.2,
-            markeredgewidth=0.6, elinewidth=1, capsize=2, zorder=3, **white,
-        )  # fmt: skip
-        for x, y, name in zip(curve.seconds, curve.accuracy, curve.names, strict=False):
-            style = {"ha": "center", "color": curve.colour, "fontsize": 7.5}
-            ax.annotate(name, (x, y), xytext=(0, 7), **style, **offset)
-    interval = None if panel.interval is None else [panel.interval]
-    ax.errorbar(
-        [panel.seconds], [panel.accuracy], yerr=interval, label="one forward pass", color=STAR, fmt="*",
-        linestyle="none", markersize=17, markeredgewidth=0.9, elinewidth=1.3, capsize=3, zorder=5, **white,
-    )  # fmt: skip
-    seconds = [panel.seconds, *(s for curve in panel.curves for s in curve.seconds)]
-    low, high = min(seconds) / 2.2, max(seconds) * 2.6
-    ax.set_xlim(low, high)
-    ax.xaxis.set_major_formatter(lambda value, _: duration(value))
-    ax.xaxis.set_minor_formatter(lambda value, _: "")
-    reached = f"{panel.accuracy:.1f} % in {duration(panel.seconds)}"
-    style = {"color": STAR, "fontsize": 10, "fontweight": "bold", "zorder": 6}
-    ax.annotate(reached, (panel.seconds, panel.accuracy), xytext=(12, 9), **style, **offset)
-    started = f"as they start, {panel.start:.1f} %"
-    style = {"ha": "right", "color": GREY, "fontsize": 8.5}
-    ax.annotate(started, (high, panel.start), xytext=(-2, 4), **style, **offset)
-    heights = [panel.start, panel.accuracy, *(a for curve in panel.curves for a in curve.accuracy)]
-    room = 0.09 * max(max(heights) - min(heights), 5)
-    ax.set_ylim(min(heights) - room, max(heights) + 1.7 * room)
+    with Figures([panel.title for panel in panels], title) as figures:
+        for ax, panel in zip(figures.axes, panels, strict=True):
+            ax.set_xscale("log")
+            ax.axhline(panel.start, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
+            for curve in panel.curves:
+                ax.errorbar(
+                    curve.seconds, curve.accuracy, yerr=curve.interval, label=curve.label or None,
+                    color=curve.colour, linestyle=(0, (4, 2)) if curve.dashed else "-", linewidth=1.6,
+                    marker="o", markersize=4.2, markeredgewidth=0.6, elinewidth=1, capsize=2, zorder=3,
+                    **white,
+                )  # fmt: skip
+                for x, y, name in zip(curve.seconds, curve.accuracy, curve.names, strict=False):
+                    style = {"ha": "center", "color": curve.colour, "fontsize": 7.5}
+                    ax.annotate(name, (x, y), xytext=(0, 7), **style, **offset)
+            interval = None if panel.interval is None else [panel.interval]
+            ax.errorbar(
+                [panel.seconds], [panel.accuracy], yerr=interval, label="one forward pass", color=STAR,
+                fmt="*", linestyle="none", markersize=17, markeredgewidth=0.9, elinewidth=1.3, capsize=3,
+                zorder=5, **white,
+            )  # fmt: skip
+            seconds = [panel.seconds, *(s for curve in panel.curves for s in curve.seconds)]
+            low, high = min(seconds) / 2.2, max(seconds) * 2.6
+            ax.set_xlim(low, high)
+            ax.xaxis.set_major_formatter(lambda value, _: duration(value))
+            ax.xaxis.set_minor_formatter(lambda value, _: "")
+            reached = f"{panel.accuracy:.1f} % in {duration(panel.seconds)}"
+            style = {"color": STAR, "fontsize": 10, "fontweight": "bold", "zorder": 6}
+            ax.annotate(reached, (panel.seconds, panel.accuracy), xytext=(12, 9), **style, **offset)
+            started = f"as they start, {panel.start:.1f} %"
+            style = {"ha": "right", "color": GREY, "fontsize": 8.5}
+            ax.annotate(started, (high, panel.start), xytext=(-2, 4), **style, **offset)
+            heights = [panel.start, panel.accuracy, *(a for curve in panel.curves for a in curve.accuracy)]
+            room = 0.09 * max(max(heights) - min(heights), 5)
+            ax.set_ylim(min(heights) - room, max(heights) + 1.7 * room)
+        figures.label("time per network (log scale)", "test accuracy, mean over networks (%)")
+        return figures.png(note)
 
 
 def duration(seconds: float) -> str:
@@ -218,8 +214,7 @@ def duration(seconds: float) -> str:
         >>> duration(0.00241), duration(0.1), duration(12.0)
         ('2.4 ms', '0.1 s', '12 s')
     """
-    unit, size = next(
-        ((unit, size) for unit, size in (("s", 1.0), ("ms", 1e-3)) if seconds >= 0.0999 * size), ("µs", 1e-6)
-    )
-    value = seconds / size
+    units = {"s": 1.0, "ms": 1e-3}
+    unit = next((unit for unit, size in units.items() if seconds >= 0.0999 * size), "µs")
+    value = seconds / units.get(unit, 1e-6)
     return f"{value:.2g} {unit}" if value < 99.5 else f"{value:.0f} {unit}"

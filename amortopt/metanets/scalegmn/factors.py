@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from amortopt._types import Params
-from amortopt.metanets.scalegmn.layout import End, GraphBlock, GraphLayout, Scale
+from amortopt.metanets.scalegmn.layout import GraphBlock, GraphLayout, Scale
 
 Factors: TypeAlias = dict[str, Tensor]
 """Name of a factor -> [B, n]."""
@@ -174,10 +174,12 @@ class CanonicalScaling:
         name = " × ".join(sorted(together))
         self.factors = {key: node for key, node in self.factors.items() if key not in together}
         self.factors[name] = ends[scaled[0]].node
-        self.blocks = [
-            replace(block, ends=tuple(_with_joined(end, together, name) for end in block.ends))
-            for block in self.blocks
-        ]
+        for place in scaled:
+            parts = [scale for scale in ends[place].scales if scale.factor in together]
+            rest = tuple(scale for scale in ends[place].scales if scale.factor not in together)
+            ends[place] = replace(ends[place], scales=(*rest, Scale(name, _sign(parts), 1, 1)))
+        new_ends = iter(ends)
+        self.blocks = [replace(b, ends=tuple(next(new_ends) for _ in b.ends)) for b in self.blocks]
 
 
 def _rows(blocks: Sequence[GraphBlock], sign: int) -> dict[str, list[Rows]]:
@@ -202,14 +204,6 @@ def _sign(scales: Sequence[Scale]) -> int:
     return 1 if scales[0].exponent > 0 else -1
 
 
-def _with_joined(end: End, together: set[str], name: str) -> End:
-    parts = [scale for scale in end.scales if scale.factor in together]
-    if not parts:
-        return end
-    rest = [scale for scale in end.scales if scale.factor not in together]
-    return replace(end, scales=(*rest, Scale(name, _sign(parts), 1, 1)))
-
-
 def _norms(rows: Sequence[Rows], params: Params, q: Factors, inverse: Factors) -> Tensor | None:
     """Norms of all rows of each unit [B, n], all other factors removed."""
     parts = []
@@ -220,7 +214,16 @@ def _norms(rows: Sequence[Rows], params: Params, q: Factors, inverse: Factors) -
         # [B, .., N, ..] -> [B, before, n, repeat, ..] -> [B, n, *]
         value = value.movedim(each.dim, 1).unflatten(1, (each.scale.before, -1, each.scale.repeat))
         parts.append(value.movedim(2, 1).flatten(2))
-    return _norm(torch.cat(parts, -1)) if parts else None
+    if not parts:
+        return None
+    x = torch.cat(parts, -1)
+    # What several layers of large or tiny weights multiply up to has squares outside float32's range. A power
+    # of two brings them back without rounding.
+    peak = x.detach().abs().amax(-1, keepdim=True)
+    exponent = torch.frexp(peak).exponent.clamp(-100, 100)
+    # Factors of their own: in torch 2.11 the gradient of ldexp is wrong for negative exponents.
+    down, up = (torch.ldexp(torch.ones_like(peak), e) for e in (-exponent, exponent))
+    return torch.linalg.vector_norm(x * down, dim=-1) * up[..., 0]
 
 
 def _root(rows: Sequence[Rows], norms: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,17 +234,6 @@ def _root(rows: Sequence[Rows], norms: Tensor, where: Tensor) -> tuple[Tensor, T
         norms = norms ** (1 / abs(exponent))
     root, inverse = torch.where(where, norms, 0), torch.where(where, 1 / norms, 0)
     return (root, inverse) if exponent > 0 else (inverse, root)
-
-
-def _norm(x: Tensor) -> Tensor:
-    """Norm over the last axis."""
-    # What several layers of large or tiny weights multiply up to has squares outside float32's range. A power
-    # of two brings them back without rounding.
-    peak = x.detach().abs().amax(-1, keepdim=True)
-    exponent = torch.frexp(peak).exponent.clamp(-100, 100)
-    # Factors of their own: in torch 2.11 the gradient of ldexp is wrong for negative exponents.
-    down, up = (torch.ldexp(torch.ones_like(peak), e) for e in (-exponent, exponent))
-    return torch.linalg.vector_norm(x * down, dim=-1) * up[..., 0]
 
 
 def rescaled(block: GraphBlock, value: Tensor, factors: Factors, inverse: Factors) -> Tensor:

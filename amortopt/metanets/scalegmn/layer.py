@@ -84,72 +84,58 @@ class GraphLayer(nn.Module):
         Returns:
             New h, v and edges, and the signed slots [n, R] of every node set that has slots.
         """
-        v = v + self.message(self.message_norm(self._messages(wiring, self.odd_norm(v), edges)))
-        h = h + self._even_update(wiring, h, self.invariant(self.odd_norm(v)))
+        nodes, blocks = self.layout.nodes, self.layout.edge_blocks
+        # 1. Messages: sums over edges [N, d], or [N, 2 d] with those of both directions.
+        odds = wiring.split(self.odd_norm(v))
+        forward: list[Tensor | None] = [None] * len(nodes)
+        backward: list[Tensor | None] = [None] * len(nodes)
+        for b, block in enumerate(blocks):
+            _add(forward, block.out, wiring.to_out(block, edges[b], self.from_in[b](odds[block.into])))
+            if self.backward:
+                _add(backward, block.into, wiring.to_in(block, edges[b], self.from_out[b](odds[block.out])))
+        both = (forward, backward) if self.backward else (forward,)
+        sums = torch.cat([wiring.join(messages, v) for messages in both], -1)
+        v = v + self.message(self.message_norm(sums))
+        # 2. What h gets from v: of a unit of unknown sign only |x| is invariant.
+        x = self.invariant(self.odd_norm(v))
+        parts = zip(nodes, wiring.split(x), strict=True)
+        invariants = wiring.join([part.abs() if node.odd else part for node, part in parts], x)
+        joined = torch.cat([self.even_norm(h), invariants], -1)
+        h = h + self.down(nn.functional.gelu(self.up(joined)))
         if self.exchange.parts:
             even, odd = self.exchange.up(wiring, self.even_norm(h), self.odd_norm(v))
             h, v = h + even, v + odd
-        h = h + self.attended(self._attention(wiring, self.attention_norm(h)))
-        h, v, signed = self._assign(wiring, h, v)
+        # 3. Attention among the units of each set.
+        queries = enumerate(zip(nodes, wiring.split(self.qkv(self.attention_norm(h))), strict=True))
+        attended = [wiring.attend(p, x, self.heads) if node.has_units else None for p, (node, x) in queries]
+        h = h + self.attended(wiring.join(attended, h))
+        # 4. Slots: embeddings of those that the units take, [n, R] @ [R, d].
+        assigned = assign(self.slots, nodes, wiring, wiring.split(h), wiring.split(v))
+        evens: list[Tensor | None] = [None] * len(nodes)
+        carried: list[Tensor | None] = [None] * len(nodes)
+        for key, module in self.slots.items():
+            assert isinstance(module, SlotAssignment)
+            taken = assigned[int(key)]
+            evens[int(key)], carried[int(key)] = taken.slots @ module.even, taken.signed @ module.carried
+        h, v = h + wiring.join(evens, h), v + wiring.join(carried, v)
         if self.exchange.parts:
             even, odd = self.exchange.down(wiring, self.even_norm(h), self.odd_norm(v))
             h, v = h + even, v + odd
+        # 5. What v gets from h: with its sign times a gate; written to, only where a unit keeps its sign.
         odd, even = self.odd_norm(v), self.even_norm(h)
-        # A unit of unknown sign has no way to write to its odd features.
-        parts = zip(self.layout.nodes, wiring.split(even), strict=True)
+        parts = zip(nodes, wiring.split(even), strict=True)
         written = wiring.join([None if node.odd else self.written(part) for node, part in parts], h)
         v = v + self.carried(odd) * self.gate(even) + written
-        return h, v, self._edge_update(wiring, self.odd_norm(v), edges), signed
-
-    def _messages(self, wiring: Wiring, v: Tensor, edges: list[Tensor]) -> Tensor:
-        """Sums over edges [N, d], or [N, 2 d] with those of both directions."""
-        parts = wiring.split(v)
-        forward: list[Tensor | None] = [None] * len(parts)
-        backward: list[Tensor | None] = [None] * len(parts)
-        for b, block in enumerate(self.layout.edge_blocks):
-            _add(forward, block.out, wiring.to_out(block, edges[b], self.from_in[b](parts[block.into])))
-            if self.backward:
-                _add(backward, block.into, wiring.to_in(block, edges[b], self.from_out[b](parts[block.out])))
-        both = (forward, backward) if self.backward else (forward,)
-        return torch.cat([wiring.join(messages, v) for messages in both], -1)
-
-    def _even_update(self, wiring: Wiring, h: Tensor, x: Tensor) -> Tensor:
-        # Of a unit of unknown sign only |x| is invariant.
-        parts = zip(self.layout.nodes, wiring.split(x), strict=True)
-        invariants = wiring.join([part.abs() if node.odd else part for node, part in parts], x)
-        return self.down(nn.functional.gelu(self.up(torch.cat([self.even_norm(h), invariants], -1))))
-
-    def _attention(self, wiring: Wiring, h: Tensor) -> Tensor:
-        parts = wiring.split(self.qkv(h))
-        attended = [
-            wiring.attend(p, part, self.heads) if node.has_units else None
-            for p, (node, part) in enumerate(zip(self.layout.nodes, parts, strict=True))
-        ]
-        return wiring.join(attended, h)
-
-    def _assign(self, wiring: Wiring, h: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        """h and v with the embeddings of the units' slots added, and the signed slots."""
-        assigned = assign(self.slots, self.layout.nodes, wiring, wiring.split(h), wiring.split(v))
-        even: list[Tensor | None] = [None] * len(self.layout.nodes)
-        odd: list[Tensor | None] = [None] * len(self.layout.nodes)
-        for key, module in self.slots.items():
-            assert isinstance(module, SlotAssignment)
-            p = int(key)
-            even[p], odd[p] = assigned[p].slots @ module.even, assigned[p].signed @ module.carried
-        signed = {p: slots.signed for p, slots in assigned.items()}
-        return h + wiring.join(even, h), v + wiring.join(odd, v), signed
-
-    def _edge_update(self, wiring: Wiring, v: Tensor, edges: list[Tensor]) -> list[Tensor]:
-        parts = wiring.split(v)
-        k = v.shape[1] // self.channels
+        # 6. Edges, updated by outer products of the nodes at their ends.
+        odds, k = wiring.split(self.odd_norm(v)), v.shape[1] // self.channels
         updated = []
-        for b, block in enumerate(self.layout.edge_blocks):
+        for b, block in enumerate(blocks):
             # The gain scales a weight, which is smaller than the nodes.
             gain = (self.edge_gain[b] / k**0.5)[:, None].expand(-1, k).reshape(-1, 1)
-            a = nn.functional.linear(parts[block.out], gain * self.edge_out[b].weight)
-            change = wiring.outer(block, a, self.edge_in[b](parts[block.into]), self.channels)
+            a = nn.functional.linear(odds[block.out], gain * self.edge_out[b].weight)
+            change = wiring.outer(block, a, self.edge_in[b](odds[block.into]), self.channels)
             updated.append(wiring.mix(self.edge_mix[b], edges[b]) + change)
-        return updated
+        return h, v, updated, {p: taken.signed for p, taken in assigned.items()}
 
 
 class Exchange(nn.Module):

@@ -144,10 +144,19 @@ class GraphLayout:
         blocks: list[GraphBlock] = []
         fixed: dict[str, None] = {}
         for view in views:
-            ends = tuple(_end(sets, view, side) for side in _sides(spec, view, pairs))
+            ends = []
+            for side in _sides(spec, view, pairs):
+                axes = [view.axes[position] for position in side]
+                scales = tuple(
+                    Scale(name, exponent, before, after * axis.size // spec.group(name).size)
+                    for axis, (before, after) in zip(axes, strides(axes), strict=True)
+                    for name, exponent in axis.scales
+                    if name in sets.positive
+                )
+                ends.append(End(sets.of_axes(axes), tuple(side), scales))
             if ends:
                 channels = math.prod(axis.size for axis in view.axes if axis.group is None)
-                blocks.append(GraphBlock(view, ends, channels))
+                blocks.append(GraphBlock(view, tuple(ends), channels))
             else:
                 fixed[view.block.param] = None
         used = {end.node for block in blocks for end in block.ends}
@@ -196,12 +205,11 @@ class GraphLayout:
                     )
         shared = {part.node for node in self.nodes for part in node.parts}
         for p, node in enumerate(self.nodes):
-            if sizes.setdefault(p, node.size) != node.size and (
-                node.parts or p in shared or not node.permutable
-            ):
-                why = "its units are known by their index"
-                if node.permutable:
-                    why = "other groups or blocks are about the same units"
+            fixed = node.parts or p in shared or not node.permutable
+            if sizes.setdefault(p, node.size) != node.size and fixed:
+                why = "other groups or blocks are about the same units"
+                if not node.permutable:
+                    why = "its units are known by their index"
                 raise ValueError(
                     f"params: got {sizes[p]} units in group {node.group!r}, expected {node.size}; {why}, "
                     "so their number cannot change"
@@ -253,14 +261,3 @@ def _sides(
 
 def _groups(view: BlockView, side: Sequence[int]) -> tuple[str | None, ...]:
     return tuple(view.axes[position].group for position in side)
-
-
-def _end(sets: SetTable, view: BlockView, positions: Sequence[int]) -> End:
-    axes = [view.axes[position] for position in positions]
-    scales = [
-        Scale(name, exponent, before, after * axis.size // sets.spec.group(name).size)
-        for axis, (before, after) in zip(axes, strides(axes), strict=True)
-        for name, exponent in axis.scales
-        if name in sets.positive
-    ]
-    return End(sets.of_axes(axes), tuple(positions), tuple(scales))

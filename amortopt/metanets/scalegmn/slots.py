@@ -96,25 +96,22 @@ class SlotAssignment(nn.Module):
         if self.known or self.run == 1:
             assigned = by_index(wiring, node, len(self.place), h)
         else:
-            assigned = self._by_order(wiring, node, h, owner)
+            # Only differences between units of one network (of one run) may decide.
+            size = wiring.mean(node, h.square().mean(-1, keepdim=True)).sqrt()
+            h = h - (wiring.mean(node, h) if owner is None else wiring.expand(owner, wiring.pool(owner, h)))
+            spread = wiring.mean(node, h.square().mean(-1, keepdim=True)).sqrt()
+            scores = (h @ self.score)[:, None] / tie_width(spread, size)
+            start, end = wiring.order(node, scores, self.run)
+            # In units of a slot's length.
+            start, end = start * len(self.place), end * len(self.place)
+            shared = torch.minimum(end, self.place + 1) - torch.maximum(start, self.place)
+            assigned = shared.clamp_(min=0).div_(end - start)
         if not self.odd:
             return assigned, None
         side = (v @ self.sign)[:, None]
         # v sums terms of about unit size, so this is what rounding leaves where they cancel.
         width = tie_width(v.square().mean(1, keepdim=True).sqrt(), 1.0)
         return assigned, torch.sign(side) * torch.tanh((side.abs() / width - 1).relu())
-
-    def _by_order(self, wiring: Wiring, node: int, h: Tensor, owner: Part | None) -> Tensor:
-        # Only differences between units of one network (of one run) may decide.
-        size = wiring.mean(node, h.square().mean(-1, keepdim=True)).sqrt()
-        h = h - (wiring.mean(node, h) if owner is None else wiring.expand(owner, wiring.pool(owner, h)))
-        spread = wiring.mean(node, h.square().mean(-1, keepdim=True)).sqrt()
-        scores = (h @ self.score)[:, None] / tie_width(spread, size)
-        start, end = wiring.order(node, scores, self.run)
-        # In units of a slot's length.
-        start, end = start * len(self.place), end * len(self.place)
-        shared = torch.minimum(end, self.place + 1) - torch.maximum(start, self.place)
-        return shared.clamp_(min=0).div_(end - start)
 
 
 @dataclass(frozen=True)

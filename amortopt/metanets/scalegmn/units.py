@@ -103,15 +103,12 @@ class SetTable:
                 self._of_group[group.name] = self._of_group[self.spec.units_of(group.name)]
             else:
                 self._of_group[group.name] = len(self.nodes)
-                self.nodes.append(self._node_set(group))
-
-    def _node_set(self, group: NeuronGroup) -> NodeSet:
-        run = self.spec.run(group.name)
-        odd = self.respects == "scale" and _flips(group)
-        if group.within is None:
-            return NodeSet(group.name, group.size, group.permutable, odd, run)
-        owner = Part(self._of_group[group.within], 1, run, odd=False, slots=True)
-        return NodeSet(group.name, group.size, group.permutable or run == 1, odd, run, (owner,))
+                run, odd = spec.run(group.name), respects == "scale" and _flips(group)
+                permutable, owner = group.permutable, ()
+                if group.within is not None:
+                    permutable = permutable or run == 1
+                    owner = (Part(self._of_group[group.within], 1, run, odd=False, slots=True),)
+                self.nodes.append(NodeSet(group.name, group.size, permutable, odd, run, owner))
 
     def of_group(self, name: str) -> int:
         """The set of a group, or of its units."""
@@ -119,53 +116,49 @@ class SetTable:
 
     def of_axes(self, axes: Sequence[Axis]) -> int:
         """The set whose rows are units of all axes together, and flip with what scales them."""
-        key = tuple((self.spec.units_of(axis.group or ""), self._signs(axis)) for axis in axes)
-        if len(key) == 1:
-            units, signs = key[0]
+        pairs: list[tuple[str, tuple[str, ...]]] = []
+        for axis in axes:
+            flips: set[str] = set()  # groups that flip the axis' units
+            for name, exponent in axis.scales:
+                if exponent % 2 and _flips(self.spec.group(name)):
+                    flips ^= {name}
+            pairs.append((self.spec.units_of(axis.group or ""), tuple(sorted(flips))))
+        if len(pairs) == 1:
+            units, signs = pairs[0]
             if not signs and not _flips(self.spec.group(units)):
                 return self._of_group[units]
             if len(signs) == 1 and self.spec.units_of(signs[0]) == units:
                 return self._of_group[signs[0]]
-        if key not in self._derived:
-            self._derived[key] = len(self.nodes)
-            self.nodes.append(self._derived_set(axes, [signs for _, signs in key]))
-        return self._derived[key]
-
-    def _signs(self, axis: Axis) -> tuple[str, ...]:
-        """Groups that flip an axis' units."""
-        signs: set[str] = set()
-        for name, exponent in axis.scales:
-            if exponent % 2 and _flips(self.spec.group(name)):
-                signs ^= {name}
-        return tuple(sorted(signs))
-
-    def _derived_set(self, axes: Sequence[Axis], signs: Sequence[tuple[str, ...]]) -> NodeSet:
+        key = tuple(pairs)
+        if key in self._derived:
+            return self._derived[key]
         parts: list[Part] = []
-        for axis, names, (before, after) in zip(axes, signs, strides(axes), strict=True):
-            units = self.spec.units_of(axis.group or "")
-            whole = next((name for name in names if self.spec.units_of(name) == units), None)
+        for axis, (units, signs), (before, after) in zip(axes, key, strides(axes), strict=True):
+            whole = next((name for name in signs if self.spec.units_of(name) == units), None)
             if whole is None:
                 parts.append(Part(self._of_group[units], before, after, odd=False, slots=True))
-            for name in names:
+            for name in signs:
                 repeat = after * axis.size // self.spec.group(name).size
                 parts.append(Part(self._of_group[name], before, repeat, odd=True, slots=name == whole))
         size = math.prod(axis.size for axis in axes)
-        names = [" ".join((axis.group or "", *flips)) for axis, flips in zip(axes, signs, strict=True)]
-        odd = self.respects == "scale" and any(signs)
-        return NodeSet(" × ".join(names), size, True, odd, 1, tuple(parts), derived=True, sided=False)
+        names = [" ".join((axis.group or "", *signs)) for axis, (_, signs) in zip(axes, key, strict=True)]
+        odd = self.respects == "scale" and any(signs for _, signs in key)
+        self._derived[key] = len(self.nodes)
+        self.nodes.append(
+            NodeSet(" × ".join(names), size, True, odd, 1, tuple(parts), derived=True, sided=False)
+        )
+        return self._derived[key]
 
     def sided(self, used: set[int]) -> tuple[NodeSet, ...]:
         """All sets, given which of them are ends of blocks."""
         sided = {p for p in used if not self.nodes[p].derived}
-        derived = [
-            (p, [part.node for part in self.nodes[p].parts if part.odd]) for p in self._derived.values()
-        ]
+        derived = {p: [part.node for part in self.nodes[p].parts if part.odd] for p in self._derived.values()}
         # The sign of one part is that of the product times those of all other parts.
         for _ in derived:
-            for _, parts in derived:
+            for parts in derived.values():
                 missing = [p for p in parts if p not in sided]
                 sided.update(missing if len(missing) == 1 else ())
-        unknown = {p for p, parts in derived if not sided.issuperset(parts)}
+        unknown = {p for p, parts in derived.items() if not sided.issuperset(parts)}
         return tuple(replace(node, sided=True) if p in unknown else node for p, node in enumerate(self.nodes))
 
 
