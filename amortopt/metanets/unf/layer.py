@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amortopt.metanets.unf.basis import Spec, Term, check_sizes, count_terms, unf_terms
-from amortopt.metanets.unf.pooling import Pooling, diagonal, make_nodes, pattern
-from amortopt.metanets.unf.readings import Multiset, Reading, all_readings, private_axes
+from amortopt.metanets.unf.pooling import Pooling, diagonal, pattern
+from amortopt.metanets.unf.readings import all_readings, private_axes
 from amortopt.metanets.unf.tensors import WeightTensors
 from amortopt.symmetry import SymmetrySpec
 
@@ -128,63 +128,48 @@ class FixedUNFLayer(nn.Module):
             Views of ``weight`` [C_out, C_in], over inputs and, within one, in the order of
             ``unf_terms``; terms that ``runs`` forbids are left out.
         """
-        position = {m: k for k, m in enumerate(self.readings)}
-        rows = {(w, m): k for m, many in self.writings.items() for k, w in enumerate(many)}
-        columns = {(r, m): k for m, many in self.readings.items() for k, r in enumerate(many)}
-        matrices = self.matrices(self.weight)
-        weights = []
-        for other, spec in enumerate(self.specs):
-            for term in unf_terms(self.specs[tensor], spec):
-                ends = self._ends(tensor, other, term)
-                if ends is None:
+        c_out, c_in = self.out_channels, self.in_channels
+        weights: dict[tuple[int, Term], Tensor] = {}
+        for multiset, matrix in zip(self.writings, self.matrices(self.weight), strict=True):
+            for row, writing in enumerate(self.writings[multiset]):
+                if writing.tensor != tensor:
                     continue
-                multiset, writing, reading = ends
-                row, column = rows[writing, multiset], columns[reading, multiset]
-                c_out, c_in = self.out_channels, self.in_channels
-                weights.append(
-                    matrices[position[multiset]][
-                        row * c_out : (row + 1) * c_out, column * c_in : (column + 1) * c_in
-                    ]
-                )
-        return weights
-
-    def _ends(self, tensor: int, other: int, term: Term) -> tuple[Multiset, Reading, Reading] | None:
-        """What a term writes and reads; None if one of the two is forbidden."""
-        grouping, into = _renumbered(term.out), _renumbered(term.into)
-        shared = {part for part in term.out if part in term.into}
-        to = dict(zip(term.out, grouping, strict=True))
-        source = {to[part]: number for part, number in zip(term.into, into, strict=True) if part in shared}
-        for multiset, many in self.writings.items():
-            for writing in many:
-                if (writing.tensor, writing.grouping) == (tensor, grouping) and set(writing.kept) == set(
-                    source
-                ):
-                    reading = Reading(other, into, tuple(source[part] for part in writing.kept))
-                    return (multiset, writing, reading) if reading in self.readings[multiset] else None
-        return None
+                for column, reading in enumerate(self.readings[multiset]):
+                    # Kept parts run together with the writing's; others are numbered after these.
+                    part_of = dict(zip(reading.kept, writing.kept, strict=True))
+                    fresh = count(max(writing.grouping, default=-1) + 1)
+                    for part in reading.grouping:
+                        part_of[part] = part_of[part] if part in part_of else next(fresh)
+                    term = Term(writing.grouping, tuple(part_of[part] for part in reading.grouping))
+                    rows, columns = (
+                        slice(row * c_out, (row + 1) * c_out),
+                        slice(column * c_in, (column + 1) * c_in),
+                    )
+                    weights[reading.tensor, term] = matrix[rows, columns]
+        keys = [
+            (k, term) for k, spec in enumerate(self.specs) for term in unf_terms(self.specs[tensor], spec)
+        ]
+        return [weights[key] for key in keys if key in weights]
 
     def _make_plan(
         self, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: torch.device
     ) -> _Plan:
         check_sizes(self.specs, shapes)
         private = private_axes(self.specs, self.runs)
-        nodes = make_nodes(self.readings, private, shapes)
+        reading = Pooling(self.readings, private, shapes, self.in_channels)
+        writing = Pooling(self.writings, private, shapes, self.out_channels)
         shares = [
             torch.tensor([1.0 / r.averaged(shapes[r.tensor]) for r in many], dtype=dtype)
             .repeat_interleave(self.in_channels)
             .repeat(rows)
             for many, (rows, _) in zip(self.readings.values(), self._matrices, strict=True)
         ]
-        return _Plan(
-            Pooling(nodes, len(shapes), self.in_channels),
-            Pooling(make_nodes(self.writings, private, shapes), len(shapes), self.out_channels),
-            [
-                (self._offsets[n.first], n.count * self._matrices[n.first][0], self._matrices[n.first][1])
-                for n in nodes
-            ],
-            [pattern(n.private).to(device, dtype) if n.private else None for n in nodes],
-            torch.cat(shares).to(device),
-        )
+        matrices = []
+        for node in reading.nodes:
+            rows, columns = self._matrices[node.first]
+            matrices.append((self._offsets[node.first], node.count * rows, columns))
+        patterns = [pattern(n.private).to(device, dtype) if n.private else None for n in reading.nodes]
+        return _Plan(reading, writing, matrices, patterns, torch.cat(shares).to(device))
 
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Apply the layer to many networks.
@@ -320,9 +305,13 @@ class _Apply(torch.autograd.Function):
         d_xs: list[Tensor | None] = [None] * len(xs)
         if ctx.needs_input_grad[2]:
             d_bias = d_ys[0][:, : len(xs) * grads[0].shape[-1]].sum(0).view(len(xs), -1)
-        d_rows = [
-            _rows(d) if z is None else _gathered(d, z) for d, z in zip(d_ys, plan.patterns, strict=True)
-        ]
+        d_rows = []
+        for d, zeros_and_ones in zip(d_ys, plan.patterns, strict=True):
+            if zeros_and_ones is not None:  # sums over private axes: [*sizes, p, K] -> [*sizes * p, S * K]
+                p, many = zeros_and_ones.shape
+                z = torch.matmul(zeros_and_ones.t(), d.reshape(-1, p, d.shape[-1]))
+                d = z.view(-1, d.shape[-1] * many // p)
+            d_rows.append(_rows(d))
         if ctx.needs_input_grad[1]:
             rows = [_rows(x) for x in plan.readings.read(xs)] if again else ctx.rows
             products = [d.t().mm(u).flatten() for d, u in zip(d_rows, rows, strict=True)]
@@ -364,16 +353,3 @@ def _spread(
         return torch.baddbmm(y.view(-1, p, z.shape[-1]), wide, z).view(y.shape)
     product = torch.matmul(zeros_and_ones, z).view(*like[:-1], -1)
     return product if y is None else product.add_(y)
-
-
-def _gathered(d: Tensor, zeros_and_ones: Tensor) -> Tensor:
-    """The transpose of the sums over private axes: [*sizes, p, K] -> [rows * p, S * K]."""
-    p, many = zeros_and_ones.shape
-    z = torch.matmul(zeros_and_ones.t(), d.reshape(-1, p, d.shape[-1]))
-    return z.view(-1, d.shape[-1] * many // p)
-
-
-def _renumbered(parts: tuple[int, ...]) -> tuple[int, ...]:
-    """Parts numbered by their first axis."""
-    number: dict[int, int] = {}
-    return tuple(number.setdefault(part, len(number)) for part in parts)

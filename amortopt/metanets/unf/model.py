@@ -179,12 +179,8 @@ class UNF(Metanet):
         if l1 is not None:
             # From 1e-8 to 1, about the range in use, is from -1 to 0.
             level = torch.log10(l1.clamp_min(1e-8)) / 8
-            xs = [torch.cat([x, _spread(level, x)], dim=-1) for x in xs]
+            levels = [level.to(x.dtype).view(-1, *[1] * (x.ndim - 1)).expand(*x.shape[:-1], 1) for x in xs]
+            xs = [torch.cat([x, one], dim=-1) for x, one in zip(xs, levels, strict=True)]
         updates = self.body(xs)
         changed = [x[..., 0] + s * u[..., 0] for x, s, u in zip(read, self.strength, updates, strict=True)]
         return self.tensors.write(changed, params)
-
-
-def _spread(values: Tensor, x: Tensor) -> Tensor:
-    """One value per network [B] as a channel of x [B, *shape, C]: [B, *shape, 1]."""
-    return values.to(x.dtype).view(-1, *[1] * (x.ndim - 1)).expand(*x.shape[:-1], 1)

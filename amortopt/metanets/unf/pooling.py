@@ -1,10 +1,20 @@
-"""Reads all tensors at once for a UNF layer, and writes to all of them: a graph of sums.
+"""Sums over all tensors at once: what a UNF layer reads, and where it writes.
 
-A node holds all readings of one multiset side by side. What a reading does not keep is summed, not from its
-tensor but from the smallest node that has it already, together with its neighbours there; writing goes the
-same way back. Means are sums with their counts in the weights. Where a tensor has axes of its own, such as a
-kernel's height and width, one node holds them all, and one product with a matrix of zeros and ones does what
-a node for every subset of them would.
+A node holds all readings of one multiset of groups, side by side as channels; a reading's channels are a
+slot. A slot is a tensor with its diagonals taken, or the sum of a slot of a larger node. For a dense weight
+[n1, n0] and bias [n1], specs ``[(1, 0), (1,)]``, with n1 < n0:
+
+| node | slots | values |
+|---|---|---|
+| (1, 0) | the weight | [b, n1, n0, C] |
+| (1,) | the weight summed over n0; the bias | [b, n1, 2 C] |
+| (0,) | the weight summed over n1 | [b, n0, C] |
+| () | both slots of (1,), the smallest node that has them, in one sum over n1 | [b, 2 C] |
+
+``read`` goes from large nodes to small ones; ``write`` is its transpose and goes back, with broadcasts for
+sums. Means are sums whose counts are in the layer's weights. Private axes (a kernel's height and width) would
+need a node for each of their subsets; instead, one node keeps them all, and one product with a matrix of
+zeros and ones takes the sums over the subsets.
 
 Legend: b networks, C channels, p elements of a tensor's private axes, S non-empty subsets of these axes.
 """
@@ -13,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from types import EllipsisType
 from typing import Any, TypeAlias
@@ -26,59 +36,68 @@ from amortopt.metanets.unf.readings import Multiset, Reading, Readings
 LARGEST_PATTERN = 8192
 """Elements of the largest matrix of zeros and ones; beyond it, subsets of private axes have nodes each."""
 
+Part: TypeAlias = "tuple[EllipsisType, slice] | None"
+"""Channels of some slots of a node; None for all."""
+_Order: TypeAlias = "tuple[int, ...] | None"
+
 
 @dataclass(frozen=True)
 class _Direct:
     """A slot that is a tensor with its diagonals taken, axes in the node's order, private ones flattened."""
 
-    slot: int
+    part: Part
     tensor: int
     grouping: tuple[int, ...]
-    order: tuple[int, ...] | None
-    back: tuple[int, ...] | None
-    private: tuple[int, ...]
     diagonal: bool
-    plain: bool
-    """Whether it is just the tensor."""
+    order: _Order
+    back: _Order
+    private: tuple[int, ...]
 
-    def read(self, x: Tensor) -> Tensor:
+    def read(self, xs: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
         """[b, *shape, C] -> [b, *sizes, (p,) C]."""
-        if self.diagonal:
-            x = diagonal(x, self.grouping)
-        if self.order is not None:
-            x = x.permute(self.order)
+        x = diagonal(xs[self.tensor], self.grouping) if self.diagonal else xs[self.tensor]
+        x = x if self.order is None else x.permute(self.order)
         return x.flatten(-1 - len(self.private), -2) if self.private else x
 
-    def write(self, x: Tensor) -> Tensor:
+    def write(self, y: Tensor) -> Tensor:
         """[b, *sizes, (p,) C] -> [b, *parts, C], as a view."""
-        if self.private:
-            x = x.unflatten(-2, self.private)
-        return x if self.back is None else x.permute(self.back)
+        y = y.unflatten(-2, self.private) if self.private else y
+        return y if self.back is None else y.permute(self.back)
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Neighbouring slots of a node, summed from neighbouring slots of a larger one."""
+class _Sum:
+    """Slots ``start`` to ``start + count`` of a node, summed over ``dims`` from as many of a larger one."""
 
-    start: int
-    stop: int
     node: int
-    low: int
-    high: int
     dims: tuple[int, ...]
-    order: tuple[int, ...] | None
-    back: tuple[int, ...] | None
+    order: _Order
+    back: _Order
+    start: int
+    low: int
+    count: int = 1
+    part: Part = None
+    source: Part = None
+    tensor: int = -1
+    """The tensor that is the larger node's slot as it is; -1 if there is none."""
 
+    def follows(self, other: _Sum) -> bool:
+        """Whether one sum can do both."""
+        return replace(other, start=other.start + other.count, low=other.low + other.count, count=1) == self
 
-Part: TypeAlias = "tuple[EllipsisType, slice] | None"
-"""Some channels of a node; None for all."""
+    def read(self, xs: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+        """[b, *larger sizes, C] -> [b, *sizes, count * C]."""
+        # A slice of a node's channels is slow to sum; the tensor lies in one piece.
+        x = xs[self.tensor] if self.tensor >= 0 else _channels(values[self.node], self.source)
+        x = x.sum(self.dims)
+        return x if self.order is None else x.permute(self.order)
 
-_Order: TypeAlias = "tuple[int, ...] | None"
-_Source: TypeAlias = "tuple[int, int, Part, tuple[int, ...], _Order, _Order, Part]"
-"""Larger node, the tensor that its part is or -1, part, summed axes, order and back, part of this node."""
-
-_Step: TypeAlias = "tuple[int, list[tuple[int, _Direct | None, Part]], list[_Source], list[int] | None]"
-"""Number of a node, tensors that are slots of it, sums that are, and the order in which they are."""
+    def write(self, y: Tensor) -> Tensor:
+        """[b, *sizes, count * C] -> [b, *larger sizes or 1, count * C], as a view."""
+        y = y if self.back is None else y.permute(self.back)
+        for dim in self.dims:
+            y = y.unsqueeze(dim)
+        return y
 
 
 @dataclass
@@ -91,6 +110,9 @@ class Node:
         readings: Of its largest multiset, one per slot.
         axes: How many axes it has beside private ones.
         private: Sizes of private axes, which are one axis of length p; empty if there is none.
+        size: Elements per slot.
+        pieces: Where the slots come from, in their order.
+        plain: Slot -> the tensor that it is as it is.
     """
 
     first: int
@@ -99,18 +121,14 @@ class Node:
     axes: int
     private: tuple[int, ...]
     size: int = 1
-    direct: list[_Direct] = field(default_factory=list)
-    runs: list[_Run] = field(default_factory=list)
-
-    def dim(self, position: int) -> int:
-        """The axis of its values [b, *sizes, p, C] that a reading's kept part is on."""
-        return 1 + min(position, self.axes)
+    pieces: list[_Direct | _Sum] = field(default_factory=list)
+    plain: dict[int, int] = field(default_factory=dict)
 
 
 def make_nodes(
     readings: Readings, private: Sequence[Multiset], shapes: Sequence[tuple[int, ...]]
 ) -> list[Node]:
-    """The nodes of some readings, by number of their first multisets; equal for readings of equal keys.
+    """The nodes without their pieces, by number of their first multisets; alike for readings of equal keys.
 
     Args:
         readings: By multiset, from ``all_readings``.
@@ -139,77 +157,83 @@ def make_nodes(
 
 
 class Pooling:
-    """Reads tensors of given shapes, and writes to such tensors.
+    """Reads tensors of fixed shapes, and writes to such tensors.
 
     Args:
-        nodes: From ``make_nodes``; changed by the pooling.
-        tensors: Number of tensors.
+        readings: By multiset, from ``all_readings``.
+        private: Per tensor the groups that it alone has.
+        shapes: Shape of every tensor.
         channels: C of the tensors.
     """
 
-    def __init__(self, nodes: list[Node], tensors: int, channels: int) -> None:
-        self.nodes, self.tensors, self.channels = nodes, tensors, channels
-        self._up = sorted(range(len(nodes)), key=lambda n: len(nodes[n].readings[0].kept))
-        places: dict[tuple[int, tuple[int, ...]], list[tuple[int, int, Reading]]] = {}
-        for number in reversed(self._up):
-            self._connect(number, places)
-            for slot, reading in enumerate(nodes[number].readings):
-                places.setdefault((reading.tensor, reading.grouping), []).append((number, slot, reading))
-        self._steps = [self._step(number) for number in self._up]
-
-    def _step(self, number: int) -> _Step:
-        """A node, ready to be run through in as little time as possible."""
-        node = self.nodes[number]
-        directs = [
-            (d.tensor, None if d.plain else d, self._part(node, d.slot, d.slot + 1)) for d in node.direct
-        ]
-        runs: list[_Source] = []
-        for run in node.runs:
-            larger = self.nodes[run.node]
-            alone = {d.slot: d.tensor for d in larger.direct if d.plain} if run.high == run.low + 1 else {}
-            whole = self._part(larger, run.low, run.high)
-            part = self._part(node, run.start, run.stop)
-            runs.append((run.node, alone.get(run.low, -1), whole, run.dims, run.order, run.back, part))
-        slots = [d.slot for d in node.direct] + [run.start for run in node.runs]
-        order = None if slots == sorted(slots) else sorted(range(len(slots)), key=slots.__getitem__)
-        return number, directs, runs, order
-
-    def _part(self, node: Node, start: int, stop: int) -> Part:
-        """Some slots of a node as an index; None for all of them."""
-        if stop - start == len(node.readings):
-            return None
-        return (Ellipsis, slice(start * self.channels, stop * self.channels))
-
-    def _connect(
-        self, number: int, places: dict[tuple[int, tuple[int, ...]], list[tuple[int, int, Reading]]]
+    def __init__(
+        self,
+        readings: Readings,
+        private: Sequence[Multiset],
+        shapes: Sequence[tuple[int, ...]],
+        channels: int,
     ) -> None:
-        """Where the slots of a node come from."""
-        node = self.nodes[number]
-        runs: list[_Run] = []
-        for slot, reading in enumerate(node.readings):
-            if reading.direct:
-                node.direct.append(_direct(node, slot, reading))
-                continue
-            larger = [
-                (n, low, other)
-                for n, low, other in places[reading.tensor, reading.grouping]
-                if set(other.kept) > set(reading.kept)
-            ]
-            least = min(self.nodes[n].size for n, _, _ in larger)
-            made = [self._run(node, slot, *each) for each in larger if self.nodes[each[0]].size == least]
-            best = min(made, key=lambda run: (run.order is not None, not (runs and _follows(runs[-1], run))))
-            if runs and _follows(runs[-1], best):
-                past = runs.pop()
-                best = _Run(past.start, slot + 1, past.node, past.low, best.high, *_how(best))
-            runs.append(best)
-        node.runs = runs
+        self.nodes, self.channels, self.tensors = make_nodes(readings, private, shapes), channels, len(shapes)
+        # From small nodes to large ones: what is summed has more kept parts than the sum.
+        self._up = sorted(range(len(self.nodes)), key=lambda n: len(self.nodes[n].readings[0].kept))
+        places: dict[tuple[int, tuple[int, ...]], list[tuple[int, int]]] = {}  # diagonals -> node, slot
+        for number in reversed(self._up):
+            node = self.nodes[number]
+            for slot, reading in enumerate(node.readings):
+                if reading.direct:
+                    order, back = _orders(tuple(range(len(reading.kept))), reading.kept, private=False)
+                    diagonals = len(set(reading.grouping)) < len(reading.grouping)
+                    part, private_sizes = self._part(node, slot), node.private
+                    node.pieces.append(
+                        _Direct(part, reading.tensor, reading.grouping, diagonals, order, back, private_sizes)
+                    )
+                    if not (diagonals or order or private_sizes):
+                        node.plain[slot] = reading.tensor
+                else:
+                    self._append_sum(node, slot, places[reading.tensor, reading.grouping])
+            for slot, reading in enumerate(node.readings):
+                places.setdefault((reading.tensor, reading.grouping), []).append((number, slot))
+            for k, piece in enumerate(node.pieces):
+                if isinstance(piece, _Sum):
+                    larger, (low, count) = self.nodes[piece.node], (piece.low, piece.count)
+                    part, source = self._part(node, piece.start, count), self._part(larger, low, count)
+                    tensor = larger.plain.get(low, -1) if count == 1 else -1
+                    node.pieces[k] = replace(piece, part=part, source=source, tensor=tensor)
 
-    def _run(self, node: Node, slot: int, number: int, low: int, larger: Reading) -> _Run:
-        source, kept = self.nodes[number], node.readings[slot].kept
-        dims = [source.dim(k) for k, part in enumerate(larger.kept) if part not in kept]
-        left = tuple(part for part in larger.kept if part in kept)
-        order, back = _orders(left[: node.axes], kept[: node.axes], bool(node.private))
-        return _Run(slot, slot + 1, number, low, low + 1, tuple(dict.fromkeys(dims)), order, back)
+    def _append_sum(self, node: Node, slot: int, places: list[tuple[int, int]]) -> None:
+        """Sum a slot from the smallest node that has it; where it can be, together with the slot before.
+
+        Args:
+            node: Whose slot it is.
+            slot: Position of the reading.
+            places: Node and slot of readings of the same diagonals, from larger nodes.
+        """
+        kept = node.readings[slot].kept
+        sums: list[_Sum] = []
+        for number, low in places:
+            source = self.nodes[number]
+            larger = source.readings[low].kept
+            if set(larger) > set(kept):
+                dims = [1 + min(k, source.axes) for k, part in enumerate(larger) if part not in kept]
+                left = tuple(part for part in larger if part in kept)
+                orders = _orders(left[: node.axes], kept[: node.axes], private=bool(node.private))
+                sums.append(_Sum(number, tuple(dict.fromkeys(dims)), *orders, slot, low))
+        least = min(self.nodes[one.node].size for one in sums)
+        before = node.pieces[-1] if node.pieces else None
+        before = before if isinstance(before, _Sum) else None
+        best = min(
+            (one for one in sums if self.nodes[one.node].size == least),
+            key=lambda one: (one.order is not None, before is None or not one.follows(before)),
+        )
+        if before is not None and best.follows(before):
+            node.pieces[-1] = replace(before, count=before.count + 1)
+        else:
+            node.pieces.append(best)
+
+    def _part(self, node: Node, start: int, count: int = 1) -> Part:
+        if count == len(node.readings):
+            return None
+        return (Ellipsis, slice(start * self.channels, (start + count) * self.channels))
 
     def read(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """All readings, with sums for means.
@@ -221,63 +245,67 @@ class Pooling:
             Per node [b, *sizes, (p,) slots * C].
         """
         values: list[Any] = [None] * len(self.nodes)
-        for number, directs, runs, order in reversed(self._steps):
-            pieces = [xs[t] if direct is None else direct.read(xs[t]) for t, direct, _ in directs]
-            for source, tensor, whole, dims, permuted, _, _ in runs:
-                if tensor >= 0:
-                    x = xs[tensor].sum(dims)
-                else:
-                    x = (values[source] if whole is None else values[source][whole]).sum(dims)
-                pieces.append(x if permuted is None else x.permute(permuted))
-            if len(pieces) > 1:
-                values[number] = torch.cat(pieces if order is None else [pieces[k] for k in order], -1)
-            else:
-                values[number] = pieces[0]
+        for number in reversed(self._up):
+            slots = [piece.read(xs, values) for piece in self.nodes[number].pieces]
+            values[number] = torch.cat(slots, -1) if len(slots) > 1 else slots[0]
         return values
 
     def write(self, add: Callable[[int, Tensor | None, bool], Tensor]) -> list[Tensor]:
         """The transpose of ``read``.
 
         Args:
-            add: Node and None, or what is broadcast and added, and whether that is a tensor of
-                the full shape that may be overwritten -> what is written there [b, *sizes, (p,) slots * C],
-                a new tensor.
+            add: Gives a node's values [b, *sizes, (p,) slots * C], a new tensor, from the node's number; what
+                smaller nodes write to all of its slots, or None; and whether that has the full shape and may
+                be overwritten.
 
         Returns:
             Per tensor [b, *shape, C].
         """
-        wide: list[list[Tensor]] = [[] for _ in self.nodes]
-        narrow: list[list[tuple[Part, Tensor]]] = [[] for _ in self.nodes]
-        written: list[list[tuple[_Direct | None, Tensor]]] = [[] for _ in range(self.tensors)]
-        for number, directs, runs, _ in self._steps:
-            y = self._broadcast(number, wide[number], add)
+        wide: list[list[Tensor]] = [[] for _ in self.nodes]  # for all slots of a node
+        narrow: list[list[tuple[Part, Tensor]]] = [[] for _ in self.nodes]  # for some
+        written: list[list[tuple[_Direct, Tensor]]] = [[] for _ in range(self.tensors)]
+        for number in self._up:
+            node, total, full = self.nodes[number], next(iter(wide[number]), None), False
+            if total is not None and len(wide[number]) > 1:
+                for x in wide[number][1:]:
+                    total = total + x  # broadcast to more than either
+                if full := total.shape[1:-1].numel() == node.size:
+                    total = total.contiguous()
+            y = add(number, total, full)
             for part, x in narrow[number]:
                 y[part].add_(x)
-            for source, _, whole, dims, _, back, part in runs:
-                x = y if part is None else y[part]
-                if back is not None:
-                    x = x.permute(back)
-                for dim in dims:
-                    x = x.unsqueeze(dim)
-                if whole is None:
-                    wide[source].append(x)
+            for piece in node.pieces:
+                x = _channels(y, piece.part)
+                if isinstance(piece, _Direct):
+                    written[piece.tensor].append((piece, x if piece.part is None else x.clone()))
+                elif piece.source is None:
+                    wide[piece.node].append(piece.write(x))
                 else:
-                    narrow[source].append((whole, x))
-            for tensor, direct, part in directs:
-                written[tensor].append((direct, y if part is None else y[part].clone()))
-        return [many[0][1] if len(many) == 1 and many[0][0] is None else _summed(many) for many in written]
+                    narrow[piece.node].append((piece.source, piece.write(x)))
+        ys = []
+        for many in written:
+            whole = [piece.write(x) for piece, x in many if not piece.diagonal]
+            y = whole[0] + whole[1] if len(whole) > 1 else whole[0].contiguous()
+            for x in whole[2:]:
+                y.add_(x)
+            for piece, x in many:
+                if piece.diagonal:
+                    diagonal(y, piece.grouping).add_(piece.write(x))
+            ys.append(y)
+        return ys
 
-    def _broadcast(
-        self, number: int, wide: list[Tensor], add: Callable[[int, Tensor | None, bool], Tensor]
-    ) -> Tensor:
-        """What is written to a node, with what smaller nodes write to all of its slots."""
-        if len(wide) < 2:
-            return add(number, wide[0] if wide else None, False)
-        total = torch.add(wide[0], wide[1])  # broadcast to more than either
-        for x in wide[2:]:
-            total = total + x
-        full = total.shape[1:-1].numel() == self.nodes[number].size
-        return add(number, total.contiguous() if full else total, full)
+
+def _channels(x: Tensor, part: Part) -> Tensor:
+    return x if part is None else x[part]
+
+
+def _orders(of: tuple[int, ...], to: tuple[int, ...], *, private: bool) -> tuple[_Order, _Order]:
+    """How axes [b, *of, (p,) C] are permuted to [b, *to, (p,) C], and back; None if they need not be."""
+    if of == to:
+        return None, None
+    rest = range(len(of) + 1, len(of) + 2 + private)
+    order, back = (tuple(1 + a.index(part) for part in b) for a, b in ((of, to), (to, of)))
+    return (0, *order, *rest), (0, *back, *rest)
 
 
 def pattern(sizes: tuple[int, ...]) -> Tensor:
@@ -294,47 +322,6 @@ def pattern(sizes: tuple[int, ...]) -> Tensor:
     subsets = torch.tensor(list(product((False, True), repeat=len(sizes)))[1:])
     same = grid[:, None] == grid[None]
     return (same[:, :, None] | ~subsets).all(-1).flatten(1)
-
-
-def _follows(run: _Run, other: _Run) -> bool:
-    return (run.stop, run.node, run.high, *_how(run)) == (other.start, other.node, other.low, *_how(other))
-
-
-def _how(run: _Run) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int, ...] | None]:
-    return run.dims, run.order, run.back
-
-
-def _orders(
-    of: tuple[int, ...], to: tuple[int, ...], private: bool
-) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-    """How axes [b, *of, (p,) C] are permuted to [b, *to, (p,) C], and back; None if they need not be."""
-    if of == to:
-        return None, None
-    rest = range(len(of) + 1, len(of) + 2 + private)
-    return (
-        (0, *(1 + of.index(part) for part in to), *rest),
-        (0, *(1 + to.index(part) for part in of), *rest),
-    )
-
-
-def _direct(node: Node, slot: int, reading: Reading) -> _Direct:
-    rank = len(reading.kept)
-    order, back = _orders(tuple(range(rank)), reading.kept, private=False)
-    diagonals = len(set(reading.grouping)) < len(reading.grouping)
-    plain = not (diagonals or order or node.private)
-    return _Direct(slot, reading.tensor, reading.grouping, order, back, node.private, diagonals, plain)
-
-
-def _summed(many: list[tuple[_Direct | None, Tensor]]) -> Tensor:
-    """All that is written to one tensor."""
-    diagonals = [(d, x) for d, x in many if d is not None and d.diagonal]
-    whole = [x if d is None else d.write(x) for d, x in many if d is None or not d.diagonal]
-    y = whole[0] + whole[1] if len(whole) > 1 else whole[0].contiguous()
-    for x in whole[2:]:
-        y.add_(x)
-    for direct, x in diagonals:
-        diagonal(y, direct.grouping).add_(direct.write(x))
-    return y
 
 
 def diagonal(x: Tensor, grouping: tuple[int, ...]) -> Tensor:

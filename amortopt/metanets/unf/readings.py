@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import TypeAlias
@@ -86,49 +86,36 @@ def all_readings(specs: Sequence[Spec], runs: Runs, *, every_order: bool) -> Rea
         by size; those that differ in one tensor's private axes only are behind each other, private axes last.
     """
     private = private_axes(specs, runs)
+    every: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []  # tensor, grouping, kept parts
+    for tensor, spec in enumerate(specs):
+        for grouping in groupings(spec):
+            owners = {grouping[axis]: grouping[owner] for (k, axis), owner in runs.items() if k == tensor}
+            parts = range(max(grouping, default=-1) + 1)
+            every += [
+                (tensor, grouping, kept)
+                for size in range(len(parts) + 1)
+                for kept in combinations(parts, size)
+                if all(owner in kept for part, owner in owners.items() if part in kept)
+            ]
+    # Whole tensors first: they decide in what order a multiset has its axes.
+    every.sort(key=lambda one: len(one[2]) < len(specs[one[0]]))
     readings: dict[Multiset, list[Reading]] = {}
     order: dict[Multiset, Multiset] = {}
     rank: dict[Multiset, tuple[object, ...]] = {}
-    for whole in (True, False):  # whole tensors say in what order a multiset has its axes
-        for tensor, spec in enumerate(specs):
-            for grouping, kept in _keepable(tensor, spec, runs):
-                if (len(kept) == len(spec)) != whole:
-                    continue
-                group = [spec[grouping.index(part)] for part in range(max(grouping, default=-1) + 1)]
-                groups = tuple(group[part] for part in kept)
-                rest = tuple(g for g in groups if g not in private[tensor])
-                rest = order.setdefault(tuple(sorted(rest)), rest)
-                last = tuple(g for g in private[tensor] if g in groups)
-                wanted = rest + last
-                bits = tuple(g in last for g in private[tensor]) if last else ()
-                rank[wanted] = (len(rest), rest, tensor if last else -1, bits)
-                orders = list(_orders(kept, group, wanted))
-                for each in orders if every_order else orders[:1]:
-                    readings.setdefault(wanted, []).append(Reading(tensor, grouping, each))
-
-    def place(reading: Reading) -> tuple[bool, int]:
-        return len(set(reading.grouping)) < len(reading.grouping), reading.tensor
-
-    return {m: tuple(sorted(readings[m], key=place)) for m in sorted(readings, key=rank.__getitem__)}
-
-
-def _keepable(tensor: int, spec: Spec, runs: Runs) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Groupings of a tensor, each with all sets of parts that may be kept."""
-    for grouping in groupings(spec):
-        needs = {
-            grouping[axis]: grouping[runs[tensor, axis]]
-            for axis in range(len(spec))
-            if (tensor, axis) in runs
-        }
-        parts = max(grouping, default=-1) + 1
-        for size in range(parts + 1):
-            for kept in combinations(range(parts), size):
-                if all(owner in kept for part, owner in needs.items() if part in kept):
-                    yield grouping, kept
-
-
-def _orders(kept: tuple[int, ...], group: list[int], wanted: Multiset) -> Iterator[tuple[int, ...]]:
-    """Orders of kept parts whose groups are as wanted; the ascending one within every group first."""
-    for order in permutations(kept):
-        if tuple(group[part] for part in order) == wanted:
-            yield order
+    for tensor, grouping, kept in every:
+        group = dict(zip(grouping, specs[tensor], strict=True))  # of every part
+        groups = tuple(group[part] for part in kept)
+        rest = tuple(g for g in groups if g not in private[tensor])
+        rest = order.setdefault(tuple(sorted(rest)), rest)
+        last = tuple(g for g in private[tensor] if g in groups)
+        multiset = rest + last
+        bits = tuple(g in last for g in private[tensor]) if last else ()
+        rank[multiset] = (len(rest), rest, tensor if last else -1, bits)
+        # The ascending order within every group comes first.
+        orders = [o for o in permutations(kept) if tuple(group[part] for part in o) == multiset]
+        many = readings.setdefault(multiset, [])
+        many += [Reading(tensor, grouping, o) for o in (orders if every_order else orders[:1])]
+    return {
+        m: tuple(sorted(readings[m], key=lambda r: (len(set(r.grouping)) < len(r.grouping), r.tensor)))
+        for m in sorted(readings, key=rank.__getitem__)
+    }

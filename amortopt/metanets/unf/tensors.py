@@ -66,7 +66,27 @@ class WeightTensors:
         Raises:
             ValueError: A parameter is missing, or has another number of axes than the block.
         """
-        return [torch.stack([_tensor(block, each) for each in params], dim=-1) for block in self.blocks]
+        tensors = []
+        for block in self.blocks:
+            channels = []
+            for each in params:
+                if (value := each.get(block.param)) is None:
+                    raise ValueError(
+                        f"params: got {', '.join(each) or 'none'}, expected also {block.param!r}; give all "
+                        "parameters of the spec"
+                    )
+                if block.slices:
+                    value = read(value, block)
+                elif value.ndim != 1 + len(block.axes):
+                    if math.prod(value.shape[1:]) != math.prod(block.shape):
+                        raise ValueError(
+                            f"params: got shape {tuple(value.shape)} for {block.param!r}, expected networks "
+                            f"first and then {block.shape}; stack networks along a new first axis"
+                        )
+                    value = value.reshape(len(value), *block.shape)
+                channels.append(value.reshape(len(value), *(value.shape[1 + k] for k in _kept_axes(block))))
+            tensors.append(torch.stack(channels, dim=-1))
+        return tensors
 
     def write(self, tensors: Sequence[Tensor], like: Params) -> Params:
         """The inverse of ``read`` for one channel; differentiable.
@@ -90,22 +110,3 @@ class WeightTensors:
 
 def _kept_axes(block: Block) -> list[int]:
     return [k for k, axis in enumerate(block.axes) if axis.group is not None or axis.size > 1]
-
-
-def _tensor(block: Block, params: Params) -> Tensor:
-    value = params.get(block.param)
-    if value is None:
-        raise ValueError(
-            f"params: got {', '.join(params) or 'none'}, expected also {block.param!r}; give all parameters "
-            "of the spec"
-        )
-    if block.slices:
-        value = read(value, block)
-    elif value.ndim != 1 + len(block.axes):
-        if math.prod(value.shape[1:]) != math.prod(block.shape):
-            raise ValueError(
-                f"params: got shape {tuple(value.shape)} for {block.param!r}, expected networks first and "
-                f"then {block.shape}; stack networks along a new first axis"
-            )
-        value = value.reshape(value.shape[0], *block.shape)
-    return value.reshape(value.shape[0], *(value.shape[1 + k] for k in _kept_axes(block)))
