@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -103,19 +104,20 @@ class FastRule:
     def __init__(self, rule: UNFRule, layout: UpdateLayout, tile: int = TILE) -> None:
         self.layout = layout
         self.tiles = tiles(layout, tile if layout.device.type == "cpu" else layout.size)
-        width, self._kw = rule.out_term.shape[1], {"dtype": torch.float32, "device": layout.device}
+        width = rule.out_term.shape[1]
+        self._kw: dict[str, Any] = {"dtype": torch.float32, "device": layout.device}
+        zeros = partial(torch.zeros, **self._kw)
         self._layers = [
             _FastLayer(cast(SharedUNFLayer, layer), weights, layout)
             for layer, weights in zip(rule.layers, rule.context, strict=True)
         ]
-        self._features = [self._zeros(rule.features, *tile.shape) for tile in self.tiles]
+        self._features = [zeros(rule.features, *tile.shape) for tile in self.tiles]
         self._hidden = [
-            [self._zeros(width, *tile.shape) for tile in self.tiles]
-            for _ in range(min(2, len(self._layers) - 1))
+            [zeros(width, *tile.shape) for tile in self.tiles] for _ in range(min(2, len(self._layers) - 1))
         ]
-        self._last = self._zeros(width * max(math.prod(tile.shape) for tile in self.tiles))
-        self._squares = self._zeros(rule.features + 1, layout.num_blocks)
-        self._direction, self._update = self._zeros(layout.size), self._zeros(layout.size)
+        self._last = zeros(width * max(math.prod(tile.shape) for tile in self.tiles))
+        self._squares = zeros(rule.features + 1, layout.num_blocks)
+        self._direction, self._update = zeros(layout.size), zeros(layout.size)
         gamma = rule.logit_gamma.sigmoid().reshape(1)
         self._momentum_rates = 1 - torch.cat([gamma, torch.tensor(f.MOMENTA, **self._kw)]).unsqueeze(1)
         self._second_rates = 1 - torch.tensor(f.SECOND, **self._kw).unsqueeze(1)
@@ -128,9 +130,6 @@ class FastRule:
         self._context_gate = rule.context_gate.squeeze(2).clone()
         counts = [math.prod(bucket.shape) for bucket in layout.buckets for _ in range(bucket.count)]
         self._block_sizes = torch.tensor(counts, **self._kw)
-
-    def _zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, **self._kw)
 
     @torch.no_grad()
     def __call__(self, values: Tensor, state: RuleState) -> Tensor:
@@ -146,8 +145,22 @@ class FastRule:
         state["step"].add_(1)
         correction = 1 - self._decays ** state["step"].to(self._decays.device)
         self._squares.zero_()
-        for t in range(len(self.tiles)):
-            self._accumulate(t, values, state, correction)
+        # 1. State, directions and features of every tile, and the sums of squares of every block.
+        for tile, features in zip(self.tiles, self._features, strict=True):
+            span, x = slice(*tile.elements), features.flatten(1)
+            gradient, momenta, second = values[1, span], state["momenta"][:, span], state["second"][:, span]
+            momenta.lerp_(gradient.expand_as(momenta), self._momentum_rates)
+            second.lerp_(gradient.square().expand_as(second), self._second_rates)
+            roots = (second / correction[:2].unsqueeze(1)).add_(f.TINY).rsqrt_()
+            direction = torch.mul(momenta[0], roots[1], out=self._direction[span]).div_(correction[2])
+            x[:2], x[2:8] = values[:, span], momenta[1:]
+            torch.mul(gradient, roots[0], out=x[8])
+            torch.mul(momenta[3:5].unsqueeze(1), roots, out=x[9:].unflatten(0, (2, 2)))
+            norms = torch.linalg.vector_norm(features.flatten(2), dim=2)
+            self._squares[:-1, tile.network_blocks] += norms.square_()
+            norms = torch.linalg.vector_norm(direction.view(1, tile.shape[0], -1), dim=2)
+            self._squares[-1:, tile.network_blocks] += norms.square_()
+        # 2. Normalised features, and the first layer's sums.
         squares = self._squares.div_(self._block_sizes).add_(f.TINY)
         factors = squares[:-1].rsqrt()
         context = self._context(float(state["step"]), squares)
@@ -155,6 +168,7 @@ class FastRule:
             factor = factors[:, tile.network_blocks]
             x.flatten(2).mul_(factor.unsqueeze(2)).clamp_(-f.BOUND, f.BOUND)
             self._layers[0].read(tile, x)
+        # 3. The layers.
         xs = self._features
         for i, layer in enumerate(self._layers[:-1]):
             layer.finish(context)
@@ -169,26 +183,12 @@ class FastRule:
         for tile, x in zip(self.tiles, xs, strict=True):
             y = self._last[: self._out.shape[2] * math.prod(tile.shape)].view(-1, *tile.shape)
             self._layers[-1].apply(tile, x, y)
-            self._write(tile, y, gates[tile.network_blocks])
+            # [classes, 2, D]: the term and the gate's logarithm
+            term, gate = (self._out[tile.bucket.kind] @ y.flatten(1)).view(2, tile.shape[0], -1)
+            gate = gate.add_(gates[tile.network_blocks].unsqueeze(1)).clamp_(-f.BOUND, f.BOUND).exp_()
+            direction, update = self._direction[slice(*tile.elements)], self._update[slice(*tile.elements)]
+            torch.addcmul(term.flatten(), gate.flatten(), direction, value=self._alpha, out=update)
         return self._update
-
-    def _accumulate(self, t: int, values: Tensor, state: RuleState, correction: Tensor) -> None:
-        """Bring a tile's state up to date; write its direction and features, not yet normalised."""
-        tile = self.tiles[t]
-        span, x = slice(*tile.elements), self._features[t].flatten(1)
-        gradient, momenta, second = values[1, span], state["momenta"][:, span], state["second"][:, span]
-        momenta.lerp_(gradient.expand_as(momenta), self._momentum_rates)
-        second.lerp_(gradient.square().expand_as(second), self._second_rates)
-        roots = (second / correction[:2].unsqueeze(1)).add_(f.TINY).rsqrt_()
-        direction = torch.mul(momenta[0], roots[1], out=self._direction[span]).div_(correction[2])
-        x[:2], x[2:8] = values[:, span], momenta[1:]
-        torch.mul(gradient, roots[0], out=x[8])
-        torch.mul(momenta[3:5].unsqueeze(1), roots, out=x[9:].unflatten(0, (2, 2)))
-        for rows, part in (
-            (self._squares[:-1], self._features[t].flatten(2)),
-            (self._squares[-1:], direction.view(1, tile.shape[0], -1)),
-        ):
-            rows[:, tile.network_blocks] += torch.linalg.vector_norm(part, dim=2).square_()
 
     def _context(self, step: float, squares: Tensor) -> Tensor:
         """As ``UNFRule`` has it, [CONTEXT, blocks], from mean squares [F + 1, blocks]."""
@@ -199,13 +199,6 @@ class FastRule:
         context[len(time) : -1] = 0.2 * torch.cat([sizes, sizes[2:] - sizes[:1]])
         return context
 
-    def _write(self, tile: Tile, x: Tensor, gates: Tensor) -> None:
-        """The update of a tile's elements, from the last layer's output [D, L, *axes]."""
-        term, gate = (self._out[tile.bucket.kind] @ x.flatten(1)).view(2, tile.shape[0], -1)
-        span = slice(*tile.elements)
-        gate = gate.add_(gates.unsqueeze(1)).clamp_(-f.BOUND, f.BOUND).exp_().flatten()
-        torch.addcmul(term.flatten(), gate, self._direction[span], value=self._alpha, out=self._update[span])
-
 
 class _FastLayer:
     """A layer's weights transposed, and the sums that it needs before any of its elements.
@@ -214,7 +207,9 @@ class _FastLayer:
     """
 
     def __init__(self, layer: SharedUNFLayer, context: Tensor, layout: UpdateLayout) -> None:
-        self.layout, self._kw = layout, {"dtype": torch.float32, "device": layout.device}
+        self.layout = layout
+        kw: dict[str, Any] = {"dtype": torch.float32, "device": layout.device}
+        zeros = partial(torch.zeros, **kw)
         self._channels, self._width = layer.element.shape[1:]
         self._element = layer.element.transpose(1, 2).contiguous()  # [classes, D, C]
         # [classes, D, C + CONTEXT]: S and the context's weights, side by side
@@ -227,18 +222,18 @@ class _FastLayer:
         self._order = torch.argsort(layout.slots, stable=True)
         counts = torch.bincount(layout.slots, minlength=layout.num_units * len(AXIS_ROLES))
         self._offsets, self._slot_sizes = counts.cumsum(0) - counts, counts.clamp(min=1).unsqueeze(1)
-        lengths = torch.ones(layout.num_rows, **self._kw)  # elements of every row
+        lengths = torch.ones(layout.num_rows, **kw)  # elements of every row
         for b, side in layout.sides:
             shape = layout.buckets[b].shape
             kept = shape[0] ** 2 if side.axis is None else shape[side.axis]
             lengths[slice(*side.rows)] = math.prod(shape) // kept
         self._per_row = lengths.reciprocal()
-        self._rows = self._zeros(self._channels, layout.num_rows)
-        self._known = self._zeros(self._channels + CONTEXT, layout.num_blocks)  # block means, then context
+        self._rows = zeros(self._channels, layout.num_rows)
+        self._known = zeros(self._channels + CONTEXT, layout.num_blocks)  # block means, then context
         # Axis along which a bucket's rows have the block mean in them; None: summed by itself.
         self._first = [next((s for s in b.sides if s.axis is not None), None) for b in layout.buckets]
         self._transposed = {
-            b: self._zeros(self._channels, bucket.count, *bucket.shape)
+            b: zeros(self._channels, bucket.count, *bucket.shape)
             for b, bucket in enumerate(layout.buckets)
             if bucket.square
         }
@@ -247,12 +242,9 @@ class _FastLayer:
             (b, k): (number, flip) for number, many in enumerate(layout.pairs) for b, k, flip in many
         }
         shapes = [layout.buckets[many[0][0]].shape[:2] for many in layout.pairs]
-        self._pair_sums = [self._zeros(self._channels, *shape) for shape in shapes]
+        self._pair_sums = [zeros(self._channels, *shape) for shape in shapes]
         self._block_terms = self._row_terms = torch.empty(0)
         self._pair_terms: list[Tensor] = []
-
-    def _zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, **self._kw)
 
     def read(self, tile: Tile, x: Tensor) -> None:
         """Add a tile [C, L, *axes] to the sums."""
@@ -292,29 +284,27 @@ class _FastLayer:
                 of_bucket = rows[:, slice(*side.rows)].unflatten(1, (bucket.count, -1))
                 self._known[:c, slice(*bucket.blocks)] = of_bucket.mean(2)
         spans = {kind: slice(*span) for kind, span in layout.blocks_by_class.items()}
-        class_means = self._zeros(len(self._block), c)
+        class_means = rows.new_zeros(len(self._block), c)
         for kind, span in spans.items():
             class_means[kind] = self._known[:c, span].mean(1)
         to_class = (class_means.flatten() @ self._classes).view(len(class_means), -1, 1)
         self._block_terms = torch.cat(
             [self._block[kind] @ self._known[:, span] + to_class[kind] for kind, span in spans.items()], 1
         )
-        self._row_terms = self._terms_of_rows(rows) if layout.num_rows else rows
+        self._row_terms = rows
+        if layout.num_rows:
+            direct = [self._row[role] @ rows[:, slice(*span)] for role, span in layout.rows_by_role.items()]
+            # Rows of one slot behind each other: adding them by index is many times slower.
+            units = F.embedding_bag(self._order, rows.t().contiguous(), self._offsets, mode="sum")
+            through = (units / self._slot_sizes).view(layout.num_units, -1) @ self._unit
+            through = through.view(-1, self._width).index_select(0, layout.slots).t()
+            self._row_terms = torch.cat(direct, 1) + through
         self._pair_terms = [
             (self._pair @ total.flatten(1) / len(many)).view(-1, *total.shape[1:])
             for total, many in zip(self._pair_sums, layout.pairs, strict=True)
         ]
         for sums in (self._rows, self._known, *self._pair_sums):
             sums.zero_()
-
-    def _terms_of_rows(self, rows: Tensor) -> Tensor:
-        layout = self.layout
-        direct = [self._row[role] @ rows[:, slice(*span)] for role, span in layout.rows_by_role.items()]
-        # Rows of one slot behind each other: adding them by index is many times slower.
-        units = F.embedding_bag(self._order, rows.t().contiguous(), self._offsets, mode="sum")
-        through = (units / self._slot_sizes).view(layout.num_units, -1) @ self._unit
-        through = through.view(-1, self._width).index_select(0, layout.slots).t()
-        return torch.cat(direct, 1) + through
 
     def apply(self, tile: Tile, x: Tensor, out: Tensor) -> None:
         """Write the layer's output after a ReLU: [C, L, *axes] -> out [D, L, *axes]."""

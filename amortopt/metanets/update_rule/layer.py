@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from amortopt.metanets.update_rule.layout import AXIS_ROLES, CLASSES, Bucket, Side, UpdateLayout
+from amortopt.metanets.update_rule.layout import AXIS_ROLES, CLASSES, UpdateLayout
 
 Reach: TypeAlias = Literal["unf", "nfn", "deepset", "mlp"]
 """What an output element depends on: everything; neighbouring layers; its own tensor; the same element."""
@@ -85,22 +85,29 @@ class SharedUNFLayer(nn.Module):
             [B, L, *shape, D] for every bucket.
         """
         out = [part @ self.element[bucket.kind] for bucket, part in zip(layout.buckets, parts, strict=True)]
-        rows = [_row_means(parts[b], side) for b, side in layout.sides] if self.rows else []
+        rows = [side.means(parts[b]) for b, side in layout.sides] if self.rows else []
         if self.reach != "mlp":
-            terms = self._block_terms(layout, _block_means(layout, parts, rows))
+            # A block's mean is the mean of its first rows, where it has any.
+            first = {
+                b: row
+                for (b, side), row in reversed([*zip(layout.sides, rows, strict=False)])
+                if side.axis is not None
+            }
+            means = [
+                first[b].mean(2) if b in first else x.flatten(2, -2).mean(2) for b, x in enumerate(parts)
+            ]
+            terms = self._block_terms(layout, means)
             blocks = terms if blocks is None else blocks + terms
         if blocks is not None:
             # Smallest tensors first, so that only the last addition is as large as the elements.
             small = layout.split_blocks(blocks)
             large: list[list[Tensor]] = [[] for _ in parts]
             for (b, side), row in zip(layout.sides, self._row_terms(layout, rows), strict=False):
-                bucket = layout.buckets[b]
-                if side.axis is None:
-                    large[b].append(_on_diagonal(row, bucket))
-                elif side.axis == 0:
-                    small[b] = small[b] + _broadcastable(row, bucket, (0,))
+                term = side.spread(row, len(layout.buckets[b].shape))
+                if side.axis == 0:
+                    small[b] = small[b] + term
                 else:
-                    large[b].append(_broadcastable(row, bucket, (side.axis,)))
+                    large[b].append(term)
             out = [sum(more, y + few) for y, few, more in zip(out, small, large, strict=True)]
         return self._add_matrix_terms(layout, parts, out) if self.reach == "unf" else out
 
@@ -141,63 +148,26 @@ class SharedUNFLayer(nn.Module):
     def _add_matrix_terms(self, layout: UpdateLayout, parts: Parts, out: Parts) -> Parts:
         """Add the terms of transposes, means over kernel positions, and matrices between the same groups."""
         out = list(out)
+        matrices: Parts = []  # [B, L, n0, n1, C]: means over kernel positions
         for b, (bucket, part) in enumerate(zip(layout.buckets, parts, strict=True)):
             if bucket.square:
                 out[b] = out[b] + (part @ self.transpose).transpose(2, 3)
-            if len(bucket.shape) > 2:
-                kernel = part.mean(tuple(range(4, 2 + len(bucket.shape)))) @ self.kernel
-                out[b] = out[b] + _broadcastable(kernel, bucket, (0, 1))
-        for b, terms in self._pair_terms(layout, parts).items():
-            rows = [
-                terms[k] if k in terms else torch.zeros_like(out[b][:, k])
-                for k in range(layout.buckets[b].count)
-            ]
-            out[b] = out[b] + torch.stack([row.expand_as(out[b][:, 0]) for row in rows], dim=1)
-        return out
-
-    def _pair_terms(self, layout: UpdateLayout, parts: Parts) -> dict[int, dict[int, Tensor]]:
-        """Bucket -> block in it -> P times the mean of all matrices between its groups, [B, *shape, D]."""
-        terms: dict[int, dict[int, Tensor]] = {}
+            extra = [1] * (len(bucket.shape) - 2)
+            matrices.append(part.mean(tuple(range(4, 4 + len(extra)))) if extra else part)
+            if extra:
+                kernel = matrices[b] @ self.kernel
+                out[b] = out[b] + kernel.reshape(*kernel.shape[:4], *extra, -1)
+        terms: dict[tuple[int, int], Tensor] = {}  # bucket, block in it -> [B, n0, n1, D]
         for places in layout.pairs:
-            matrices = []
-            for b, k, flip in places:
-                matrix = parts[b].unbind(1)[k]
-                if len(layout.buckets[b].shape) > 2:
-                    matrix = matrix.mean(tuple(range(3, 1 + len(layout.buckets[b].shape))))
-                matrices.append(matrix.transpose(1, 2) if flip else matrix)
-            mean = torch.stack(matrices).mean(0) @ self.pair
-            for b, k, flip in places:
-                value = mean.transpose(1, 2) if flip else mean
-                extra = len(layout.buckets[b].shape) - 2
-                terms.setdefault(b, {})[k] = value.reshape(*value.shape[:3], *[1] * extra, value.shape[-1])
-        return terms
-
-
-def _row_means(part: Tensor, side: Side) -> Tensor:
-    """Mean over all axes but one, or the diagonal of the first two: [B, L, *shape, C] -> [B, L, n, C]."""
-    if side.axis is None:
-        row = part.diagonal(dim1=2, dim2=3).movedim(-1, 2)
-        return row.flatten(3, -2).mean(3) if row.ndim > 4 else row
-    others = [dim for dim in range(2, part.ndim - 1) if dim != 2 + side.axis]
-    return part.mean(others) if others else part
-
-
-def _block_means(layout: UpdateLayout, parts: Parts, rows: Parts) -> Parts:
-    """Mean of every block, [B, L, C] per bucket; from its first row means where there are any."""
-    means: dict[int, Tensor] = {}
-    for (b, side), row in zip(layout.sides, rows, strict=False):
-        if b not in means and side.axis is not None:
-            means[b] = row.mean(2)
-    return [means[b] if b in means else part.flatten(2, -2).mean(2) for b, part in enumerate(parts)]
-
-
-def _broadcastable(rows: Tensor, bucket: Bucket, kept: tuple[int, ...]) -> Tensor:
-    """Give [B, L, *kept axes, D] an axis of length 1 for every other axis of the bucket's shape."""
-    sizes = [n if axis in kept else 1 for axis, n in enumerate(bucket.shape)]
-    return rows.reshape(*rows.shape[:2], *sizes, rows.shape[-1])
-
-
-def _on_diagonal(row: Tensor, bucket: Bucket) -> Tensor:
-    """Put [B, L, n, D] on the diagonal of the first two axes."""
-    matrix = torch.diag_embed(row.movedim(2, -1), dim1=2, dim2=3)
-    return matrix.reshape(*matrix.shape[:4], *[1] * (len(bucket.shape) - 2), matrix.shape[-1])
+            of_pair = [matrices[b].unbind(1)[k] for b, k, _ in places]
+            of_pair = [
+                m.transpose(1, 2) if flip else m for m, (_, _, flip) in zip(of_pair, places, strict=True)
+            ]
+            mean = torch.stack(of_pair).mean(0) @ self.pair
+            terms |= {(b, k): mean.transpose(1, 2) if flip else mean for b, k, flip in places}
+        for b in dict.fromkeys(b for b, _ in terms):
+            zero = torch.zeros_like(next(term for (k, _), term in terms.items() if k == b))
+            added = torch.stack([terms.get((b, k), zero) for k in range(layout.buckets[b].count)], dim=1)
+            extra = [1] * (len(layout.buckets[b].shape) - 2)
+            out[b] = out[b] + added.reshape(*added.shape[:4], *extra, -1)
+        return out

@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +45,25 @@ class Side:
     axis: int | None
     rows: tuple[int, int]
     units: tuple[int, ...] = field(repr=False)
+
+    def means(self, part: Tensor) -> Tensor:
+        """The rows, from the elements of the bucket: [B, L, *shape, C] -> [B, L, n, C]."""
+        if self.axis is None:
+            row = part.diagonal(dim1=2, dim2=3).movedim(-1, 2)
+            return row.flatten(3, -2).mean(3) if row.ndim > 4 else row
+        others = [dim for dim in range(2, part.ndim - 1) if dim != 2 + self.axis]
+        return part.mean(others) if others else part
+
+    def spread(self, row: Tensor, axes: int) -> Tensor:
+        """What is added to the elements of every row: [B, L, n, D] -> [B, L, *shape, D].
+
+        Axes that all elements of a row share have length 1; beside the diagonal there are zeros.
+        """
+        if self.axis is None:
+            matrix = torch.diag_embed(row.movedim(2, -1), dim1=2, dim2=3)  # [B, L, n, n, D]
+            return matrix.reshape(*matrix.shape[:4], *[1] * (axes - 2), matrix.shape[-1])
+        lengths = [-1 if axis == self.axis else 1 for axis in range(axes)]
+        return row.reshape(*row.shape[:2], *lengths, row.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -80,35 +101,40 @@ class Place:
     stop: int
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A block in the shape of its bucket; ``units`` names what each axis counts, None if it has no rows."""
 
     block: Block
     shape: tuple[int, ...]
     units: tuple[str | None, ...]
 
-    @property
-    def kind(self) -> int:
-        return int(len(self.shape) > 1)
-
-    @property
-    def square(self) -> bool:
-        return self.kind == 1 and self.units[0] is not None and self.units[0] == self.units[1]
+    @classmethod
+    def of(cls, spec: SymmetrySpec, block: Block) -> _Piece:
+        """Without axes of length 1, neighbouring fixed axes merged."""
+        shape: list[int] = []
+        units: list[str | None] = []
+        fixed_before = False
+        for position, axis in enumerate(block.axes):
+            fixed = axis.group is None
+            if axis.size == 1 and (fixed or len(block.axes) > 1):
+                continue
+            if fixed and fixed_before:
+                shape[-1] *= axis.size
+                continue
+            fixed_before = fixed
+            shape.append(axis.size)
+            if axis.group is None:
+                units.append(f"\0{block.label}\0{position}")
+            else:  # along one run of a group, indices of different runs are different units: no rows
+                name = spec.units_of(axis.group)
+                units.append(name if spec.group(name).size == axis.size else None)
+        return cls(block, tuple(shape) or (1,), tuple(units) if shape else (f"\0{block.label}",))
 
     @property
     def key(self) -> tuple[int, tuple[int, ...], tuple[bool, ...], bool]:
-        return self.kind, self.shape, tuple(name is None for name in self.units), self.square
-
-    @property
-    def sides(self) -> list[tuple[int, int | None]]:
-        """Axis role and axis of every kind of row."""
-        if self.kind == 0:
-            return [(0, 0)] if self.units[0] is not None else []
-        axes: list[tuple[int, int | None]] = [
-            (min(axis, 2) + 1, axis) for axis, name in enumerate(self.units) if name is not None
-        ]
-        return axes + [(AXIS_ROLES.index("diagonal"), None)] * self.square
+        """Equal within a bucket: class, shape, axes without rows, whether the first two count one group."""
+        square = len(self.shape) > 1 and self.units[0] is not None and self.units[0] == self.units[1]
+        return int(len(self.shape) > 1), self.shape, tuple(name is None for name in self.units), square
 
 
 class UpdateLayout:
@@ -150,16 +176,7 @@ class UpdateLayout:
             else (Block(name, tuple(Axis(None, 0, n, "fixed") for n in shape)),)
             for name, shape in self.shapes.items()
         }
-        self._check()
-        by_key: dict[tuple[int, tuple[int, ...], tuple[bool, ...], bool], list[_Piece]] = {}
-        for block in (block for blocks in self.blocks.values() for block in blocks):
-            piece = _piece(spec, block)
-            by_key.setdefault(piece.key, []).append(piece)
-        pieces = [by_key[key] for key in sorted(by_key, key=lambda key: key[0])]
-        self._lay_out(pieces)
-        self.pairs = _pairs(pieces)
-
-    def _check(self) -> None:
+        by_key: dict[Any, list[_Piece]] = {}
         for name, shape in self.shapes.items():
             for block in self.blocks[name]:
                 if not fits(block, shape):
@@ -167,59 +184,62 @@ class UpdateLayout:
                         f"spec: block {block.label!r} has shape {block.shape}, but the model's parameter has "
                         f"shape {shape}; {_ADVICE}"
                     )
+                piece = _Piece.of(spec, block)
+                by_key.setdefault(piece.key, []).append(piece)
             covered = sum(math.prod(block.shape) for block in self.blocks[name])
             if covered != math.prod(shape):
                 raise ValueError(
                     f"spec: the blocks of {name!r} cover {covered} of its {math.prod(shape)} elements; "
                     f"{_ADVICE}"
                 )
-
-    def _lay_out(self, pieces: list[list[_Piece]]) -> None:
-        first_unit: dict[str, int] = {}
+        keys = sorted(by_key, key=lambda key: key[0])  # vectors, then matrices
+        pieces = [by_key[key] for key in keys]
+        # Units are numbered over the whole network.
+        first_unit: dict[str | None, int] = {}
         self.num_units = 0
-        for piece in (piece for bucket in pieces for piece in bucket):
-            for size, name in zip(piece.shape, piece.units, strict=True):
-                if name is not None and name not in first_unit:
-                    first_unit[name] = self.num_units
+        for piece in chain.from_iterable(pieces):
+            for size, unit in zip(piece.shape, piece.units, strict=True):
+                if unit is not None and unit not in first_unit:
+                    first_unit[unit] = self.num_units
                     self.num_units += size
         # Rows are sorted by axis role: all rows of one role are one matrix product.
-        sides: list[list[Side]] = [[] for _ in pieces]
-        row = 0
-        for role, b, axis in sorted(
-            ((role, b, axis) for b, bucket in enumerate(pieces) for role, axis in bucket[0].sides),
-            key=lambda side: side[:2],
-        ):
-            units = tuple(
-                first_unit[str(piece.units[axis or 0])] + k
-                for piece in pieces[b]
-                for k in range(piece.shape[axis or 0])
-            )
-            sides[b].append(Side(role, axis, (row, row + len(units)), units))
-            row += len(units)
-        self.num_rows = row
+        axes: list[tuple[int, int, int | None]] = []  # axis role, bucket, axis
+        for b, (kind, _, without, square) in enumerate(keys):
+            axes += [(min(axis, 2) + 1 if kind else 0, b, axis) for axis, no in enumerate(without) if not no]
+            axes += [(AXIS_ROLES.index("diagonal"), b, None)] * square
+        self.sides: list[tuple[int, Side]] = []
+        self.num_rows = 0
+        for role, b, axis in sorted(axes, key=lambda side: side[:2]):
+            n = pieces[b][0].shape[axis or 0]
+            units = tuple(first_unit[piece.units[axis or 0]] + k for piece in pieces[b] for k in range(n))
+            self.sides.append((b, Side(role, axis, (self.num_rows, self.num_rows + len(units)), units)))
+            self.num_rows += len(units)
+        # Blocks of a bucket lie behind each other.
         self.buckets: list[Bucket] = []
         self.places: list[Place] = []
-        block = element = 0
-        for bucket, of_bucket in zip(pieces, sides, strict=True):
-            size, start = math.prod(bucket[0].shape), element
-            for piece in bucket:
-                self.places.append(Place(piece.block, element, element + size))
-                element += size
-            spans = (block, block + len(bucket)), (start, element)
-            self.buckets.append(
-                Bucket(bucket[0].shape, bucket[0].kind, *spans, tuple(of_bucket), bucket[0].square)
-            )
-            block += len(bucket)
-        self.num_blocks, self.size = block, element
-        self.sides = sorted(
-            ((b, side) for b, bucket in enumerate(self.buckets) for side in bucket.sides),
-            key=lambda pair: pair[1].rows,
-        )
+        self.num_blocks = self.size = 0
+        for b, (kind, shape, _, square) in enumerate(keys):
+            first, sides = self.size, tuple(side for k, side in self.sides if k == b)
+            for piece in pieces[b]:
+                self.places.append(Place(piece.block, self.size, self.size + math.prod(shape)))
+                self.size += math.prod(shape)
+            blocks = (self.num_blocks, self.num_blocks + len(pieces[b]))
+            self.buckets.append(Bucket(shape, kind, blocks, (first, self.size), sides, square))
+            self.num_blocks = blocks[1]
         self.slots = torch.empty(self.num_rows, dtype=torch.int64)
         for _, side in self.sides:
             self.slots[slice(*side.rows)] = torch.tensor(side.units) * len(AXIS_ROLES) + side.role
         counts = torch.bincount(self.slots, minlength=self.num_units * len(AXIS_ROLES))
         self.shares = (1.0 / counts[self.slots].float()).unsqueeze(1)
+        # Matrices between the same two groups; fixed axes ("\0") belong to one block only.
+        between: dict[tuple[str, str], list[tuple[int, int, bool]]] = {}
+        for b, (kind, *_) in enumerate(keys):
+            for k, piece in enumerate(pieces[b] if kind else []):
+                out, into = piece.units[:2]
+                if out is not None and into is not None and "\0" not in out + into:
+                    flip = (into, out) in between and out != into
+                    between.setdefault((into, out) if flip else (out, into), []).append((b, k, flip))
+        self.pairs = tuple(tuple(many) for many in between.values() if len(many) > 1)
 
     @property
     def rows_by_role(self) -> dict[int, tuple[int, int]]:
@@ -312,37 +332,3 @@ class UpdateLayout:
             name: join([block for block, _ in many], [part for _, part in many], self.shapes[name], lead)
             for name, many in by_name.items()
         }
-
-
-def _piece(spec: SymmetrySpec, block: Block) -> _Piece:
-    """A block without axes of length 1, neighbouring fixed axes merged."""
-    shape: list[int] = []
-    units: list[str | None] = []
-    fixed_before = False
-    for position, axis in enumerate(block.axes):
-        fixed = axis.group is None
-        if axis.size == 1 and (fixed or len(block.axes) > 1):
-            continue
-        if fixed and fixed_before:
-            shape[-1] *= axis.size
-            continue
-        fixed_before = fixed
-        shape.append(axis.size)
-        if axis.group is None:
-            units.append(f"\0{block.label}\0{position}")
-        else:  # along one run of a group, indices of different runs are different units: no rows
-            name = spec.units_of(axis.group)
-            units.append(name if spec.group(name).size == axis.size else None)
-    return _Piece(block, tuple(shape) or (1,), tuple(units) if shape else (f"\0{block.label}",))
-
-
-def _pairs(pieces: list[list[_Piece]]) -> tuple[tuple[tuple[int, int, bool], ...], ...]:
-    places: dict[tuple[str, str], list[tuple[int, int, bool]]] = {}
-    for b, bucket in enumerate(pieces):
-        for k, piece in enumerate(bucket if bucket[0].kind else []):
-            first, second = piece.units[:2]
-            if first is None or second is None or "\0" in first + second:
-                continue
-            flip = (second, first) in places and first != second
-            places.setdefault((second, first) if flip else (first, second), []).append((b, k, flip))
-    return tuple(tuple(many) for many in places.values() if len(many) > 1)

@@ -140,9 +140,19 @@ class UNFRule(UpdateRule):
                 key: value.reshape((*batch, *value.shape[1:])) for key, value in inner.items()
             }
         state = self.accumulate(grads, state, inplace)
-        direction, elements = self._direction_and_features(layout, flat, grads, state)
+        # Direction [B, N]; features [B, N, F]: weights, gradients, momenta, and these over roots.
+        step = state["step"].unsqueeze(-1)
+        direction, *momenta = state["momenta"].unbind(1)
+        elements = [flat, grads, *momenta]
+        if "second" in state:
+            over_root = self._division_by_roots(layout, state["second"], step)
+            if self.second:
+                elements.append(over_root(grads, 0))
+                elements += [over_root(m, k) for m in momenta[2:4] for k in range(len(f.SECOND))]
+            if self.direction == "adam":
+                direction = over_root(direction, 1) / (1 - self.logit_gamma.sigmoid() ** step)
         directions = layout.split(direction.unsqueeze(-1))
-        x, squares = f.normalised(layout, layout.split(elements))
+        x, squares = f.normalised(layout, layout.split(torch.stack(elements, dim=-1)))
         context = self._context(layout, state["step"], squares[..., :2], f.mean_squares(directions))
         for layer, weights in zip(self.layers, self.context, strict=True):
             x = [part.relu() for part in layer(layout, x, _by_class(layout, context, weights))]
@@ -166,22 +176,6 @@ class UNFRule(UpdateRule):
             decays = grads.new_tensor(f.SECOND)
             new["second"] = f.running_average(state["second"], grads.square(), decays, inplace)
         return new
-
-    def _direction_and_features(
-        self, layout: UpdateLayout, flat: Tensor, grads: Tensor, state: RuleState
-    ) -> tuple[Tensor, Tensor]:
-        """The direction [B, N]; weights, gradients, momenta, and these over roots: [B, N, F]."""
-        step = state["step"].unsqueeze(-1)
-        direction, *momenta = state["momenta"].unbind(1)
-        elements = [flat, grads, *momenta]
-        if "second" in state:
-            over_root = self._division_by_roots(layout, state["second"], step)
-            if self.second:
-                elements.append(over_root(grads, 0))
-                elements += [over_root(m, k) for m in momenta[2:4] for k in range(len(f.SECOND))]
-            if self.direction == "adam":
-                direction = over_root(direction, 1) / (1 - self.logit_gamma.sigmoid() ** step)
-        return direction, torch.stack(elements, dim=-1)
 
     def _division_by_roots(
         self, layout: UpdateLayout, second: Tensor, step: Tensor
