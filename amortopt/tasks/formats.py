@@ -1,6 +1,6 @@
-"""Readers of image data sets' own file formats, and their downloads through torchvision.
+"""Image data sets' own file formats, and their downloads through torchvision.
 
-Shapes: N images, H x W pixels. Every reader checks sizes before it believes a file.
+Shapes: N images, H x W pixels. Sizes are checked before a file is believed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import gzip
 import struct
 import tarfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ Gray: TypeAlias = Callable[[np.ndarray], np.ndarray]
 _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 _CIFAR10_RECORD = 1 + 3 * 32 * 32  # label byte, then the red, green and blue planes
+_CIFAR10_TRAIN, _CIFAR10_TEST = [f"data_batch_{i}.bin" for i in range(1, 6)], "test_batch.bin"
 _IDX_UBYTE = 0x08
 _NUM_CLASSES = 10
 
@@ -44,27 +46,16 @@ class Images:
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:
-    """Gray value of a pixel: ITU-R 601-2 luma in 16-bit fixed point (what Pillow's mode ``L`` computes).
+    """Gray values uint8 [N, ...] of colours uint8 [N, 3, ...]: ITU-R 601-2 luma in 16-bit fixed point.
 
-    Args:
-        rgb: uint8 [N, 3, ...].
-
-    Returns:
-        uint8 [N, ...].
+    It is what Pillow's mode ``L`` computes.
     """
     red, green, blue = (rgb[:, c].astype(np.uint32) for c in range(3))
     return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)
 
 
 def channel_mean(rgb: np.ndarray) -> np.ndarray:
-    """Gray value of a pixel: the mean of red, green and blue, not rounded.
-
-    Args:
-        rgb: uint8 [N, 3, ...].
-
-    Returns:
-        float32 [N, ...] in [0, 255].
-    """
+    """Gray values float32 [N, ...] of colours uint8 [N, 3, ...]: means in [0, 255], not rounded."""
     return rgb.sum(1, dtype=np.uint32).astype(np.float32) / np.float32(3)
 
 
@@ -100,127 +91,127 @@ def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
     return (total / np.float32(height**2)).astype(pixels.dtype)
 
 
-def read_idx(folder: Path, train: bool, side: int) -> Images:
-    """Read one part of an MNIST-like data set, plain or gzipped.
+class ImageFiles(ABC):
+    """The files of a data set under a root folder.
 
-    Args:
-        folder: Holds ``train-images-idx3-ubyte`` and its kind.
-        train: Train part or test part.
-        side: Height and width that the images must have, in pixels.
-
-    Returns:
-        The images.
-
-    Raises:
-        FileNotFoundError: If a file is not there.
-        ValueError: If a file is damaged.
+    Attributes:
+        side: Height and width H of its images, in pixels.
     """
-    prefix = "train" if train else "t10k"
-    image_path = _plain_or_gz(folder / f"{prefix}-images-idx3-ubyte")
-    label_path = _plain_or_gz(folder / f"{prefix}-labels-idx1-ubyte")
-    pixels, labels = _read_idx_file(image_path, 3), _read_idx_file(label_path, 1)
-    if pixels.shape[1:] != (side, side):
-        raise ValueError(f"{image_path}: got images of {pixels.shape[1:]} pixels, expected ({side}, {side})")
-    return _checked(pixels, labels, label_path)
+
+    side: int
+
+    @abstractmethod
+    def fetch(self, root: Path) -> None:
+        """Download what is missing or damaged."""
+
+    @abstractmethod
+    def read(self, root: Path, train: bool, gray: Gray) -> Images:
+        """Read the train part or the test part.
+
+        Raises:
+            FileNotFoundError: If a file is not there; says which, and how to get it.
+            ValueError: If a file is damaged.
+            ImportError: If a package that reads it is not installed.
+        """
 
 
-def read_cifar10(folder: Path, train: bool, gray: Gray = luma) -> Images:
-    """Read one part of the binary version of CIFAR-10.
+@dataclass(frozen=True)
+class IdxFiles(ImageFiles):
+    """MNIST's format, plain or gzipped, in ``root/name/raw``; ``name`` is that of torchvision's class."""
 
-    Args:
-        folder: Holds ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``.
-        train: Train part or test part.
-        gray: Gray value of a colour: ``luma`` or ``channel_mean``; ``colours`` keeps all three.
+    name: str
+    side: int = 28
 
-    Returns:
-        The images.
+    def fetch(self, root: Path) -> None:
+        source = getattr(_torchvision_datasets(), self.name)
+        mirrors = [source.mirrors] if isinstance(source.mirrors, str) else source.mirrors
+        folder = root / self.name / "raw"
+        for file, md5 in source.resources:
+            if not (folder / file).with_suffix("").exists():
+                _download([mirror + file for mirror in mirrors], folder, file, md5)
 
-    Raises:
-        FileNotFoundError: If a file is not there.
-        ValueError: If a file is damaged.
-    """
-    names = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
-    pixels, labels = [], []
-    for path in (_existing(folder / name) for name in names):
-        raw = np.fromfile(path, dtype=np.uint8)
-        if raw.size == 0 or raw.size % _CIFAR10_RECORD:
+    def read(self, root: Path, train: bool, gray: Gray) -> Images:
+        folder, prefix = root / self.name / "raw", "train" if train else "t10k"
+        arrays: list[np.ndarray] = []
+        for kind, axes in (("images", 3), ("labels", 1)):
+            path = folder / f"{prefix}-{kind}-idx{axes}-ubyte"
+            packed = path.with_name(path.name + ".gz")
+            path = packed if packed.exists() and not path.exists() else _existing(path)
+            arrays.append(_read_idx(path, axes))
+            if kind == "images" and arrays[0].shape[1:] != (self.side, self.side):
+                raise ValueError(
+                    f"{path}: got images of {arrays[0].shape[1:]} pixels, expected ({self.side}, {self.side})"
+                )
+        return _checked(arrays[0], arrays[1], path)
+
+
+@dataclass(frozen=True)
+class Cifar10Files(ImageFiles):
+    """The binary version of CIFAR-10, in ``root/cifar-10-batches-bin``."""
+
+    side: int = 32
+
+    def fetch(self, root: Path) -> None:
+        folder = root / "cifar-10-batches-bin"
+        names = [*_CIFAR10_TRAIN, _CIFAR10_TEST]
+        if all((folder / name).exists() for name in names):
+            return
+        archive = root / _CIFAR10_URL.rpartition("/")[2]
+        _download([_CIFAR10_URL], root, archive.name, _CIFAR10_MD5)
+        folder.mkdir(exist_ok=True)
+        with tarfile.open(archive) as packed:
+            for name in names:
+                content = packed.extractfile(f"{folder.name}/{name}")
+                if content is None:
+                    raise ValueError(
+                        f"{archive}: has no file {folder.name}/{name}; delete it to fetch it again"
+                    )
+                part = folder / f"{name}.part"  # renamed when complete, so a killed run leaves no half file
+                part.write_bytes(content.read())
+                part.replace(folder / name)
+
+    def read(self, root: Path, train: bool, gray: Gray) -> Images:
+        parts: list[Images] = []
+        for name in _CIFAR10_TRAIN if train else [_CIFAR10_TEST]:
+            path = _existing(root / "cifar-10-batches-bin" / name)
+            raw = np.fromfile(path, dtype=np.uint8)
+            if raw.size == 0 or raw.size % _CIFAR10_RECORD:
+                raise ValueError(
+                    f"{path}: got {raw.size} bytes, expected a multiple of {_CIFAR10_RECORD} (a label and "
+                    "3x32x32 pixels per image); the file is damaged, fetch it again"
+                )
+            records = raw.reshape(-1, _CIFAR10_RECORD)
+            parts.append(_checked(gray(records[:, 1:].reshape(-1, 3, 32, 32)), records[:, 0], path))
+        return Images(*(np.concatenate([getattr(p, key) for p in parts]) for key in ("pixels", "labels")))
+
+
+@dataclass(frozen=True)
+class SvhnFiles(ImageFiles):
+    """SVHN's cropped digits: ``X`` [32, 32, 3, N] and ``y`` [N, 1] in ``.mat``; label 10 is the digit 0."""
+
+    side: int = 32
+
+    def fetch(self, root: Path) -> None:
+        source = _torchvision_datasets().SVHN
+        for part in ("train", "test"):
+            url, name, md5 = source.split_list[part]
+            _download([url], root, name, md5)
+
+    def read(self, root: Path, train: bool, gray: Gray) -> Images:
+        path = _existing(root / f"{'train' if train else 'test'}_32x32.mat")
+        with needed_for("reading SVHN's .mat files", extra="vision"):
+            from scipy.io import loadmat
+            from scipy.io.matlab import MatReadError
+        try:
+            content = loadmat(path, variable_names=["X", "y"])
+            images, labels = content["X"], content["y"].reshape(-1)
+        except (MatReadError, KeyError, ValueError, TypeError, OSError, EOFError, zlib.error) as error:
             raise ValueError(
-                f"{path}: got {raw.size} bytes, expected a multiple of {_CIFAR10_RECORD} (a label and "
-                "3x32x32 pixels per image); the file is damaged, fetch it again"
-            )
-        records = raw.reshape(-1, _CIFAR10_RECORD)
-        part = _checked(gray(records[:, 1:].reshape(-1, 3, 32, 32)), records[:, 0], path)
-        pixels.append(part.pixels)
-        labels.append(part.labels)
-    return Images(np.concatenate(pixels), np.concatenate(labels))
-
-
-def read_svhn(path: Path, gray: Gray = luma) -> Images:
-    """Read one file of SVHN's cropped digits, in grayscale; its label 10 is the digit 0.
-
-    Args:
-        path: A ``.mat`` file with ``X`` [32, 32, 3, N] and ``y`` [N, 1].
-        gray: Gray value of a colour: ``luma`` or ``channel_mean``.
-
-    Returns:
-        The images.
-
-    Raises:
-        FileNotFoundError: If the file is not there.
-        ValueError: If the file is damaged.
-        ImportError: If scipy is not installed.
-    """
-    _existing(path)
-    with needed_for("reading SVHN's .mat files", extra="vision"):
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    try:
-        content = loadmat(path, variable_names=["X", "y"])
-        images, labels = content["X"], content["y"].reshape(-1)
-    except (MatReadError, KeyError, ValueError, TypeError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{path}: expected a MATLAB file with X and y; it is damaged ({error}), fetch it again"
-        ) from error
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
-        raise ValueError(f"{path}: got X {images.dtype} {images.shape}, expected uint8 (32, 32, 3, N)")
-    return _checked(gray(images.transpose(3, 2, 0, 1)), labels.astype(np.int64) % 10, path)
-
-
-def download_idx(root: Path, name: str) -> None:
-    """Download what is missing or damaged of ``"MNIST"`` or ``"FashionMNIST"`` into ``root/name/raw``."""
-    source = getattr(_torchvision_datasets(), name)
-    mirrors = [source.mirrors] if isinstance(source.mirrors, str) else source.mirrors
-    folder = root / name / "raw"
-    for file, md5 in source.resources:
-        if not (folder / file).with_suffix("").exists():
-            _download([mirror + file for mirror in mirrors], folder, file, md5)
-
-
-def download_cifar10(root: Path) -> None:
-    """Download the binary version of CIFAR-10 into ``root`` and unpack it, unless it is there."""
-    folder = root / "cifar-10-batches-bin"
-    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
-    if all((folder / name).exists() for name in names):
-        return
-    archive = root / _CIFAR10_URL.rpartition("/")[2]
-    _download([_CIFAR10_URL], root, archive.name, _CIFAR10_MD5)
-    folder.mkdir(exist_ok=True)
-    with tarfile.open(archive) as packed:
-        for name in names:
-            content = packed.extractfile(f"{folder.name}/{name}")
-            if content is None:
-                raise ValueError(f"{archive}: has no file {folder.name}/{name}; delete it to fetch it again")
-            part = folder / f"{name}.part"  # renamed when complete, so a killed run leaves no half file
-            part.write_bytes(content.read())
-            part.replace(folder / name)
-
-
-def download_svhn(root: Path) -> None:
-    """Download what is missing or damaged of SVHN's train and test files into ``root``."""
-    source = _torchvision_datasets().SVHN
-    for part in ("train", "test"):
-        url, name, md5 = source.split_list[part]
-        _download([url], root, name, md5)
+                f"{path}: expected a MATLAB file with X and y; it is damaged ({error}), fetch it again"
+            ) from error
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
+            raise ValueError(f"{path}: got X {images.dtype} {images.shape}, expected uint8 (32, 32, 3, N)")
+        return _checked(gray(images.transpose(3, 2, 0, 1)), labels.astype(np.int64) % 10, path)
 
 
 def _download(urls: list[str], folder: Path, name: str, md5: str) -> None:
@@ -259,12 +250,7 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _plain_or_gz(path: Path) -> Path:
-    packed = path.with_name(path.name + ".gz")
-    return packed if packed.exists() and not path.exists() else _existing(path)
-
-
-def _read_idx_file(path: Path, axes: int) -> np.ndarray:
+def _read_idx(path: Path, axes: int) -> np.ndarray:
     """The idx format: two zero bytes, element type, number of axes, axis lengths (big-endian), elements."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

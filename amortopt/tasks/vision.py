@@ -6,7 +6,6 @@ They are read here, in formats that carry numbers only: nothing in a user's fold
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -16,17 +15,15 @@ import torch
 
 from amortopt.tasks.examples import Examples
 from amortopt.tasks.formats import (
+    Cifar10Files,
     Gray,
+    IdxFiles,
+    ImageFiles,
     Images,
+    SvhnFiles,
     channel_mean,
     colours,
-    download_cifar10,
-    download_idx,
-    download_svhn,
     luma,
-    read_cifar10,
-    read_idx,
-    read_svhn,
     shrink,
 )
 from amortopt.tasks.objective import CrossEntropy
@@ -56,8 +53,8 @@ class VisionProblem(Problem):
     objective = CrossEntropy(10)
     channels = 1
     """1 for grayscale, 3 for colour."""
-    side: int
-    """Height and width in pixels, of the data set's own images."""
+    files: ImageFiles
+    """Reads the data set's own files and downloads them."""
 
     def __init__(
         self,
@@ -68,10 +65,9 @@ class VisionProblem(Problem):
         preprocessing: Preprocessing = "standardised",
         size: int | None = None,
     ) -> None:
-        if size is not None and not (isinstance(size, int) and 1 <= size <= self.side):
-            raise ValueError(
-                f"size: got {size!r}, expected 1 to {self.side} pixels, or None to keep {self.side}"
-            )
+        side = self.files.side
+        if size is not None and not (isinstance(size, int) and 1 <= size <= side):
+            raise ValueError(f"size: got {size!r}, expected 1 to {side} pixels, or None to keep {side}")
         if preprocessing not in get_args(Preprocessing):
             raise ValueError(
                 f"preprocessing: got {preprocessing!r}, expected one of {', '.join(get_args(Preprocessing))}"
@@ -89,20 +85,10 @@ class VisionProblem(Problem):
             self.arguments += ("size",)
 
     @property
-    def gray(self) -> Gray:
-        """How colours become gray values."""
-        return channel_mean if self.preprocessing == "small_cnn_zoo" else luma
-
-    @property
     def input_shape(self) -> tuple[int, ...]:
-        side = self.size or self.side
+        side = self.size or self.files.side
         return (self.channels, side, side)
 
-    @abstractmethod
-    def fetch(self) -> None:
-        """Download into ``root`` what is missing there."""
-
-    @abstractmethod
     def read(self, train: bool) -> Images:
         """Read the data set's own train or test images from ``root``.
 
@@ -110,6 +96,8 @@ class VisionProblem(Problem):
             FileNotFoundError: If a file is not there; says which, and how to get it.
             ValueError: If a file is damaged.
         """
+        gray: Gray = channel_mean if self.preprocessing == "small_cnn_zoo" else luma
+        return self.files.read(self.root, train, gray if self.channels == 1 else colours)
 
     def split(self, which: Which) -> Examples:
         check_which(which)
@@ -126,26 +114,14 @@ class Mnist(VisionProblem):
     ``t10k-images-idx3-ubyte`` and ``t10k-labels-idx1-ubyte``, each plain or ``.gz`` (torchvision's layout).
     """
 
-    side = 28
-
-    def fetch(self) -> None:
-        download_idx(self.root, "MNIST")
-
-    def read(self, train: bool) -> Images:
-        return read_idx(self.root / "MNIST" / "raw", train, self.side)
+    files = IdxFiles("MNIST")
 
 
 @register_problem("fashion_mnist")
 class FashionMnist(VisionProblem):
     """FashionMNIST (Xiao et al. 2017): MNIST's format, in ``root/FashionMNIST/raw``."""
 
-    side = 28
-
-    def fetch(self) -> None:
-        download_idx(self.root, "FashionMNIST")
-
-    def read(self, train: bool) -> Images:
-        return read_idx(self.root / "FashionMNIST" / "raw", train, self.side)
+    files = IdxFiles("FashionMNIST")
 
 
 @register_problem("cifar10_gray")
@@ -156,27 +132,15 @@ class Cifar10Gray(VisionProblem):
     ``data_batch_5.bin`` and ``test_batch.bin``. (The Python version is a pickle, so it is not read.)
     """
 
-    side = 32
-
-    def fetch(self) -> None:
-        download_cifar10(self.root)
-
-    def read(self, train: bool) -> Images:
-        return read_cifar10(self.root / "cifar-10-batches-bin", train, self.gray)
+    files = Cifar10Files()
 
 
 @register_problem("cifar10")
 class Cifar10(VisionProblem):
     """CIFAR-10 (Krizhevsky 2009) in colour; the files of [Cifar10Gray][amortopt.tasks.Cifar10Gray]."""
 
-    side = 32
     channels = 3
-
-    def fetch(self) -> None:
-        download_cifar10(self.root)
-
-    def read(self, train: bool) -> Images:
-        return read_cifar10(self.root / "cifar-10-batches-bin", train, colours)
+    files = Cifar10Files()
 
 
 @register_problem("svhn_gray")
@@ -186,50 +150,35 @@ class SvhnGray(VisionProblem):
     Read from ``root/train_32x32.mat`` and ``root/test_32x32.mat`` (needs scipy: the extra ``vision``).
     """
 
-    side = 32
-
-    def fetch(self) -> None:
-        download_svhn(self.root)
-
-    def read(self, train: bool) -> Images:
-        return read_svhn(self.root / f"{'train' if train else 'test'}_32x32.mat", self.gray)
+    files = SvhnFiles()
 
 
 @lru_cache(maxsize=4)
 def _load(cls: type[VisionProblem], **arguments: Any) -> dict[Which, Examples]:
     problem = cls(**arguments)
     if problem.download:
-        problem.fetch()
-    train, test = (_sized(problem.read(train=part), problem.size) for part in (True, False))
+        problem.files.fetch(problem.root)
+    train, test = (problem.read(train=part) for part in (True, False))
     held = max(1, round(problem.val_fraction * len(train.labels)))
     keep, val = hold_out(len(train.labels), held, problem.seed)
+    parts: dict[Which, Images] = {
+        "train": Images(train.pixels[keep], train.labels[keep]),
+        "val": Images(train.pixels[val], train.labels[val]),
+        "test": test,
+    }
+    if problem.size is not None:
+        parts = {which: Images(shrink(p.pixels, problem.size), p.labels) for which, p in parts.items()}
     if problem.preprocessing == "small_cnn_zoo":
         mean, std = 127.5, 127.5
     else:
-        mean, std = _pixel_statistics(train.pixels[keep])
-
-    def part(pixels: np.ndarray, labels: np.ndarray) -> Examples:
-        x = (pixels.astype(np.float32) - np.float32(mean)) / np.float32(std)
-        return Examples(
-            torch.from_numpy(x).reshape(-1, *problem.input_shape), torch.from_numpy(labels.astype(np.int64))
-        )
-
-    return {
-        "train": part(train.pixels[keep], train.labels[keep]),
-        "val": part(train.pixels[val], train.labels[val]),
-        "test": part(test.pixels, test.labels),
-    }
-
-
-def _sized(images: Images, size: int | None) -> Images:
-    return images if size is None else Images(shrink(images.pixels, size), images.labels)
-
-
-def _pixel_statistics(pixels: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of uint8 pixels, from a histogram: exact, so the same on every machine."""
-    counts = np.bincount(pixels.reshape(-1), minlength=256)
-    values = np.arange(256)
-    total, first, second = int(counts.sum()), int(counts @ values), int(counts @ values**2)
-    mean = first / total
-    variance = (total * second - first * first) / total**2
-    return mean, max(variance, 1.0) ** 0.5  # one grey level at least: constant images stay finite
+        # Mean and variance of bytes from a histogram: whole numbers, so the same on every machine.
+        counts, values = np.bincount(parts["train"].pixels.reshape(-1), minlength=256), np.arange(256)
+        total, first, second = int(counts.sum()), int(counts @ values), int(counts @ values**2)
+        mean, variance = first / total, (total * second - first * first) / total**2
+        std = max(variance, 1.0) ** 0.5  # one grey level at least: constant images stay finite
+    examples: dict[Which, Examples] = {}
+    for which, part in parts.items():
+        x = (part.pixels.astype(np.float32) - np.float32(mean)) / np.float32(std)
+        y = torch.from_numpy(part.labels.astype(np.int64))
+        examples[which] = Examples(torch.from_numpy(x).reshape(-1, *problem.input_shape), y)
+    return examples

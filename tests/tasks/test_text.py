@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from amortopt.tasks import Lm1b, PydocText, TextProblem, corpora, make_problem
+from amortopt.tasks import Lm1b, PydocText, TextProblem, make_problem, text
 from amortopt.tasks.text import VOCABULARY, decode, encode
 from tests.tasks import archives
 
@@ -139,7 +139,7 @@ def test_lm1b_keeps_what_it_read_from_the_archive(tmp_path: Path) -> None:
     archive = archives.write_lm1b(tmp_path, TEXT, packed=True)
     first = Lm1b(tmp_path, characters=1001).symbols
     archive.unlink()
-    corpora._read_lm1b.cache_clear()
+    text._read_lm1b.cache_clear()
     assert torch.equal(Lm1b(tmp_path, characters=1001).symbols, first)
 
 
@@ -166,7 +166,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, content: bytes, sha256: str) -> list[
         return io.BytesIO(content)
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    monkeypatch.setattr(corpora, "_LM1B_SHA256", sha256)
+    monkeypatch.setattr(text, "_LM1B_SHA256", sha256)
     return asked
 
 

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 
 from amortopt._types import Params
-from amortopt.functional.networks import params_of
+from amortopt.functional.networks import finite_networks, params_of
 from amortopt.tasks import Family, make_family, make_problem
+from amortopt.tasks.problem import SPLITS
 from amortopt.zoo.config import SplitName, Table, even_split
 
 WEIGHTS, METRICS, LAYOUT = "weights.npy", "metrics.csv.gz", "layout.csv"
@@ -39,7 +40,7 @@ _PROBLEMS = {
 _NUMBERS = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 _NEEDED = ("config.activation", "config.dataset", "config.learning_rate", "modeldir", *_NUMBERS)
 _EXTRA = ("optimizer", "w_init", "init_std", "l2reg", "dropout", "train_fraction")
-_NAMED = ("optimizer", "w_init")  # of the extra columns, those that hold no number
+_TEXTS = ("activation", "dataset", "modeldir", "optimizer", "w_init")  # columns that hold no number
 _CHUNK = 1024  # rows converted at a time, which bounds the memory beside the result
 _ADVICE = "extract the archive anew"
 
@@ -81,9 +82,8 @@ def locate(folder: Path) -> tuple[Path, str | None] | None:
     """
 
     def is_one(path: Path) -> bool:
-        return not (path / "zoo.json").exists() and any(
-            (path / name).is_file() for name in (WEIGHTS, METRICS)
-        )
+        files = (path / WEIGHTS, path / METRICS)
+        return not (path / "zoo.json").exists() and any(file.is_file() for file in files)
 
     if is_one(folder):
         return folder, None
@@ -116,9 +116,8 @@ def read_small_cnn_zoo(
         ``weights.npy``; val results and ``init_scale`` are NaN, as there are none) and the configuration.
 
     Raises:
-        ValueError: If a file is missing.
-        ValueError: If a file is damaged, files do not fit together, the activation is not among them, or no
-            network is selected.
+        ValueError: If a file is missing or damaged, files do not fit together, the activation is not among
+            them, or no network is selected.
     """
     missing = [name for name in (WEIGHTS, METRICS, LAYOUT) if not (folder / name).is_file()]
     if missing:
@@ -126,9 +125,15 @@ def read_small_cnn_zoo(
             f"folder: {folder} is no whole Small CNN Zoo: {', '.join(missing)} missing; {_ADVICE}"
         )
     metrics = _read_metrics(folder / METRICS)
-    weights = _map_weights(folder / WEIGHTS, len(metrics["step"]))
-    layout = _read_layout(folder / LAYOUT, weights.shape[1])
-    activation = _choose_activation(metrics, activation, folder)
+    weights, layout = _read_weights(folder, len(metrics["step"]))
+    known = sorted(set(metrics["activation"].tolist()))
+    if activation is None and len(known) == 1:
+        activation = known[0]
+    if activation is None or activation not in known:
+        raise ValueError(
+            f"activation: got {activation!r}, expected one of {', '.join(known)}, which {folder} holds; pass "
+            f"activation=, or name the zoo {folder / known[-1]}"
+        )
     rows, splits = _choose_rows(metrics, activation, max_epochs, (val_fraction, test_fraction))
     if split is not None:
         rows, splits = rows[splits == split], splits[splits == split]
@@ -137,12 +142,30 @@ def read_small_cnn_zoo(
             f"split, max_epochs: got {split!r}, {max_epochs}, which select no network with activation "
             f"{activation} in {folder}; ask for others"
         )
-    problem = _problem_config(metrics, folder)
-    family = _family(layout, activation, make_problem(**problem).input_shape, folder / LAYOUT)
+    datasets = sorted(set(metrics["dataset"].tolist()))
+    if len(datasets) != 1 or datasets[0] not in _PROBLEMS:
+        raise ValueError(
+            f"{folder / METRICS}: got config.dataset {', '.join(datasets)}, expected one of "
+            f"{', '.join(_PROBLEMS)}"
+        )
+    problem = make_problem(_PROBLEMS[datasets[0]], preprocessing="small_cnn_zoo")
+    family = _family(layout, activation, problem.input_shape, folder / LAYOUT)
     params = _convert(weights, rows, layout, family, folder / LAYOUT)
-    config = {"problem": problem, "family": family.to_config(), "seed": int(metrics["seed"][rows[0]])}
-    config |= {"source": "Small CNN Zoo", "count": len(rows)}
-    return params, _table(metrics, rows, splits, params), config
+    table = {
+        "index": rows,
+        "seed": metrics["seed"][rows],
+        "learning_rate": metrics["learning_rate"][rows],
+        "init_scale": np.full(len(rows), math.nan),
+        "epochs": metrics["step"][rows].astype(np.int64),
+        "split": splits,
+        "finite": finite_networks(params).numpy(),
+    }
+    for name in (f"{which}_{result}" for which in SPLITS for result in ("loss", "accuracy")):
+        table[name] = metrics.get(name, metrics["step"] * math.nan)[rows]
+    table |= {name: metrics[name][rows] for name in _EXTRA if name in metrics}
+    config = {"problem": problem.to_config(), "family": family.to_config()}
+    config |= {"seed": int(metrics["seed"][rows[0]]), "source": "Small CNN Zoo", "count": len(rows)}
+    return params, table, config
 
 
 def _read_metrics(path: Path) -> dict[str, np.ndarray]:
@@ -162,29 +185,26 @@ def _read_metrics(path: Path) -> dict[str, np.ndarray]:
             lines = [[line[place] for place in places] for line in reader if line]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, IndexError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); {_ADVICE}") from error
-    text = dict(zip(wanted, map(list, zip(*lines, strict=True)), strict=True)) if lines else {}
-    if not text:
+    if not lines:
         raise ValueError(f"{path} holds no lines; {_ADVICE}")
-    named = {"config.activation", "config.dataset", "modeldir", *(f"config.{name}" for name in _NAMED)}
-    columns = {
-        name.removeprefix("config."): np.array(values) if name in named else _numbers(values, name, path)
-        for name, values in text.items()
-    }
+    columns: dict[str, np.ndarray] = {}
+    for full, values in zip(wanted, zip(*lines, strict=True), strict=True):
+        name = full.removeprefix("config.")
+        try:
+            numbers = values if name in _TEXTS else [float(v) if v else math.nan for v in values]
+        except ValueError as error:
+            raise ValueError(f"{path}: column {full}: {error}; {_ADVICE}") from error
+        columns[name] = np.array(numbers)
+    steps = columns["step"]
+    if not (np.isfinite(steps).all() and (steps == steps.round()).all()):
+        raise ValueError(f"{path}: column step: expected whole numbers of epochs; {_ADVICE}")
     seed = columns.pop("random_seed", np.zeros(len(lines)))
     return columns | {"seed": np.nan_to_num(seed).astype(np.int64)}
 
 
-def _numbers(values: list[str], name: str, path: Path) -> np.ndarray:
-    try:
-        numbers = np.array([float(value) if value else math.nan for value in values])
-    except ValueError as error:
-        raise ValueError(f"{path}: column {name}: {error}; {_ADVICE}") from error
-    if name == "step" and not (np.isfinite(numbers).all() and (numbers == numbers.round()).all()):
-        raise ValueError(f"{path}: column step: expected whole numbers of epochs; {_ADVICE}")
-    return numbers
-
-
-def _map_weights(path: Path, rows: int) -> np.ndarray:
+def _read_weights(folder: Path, rows: int) -> tuple[np.ndarray, list[Variable]]:
+    """Weights, mapped into memory, and their variables in the order of their columns, each covered once."""
+    path = folder / WEIGHTS
     try:
         weights = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -196,11 +216,7 @@ def _map_weights(path: Path, rows: int) -> np.ndarray:
             f"{path}: got {len(weights)} rows, but {METRICS} has {rows}; one of the two is truncated, or of "
             f"another zoo: {_ADVICE}"
         )
-    return weights
-
-
-def _read_layout(path: Path, columns: int) -> list[Variable]:
-    """The variables, in the order of their columns, which they have to cover once."""
+    path = folder / LAYOUT
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     needed = ("varname", "start_idx", "end_idx", "shape")
@@ -224,28 +240,16 @@ def _read_layout(path: Path, columns: int) -> list[Variable]:
     variables.sort(key=lambda variable: variable.columns.start)
     end = 0
     for variable in variables:
-        start, stop = variable.columns.start, variable.columns.stop
-        if start != end or stop - start != math.prod(variable.shape):
+        start, stop, size = variable.columns.start, variable.columns.stop, math.prod(variable.shape)
+        if start != end or stop - start != size:
             raise ValueError(
                 f"{path} does not add up: {variable.name} of shape {variable.shape} has columns {start} to "
-                f"{stop}, expected {end} to {end + math.prod(variable.shape)}"
+                f"{stop}, expected {end} to {end + size}"
             )
         end = stop
-    if end != columns:
-        raise ValueError(f"{path} lays out {end} columns, but {WEIGHTS} has {columns}; {_ADVICE}")
-    return variables
-
-
-def _choose_activation(metrics: dict[str, np.ndarray], activation: str | None, folder: Path) -> str:
-    known = sorted(set(metrics["activation"].tolist()))
-    if activation is None and len(known) == 1:
-        return known[0]
-    if activation is None or activation not in known:
-        raise ValueError(
-            f"activation: got {activation!r}, expected one of {', '.join(known)}, which {folder} holds; pass "
-            f"activation=, or name the zoo {folder / known[-1]}"
-        )
-    return activation
+    if end != weights.shape[1]:
+        raise ValueError(f"{path} lays out {end} columns, but {WEIGHTS} has {weights.shape[1]}; {_ADVICE}")
+    return weights, variables
 
 
 def _choose_rows(
@@ -266,16 +270,6 @@ def _choose_rows(
     last = order[np.append(np.diff(networks[order]) != 0, True)] if len(order) else order
     last = np.sort(last)
     return rows[last], splits[last]
-
-
-def _problem_config(metrics: dict[str, np.ndarray], folder: Path) -> dict[str, Any]:
-    names = sorted(set(metrics["dataset"].tolist()))
-    if len(names) != 1 or names[0] not in _PROBLEMS:
-        raise ValueError(
-            f"{folder / METRICS}: got config.dataset {', '.join(names)}, expected one of "
-            f"{', '.join(_PROBLEMS)}"
-        )
-    return make_problem(_PROBLEMS[names[0]], preprocessing="small_cnn_zoo").to_config()
 
 
 def _family(layout: list[Variable], activation: str, input_shape: tuple[int, ...], path: Path) -> Family:
@@ -329,21 +323,3 @@ def _convert(
             block = block.transpose(0, *(axis + 1 for axis in variable.order))
             params[name][start : start + _CHUNK] = torch.from_numpy(block)
     return params
-
-
-def _table(metrics: dict[str, np.ndarray], rows: np.ndarray, splits: np.ndarray, params: Params) -> Table:
-    unknown = np.full(len(rows), math.nan)
-    finite = torch.stack([p.flatten(1).isfinite().all(1) for p in params.values()]).all(0)
-    table = {
-        "index": rows,
-        "seed": metrics["seed"][rows],
-        "learning_rate": metrics["learning_rate"][rows],
-        "init_scale": unknown,
-        "epochs": metrics["step"][rows].astype(np.int64),
-        "split": splits,
-        "finite": finite.numpy(),
-    }
-    for which in ("train", "val", "test"):
-        for result in ("loss", "accuracy"):
-            table[f"{which}_{result}"] = metrics.get(f"{which}_{result}", metrics["step"] * math.nan)[rows]
-    return table | {name: metrics[name][rows] for name in _EXTRA if name in metrics}

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.functional.networks import apply_many, params_of
+from amortopt.functional.networks import apply_many, finite_networks, params_of
 from amortopt.tasks import Arithmetic, ArithmeticRnn, Examples
 from amortopt.training import Stepper, train_many
 from amortopt.zoo.build import build_shards
@@ -104,19 +104,13 @@ class TinyRNNZooConfig:
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain json values, which `from_dict` reads."""
         described = {"problem": self.problem.to_config(), "family": self.family.to_config()}
-        rest = {k: v for k, v in asdict(self).items() if k not in ("hidden", "terms", "digits", "held_out")}
-        del rest["order_seed"]
+        inside = ("hidden", "terms", "digits", "held_out", "order_seed")
+        rest = {key: value for key, value in asdict(self).items() if key not in inside}
         return json.loads(json.dumps(described | rest))
 
 
 def from_dict(config: dict[str, Any]) -> TinyRNNZooConfig:
-    """The recipe that a zoo was built by.
-
-    Args:
-        config: ``zoo.config`` of a zoo that [load_zoo][amortopt.zoo.load_zoo] read.
-
-    Returns:
-        The recipe.
+    """The recipe of a zoo that [load_zoo][amortopt.zoo.load_zoo] read, from its ``config``.
 
     Raises:
         ValueError: If the zoo is no Tiny RNN Zoo.
@@ -146,20 +140,7 @@ def build_tiny_rnn_zoo(
     [load_zoo][amortopt.zoo.load_zoo] reads it. Its table has the columns index, seed, split, the drawn
     hyper-parameters, finite, train_loss (nats, of the last steps), ``test_accuracy`` (of the digits) and
     ``success_rate``: the fraction of held-out texts that were answered without a single wrong digit.
-
-    Args:
-        config: Recipe.
-        folder: Zoo folder; made if it is not there. Several processes may build into one.
-        shard: ``"k/n"``: build the k-th of n parts of the zoo (k from 1), one part per process.
-        device: Where to train.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        Numbers of the shard files that are still missing; empty if the zoo is complete.
-
-    Raises:
-        ValueError: If the folder holds something else.
-        OSError: If the disk is full; finished shards are kept.
+    Arguments, value and errors are those of [build_zoo][amortopt.zoo.build_zoo].
     """
     with torch.random.fork_rng(devices=[]):
         shapes = {name: list(p.shape) for name, p in params_of(config.family.build()).items()}
@@ -179,9 +160,7 @@ def build_tiny_rnn_zoo(
 def draw_networks(config: TinyRNNZooConfig, start: int, stop: int) -> Table:
     """Hyper-parameters of the networks with index in ``[start, stop)``, whatever the recipe's count.
 
-    Returns:
-        Columns index, seed, split, learning_rate, init_scale, steps, train_size and weight_decay, each of
-        shape [stop - start].
+    Columns index, seed, split, learning_rate, init_scale, steps, train_size, weight_decay [stop - start].
     """
     index = np.arange(start, stop)
     sources = [np.random.default_rng([config.seed, _NETWORK, int(i)]) for i in index]
@@ -205,15 +184,8 @@ def train_networks(
 ) -> tuple[Params, Table]:
     """Train the networks with index in ``[start, stop)`` at once, and test them on the held-out texts.
 
-    Args:
-        config: Recipe.
-        start: First index.
-        stop: One past the last index.
-        device: Where to train.
-        on_steps: Called now and then with the number of networks x steps that were done since.
-
-    Returns:
-        Params [n, ...] and the table, as `build_tiny_rnn_zoo` stores them.
+    ``on_steps`` is called now and then with the number of networks x steps that were done since. Returns
+    params [n, ...] and the table, as `build_tiny_rnn_zoo` stores them.
     """
     table = draw_networks(config, start, stop)
     steps, trainable = table["steps"], len(config.problem.split("train"))
@@ -258,7 +230,7 @@ def train_networks(
     recent = (age > 0) & (age <= _RECENT)
     accuracy, success = answers(module, trained.params, config.problem.split("test").to(device))
     results = {
-        "finite": torch.stack([p.flatten(1).isfinite().all(1) for p in trained.params.values()]).all(0),
+        "finite": finite_networks(trained.params),
         "train_loss": torch.where(recent, trained.losses, 0).sum(0) / recent.sum(0),
         "test_accuracy": accuracy,
         "success_rate": success,
