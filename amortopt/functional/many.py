@@ -74,7 +74,7 @@ def linear_many(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     """Linear layers of B networks: x [B, ..., F], weight [B, O, F], bias [B, O] -> [B, ..., O]."""
     rows = x.flatten(1, -2)
     out = rows @ weight.mT if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
-    return out.unflatten(1, x.shape[1:-1])
+    return out if x.ndim == 3 else out.unflatten(1, x.shape[1:-1])
 
 
 def embedding_many(table: Tensor, index: Tensor) -> Tensor:
@@ -86,31 +86,6 @@ def embedding_many(table: Tensor, index: Tensor) -> Tensor:
 
 def run_many(module: nn.Module, params: Params, x: Tensor, *, count: int, shared: bool) -> Tensor | None:
     """Run B networks at once by the form that their module brings, or as a chain of known layers.
-
-    Args:
-        module: What to compute; parameters that ``params`` leaves out keep the module's own values.
-        params: Tensors [B, ...].
-        x: Inputs [N, ...], or [B, N, ...] with ``shared=False``.
-        count: Number of networks B.
-        shared: Whether ``x`` is one batch for all networks.
-
-    Returns:
-        Outputs [B, N, ...], differentiable in ``params`` and ``x`` to any order; None if the module has no
-        such form.
-    """
-    if not isinstance(module, ManyModule):
-        return run_chain(module, params, x, count=count, shared=shared)
-    originals = dict(module.named_parameters())
-    if not params.keys() <= originals.keys() or any(_hooked(part) for part in module.modules()):
-        return None
-    full = {
-        name: params[name] if name in params else p.expand(count, *p.shape) for name, p in originals.items()
-    }
-    return module.forward_many(full, x.expand(count, *x.shape) if shared else x)
-
-
-def run_chain(module: nn.Module, params: Params, x: Tensor, *, count: int, shared: bool) -> Tensor | None:
-    """Run B networks at once if their architecture is a chain of known layers.
 
     Known are ``nn.Sequential`` (nested too), ``Linear``, ``Conv1d``, ``Conv2d`` without groups, elementwise
     activations, ``Flatten``, average pooling to one, and dropout in eval mode; exactly these classes, without
@@ -124,30 +99,49 @@ def run_chain(module: nn.Module, params: Params, x: Tensor, *, count: int, share
         shared: Whether ``x`` is one batch for all networks.
 
     Returns:
-        Outputs [B, N, ...], differentiable in ``params`` and ``x`` to any order; None if this is no such
-        chain.
+        Outputs [B, N, ...], differentiable in ``params`` and ``x`` to any order; None if the module has no
+        such form.
     """
     originals = dict(module.named_parameters())
     if not params.keys() <= originals.keys():
         return None
+    full = {
+        name: params[name] if name in params else p.expand(count, *p.shape) for name, p in originals.items()
+    }
+    if isinstance(module, ManyModule):
+        if any(_hooked(part) for part in module.modules()):
+            return None
+        return module.forward_many(full, x.expand(count, *x.shape) if shared else x)
     layers = list(_chain(module))
     if any(not _is_known(layer) for layer in layers):
         return None
     # A tied parameter is named once, under its first name, as functional_call has it.
-    stacked = {
-        id(p): params[name] if name in params else p.expand(count, *p.shape) for name, p in originals.items()
-    }
+    stacked = {id(p): full[name] for name, p in originals.items()}
     many = not shared
     for layer in layers:
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
             weight = stacked[id(layer.weight)]
-            if not _fits(x, weight, many):
-                return None
             bias = None if layer.bias is None else stacked[id(layer.bias)]
+            # x [(B,) N, C, ...] has the channels and as many other axes as weight [B, O, C, ...] reads.
+            axes = many + weight.ndim - 1
+            if weight.ndim <= 2 or x.ndim != axes or x.shape[1 + many] != weight.shape[2]:
+                return None
             if isinstance(layer, nn.Linear):
-                x = _linear(x, weight, bias, many)
+                # Inputs that are shared are the same memory for every network.
+                x = linear_many(x if many else x.expand(count, *x.shape), weight, bias)
             else:
-                x = _conv(layer, x, weight, bias, many)
+                # All networks' channels behind each other, [N, B C, ...], is also the layout of what comes
+                # out: between two convolutions the views undo each other and nothing is copied.
+                out = (F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d)(
+                    x.transpose(0, 1).flatten(1, 2) if many else x,
+                    weight.flatten(0, 1),
+                    None if bias is None else bias.flatten(),
+                    stride=layer.stride,
+                    padding=layer.padding,
+                    dilation=layer.dilation,
+                    groups=count if many else 1,
+                )
+                x = out.unflatten(1, (count, -1)).transpose(0, 1)
             many = True
         elif isinstance(layer, nn.Flatten):
             x = x.flatten(1 + many)
@@ -185,31 +179,3 @@ def _is_known(layer: nn.Module) -> bool:
 
 def _hooked(module: nn.Module) -> bool:
     return any(getattr(module, hooks) for hooks in _HOOKS)
-
-
-def _fits(x: Tensor, weight: Tensor, many: bool) -> bool:
-    """Whether x [(B,) N, C, ...] has the channels and as many other axes as weight [B, O, C, ...] reads."""
-    return weight.ndim > 2 and x.ndim == many + weight.ndim - 1 and x.shape[1 + many] == weight.shape[2]
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, many: bool) -> Tensor:
-    # [B, N, F] @ [B, F, O]; inputs that are shared are the same memory for every network.
-    x = x if many else x.expand(len(weight), *x.shape)
-    return x @ weight.mT if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
-
-
-def _conv(layer: nn.Conv1d | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None, many: bool) -> Tensor:
-    # All networks' channels behind each other, [N, B C, ...], is also the layout of what comes out: between
-    # two convolutions the views undo each other and nothing is copied.
-    count = len(weight)
-    convolve = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
-    out = convolve(
-        x.transpose(0, 1).flatten(1, 2) if many else x,
-        weight.flatten(0, 1),
-        None if bias is None else bias.flatten(),
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=count if many else 1,
-    )
-    return out.unflatten(1, (count, -1)).transpose(0, 1)

@@ -31,26 +31,12 @@ def eval_mode(module: nn.Module, training: bool = False) -> Iterator[None]:
 
 
 def params_of(module: nn.Module) -> Params:
-    """Copy a module's parameters.
-
-    Args:
-        module: Any module; not modified.
-
-    Returns:
-        Detached clones of ``module.named_parameters()``, in its order. A tied parameter stands once,
-        under its first name.
-    """
+    """Detached clones of a module's parameters by name, in its order; a tied one under its first name."""
     return {name: p.detach().clone() for name, p in module.named_parameters()}
 
 
 def stack(many: Sequence[Params]) -> Params:
-    """Put networks of one architecture behind each other on a new leading axis.
-
-    Args:
-        many: B params with the same names and shapes.
-
-    Returns:
-        Params with tensors [B, ...], in the name order of the first network.
+    """Put B networks of one architecture on a new leading axis: [B, ...], in the first one's name order.
 
     Raises:
         ValueError: If ``many`` is empty, or names or shapes differ.
@@ -75,13 +61,7 @@ def stack(many: Sequence[Params]) -> Params:
 
 
 def unstack(params: Params) -> list[Params]:
-    """Undo [stack][amortopt.functional.networks.stack]: one params dict per network, as views.
-
-    Args:
-        params: Tensors [B, ...].
-
-    Returns:
-        B params without the leading axis.
+    """Undo [stack][amortopt.functional.networks.stack]: [B, ...] -> one params dict per network, as views.
 
     Raises:
         ValueError: If params are empty or their leading axes differ.
@@ -92,13 +72,7 @@ def unstack(params: Params) -> list[Params]:
 
 
 def num_networks(params: Params) -> int:
-    """Length B of the network axis of stacked params.
-
-    Args:
-        params: Tensors [B, ...].
-
-    Returns:
-        B.
+    """Length B of the network axis of stacked params [B, ...].
 
     Raises:
         ValueError: If params are empty or their leading axes differ.
@@ -122,15 +96,9 @@ def l1_norm(params: Params) -> Tensor:
 
 
 def apply(module: nn.Module, params: Params, x: Tensor) -> Tensor:
-    """Run one network at given params.
+    """Run one network at given params on inputs [N, ...]; differentiable in both.
 
-    Args:
-        module: What to compute.
-        params: Qualified name -> tensor; parameters left out keep the module's own values.
-        x: Inputs [N, ...].
-
-    Returns:
-        The module's output, [N, C] for a classifier; differentiable in ``params`` and ``x``.
+    Parameters that ``params`` leaves out keep the module's own values.
     """
     return functional_call(module, params, (x,))
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.metanets.conditions import CONDITIONS, Conditions
 from amortopt.symmetry import SymmetrySpec
+from amortopt.system.registry import Registry
 
+T = TypeVar("T", bound="type[Metanet] | type[Functional] | type[UpdateRule]")
 _NONE = Conditions()
 
 
@@ -108,8 +109,7 @@ class UpdateRule(nn.Module, ABC):
         """Update [*batch, N], to be subtracted from ``flat``, and the state after it."""
 
 
-T = TypeVar("T", bound=type[Metanet] | type[Functional] | type[UpdateRule])
-_REGISTRY: dict[str, Any] = {}
+_REGISTRY: Registry[Any] = Registry("metanet")
 
 
 def register(name: str) -> Callable[[T], T]:
@@ -118,20 +118,12 @@ def register(name: str) -> Callable[[T], T]:
     Raises:
         ValueError: The name is taken.
     """
-
-    def add(cls: T) -> T:
-        if name in _REGISTRY:
-            raise ValueError(f"name: {name!r} is already {_REGISTRY[name].__qualname__}; choose another name")
-        cls.name = name
-        _REGISTRY[name] = cls
-        return cls
-
-    return add
+    return _REGISTRY.register(name)
 
 
 def registered(kind: type = nn.Module) -> list[str]:
     """Names that [make][amortopt.metanets.make] knows of a kind, such as ``Metanet``; sorted."""
-    return sorted(name for name, cls in _REGISTRY.items() if issubclass(cls, kind))
+    return _REGISTRY.names(kind)
 
 
 def make(name: str, *arguments: Any, **config: Any) -> Any:
@@ -148,10 +140,4 @@ def make(name: str, *arguments: Any, **config: Any) -> Any:
     Raises:
         ValueError: There is no such name, or the class has no such argument.
     """
-    if name not in _REGISTRY:
-        raise ValueError(f"name: got {name!r}, expected one of {', '.join(registered()) or 'none'}")
-    accepted: Sequence[str] = [key for key in inspect.signature(_REGISTRY[name]).parameters if key != "spec"]
-    for key in config:
-        if key not in accepted:
-            raise ValueError(f"{key}: {name!r} has no such argument; it has {', '.join(accepted) or 'none'}")
-    return _REGISTRY[name](*arguments, **config)
+    return _REGISTRY.make(name, *arguments, **config)

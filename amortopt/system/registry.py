@@ -42,9 +42,10 @@ class Registry(Generic[Made]):
 
         return add
 
-    def names(self) -> list[str]:
-        """Registered names, sorted."""
-        return sorted(self._makers)
+    def names(self, kind: type | None = None) -> list[str]:
+        """Registered names, sorted; with ``kind`` only those of its subclasses."""
+        makers = self._makers.items()
+        return sorted(n for n, m in makers if kind is None or (isinstance(m, type) and issubclass(m, kind)))
 
     def make(self, name: str, *args: Any, **kwargs: Any) -> Made:
         """Call what is registered as ``name``.

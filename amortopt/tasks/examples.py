@@ -86,7 +86,8 @@ class Examples:
         """Move to a device, and real numbers to a dtype; itself where nothing changes."""
         x, y = (t.to(device, dtype if t.is_floating_point() else None) for t in (self.x, self.y))
         mask = None if self.mask is None else self.mask.to(device)
-        return self if x is self.x and y is self.y and mask is self.mask else self._with(x, y, mask)
+        same = x is self.x and y is self.y and mask is self.mask
+        return self if same else replace(self, x=x, y=y, mask=mask)
 
     def take(self, index: Tensor | slice) -> Examples:
         """Choose examples.
@@ -111,9 +112,8 @@ class Examples:
         """Examples of some networks, by their positions [b]; itself where all networks share them."""
         if self.shared:
             return self
-        return self._with(
-            self.x[networks], self.y[networks], None if self.mask is None else self.mask[networks]
-        )
+        mask = None if self.mask is None else self.mask[networks]
+        return replace(self, x=self.x[networks], y=self.y[networks], mask=mask)
 
     def chunks(self, size: int) -> Iterator[Examples]:
         """The examples in their order, ``size`` at a time; views."""
@@ -141,6 +141,3 @@ class Examples:
             raise ValueError(f"noise: got {noise} for inputs of {x.dtype}, expected 0; symbols take no noise")
         drawn = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return replace(self, x=x + noise * drawn)
-
-    def _with(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Examples:
-        return replace(self, x=x, y=y, mask=mask)

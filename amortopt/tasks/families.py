@@ -171,9 +171,6 @@ def make_family(name: str, **kwargs: Any) -> Family:
         name: One of [family_names][amortopt.tasks.family_names], such as ``"mlp"``.
         **kwargs: Fields of the family's class, such as [Mlp][amortopt.tasks.Mlp]; lists are taken as tuples.
 
-    Returns:
-        The family.
-
     Raises:
         ValueError: If there is no such family, it has no such argument, or an argument's value does not fit.
 
@@ -220,7 +217,14 @@ def init_many(
         torch.manual_seed(0)
         module = build()
     start = params_of(module)
-    bounds, normal = _uniform_bounds(module), _embeddings(module)
+    bounds: dict[str, float] = {}  # 1/sqrt(fan_in)
+    normal: list[str] = []
+    for path, layer in module.named_modules():
+        if isinstance(layer, nn.Embedding):
+            normal.append(f"{path}.weight")
+        if isinstance(layer, nn.Linear | _ConvNd):
+            bound = float(layer.weight[0].numel()) ** -0.5
+            bounds |= {name: bound for name, _ in layer.named_parameters(path, recurse=False)}
     sizes = [start[name].numel() for name in (*bounds, *normal)]
     uniform = sum(sizes[: len(bounds)])
     generator = torch.Generator()
@@ -238,22 +242,6 @@ def init_many(
         name: bounds.get(name, 1.0) * drawn[name].reshape(value.shape) if name in drawn else value
         for name, value in params.items()
     }
-
-
-def _uniform_bounds(module: nn.Module) -> dict[str, float]:
-    """Parameter name -> 1/sqrt(fan_in), for linear and convolutional layers."""
-    bounds: dict[str, float] = {}
-    for path, layer in module.named_modules():
-        if isinstance(layer, nn.Linear | _ConvNd):
-            fan_in = layer.weight[0].numel()
-            for name, _ in layer.named_parameters(path, recurse=False):
-                bounds[name] = fan_in**-0.5
-    return bounds
-
-
-def _embeddings(module: nn.Module) -> list[str]:
-    """Names of the tables that are drawn from the normal distribution."""
-    return [f"{path}.weight" for path, layer in module.named_modules() if isinstance(layer, nn.Embedding)]
 
 
 def check_sizes(name: str, value: Iterable[int], at_least: int = 1) -> tuple[int, ...]:

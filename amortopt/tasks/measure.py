@@ -55,20 +55,8 @@ def loss_and_grad_many(
 ) -> tuple[Tensor, Params]:
     """Objective of each network and its gradient; works without autograd being enabled.
 
-    Args:
-        module: Architecture; its own params are not read.
-        params: Qualified name -> [B, ...].
-        examples: On the params' device; shared by all networks or one set per network.
-        objective: What is differentiated.
-        l1: Strength λ of the L1 norm beside the objective, as in
-            [loss_many][amortopt.tasks.measure.loss_many].
-        create_graph: Whether both can be differentiated again by ``params``.
-
-    Returns:
-        [B], and gradients with the names and shapes of ``params``.
-
-    Raises:
-        ValueError: As `loss_many` does.
+    Arguments and errors are those of [loss_many][amortopt.tasks.loss_many]. With ``create_graph`` both can be
+    differentiated again by ``params``. Returns [B], and gradients with the names and shapes of ``params``.
     """
     with torch.enable_grad():
         at = {
@@ -88,17 +76,10 @@ def loss_and_grad_many(
 def evaluate_many(
     module: nn.Module, params: Params, examples: Examples, objective: Objective, *, chunk: int = 1000
 ) -> tuple[Tensor, Tensor]:
-    """Loss and score of each network.
+    """Loss [B] and score [B] of each network, float64.
 
-    Args:
-        module: Architecture; its own params are not read.
-        params: Qualified name -> [B, ...].
-        examples: On the params' device; shared by all networks or one set per network.
-        objective: Gives loss and score.
-        chunk: Examples per forward pass, which bounds the memory.
-
-    Returns:
-        Loss [B] and score [B], float64.
+    Arguments are those of [loss_many][amortopt.tasks.loss_many]; ``chunk`` is the number of examples per
+    forward pass, which bounds the memory.
     """
     sums = torch.zeros(2, num_networks(params), dtype=torch.float64, device=examples.x.device)
     for part in examples.chunks(chunk):

@@ -264,9 +264,6 @@ def make_objective(name: str, **fields: Any) -> Objective:
         name: ``"cross_entropy"``, ``"squared_error"`` or ``"mean"``.
         **fields: Fields of its class; lists are taken as tuples.
 
-    Returns:
-        The objective.
-
     Raises:
         ValueError: If there is no such objective or field, or a value does not fit.
 

@@ -78,16 +78,10 @@ def check_which(which: str) -> None:
 
 
 def hold_out(count: int, held: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose which train examples become the val part.
+    """Choose ``held`` of ``count`` train examples for the val part: ascending indices of train and val part.
 
-    Args:
-        count: Number of train examples.
-        held: Number to hold out.
-        seed: Seed of the permutation. NumPy freezes the stream of its legacy generator, so the choice is the
-            same for every version and machine.
-
-    Returns:
-        Indices of the train and the val part, each in ascending order.
+    NumPy freezes the stream of its legacy generator, so a seed's choice is the same for every version and
+    machine.
 
     Raises:
         ValueError: If nothing would be left in one of them.
@@ -212,14 +206,11 @@ def problem_names() -> list[str]:
 
 
 def make_problem(name: str, **kwargs: Any) -> Problem:
-    """Make a problem by name.
+    """Make a problem by name; its data are not read yet.
 
     Args:
         name: One of [problem_names][amortopt.tasks.problem_names], such as ``"mnist1d"``.
         **kwargs: The problem's own arguments.
-
-    Returns:
-        The problem; its data are not read yet.
 
     Raises:
         ValueError: If there is no such problem, or it has no such argument.

@@ -129,17 +129,15 @@ class CharRnnNetwork(ManyModule):
         # The layer's input takes as many values as there are symbols: map the table, then look up.
         table = linear_many(params["embedding.weight"], params["input.weight"], params["input.bias"])
         drive = embedding_many(table, x.mT)  # [B, T, N, H]
-        states = self._states_many(drive, params["recurrent"])
-        return linear_many(states, params["readout.weight"], params["readout.bias"]).transpose(1, 2)
-
-    def _states_many(self, drive: Tensor, recurrent: Tensor) -> Tensor:
         if isinstance(self.activation, nn.Tanh):
-            return recur(drive, recurrent)
-        first, *others = drive.unbind(1)
-        states = [self.activation(first)]
-        for step in others:
-            states.append(self.activation(torch.baddbmm(step, states[-1], recurrent.mT)))
-        return torch.stack(states, 1)
+            states = recur(drive, params["recurrent"])
+        else:
+            first, *others = drive.unbind(1)
+            each = [self.activation(first)]
+            for step in others:
+                each.append(self.activation(torch.baddbmm(step, each[-1], params["recurrent"].mT)))
+            states = torch.stack(each, 1)
+        return linear_many(states, params["readout.weight"], params["readout.bias"]).transpose(1, 2)
 
 
 class TransformerBlock(nn.Module):
@@ -168,7 +166,11 @@ class TransformerBlock(nn.Module):
         joined = normed_linear_many(
             normed, params, f"{prefix}norm1", [prefix + n for n in ("query", "key", "value")]
         )
-        x = x + _named(_attention_many(joined, self.heads), params, f"{prefix}project")
+        count, examples, length = joined.shape[:3]  # query, key, value side by side: [B, N, T, 3 D]
+        split = joined.view(count * examples, length, 3, self.heads, -1)
+        mixed = attend(*split.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0))  # each [B N h, T, c]
+        mixed = mixed.unflatten(0, (count, examples, self.heads)).transpose(2, 3).flatten(3)
+        x = x + _named(mixed, params, f"{prefix}project")
         normed = standardise(x, self.norm2.eps)
         inner = self.activation(normed_linear_many(normed, params, f"{prefix}norm2", [f"{prefix}up"]))
         return x + _named(inner, params, f"{prefix}down")
@@ -215,14 +217,6 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> T
     length = query.shape[1]
     later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
     return (scores.masked_fill(later, float("-inf")).softmax(-1) @ v).transpose(1, 2).flatten(-2)
-
-
-def _attention_many(joined: Tensor, heads: int) -> Tensor:
-    """Causal attention of B networks: query, key, value side by side, [B, N, T, 3 D] -> [B, N, T, D]."""
-    count, examples, length = joined.shape[:3]
-    split = joined.view(count * examples, length, 3, heads, -1)
-    mixed = attend(*split.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0))  # each [B N h, T, c]
-    return mixed.unflatten(0, (count, examples, heads)).transpose(2, 3).flatten(3)
 
 
 def normed_linear_many(x: Tensor, params: Params, norm: str, layers: list[str]) -> Tensor:

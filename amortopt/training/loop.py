@@ -64,9 +64,6 @@ def train_many(
         on_steps: Called with the number of steps done, seconds of training and params [B, ...]. What it takes
             does not count as training.
 
-    Returns:
-        Params, losses and seconds.
-
     Raises:
         ValueError: If a setting of the stepper is for another number of networks, or outputs do not fit the
             objective.
@@ -117,12 +114,10 @@ def train_epochs(
 ) -> Trained:
     """Train stacked networks for passes over the data, which all of them go through in the same order.
 
+    Other arguments, value and errors are those of [train_many][amortopt.training.train_many].
+
     Args:
-        module: Architecture; its own params are not read.
-        params: Qualified name -> [B, ...]; not modified.
         examples: On the params' device; shared by all networks or one set per network.
-        objective: What is minimised, plus the stepper's L1 strength times the L1 norm.
-        stepper: The optimizer.
         epochs: Passes over the data, one number for all networks or int [B].
         seed: Seed of order and noise.
         batch_size: Examples per step; the last step of an epoch may have fewer.
@@ -130,12 +125,6 @@ def train_epochs(
         stops: Numbers of epochs after which ``on_stop`` is called.
         on_stop: Called with epochs done, seconds of training and params [B, ...].
         on_epoch: Called after every epoch with its number from 1, for a progress bar.
-
-    Returns:
-        Params, losses and seconds.
-
-    Raises:
-        ValueError: As [train_many][amortopt.training.loop.train_many].
     """
     draw = EpochBatches(examples, batch_size, seed, input_noise)
 

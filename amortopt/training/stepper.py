@@ -171,10 +171,13 @@ class Stepper:
             mix = ((1 - now) / (1 - state.momenta), ahead / (1 - state.momenta * ahead))
         else:  # Adam's step is first / (1 - β₁ᵗ) over the root of the mean square
             mix = (0.0, 1 / (1 - self.betas[0] ** state.steps))
-        hidden = self._hidden(params)
+        hidden: tuple[str, ...] = ()  # what Muon orthogonalizes
+        if self.optimizer == "muon":
+            matrices = tuple(name for name, p in params.items() if p.ndim > 2)
+            hidden = matrices[1:-1] if self.matrices is None else self.matrices
         for name, g in grads.items():
             p = params[name][:count]
-            buffers = [buffer[name][:count] for buffer in state.buffers.values()]
+            first, *more = (buffer[name][:count] for buffer in state.buffers.values())
             eta = per_network(rate, p)
             if self.optimizer == "muon" and name not in hidden:
                 eta = self.adam_rate * eta
@@ -187,66 +190,34 @@ class Stepper:
                     g = g + decay * p
             if self.optimizer == "sgd":
                 momentum = 0.9 if self.momentum is None else self.momentum
-                _sgd(p, g, buffers[0], eta, momentum, self.nesterov, threshold)
+                velocity = first.mul_(momentum).add_(g)
+                p.addcmul_(g + momentum * velocity if self.nesterov else velocity, eta, value=-1)
+                if threshold is not None:
+                    # Over the rate, what the threshold subtracts is a subgradient of λ|p|.
+                    moved = soft_threshold(p, threshold)
+                    velocity.add_(moved / eta.clamp(min=torch.finfo(p.dtype).tiny))
             elif name in hidden:
-                _muon(p, g, buffers[0], eta, 0.95 if self.momentum is None else self.momentum)
+                momentum = 0.95 if self.momentum is None else self.momentum
+                update = g.lerp(first.lerp_(g, 1 - momentum), momentum)
+                # A kernel [O, I, K, K] is the matrix [O, I K K].
+                update = orthogonalize(update.flatten(2)).view_as(p)
+                p.addcmul_(update, eta, value=-(max(1.0, p.shape[1] / p[0, 0].numel()) ** 0.5))
             else:
-                _adam(p, g, buffers[0], buffers[1], eta, self.betas, self.eps, state.steps, mix, threshold)
-
-    def _hidden(self, params: Params) -> tuple[str, ...]:
-        """Names that Muon orthogonalizes."""
-        if self.optimizer != "muon":
-            return ()
-        if self.matrices is not None:
-            return self.matrices
-        return tuple(name for name, p in params.items() if p.ndim > 2)[1:-1]
-
-
-def _sgd(
-    p: Tensor,
-    g: Tensor,
-    velocity: Tensor,
-    rate: Tensor,
-    momentum: float,
-    nesterov: bool,
-    threshold: Tensor | None,
-) -> None:
-    velocity.mul_(momentum).add_(g)
-    p.addcmul_(g + momentum * velocity if nesterov else velocity, rate, value=-1)
-    if threshold is not None:
-        # A soft threshold subtracts p, clipped to ±t. Over the rate, that is a subgradient of λ|p|.
-        moved = torch.minimum(torch.maximum(p, -threshold), threshold)
-        p.sub_(moved)
-        velocity.add_(moved / rate.clamp(min=torch.finfo(p.dtype).tiny))
+                (second,), (beta1, beta2) = more, self.betas
+                first.lerp_(g, 1 - beta1)
+                second.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+                size = second.sqrt().div_(math.sqrt(1 - beta2**state.steps)).add_(self.eps)
+                direction = first if mix[0] == 0 else first + (mix[0] / mix[1]) * g
+                p.addcmul_(direction / size, eta, value=-mix[1])
+                if threshold is not None:
+                    soft_threshold(p, threshold / size)
 
 
-def _adam(
-    p: Tensor,
-    g: Tensor,
-    first: Tensor,
-    second: Tensor,
-    rate: Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    step: int,
-    mix: tuple[float, float],
-    threshold: Tensor | None,
-) -> None:
-    first.lerp_(g, 1 - betas[0])
-    second.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
-    size = second.sqrt().div_(math.sqrt(1 - betas[1] ** step)).add_(eps)
-    direction = first if mix[0] == 0 else first + (mix[0] / mix[1]) * g
-    p.addcmul_(direction / size, rate, value=-mix[1])
-    if threshold is not None:
-        threshold = threshold / size
-        p.sub_(torch.minimum(torch.maximum(p, -threshold), threshold))
-
-
-def _muon(p: Tensor, g: Tensor, average: Tensor, rate: Tensor, momentum: float) -> None:
-    average.lerp_(g, 1 - momentum)
-    update = orthogonalize(g.lerp(average, momentum).flatten(2)).view_as(p)
-    # A kernel [O, I, K, K] is the matrix [O, I K K].
-    p.addcmul_(update, rate, value=-(max(1.0, p.shape[1] / p[0, 0].numel()) ** 0.5))
+def soft_threshold(p: Tensor, threshold: Tensor) -> Tensor:
+    """Move p towards zero by the threshold t, in place; returns what is subtracted: p, clipped to ±t."""
+    moved = torch.minimum(torch.maximum(p, -threshold), threshold)
+    p.sub_(moved)
+    return moved
 
 
 def schedule_factor(schedule: Schedule, index: int, steps: int | Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from amortopt.metanets import base as metanets
 from amortopt.symmetry.rules import base as rules
 from amortopt.system.registry import Registry
 from tests.docs.commands import run_command
@@ -30,8 +29,7 @@ def name(page: Path) -> str:
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies of all registries, so that what a page registers is gone after it."""
-    for module, attribute in ((rules, "_RULES"), (metanets, "_REGISTRY")):
-        monkeypatch.setattr(module, attribute, dict(getattr(module, attribute)))
+    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
     modules = [module for key, module in sys.modules.items() if key.startswith("amortopt")]
     for registry in (value for module in modules for value in vars(module).values()):
         if isinstance(registry, Registry):

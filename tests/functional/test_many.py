@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from amortopt._types import Params
-from amortopt.functional.many import run_chain
+from amortopt.functional.many import run_many
 from amortopt.functional.networks import apply_many
 from amortopt.tasks import make_family
 
@@ -94,13 +94,13 @@ def batch(shape: tuple[int, ...], shared: bool) -> Tensor:
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("name", CHAINS)
-def test_run_chain_is_vmap_to_second_order(name: str, shared: bool) -> None:
+def test_run_many_is_vmap_to_second_order(name: str, shared: bool) -> None:
     module, shape = CHAINS[name]()
     params, x = drawn(module.double()), batch(shape, shared)
     inputs = [v.requires_grad_() for v in (*params.values(), x)]
     ways = []
     for run in (
-        lambda *a: run_chain(module, *a, count=B, shared=shared),
+        lambda *a: run_many(module, *a, count=B, shared=shared),
         lambda *a: by_vmap(module, *a, shared),
     ):
         out = run(params, x)
@@ -113,67 +113,67 @@ def test_run_chain_is_vmap_to_second_order(name: str, shared: bool) -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_run_chain_leaves_other_modules_to_vmap(name: str) -> None:
+def test_run_many_leaves_other_modules_to_vmap(name: str) -> None:
     module, shape = OTHERS[name]()
     params, x = drawn(module.double()), batch(shape, True)
-    assert run_chain(module, params, x, count=B, shared=True) is None
+    assert run_many(module, params, x, count=B, shared=True) is None
     torch.testing.assert_close(apply_many(module, params, x), by_vmap(module, params, x, True))
 
 
-def test_run_chain_leaves_hooks_training_dropout_and_unknown_names_to_vmap() -> None:
+def test_run_many_leaves_hooks_training_dropout_and_unknown_names_to_vmap() -> None:
     module = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).double()
     params, x = drawn(module), batch((4,), True)
-    assert run_chain(module, params, x, count=B, shared=True) is None
+    assert run_many(module, params, x, count=B, shared=True) is None
     module.eval()
-    assert run_chain(module, params, x, count=B, shared=True) is not None
-    assert run_chain(module, params | {"2.weight": torch.zeros(B)}, x, count=B, shared=True) is None
+    assert run_many(module, params, x, count=B, shared=True) is not None
+    assert run_many(module, params | {"2.weight": torch.zeros(B)}, x, count=B, shared=True) is None
     handle = module[0].register_forward_hook(lambda layer, inputs, out: out * 2)
-    assert run_chain(module, params, x, count=B, shared=True) is None
+    assert run_many(module, params, x, count=B, shared=True) is None
     torch.testing.assert_close(apply_many(module, params, x), by_vmap(module, params, x, True))
     handle.remove()
-    assert run_chain(module, params, x, count=B, shared=True) is not None
+    assert run_many(module, params, x, count=B, shared=True) is not None
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 4), ()])
-def test_run_chain_leaves_inputs_that_do_not_fit_to_the_usual_error(shape: tuple[int, ...]) -> None:
+def test_run_many_leaves_inputs_that_do_not_fit_to_the_usual_error(shape: tuple[int, ...]) -> None:
     module = nn.Sequential(nn.Conv1d(4, 3, 2), nn.Flatten(), nn.Linear(3, 2)).double()
     params, x = drawn(module), batch(shape, True)
     with pytest.raises((RuntimeError, ValueError), match=r"shape|size|input|batch"):
         apply_many(module, params, x)
 
 
-def test_run_chain_keeps_the_modules_own_values_for_what_params_leave_out() -> None:
+def test_run_many_keeps_the_modules_own_values_for_what_params_leave_out() -> None:
     module, shape = CHAINS["cnn 1-D"]()
     module.double()
     params, x = drawn(module), batch(shape, True)
     del params["0.weight"], params["6.bias"]
     torch.testing.assert_close(
-        run_chain(module, params, x, count=B, shared=True), by_vmap(module, params, x, True)
+        run_many(module, params, x, count=B, shared=True), by_vmap(module, params, x, True)
     )
 
 
-def test_run_chain_gives_tied_layers_one_weight() -> None:
+def test_run_many_gives_tied_layers_one_weight() -> None:
     twice = nn.Linear(4, 4)
     module = nn.Sequential(twice, nn.Tanh(), twice, nn.Tanh(), nn.Linear(4, 3)).double()
     params, x = drawn(module), batch((4,), True)
     assert "2.weight" not in params
     torch.testing.assert_close(
-        run_chain(module, params, x, count=B, shared=True), by_vmap(module, params, x, True)
+        run_many(module, params, x, count=B, shared=True), by_vmap(module, params, x, True)
     )
 
 
-def test_run_chain_takes_networks_of_other_widths_than_the_module() -> None:
+def test_run_many_takes_networks_of_other_widths_than_the_module() -> None:
     module, wider = make_family("mlp", widths=(6, 4, 3)).build(), make_family("mlp", widths=(6, 9, 3)).build()
     params, x = drawn(wider), batch((6,), True)
     torch.testing.assert_close(
-        run_chain(module, params, x, count=B, shared=True), by_vmap(wider, params, x, True)
+        run_many(module, params, x, count=B, shared=True), by_vmap(wider, params, x, True)
     )
 
 
-def test_run_chain_runs_under_vmap() -> None:
+def test_run_many_runs_under_vmap() -> None:
     module, shape = CHAINS["cnn 2-D"]()
     params, x = drawn(module.double()), batch(shape, True)
-    run = lambda p, xs: run_chain(module, p, xs, count=B, shared=True)  # noqa: E731
+    run = lambda p, xs: run_many(module, p, xs, count=B, shared=True)  # noqa: E731
     many = {name: torch.stack([p, 2 * p]) for name, p in params.items()}
     out = vmap(run, in_dims=(0, None))(many, x)
     torch.testing.assert_close(out[1], run({name: p[1] for name, p in many.items()}, x))

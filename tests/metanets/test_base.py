@@ -22,13 +22,14 @@ def test_make_from_its_own_config_is_equal() -> None:
 
 
 def test_make_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"name: got 'no-such', expected one of .*test-same, test-scale"):
+    expected = r"name: got unknown metanet 'no-such', expected one of .*test-same, test-scale"
+    with pytest.raises(ValueError, match=expected):
         make("no-such", SPEC)
 
 
 def test_make_unknown_argument_lists_those_there_are() -> None:
     with pytest.raises(
-        ValueError, match="strat: 'test-scale' has no such argument; it has start, conditions"
+        ValueError, match="strat: metanet 'test-scale' has no such argument; it has start, conditions"
     ):
         make("test-scale", SPEC, strat=1)
 
