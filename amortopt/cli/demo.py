@@ -19,7 +19,7 @@ from amortopt.cli.picture import COLOURS, Curve, Panel, draw, duration
 from amortopt.optim import ScaleGMNOptimizer
 from amortopt.release import list_shipped
 from amortopt.system.files import write_whole
-from amortopt.tasks import evaluate_many
+from amortopt.tasks import Problem, evaluate_many
 from amortopt.training import Stepper, train_epochs
 from amortopt.zoo.build import START_EPOCHS, starting_networks
 
@@ -125,7 +125,7 @@ def compare(
         ValueError: The checkpoint names no problem or no family.
     """
     problem, family = opt.problem, opt.family
-    if problem is None or family is None:
+    if not isinstance(problem, Problem) or family is None:
         raise ValueError(
             f"checkpoint: {opt.name} names no problem or no family, expected both, to make networks for it"
         )

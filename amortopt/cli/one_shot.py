@@ -13,6 +13,7 @@ from amortopt._types import Params
 from amortopt.optim.networks import align
 from amortopt.optim.one_shot import ScaleGMNOptimizer
 from amortopt.system.files import write_whole
+from amortopt.tasks import ProblemFamily
 
 
 def one_shot(
@@ -74,5 +75,10 @@ def problem_batch(optimizer: ScaleGMNOptimizer) -> tuple[Tensor, Tensor] | None:
     """All train data of the checkpoint's problem if its metanet reads gradients, else None."""
     if "batch" not in optimizer.metanet.conditions or optimizer.problem is None:
         return None
+    if isinstance(optimizer.problem, ProblemFamily):
+        raise ValueError(
+            f"checkpoint: {optimizer.name} reads examples of each network's problem, which a file of weights "
+            "does not hold; use ScaleGMNOptimizer.one_shot_params(params, batch=(x, y)) in Python"
+        )
     data = optimizer.problem.split("train")
     return data.x, data.y

@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from amortopt.meta.one_pass.data import ZooDataModule
 from amortopt.meta.one_pass.module import OnePassModule
+from amortopt.meta.one_pass.problem_data import ProblemDataModule
 from amortopt.meta.one_pass.results import commit, write_release
 from amortopt.meta.progress import FitProgress
 from amortopt.meta.rule.module import UpdateRuleModule
@@ -29,6 +30,7 @@ from amortopt.meta.rule.results import write_rule_release
 from amortopt.meta.state import LAST, WholeStateIO, state_to_resume
 from amortopt.release import check_name, check_target
 from amortopt.system.recipes import recipes_first
+from amortopt.tasks import problem_family_names
 
 _IRRELEVANT_WARNINGS = (
     r"\s*``instantiate_classes`` was deprecated",  # jsonargparse, called by Lightning
@@ -51,10 +53,12 @@ class FitCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str]) -> None:
-        self.rule = trains_a_rule(args)
+        model = model_of(args)
+        self.rule = "rule" in model
+        reads_problems = str(model.get("problem", {}).get("name")) in problem_family_names()
         super().__init__(
             UpdateRuleModule if self.rule else OnePassModule,
-            None if self.rule else ZooDataModule,
+            None if self.rule else ProblemDataModule if reads_problems else ZooDataModule,
             save_config_callback=None,  # the release holds the recipe, the loggers hold the settings
             trainer_defaults={"max_epochs": -1, "num_sanity_val_steps": 0, "enable_model_summary": False},
             seed_everything_default=0,
@@ -183,7 +187,7 @@ def main(args: list[str]) -> None:
         cli = FitCLI(recipes_first(args, "fit"))
         trainer, module, data = cli.trainer, cli.model, getattr(cli, "datamodule", None)
         commit_at_start = commit()
-        if isinstance(data, ZooDataModule):
+        if data is not None:
             data.recipe_roots = cli.recipe_roots
         trainer.fit(module, data, ckpt_path=cli.state(), weights_only=True)
         if trainer.interrupted:
@@ -224,20 +228,35 @@ def _release(cli: FitCLI, commit_at_start: str | None) -> str:
     return f"{passes} {tested} from {before:.1f} % to {after:.1f} % mean test accuracy"
 
 
-def trains_a_rule(args: list[str]) -> bool:
-    """Whether the recipe or an option has ``model.rule``: an update rule is trained, not a metanet."""
-    if any(re.match(r"--model\.rule(\.|=|$)", arg) for arg in args):
-        return True
+def model_of(args: list[str]) -> dict[str, Any]:
+    """What the recipes and options say of the model, as far as it decides what is trained, and on what.
+
+    Returns:
+        ``"rule"`` is in it if an update rule is trained; ``"problem"`` is a mapping with its name, if there
+        is one.
+    """
+    model: dict[str, Any] = {}
     for option, value in pairwise(args):
         if option == "--config":
             try:
                 recipe = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
             except (OSError, ValueError, yaml.YAMLError):
                 continue  # the parser says what is wrong with it
-            model = recipe.get("model") if isinstance(recipe, dict) else None
-            if isinstance(model, dict) and "rule" in model:
-                return True
-    return False
+            part = recipe.get("model") if isinstance(recipe, dict) else None
+            model |= part if isinstance(part, dict) else {}
+    for option, value in pairwise([*args, ""]):
+        name, _, inline = option.partition("=")
+        if re.match(r"--model\.rule(\.|$)", name):
+            model["rule"] = True
+        elif name in ("--model.problem", "--model.problem.name"):
+            try:
+                given = yaml.safe_load(inline or value)
+            except yaml.YAMLError:
+                continue
+            model["problem"] = given if isinstance(given, dict) else {"name": given}
+    if not isinstance(model.get("problem"), dict):
+        model["problem"] = {}
+    return model
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from amortopt.optim.running import checked_batch, checked_l1, device_of, improve
 from amortopt.release import Release, check_passes, load_release, parameter_count, save_release
 from amortopt.symmetry import SymmetrySpec
 from amortopt.system.extras import needed_for
-from amortopt.tasks import Family, Problem, make_family, make_problem
+from amortopt.tasks import Family, Problem, make_family, make_problem_or_family
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -68,7 +68,7 @@ class ScaleGMNOptimizer:
         check_passes(passes)
         self.metanet = metanet
         self.family = make_family(**family) if isinstance(family, Mapping) else family
-        self.problem = make_problem(**problem) if isinstance(problem, Mapping) else problem
+        self.problem = make_problem_or_family(**problem) if isinstance(problem, Mapping) else problem
         self.name = name
         self.l1_range = l1_range
         self.passes = passes
@@ -119,7 +119,7 @@ class ScaleGMNOptimizer:
         *,
         inplace: bool = ...,
         accept: Callable[[M], float] | None = ...,
-        batch: tuple[Tensor, Tensor] | None = ...,
+        batch: tuple[Tensor, Tensor] | Sequence[tuple[Tensor, Tensor]] | None = ...,
         l1: float | Sequence[float] | Tensor | None = ...,
         frozen: Literal["error", "keep"] = ...,
         example_input: Tensor | tuple[Tensor, ...] | None = ...,
@@ -132,7 +132,7 @@ class ScaleGMNOptimizer:
         *,
         inplace: bool = ...,
         accept: Callable[[M], float] | None = ...,
-        batch: tuple[Tensor, Tensor] | None = ...,
+        batch: tuple[Tensor, Tensor] | Sequence[tuple[Tensor, Tensor]] | None = ...,
         l1: float | Sequence[float] | Tensor | None = ...,
         frozen: Literal["error", "keep"] = ...,
         example_input: Tensor | tuple[Tensor, ...] | None = ...,
@@ -144,7 +144,7 @@ class ScaleGMNOptimizer:
         *,
         inplace: bool = False,
         accept: Callable[[Any], float] | None = None,
-        batch: tuple[Tensor, Tensor] | None = None,
+        batch: tuple[Tensor, Tensor] | Sequence[tuple[Tensor, Tensor]] | None = None,
         l1: float | Sequence[float] | Tensor | None = None,
         frozen: Literal["error", "keep"] = "error",
         example_input: Tensor | tuple[Tensor, ...] | None = None,
@@ -164,7 +164,8 @@ class ScaleGMNOptimizer:
                 original's weights are kept. It gets copies, in the network's own mode, and may do as it likes
                 with them.
             batch: Inputs [N, ...] and targets [N, *target_shape] of the problem, such as labels [N], for
-                checkpoints that read gradients; all networks see the same.
+                checkpoints that read gradients; all networks read the same. Or a list of such pairs, one for
+                each network, of any sizes.
             l1: L1 strength >= 0, one or one per network, for checkpoints that read it; 0 if not given.
             frozen: What to do with parameters that do not require gradients: ``"error"``, or ``"keep"`` to
                 leave them as they are.
@@ -200,7 +201,7 @@ class ScaleGMNOptimizer:
         shape = None if self.family is None else self.family.input_shape
         if example_input is not None:
             shape = example_input.shape[1:] if isinstance(example_input, Tensor) else None
-        data = checked_batch(batch, self.metanet, self.problem, shape)
+        data = checked_batch(batch, self.metanet, self.problem, shape, len(many))
         check_networks(many, inplace=inplace, frozen=frozen, where=where)
         strengths = checked_l1(l1, len(many), self.metanet, self.l1_range)
         # 2. Compute.
@@ -224,7 +225,7 @@ class ScaleGMNOptimizer:
         self,
         params: Params,
         *,
-        batch: tuple[Tensor, Tensor] | None = None,
+        batch: tuple[Tensor, Tensor] | Sequence[tuple[Tensor, Tensor]] | None = None,
         l1: float | Sequence[float] | Tensor | None = None,
         passes: int | None = None,
     ) -> Params:
@@ -255,7 +256,7 @@ class ScaleGMNOptimizer:
         count = len(next(iter(params.values()))) if batched else 1
         strengths = checked_l1(l1, count, self.metanet, self.l1_range)
         shape = None if self.family is None else self.family.input_shape
-        data = checked_batch(batch, self.metanet, self.problem, shape)
+        data = checked_batch(batch, self.metanet, self.problem, shape, count)
         warn_widths(set(alignment.width_changes))
         gradient = None
         with plain():
@@ -271,7 +272,7 @@ class ScaleGMNOptimizer:
             better = run(
                 self.metanet,
                 tensors if batched else {name: value[None] for name, value in tensors.items()},
-                Conditions(gradient, strengths),
+                Conditions(gradient, strengths, None if data is None else data.examples.counts(count)),
                 passes,
                 lambda b, name: f"params[{names[name]!r}]" + (f", network {b}," if batched else ""),
             )

@@ -18,16 +18,20 @@ from amortopt._types import Params
 from amortopt.functional.networks import eval_mode
 from amortopt.metanets import Conditions, L1Range, Metanet
 from amortopt.optim.networks import Network
-from amortopt.tasks import Examples, Objective, Problem, loss_and_grad_many
+from amortopt.tasks import Examples, Objective, loss_and_grad_many
 
 
 class OutOfRangeWarning(UserWarning):
     """An L1 strength that the checkpoint was not trained for; nothing is promised there."""
 
 
+_CHUNK = 4096
+"""Examples per network in one forward pass, which bounds the memory of a gradient."""
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Examples that all networks share, and the objective whose gradients are computed on them."""
+    """Examples, shared or per network, and the objective whose gradients are computed on them."""
 
     examples: Examples
     objective: Objective
@@ -35,9 +39,21 @@ class Batch:
     def gradient(self, module: nn.Module, params: Params) -> Params:
         """Gradients [B, ...] at params [B, ...] of the module in eval mode, which is left as it was."""
         first = next(iter(params.values()))
-        examples = self.examples.to(first.device, first.dtype)
+        count = len(first)
+        total = self.examples.counts(count).to(first)
+        mean = {name: torch.zeros_like(p) for name, p in params.items()}
         with eval_mode(module):
-            return loss_and_grad_many(module, params, examples, self.objective)[1]
+            for part in self.examples.chunks(_CHUNK):
+                part = part.to(first.device, first.dtype)
+                gradient = loss_and_grad_many(module, params, part, self.objective)[1]
+                share = part.counts(count).to(first) / total
+                for name, g in gradient.items():
+                    mean[name] += share.view(-1, *[1] * (g.ndim - 1)) * g
+        return mean
+
+    def of(self, networks: list[int]) -> Batch:
+        """The batch of some networks, by their positions."""
+        return Batch(self.examples.of(torch.tensor(networks)), self.objective)
 
 
 def improve(
@@ -73,8 +89,10 @@ def improve(
         device = device_of(metanet)
         params = {name: torch.stack([n.params[name].to(device) for n in group]) for name in group[0].params}
 
-        def gradient(params: Params, group: list[Network] = group) -> Params:
-            assert batch is not None
+        some = None if batch is None else batch.of(members)
+
+        def gradient(params: Params, group: list[Network] = group, some: Batch | None = some) -> Params:
+            assert some is not None
             # Networks that run the same code at once, but those with buffers alone: buffers are not stacked.
             same_code: dict[tuple[Any, ...], list[int]] = {}
             for b, network in enumerate(group):
@@ -84,8 +102,8 @@ def improve(
             gradients = {name: torch.empty_like(value) for name, value in params.items()}
             for (_, device, _), rows in same_code.items():
                 names = group[rows[0]].match.params
-                some = {key: params[name][rows].to(device) for name, key in names.items()}
-                computed = batch.gradient(group[rows[0]].model, some)
+                part = {key: params[name][rows].to(device) for name, key in names.items()}
+                computed = some.of(rows).gradient(group[rows[0]].model, part)
                 for name, key in names.items():
                     gradients[name][rows] = computed[key].to(gradients[name].device)
             return gradients
@@ -93,7 +111,11 @@ def improve(
         def label(b: int, name: str, members: list[int] = members) -> str:
             return f"{where(members[b])}parameter {networks[members[b]].match.params[name]!r}"
 
-        conditions = Conditions(gradient if batch else None, None if l1 is None else l1[members])
+        conditions = Conditions(
+            gradient if batch else None,
+            None if l1 is None else l1[members],
+            None if some is None else some.examples.counts(len(members)),
+        )
         new = run(metanet, params, conditions, passes, label)
         for b, i in enumerate(members):
             better[i] = {networks[i].match.params[name]: value[b] for name, value in new.items()}
@@ -142,7 +164,11 @@ def run(
         )
         return gradients
 
-    conditions = Conditions(gradient if compute else None, None if l1 is None else l1.to(device, dtype))
+    conditions = Conditions(
+        gradient if compute else None,
+        None if l1 is None else l1.to(device, dtype),
+        None if conditions.examples is None else conditions.examples.to(device, dtype),
+    )
     new = {name: value.to(device, dtype) for name, value in params.items()}
     with eval_mode(metanet), torch.autocast(device.type, enabled=False):
         for _ in range(passes):
@@ -221,18 +247,20 @@ def checked_l1(l1: Any, count: int, metanet: Metanet, trained: L1Range | None) -
 
 
 def checked_batch(
-    batch: Any, metanet: Metanet, problem: Problem | None, shape: Sequence[int] | None
+    batch: Any, metanet: Metanet, problem: Any, shape: Sequence[int] | None, count: int
 ) -> Batch | None:
     """Data for gradients; None if the metanet reads none.
 
     Args:
-        batch: Inputs [N, ...] and targets [N, *target_shape] of the problem's objective, or None.
+        batch: Inputs [N, ...] and targets [N, *target_shape] of the problem's objective, for all networks, or
+            a list of such pairs, one for each network and of any sizes; or None.
         metanet: Says whether gradients are read.
-        problem: Has the objective.
+        problem: Has the objective; a problem, or a family of problems.
         shape: Shape of one input; None if it is not known.
+        count: Number of networks.
 
     Raises:
-        ValueError: Missing, given but not read, no such pair, inputs of another shape or not finite, or
+        ValueError: Missing, given but not read, no such pairs, inputs of another shape or not finite, or
             targets that the objective cannot read.
     """
     if "batch" not in metanet.conditions:
@@ -241,31 +269,41 @@ def checked_batch(
         return None
     if batch is None:
         raise ValueError("batch: this checkpoint reads gradients; pass batch=(x, y) with data of its problem")
-    if not isinstance(batch, tuple | list) or [isinstance(part, Tensor) for part in batch] != [True, True]:
-        raise ValueError(f"batch: got {type(batch).__name__}, expected a pair of tensors (x, y)")
     if problem is None:
         raise ValueError(
             "batch: this optimizer knows no problem to take the loss from; pass problem= to its constructor"
         )
-    (x, y), objective = batch, problem.objective
-    if x.ndim == 0 or len(x) == 0 or y.shape != (len(x), *objective.target_shape):
-        targets = ", ".join(["N", *map(str, objective.target_shape)])
+    if isinstance(batch, list) and not any(isinstance(part, Tensor) for part in batch):
+        if len(batch) != count:
+            raise ValueError(f"batch: got {len(batch)} pairs for {count} networks, expected one for each")
+        pairs = [_checked_pair(pair, problem.objective, shape, f"batch[{i}]") for i, pair in enumerate(batch)]
+        return Batch(Examples.from_list(pairs), problem.objective)
+    return Batch(Examples(*_checked_pair(batch, problem.objective, shape, "batch")), problem.objective)
+
+
+def _checked_pair(
+    pair: Any, objective: Objective, shape: Sequence[int] | None, where: str
+) -> tuple[Tensor, Tensor]:
+    if not isinstance(pair, tuple | list) or [isinstance(part, Tensor) for part in pair] != [True, True]:
+        raise ValueError(f"{where}: got {type(pair).__name__}, expected a pair of tensors (x, y)")
+    x, y = pair
+    targets = objective.target_shape
+    if x.ndim == 0 or y.shape != (len(x), *targets) or len(x) == 0:
         raise ValueError(
-            f"batch: got x {tuple(x.shape)} and y {tuple(y.shape)}, expected N > 0 inputs [N, ...] and "
-            f"targets [{targets}] of {objective}"
+            f"{where}: got x {tuple(x.shape)} and y {tuple(y.shape)}, expected N > 0 inputs [N, ...] and "
+            f"targets [{', '.join(map(str, ('N', *targets)))}]"
         )
     if shape is not None and tuple(x.shape[1:]) != tuple(shape):
         expected = ", ".join(["N", *map(str, shape)])
         raise ValueError(
-            f"batch: got x of shape {list(x.shape)}, expected [{expected}] as the networks take it; pass "
+            f"{where}: got x of shape {list(x.shape)}, expected [{expected}] as the networks take it; pass "
             "example_input if these networks take another form"
         )
     if x.is_complex() or x.dtype == torch.bool:
-        raise ValueError(f"batch: got x of {x.dtype}, expected floating-point inputs")
+        raise ValueError(f"{where}: got x of {x.dtype}, expected floating-point inputs")
     if x.is_floating_point() and (bad := int((~x.isfinite()).sum())):
         raise ValueError(
-            f"batch: x has {bad} NaN or infinite values of {x.numel()}; leave those examples out"
+            f"{where}: x has {bad} NaN or infinite values of {x.numel()}; leave those examples out"
         )
-    objective.check_targets(y, "batch")
-    x, y = x.detach(), y.detach()
-    return Batch(Examples(x, y if y.is_floating_point() else y.long()), objective)
+    objective.check_targets(y, where)
+    return x.detach(), y.detach() if y.is_floating_point() else y.detach().long()

@@ -35,7 +35,13 @@ from amortopt.release.folder import (
     write_release,
 )
 from amortopt.symmetry import SymmetrySpec
-from amortopt.tasks import family_names, make_family, make_problem, problem_names
+from amortopt.tasks import (
+    family_names,
+    make_family,
+    make_problem_or_family,
+    problem_family_names,
+    problem_names,
+)
 
 _BASES: dict[Kind, Any] = {"metanet": Metanet, "functional": Functional, "rule": UpdateRule}
 _LOAD = {
@@ -257,8 +263,8 @@ def _check_trained_on(
         raise ValueError(
             f"family: its networks have {actual} elements per parameter, those of spec {expected}"
         )
-    if problem is not None and problem["name"] in problem_names():
-        shape = make_problem(**problem).input_shape
+    if problem is not None and problem["name"] in (*problem_names(), *problem_family_names()):
+        shape = make_problem_or_family(**problem).input_shape
         if shape != made.input_shape:
             raise ValueError(f"problem: its inputs have shape {shape}, the family's {made.input_shape}")
 

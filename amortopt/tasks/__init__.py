@@ -8,7 +8,13 @@ from amortopt.tasks.measure import evaluate_many, loss_and_grad_many, loss_many
 from amortopt.tasks.mnist1d import Mnist1d
 from amortopt.tasks.objective import CrossEntropy, Mean, Objective, SquaredError, make_objective
 from amortopt.tasks.problem import ArrayProblem, Problem, make_problem, problem_names, register_problem
-from amortopt.tasks.problem_families import ProblemFamily, make_problem_family, register_problem_family
+from amortopt.tasks.problem_families import (
+    ProblemFamily,
+    make_problem_family,
+    make_problem_or_family,
+    problem_family_names,
+    register_problem_family,
+)
 from amortopt.tasks.sequences import CharRnn, Transformer
 from amortopt.tasks.text import Lm1b, PydocText, TextFile, TextProblem
 from amortopt.tasks.vision import Cifar10, Cifar10Gray, FashionMnist, Mnist, SvhnGray, VisionProblem
@@ -50,6 +56,8 @@ __all__ = [
     "make_objective",
     "make_problem",
     "make_problem_family",
+    "make_problem_or_family",
+    "problem_family_names",
     "problem_names",
     "register_family",
     "register_problem",

@@ -82,6 +82,13 @@ class Examples:
         """Number of examples N of a network, padding included."""
         return self.x.shape[0 if self.shared else 1]
 
+    def counts(self, networks: int) -> Tensor:
+        """Number of examples of every network, without padding: float [networks]."""
+        mask = self.mask
+        if mask is None:
+            return torch.full((networks,), float(len(self)), device=self.x.device)
+        return mask.sum(-1).float().expand(networks)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Examples:
         """Move to a device, and real numbers to a dtype; itself where nothing changes."""
         x, y = (t.to(device, dtype if t.is_floating_point() else None) for t in (self.x, self.y))

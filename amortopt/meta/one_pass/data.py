@@ -217,6 +217,15 @@ class ZooDataModule(L.LightningDataModule):
         read = data.take(examples[1])
         return Batch({name: p[rows] for name, p in params.items()}, drawn, read, l1)
 
+    def testing(self) -> Held:
+        """What the end of a run is measured on: test networks and test data, reading as in validation."""
+        validation = self.validation()
+        return replace(validation, params=self._held["test"], data={"test": self._data["test"]})
+
+    def seeds(self) -> dict[str, int]:
+        """What was seeded with what, beside the metanet and the draws."""
+        return {"zoo": self.zoo.config["seed"]}
+
     def validation(self, examples: int = 1000) -> Held:
         """What a validation reads: val networks, the val data, and the first of the train data."""
         params = {name: p[: self.val_networks] for name, p in self._held["val"].items()}

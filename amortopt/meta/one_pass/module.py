@@ -17,7 +17,7 @@ from amortopt._types import Params
 from amortopt.functional.networks import l1_norm, num_networks
 from amortopt.meta.one_pass.data import Batch, Held
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
-from amortopt.metanets import Conditions, Metanet, make
+from amortopt.metanets import Conditions, Metanet, Rounds, make
 from amortopt.release import check_passes
 from amortopt.symmetry import extract
 from amortopt.tasks import (
@@ -26,7 +26,7 @@ from amortopt.tasks import (
     loss_and_grad_many,
     loss_many,
     make_family,
-    make_problem,
+    make_problem_or_family,
 )
 from amortopt.training.muon import Muon
 from amortopt.zoo.config import differing_keys
@@ -60,7 +60,8 @@ class OnePassModule(L.LightningModule):
     several passes it is the mean over f(θ), f(f(θ)), ... A step whose gradients are not finite is left out.
 
     Args:
-        problem: ``name`` of the problem and its arguments, as ``make_problem`` takes them.
+        problem: ``name`` of the problem and its arguments, as ``make_problem`` takes them; or of a family of
+            problems, as ``make_problem_family`` does.
         family: ``name`` of the family and its arguments, as ``make_family`` takes them.
         metanet: ``name`` of the metanet and its arguments, as ``make`` takes them.
         start: ``"identity"``: a fresh metanet returns its input; ``"proposal"``: it returns what it proposes,
@@ -120,13 +121,15 @@ class OnePassModule(L.LightningModule):
             if options[key] < 0:
                 raise ValueError(f"{key}: got {options[key]}, expected at least 0")
         self.passes = passes
-        self.problem = _made("problem", make_problem, problem)
+        self.problem = _made("problem", make_problem_or_family, problem)
         self.family = _made("family", make_family, family)
         with torch.random.fork_rng(devices=[]):
             network = self.family.build()
         # In a tuple, because a module would become part of the state.
         self._network = (network.requires_grad_(False),)
         spec = extract(network, self.family.example_input())
+        if metanet.get("name") == Rounds.name:
+            metanet = metanet | {"shapes": {name: list(p.shape) for name, p in network.named_parameters()}}
         self.metanet: Metanet = _made("metanet", lambda name, **config: make(name, spec, **config), metanet)
         if start == "proposal":
             open_gates = getattr(self.metanet, "open_gates", None)
@@ -161,10 +164,17 @@ class OnePassModule(L.LightningModule):
         """
 
         def gradient(params: Params) -> Params:
-            return loss_and_grad_many(self.network, params, read, self.problem.objective)[1]
+            # Rounds are differentiated through the gradients that they take.
+            again = torch.is_grad_enabled() and any(p.requires_grad for p in params.values())
+            objective = self.problem.objective
+            return loss_and_grad_many(self.network, params, read, objective, create_graph=again)[1]
 
         declared = metanet.conditions
-        conditions = Conditions(gradient if "batch" in declared else None, l1 if "l1" in declared else None)
+        conditions = Conditions(
+            gradient if "batch" in declared else None,
+            l1 if "l1" in declared else None,
+            read.counts(num_networks(params)) if "batch" in declared else None,
+        )
         results = []
         for _ in range(self.passes):
             params = metanet(params, conditions)
@@ -225,7 +235,8 @@ class OnePassModule(L.LightningModule):
         for start in range(0, num_networks(params), chunk):
             part = {name: p[start : start + chunk] for name, p in params.items()}
             strengths = read.x.new_full((num_networks(part),), l1)
-            parts.append(self.improve(metanet, part, read, strengths)[-1])
+            some = read.of(slice(start, start + chunk))
+            parts.append(self.improve(metanet, part, some, strengths)[-1])
         new = {name: torch.cat([part[name] for part in parts]) for name in params}
         norm = l1_norm(new)
         cut = 1 - norm / l1_norm(params).clamp(min=1e-12)
@@ -234,6 +245,20 @@ class OnePassModule(L.LightningModule):
             loss, accuracy = evaluate_many(self.network, new, examples, self.problem.objective)
             results[name] = Result(loss, accuracy, loss + l1 * norm, cut)
         return results
+
+    def on_fit_start(self) -> None:
+        """Let rounds see gradients of their usual size once, before the first step."""
+        if isinstance(self.metanet, Rounds) and self.trainer.global_step == 0:
+            datamodule: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            batch: Batch = datamodule.draw(0)
+            objective = self.problem.objective
+
+            def gradient(params: Params) -> Params:
+                return loss_and_grad_many(self.network, params, batch.read, objective)[1]
+
+            counts = batch.read.counts(num_networks(batch.params))
+            self.metanet.calibrate(Conditions(gradient, batch.l1, counts))
+            self.average.load_state_dict(self.metanet.state_dict())
 
     def configure_optimizers(self) -> Muon:
         """Muon for matrices, AdamW for the rest."""

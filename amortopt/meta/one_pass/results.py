@@ -15,13 +15,14 @@ from torch import Tensor
 import amortopt
 from amortopt.meta.one_pass.data import ZooDataModule
 from amortopt.meta.one_pass.module import OnePassModule
+from amortopt.meta.one_pass.problem_data import ProblemDataModule
 from amortopt.release import Release, save_release
 from amortopt.tasks import evaluate_many
 
 
 @torch.no_grad()
-def measure(module: OnePassModule, data: ZooDataModule) -> dict[str, Any]:
-    """What the averaged metanet does to the zoo's test networks in all its passes, on the test data.
+def measure(module: OnePassModule, data: ZooDataModule | ProblemDataModule) -> dict[str, Any]:
+    """What the averaged metanet does to test networks in all its passes, on the test data.
 
     Args:
         module: Trained module.
@@ -33,7 +34,8 @@ def measure(module: OnePassModule, data: ZooDataModule) -> dict[str, Any]:
         (at the lowest one if 0 is not trained), and ``"by l1"`` is a table over some of them, with the
         objective (loss plus strength times L1 norm) and the L1-norm cut in it.
     """
-    networks, test, read = data.held("test"), {"test": data.data("test")}, data.validation().read
+    held = data.testing()
+    networks, test, read = held.params, held.data, held.read
     strengths = [0.0]
     if data.l1_range is not None:
         strengths = ([0.0] if data.l1_range.zero else []) + data.l1_range.points(5)
@@ -68,7 +70,7 @@ def _summary(loss: Tensor, accuracy: Tensor) -> dict[str, float]:
 def write_release(
     folder: str | os.PathLike[str],
     module: OnePassModule,
-    data: ZooDataModule,
+    data: ZooDataModule | ProblemDataModule,
     *,
     name: str,
     recipe: dict[str, Any],
@@ -109,7 +111,7 @@ def write_release(
         name,
         [{"problem": module.problem.to_config(), "family": module.family.to_config()}],
         recipe=recipe,
-        seeds={"metanet and draws": seed, "zoo": data.zoo.config["seed"]},
+        seeds={"metanet and draws": seed} | data.seeds(),
         results=results,
         commit=commit,
         l1_range=data.l1_range,

@@ -107,6 +107,9 @@ class Rounds(Metanet):
         ]
         return {"matrix": matrices, "prototype": [*self.rule.prototype]}
 
+    def open_gates(self) -> None:
+        """Nothing to open: a pass starts from its prototype, never from the network."""
+
     def forward(self, params: Params, conditions: Conditions = _NONE) -> Params:
         """Improve B networks of one architecture; see [Metanet][amortopt.metanets.Metanet]."""
         return self.after_rounds(params, conditions)[-1]

@@ -65,7 +65,7 @@ class RoundRule(nn.Module):
         count = rounds * channels
         self.mix_left = nn.ParameterList(_orthogonal(count, hidden, o) for o, _ in sizes)
         self.mix_right = nn.ParameterList(_orthogonal(count, i, hidden) for _, i in sizes)
-        self.mix_bias = nn.Parameter(torch.zeros(blends, count, hidden, hidden))
+        self.mix_bias = nn.Parameter(torch.zeros(blends * count, hidden, hidden))
         self.back_left = nn.ParameterList(_orthogonal(count, o, hidden) for o, _ in sizes)
         self.back_right = nn.ParameterList(_orthogonal(count, hidden, i) for _, i in sizes)
         # Small at the start: the linear part learns first. Six times as large cost one point of accuracy.
@@ -98,7 +98,7 @@ class RoundRule(nn.Module):
             velocity = [keep * v + g for keep, v, g in gradients]
             step = (self.step[r] + self.step_slope[r] * logs).exp()  # [B, matrices]
             unit = (self.unit[r] + self.unit_slope[r] * logs).exp()
-            bias = self.mix_bias[:, now]
+            bias = self.mix_bias.unflatten(0, (-1, self.rounds * self.channels))[:, now]  # [K, C, H, H]
             hidden = (blend @ bias.flatten(1)).unflatten(1, bias.shape[1:])
             for k, v in enumerate(velocity):
                 # [C, H, o] @ [B, 1, o, i] @ [C, i, H]

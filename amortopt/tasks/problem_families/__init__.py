@@ -5,6 +5,8 @@ from __future__ import annotations
 from amortopt.tasks.problem_families.base import GeneratedFamily as GeneratedFamily
 from amortopt.tasks.problem_families.base import ProblemFamily as ProblemFamily
 from amortopt.tasks.problem_families.base import make_problem_family as make_problem_family
+from amortopt.tasks.problem_families.base import make_problem_or_family as make_problem_or_family
+from amortopt.tasks.problem_families.base import problem_family_names as problem_family_names
 from amortopt.tasks.problem_families.base import register_problem_family as register_problem_family
 from amortopt.tasks.problem_families.curves import Curves as Curves
 from amortopt.tasks.problem_families.folder import Folder as Folder
@@ -19,5 +21,7 @@ __all__ = [
     "Images",
     "ProblemFamily",
     "make_problem_family",
+    "make_problem_or_family",
+    "problem_family_names",
     "register_problem_family",
 ]

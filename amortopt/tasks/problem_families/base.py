@@ -12,7 +12,7 @@ import torch
 from amortopt.system.registry import Registry
 from amortopt.tasks.examples import Examples
 from amortopt.tasks.objective import Objective
-from amortopt.tasks.problem import SPLITS, Problem, Which, check_which
+from amortopt.tasks.problem import SPLITS, Problem, Which, check_which, make_problem
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -166,3 +166,18 @@ def make_problem_family(name: str, **kwargs: Any) -> ProblemFamily:
         ValueError: If there is no such family, or it has no such argument.
     """
     return PROBLEM_FAMILIES.make(name, **kwargs)
+
+
+def problem_family_names() -> list[str]:
+    """Names that [make_problem_family][amortopt.tasks.make_problem_family] knows, sorted."""
+    return PROBLEM_FAMILIES.names()
+
+
+def make_problem_or_family(name: str, **kwargs: Any) -> Problem | ProblemFamily:
+    """Make what a metanet was trained on: one problem, or a family of them, by name.
+
+    Raises:
+        ValueError: If there is neither, or it has no such argument.
+    """
+    known = name in PROBLEM_FAMILIES.names()
+    return make_problem_family(name, **kwargs) if known else make_problem(name, **kwargs)
