@@ -92,16 +92,26 @@ def test_zoo_recipe_builds(path: str, scratch: Path) -> None:
 @pytest.mark.parametrize("path", FITS)
 def test_fit_recipe_takes_five_steps(path: str, scratch: Path, tmp_path: Path) -> None:
     recipe = read(path)
-    zoo_recipe = recipe["data"]["zoo_recipe"]
-    zoo = tiny_zoo(f"recipes/zoo/{zoo_recipe}.yaml", scratch)
-    assert recipe["data"]["zoo"] == f"zoos/{zoo_recipe}"
     small = [
-        *("--model.metanet.width", "8", "--model.metanet.channels", "2", "--model.metanet.heads", "2"),
         *("--data.networks", "2", "--data.examples", "8", "--trainer.max_steps", "5"),
-        *("--trainer.val_check_interval", "5", "--trainer.accelerator", "cpu"),
-        *("--trainer.enable_progress_bar", "false", "--data.zoo", str(zoo), "--runs", str(tmp_path)),
+        *(
+            "--trainer.val_check_interval",
+            "5",
+            "--trainer.accelerator",
+            "cpu",
+            "--model.metanet.channels",
+            "2",
+        ),
+        *("--trainer.enable_progress_bar", "false", "--runs", str(tmp_path)),
         *data_options(recipe["model"]["problem"], "model.", scratch),
     ]
+    if recipe["model"]["metanet"]["name"] == "rounds":
+        small += ["--data.pool", "8", "--data.val_networks", "4", "--model.metanet.hidden", "4"]
+    else:
+        zoo_recipe = recipe["data"]["zoo_recipe"]
+        zoo = tiny_zoo(f"recipes/zoo/{zoo_recipe}.yaml", scratch)
+        assert recipe["data"]["zoo"] == f"zoos/{zoo_recipe}"
+        small += ["--model.metanet.width", "8", "--model.metanet.heads", "2", "--data.zoo", str(zoo)]
     assert main(["fit", "--config", path, *small]) == 0
     release = load_release(tmp_path / recipe["name"] / "release")
     assert release.name == recipe["name"] == Path(path).stem.replace("_", "-")
