@@ -291,7 +291,7 @@ def _checked_pair(
     if x.ndim == 0 or y.shape != (len(x), *targets) or len(x) == 0:
         raise ValueError(
             f"{where}: got x {tuple(x.shape)} and y {tuple(y.shape)}, expected N > 0 inputs [N, ...] and "
-            f"targets [{', '.join(map(str, ('N', *targets)))}]"
+            f"targets [{', '.join(map(str, ('N', *targets)))}] of {objective}"
         )
     if shape is not None and tuple(x.shape[1:]) != tuple(shape):
         expected = ", ".join(["N", *map(str, shape)])
