@@ -1,22 +1,28 @@
-"""Base networks that learn a problem, many at once: what meta-training of update rules unrolls.
+"""Base networks that learn a problem, many at once: what meta-training of update rules unrolls and validates.
 
 Legend: B networks, n examples per step, N elements of all parameters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amortopt.functional.networks import apply_many
 from amortopt.metanets.update_rule.layout import UpdateLayout
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.symmetry import extract
-from amortopt.tasks import Family, Problem
+from amortopt.tasks import Family, Problem, make_family, make_problem
 from amortopt.tasks.examples import Examples
 from amortopt.tasks.families import init_many
 from amortopt.tasks.problem import Which
+
+FINAL = 32
+"""Minibatches that a final loss is measured on."""
 
 
 class InnerProblem:
@@ -36,6 +42,35 @@ class InnerProblem:
             raise ValueError(f"batch: got {batch}, expected at least 1 example per step")
         self.problem, self.family, self.batch = problem, family, batch
         self.device = torch.device("cpu")
+        self._splits: dict[str, Examples] = {}
+
+    @classmethod
+    def from_config(cls, entry: Mapping[str, Any], where: str) -> InnerProblem:
+        """Make problem and family by name.
+
+        Args:
+            entry: ``problem`` and ``family``, each with a ``name`` and arguments; ``batch``, 32 by default.
+                ``networks`` is allowed and not read.
+            where: The entry's name, for messages.
+
+        Raises:
+            ValueError: A key is unknown, missing or wrong.
+        """
+        if set(entry) - {"problem", "family", "batch", "networks"} or not {"problem", "family"} <= set(entry):
+            raise ValueError(
+                f"{where}: got {', '.join(sorted(entry))}, expected problem and family, and if need be batch "
+                "and networks"
+            )
+        parts = []
+        for key, make in (("problem", make_problem), ("family", make_family)):
+            arguments = entry[key]
+            if not isinstance(arguments, Mapping) or not isinstance(arguments.get("name"), str):
+                raise ValueError(f"{where}.{key}: got {arguments!r}, expected a mapping with a `name`")
+            try:
+                parts.append(make(**arguments))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{where}.{key}: got {arguments}, but {error}; correct this key") from error
+        return cls(*parts, batch=int(entry.get("batch", 32)))
 
     @cached_property
     def network(self) -> nn.Module:
@@ -60,10 +95,6 @@ class InnerProblem:
         self._splits.clear()
         return self
 
-    @cached_property
-    def _splits(self) -> dict[str, Examples]:
-        return {}
-
     def split(self, which: Which) -> Examples:
         """One part of the data, on the device."""
         if which not in self._splits:
@@ -71,15 +102,7 @@ class InnerProblem:
         return self._splits[which]
 
     def init(self, count: int, generator: torch.Generator) -> Tensor:
-        """Fresh networks.
-
-        Args:
-            count: Number of networks B.
-            generator: Source of their seeds, on the CPU.
-
-        Returns:
-            [B, N].
-        """
+        """B fresh networks [B, N], from seeds that ``generator``, on the CPU, draws."""
         seeds = torch.randint(2**31, (count,), generator=generator).tolist()
         return self.layout.pack(init_many(self.family.build, seeds)).to(self.device)
 
@@ -99,34 +122,14 @@ class InnerProblem:
         return data.x[chosen], data.y[chosen]
 
     def losses(self, flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of every network on its own examples.
-
-        Args:
-            flat: [B, N].
-            x: [B, n, ...].
-            y: [B, n, ...].
-
-        Returns:
-            [B], in nats; differentiable in ``flat`` twice.
-        """
-        return self.problem.objective.loss(
-            apply_many(self.network, self.layout.unpack(flat), x, shared=False), y
-        )
+        """Loss of every network on examples of its own, [B] in nats: of flat [B, N], x and y [B, n, ...]."""
+        outputs = apply_many(self.network, self.layout.unpack(flat), x, shared=False)
+        return self.problem.objective.loss(outputs, y)
 
     def losses_and_grads(
         self, flat: Tensor, x: Tensor, y: Tensor, *, create_graph: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Loss of every network and its gradient.
-
-        Args:
-            flat: [B, N].
-            x: [B, n, ...].
-            y: [B, n, ...].
-            create_graph: Whether both can be differentiated again.
-
-        Returns:
-            [B] and [B, N].
-        """
+        """``losses`` [B] and their gradients [B, N]; with ``create_graph``, both can be differentiated."""
         with torch.enable_grad():
             at = flat if create_graph and flat.requires_grad else flat.detach().requires_grad_()
             losses = self.losses(at, x, y)
@@ -135,16 +138,7 @@ class InnerProblem:
 
     @torch.no_grad()
     def evaluate(self, flat: Tensor, which: Which = "train", chunk: int = 512) -> Tensor:
-        """Loss of every network on a whole part of the data.
-
-        Args:
-            flat: [B, N].
-            which: Part of the data.
-            chunk: Examples at a time.
-
-        Returns:
-            [B].
-        """
+        """Loss [B] of every network on a whole part of the data, ``chunk`` examples at a time."""
         data = self.split(which)
         params = self.layout.unpack(flat)
         total = torch.zeros(len(flat), device=flat.device)
@@ -152,3 +146,30 @@ class InnerProblem:
             x, y = data.x[start : start + chunk], data.y[start : start + chunk]
             total += self.problem.objective.loss(apply_many(self.network, params, x), y) * len(x)
         return total / len(data)
+
+
+@torch.no_grad()
+def validate(rule: UNFRule, inner: InnerProblem, count: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Train networks, always from the same unseen initialisations and on the same minibatches.
+
+    Args:
+        rule: The rule.
+        inner: Problem and family.
+        count: Networks B.
+        steps: Inner steps.
+
+    Returns:
+        Mean over steps of the loss on minibatches [B], and the loss after the last step, on further
+        minibatches [B], in nats.
+    """
+    generator = torch.Generator().manual_seed(2**31)
+    flat = inner.init(count, generator)
+    state = rule.init_state(inner.layout, flat)
+    losses = []
+    for _ in range(steps):
+        loss, grads = inner.losses_and_grads(flat, *inner.draw(count, generator))
+        update, state = rule(inner.layout, flat, grads, state, inplace=True)
+        flat = flat - update
+        losses.append(loss)
+    final = [inner.losses(flat, *inner.draw(count, generator)) for _ in range(FINAL)]
+    return torch.stack(losses).mean(0), torch.stack(final).mean(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import lightning.pytorch as L
@@ -13,15 +13,13 @@ from torch import Tensor, nn
 
 from amortopt.meta.one_pass.data import Endless
 from amortopt.meta.one_pass.module import MOST_SKIPPED
-from amortopt.meta.rule.inner import InnerProblem
+from amortopt.meta.rule.inner import InnerProblem, validate
 from amortopt.meta.rule.pes import PersistentES
 from amortopt.meta.rule.runs import InnerRuns, horizon_at
 from amortopt.meta.rule.truncated import Estimate, TruncatedBackprop
-from amortopt.meta.rule.validation import validate
 from amortopt.meta.schedule import budget_used, rate_factor, update_average
 from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.system.registry import construct
-from amortopt.tasks import make_family, make_problem
 from amortopt.zoo.config import differing_keys
 
 Estimator: TypeAlias = TruncatedBackprop | PersistentES
@@ -99,14 +97,23 @@ class UpdateRuleModule(L.LightningModule):
         self.seed = torch.initial_seed()
         self.rule: UNFRule = construct(UNFRule, "rule", dict(rule))
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
-        self.estimator = _estimator(estimator or {"name": "truncated"})
+        options = dict(estimator or {"name": "truncated"})
+        name = options.pop("name", None)
+        if not isinstance(name, str) or name not in ESTIMATORS:
+            raise ValueError(f"estimator.name: got {name!r}, expected one of {', '.join(ESTIMATORS)}")
+        self.estimator: Estimator = construct(ESTIMATORS[name], f"estimator {name!r}", options)
         if not inner:
             raise ValueError(
                 "inner: got no problem, expected at least one; add an entry with problem and family"
             )
-        self.inner: list[InnerProblem] = [_inner(k, entry) for k, entry in enumerate(inner)]
+        self.inner = [InnerProblem.from_config(entry, f"inner[{k}]") for k, entry in enumerate(inner)]
         self.networks = [int(entry.get("networks", 4)) for entry in inner]
-        self.names = _names(self.inner)
+        # Such as mnist1d_mlp; numbered if several are the same.
+        names = [f"{one.problem.name}_{one.family.name}" for one in self.inner]
+        self.names = [
+            name if names.count(name) == 1 else f"{name}_{names[:k].count(name) + 1}"
+            for k, name in enumerate(names)
+        ]
         self.sizes: Tensor
         self.register_buffer("sizes", torch.zeros(len(inner), 2))  # of gradients: mean square norm, steps
         if compile and not isinstance(self.estimator, TruncatedBackprop):
@@ -198,17 +205,34 @@ class UpdateRuleModule(L.LightningModule):
             estimate = self.estimator(self._stepped[0], self.runs[k], horizon)
             self._seen.setdefault(self.names[k], []).append(estimate.loss)
             used += self._add(k, estimate)
-        self._count_skipped(used)
+        self._skipped_in_a_row = 0 if used else self._skipped_in_a_row + 1
+        if self._skipped_in_a_row >= MOST_SKIPPED:
+            raise ValueError(
+                f"the gradients were not finite in {MOST_SKIPPED} steps in a row, up to step "
+                f"{self.global_step + 1}; lower lr or the truncation, and start anew or resume from an "
+                "earlier state"
+            )
         for p in self.rule.parameters():
             if p.grad is not None:
                 p.grad /= used
-        factor = self.rate_factor()
+        factor = rate_factor(
+            step, self.progress(), warmup_steps=self.hparams["warmup_steps"], hold=self.hparams["hold"]
+        )
         for group in optimizer.param_groups:
             group["lr"] = self.hparams["lr"] * factor
         optimizer.step()
         update_average(self.average, self.rule, self.global_step, self.hparams["ema"])
         if (step + 1) % self.trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
-            self._log_training(horizon)
+            means = {name: torch.stack(seen).mean() for name, seen in self._seen.items()}
+            for name, mean in means.items():
+                self.log(f"train_loss/{name}", mean)
+            if means:
+                self.log("train_loss", torch.stack(list(means.values())).mean())
+            self.log("rate", factor)
+            self.log("horizon", float(horizon))
+            self.log("skipped_steps", float(self.skipped))
+            self.log("diverged", float(sum(runs.diverged for runs in self.runs)))
+            self._seen = {}
 
     def _add(self, k: int, estimate: Estimate) -> int:
         """Add the gradient of a problem to the step's; returns how many were added."""
@@ -230,24 +254,6 @@ class UpdateRuleModule(L.LightningModule):
             p.grad = grad * factor if p.grad is None else p.grad + grad * factor
         return 1
 
-    def _count_skipped(self, used: int) -> None:
-        self._skipped_in_a_row = 0 if used else self._skipped_in_a_row + 1
-        if self._skipped_in_a_row >= MOST_SKIPPED:
-            raise ValueError(
-                f"the gradients were not finite in {MOST_SKIPPED} steps in a row, up to step "
-                f"{self.global_step + 1}; lower lr or the truncation, and start anew or resume from an "
-                "earlier state"
-            )
-
-    def rate_factor(self) -> float:
-        """Factor on the learning rate at the current step."""
-        return rate_factor(
-            self.global_step,
-            self.progress(),
-            warmup_steps=self.hparams["warmup_steps"],
-            hold=self.hparams["hold"],
-        )
-
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Training losses of networks of unseen initialisations, mean and final, with the average."""
         steps = self.hparams["val_horizon"] or self.hparams["horizon"]
@@ -255,18 +261,6 @@ class UpdateRuleModule(L.LightningModule):
         self.log("val_loss", mean.mean(), batch_size=1)  # over problems
         self.log(f"val_loss/{self.names[batch_idx]}", mean.mean(), batch_size=1)
         self.log(f"val_final/{self.names[batch_idx]}", final.mean(), batch_size=1)
-
-    def _log_training(self, horizon: int) -> None:
-        means = {name: torch.stack(seen).mean() for name, seen in self._seen.items()}
-        for name, mean in means.items():
-            self.log(f"train_loss/{name}", mean)
-        if means:
-            self.log("train_loss", torch.stack(list(means.values())).mean())
-        self.log("rate", self.rate_factor())
-        self.log("horizon", float(horizon))
-        self.log("skipped_steps", float(self.skipped))
-        self.log("diverged", float(sum(runs.diverged for runs in self.runs)))
-        self._seen = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add inner runs, what is trained, and what is counted, to the state."""
@@ -307,43 +301,6 @@ class UpdateRuleModule(L.LightningModule):
             },
         }
         return json.loads(json.dumps(described))
-
-
-def _estimator(arguments: Mapping[str, Any]) -> Estimator:
-    name = arguments.get("name")
-    if not isinstance(name, str) or name not in ESTIMATORS:
-        raise ValueError(f"estimator.name: got {name!r}, expected one of {', '.join(ESTIMATORS)}")
-    rest = {key: value for key, value in arguments.items() if key != "name"}
-    return construct(ESTIMATORS[name], f"estimator {name!r}", rest)
-
-
-def _inner(position: int, entry: Mapping[str, Any]) -> InnerProblem:
-    where = f"inner[{position}]"
-    odd = set(entry) - {"problem", "family", "batch", "networks"}
-    if odd or not {"problem", "family"} <= set(entry):
-        raise ValueError(
-            f"{where}: got {', '.join(sorted(entry))}, expected problem and family, and if need be batch and "
-            "networks"
-        )
-    parts = []
-    for key, make in (("problem", make_problem), ("family", make_family)):
-        arguments = entry[key]
-        if not isinstance(arguments, Mapping) or not isinstance(arguments.get("name"), str):
-            raise ValueError(f"{where}.{key}: got {arguments!r}, expected a mapping with a `name`")
-        try:
-            parts.append(make(**arguments))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}.{key}: got {arguments}, but {error}; correct this key") from error
-    return InnerProblem(*parts, batch=int(entry.get("batch", 32)))
-
-
-def _names(inner: Sequence[InnerProblem]) -> list[str]:
-    """One name per inner problem, such as ``mnist1d_mlp``; numbered if several are the same."""
-    names = [f"{one.problem.name}_{one.family.name}" for one in inner]
-    return [
-        name if names.count(name) == 1 else f"{name}_{names[:k].count(name) + 1}"
-        for k, name in enumerate(names)
-    ]
 
 
 def _check(options: Mapping[str, Any]) -> None:

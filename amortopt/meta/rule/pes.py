@@ -75,7 +75,25 @@ class PersistentES:
         held = runs.perturbations
         runs.perturbations = noise if held is None else held + noise
         many = split_vector(rule, center + torch.cat([noise, -noise]))
-        losses, measured, flat, state = self._unroll(rule, many, runs)
+        inner, flat, state = runs.inner, runs.flat, runs.state
+
+        def step(params: dict[str, Tensor], flat: Tensor, grads: Tensor, state: RuleState) -> tuple:
+            return functional_call(rule, params, (inner.layout, flat, grads, state))
+
+        before: list[Tensor] = []  # losses of W_0 ... W_K, [B] each
+        held_out: list[Tensor] = []  # of W_1 ... W_K
+        for _ in range(self.truncation):
+            loss, grads = inner.losses_and_grads(flat, *runs.draw())
+            update, state = vmap(step)(many, flat, grads, state)
+            flat = flat - update
+            before.append(loss)
+            if self.data == "val":
+                held_out.append(inner.losses(flat, *runs.draw("val")))
+        before.append(inner.losses(flat, *runs.draw()))
+        losses = torch.stack(before)
+        measured = torch.stack(held_out) if self.data == "val" else losses[1:]
+        top = runs.top(losses[0]).expand_as(measured)
+        measured = torch.where(measured.isfinite(), measured, top).minimum(top)
         gains = (measured.log() if self.objective == "log" else measured).mean(0)
         plus, minus = gains.view(2, -1)
         xi = runs.perturbations if self.persistent else noise
@@ -83,30 +101,6 @@ class PersistentES:
         runs.advance(flat, state, losses, horizon)
         grads = [g.clone() for g in split_vector(rule, grad).values()]
         return Estimate(losses[1:].mean(), grads)
-
-    def _unroll(
-        self, rule: UNFRule, many: dict[str, Tensor], runs: InnerRuns
-    ) -> tuple[Tensor, Tensor, Tensor, RuleState]:
-        """Losses [K + 1, B], what is minimised [K, B], and where it has led."""
-        inner, flat, state = runs.inner, runs.flat, runs.state
-
-        def step(params: dict[str, Tensor], flat: Tensor, grads: Tensor, state: RuleState) -> tuple:
-            return functional_call(rule, params, (inner.layout, flat, grads, state))
-
-        losses: list[Tensor] = []
-        measured: list[Tensor] = []
-        for _ in range(self.truncation):
-            loss, grads = inner.losses_and_grads(flat, *runs.draw())
-            update, state = vmap(step)(many, flat, grads, state)
-            flat = flat - update
-            losses.append(loss)
-            if self.data == "val":
-                measured.append(inner.losses(flat, *runs.draw("val")))
-        losses.append(inner.losses(flat, *runs.draw()))
-        stacked = torch.stack(losses)
-        minimised = torch.stack(measured) if self.data == "val" else stacked[1:]
-        top = runs.top(stacked[0]).expand_as(minimised)
-        return stacked, torch.where(minimised.isfinite(), minimised, top).minimum(top), flat, state
 
 
 def split_vector(rule: UNFRule, vector: Tensor) -> dict[str, Tensor]:

@@ -6,33 +6,9 @@ import os
 from typing import Any
 
 from amortopt.meta.one_pass.results import hardware
+from amortopt.meta.rule.inner import validate
 from amortopt.meta.rule.module import UpdateRuleModule
-from amortopt.meta.rule.validation import validate
 from amortopt.release import Release, save_release
-
-
-def measure_rule(module: UpdateRuleModule) -> dict[str, Any]:
-    """Train networks of unseen initialisations with the averaged rule.
-
-    Args:
-        module: Trained module.
-
-    Returns:
-        ``"horizon"`` in inner steps, and ``"problems"``: per inner problem the number of networks, the mean
-        over steps of the loss on minibatches, and the mean and largest final loss on training data, in nats.
-    """
-    horizon, networks = module.hparams["horizon"], module.hparams["val_networks"]
-    problems = {}
-    for name, inner in zip(module.names, module.inner, strict=True):
-        mean, final = validate(module.average, inner.to(module.device), networks, horizon)
-        problems[name] = {
-            "networks": networks,
-            "batch": inner.batch,
-            "mean_loss": mean.mean().item(),
-            "final_loss": final.mean().item(),
-            "max_final_loss": final.max().item(),
-        }
-    return {"horizon": horizon, "problems": problems}
 
 
 def write_rule_release(
@@ -46,7 +22,7 @@ def write_rule_release(
     seconds: float,
     commit: str | None,
 ) -> dict[str, Any]:
-    """Measure, and write the release of the averaged rule.
+    """Train networks of unseen initialisations with the averaged rule, and write its release.
 
     Args:
         folder: Where it goes.
@@ -59,13 +35,25 @@ def write_rule_release(
         commit: Commit of the code that trained.
 
     Returns:
-        The results.
+        ``"horizon"`` in inner steps; ``"problems"``: per inner problem the number of networks, the mean over
+        steps of the loss on minibatches, and the mean and largest final loss, in nats; ``"training"``.
 
     Raises:
         ValueError: If the weights are not finite, or the folder holds something else.
         OSError: If it cannot be written.
     """
-    results = measure_rule(module)
+    horizon, networks = module.hparams["horizon"], module.hparams["val_networks"]
+    problems = {}
+    for problem, inner in zip(module.names, module.inner, strict=True):
+        mean, final = validate(module.average, inner.to(module.device), networks, horizon)
+        problems[problem] = {
+            "networks": networks,
+            "batch": inner.batch,
+            "mean_loss": mean.mean().item(),
+            "final_loss": final.mean().item(),
+            "max_final_loss": final.max().item(),
+        }
+    results: dict[str, Any] = {"horizon": horizon, "problems": problems}
     results["training"] = {
         "steps": steps,
         "skipped_gradients": module.skipped,

@@ -90,14 +90,7 @@ class InnerRuns:
         return tuple(t.repeat(self.copies, *[1] * (t.ndim - 1)) for t in (x, y))  # pyright: ignore
 
     def top(self, losses: Tensor) -> Tensor:
-        """Loss above which a network has diverged.
-
-        Args:
-            losses: Before the next step, [B].
-
-        Returns:
-            [B].
-        """
+        """Loss [B] above which a network has diverged, from the losses [B] before the next step."""
         return GUARD * torch.where(self.first.isfinite(), self.first, losses)
 
     @torch.no_grad()
@@ -121,23 +114,18 @@ class InnerRuns:
         diverged = ~sound.cpu()
         self.diverged += int(diverged.sum())
         over = diverged | (self.steps >= self.limits)
-        over = over.view(self.copies, -1).any(0)
+        over = over.view(self.copies, -1).any(0)  # [B / copies]
         if over.any():
-            self._restart(over, horizon)
-
-    def _restart(self, over: Tensor, horizon: int) -> None:
-        """Start networks anew: ``over`` is bool [B / copies]."""
-        rows = over.repeat(self.copies)
-        places = rows.nonzero().squeeze(1)
-        on_device = places.to(self.flat.device)
-        self.flat = self.flat.index_copy(0, on_device, self._fresh(int(over.sum())))
-        self.state = {key: value.index_fill(0, on_device, 0.0) for key, value in self.state.items()}
-        self.first = self.first.index_fill(0, on_device, math.inf)
-        self.steps[places] = 0
-        self.limits[places] = self._lengths(int(over.sum()), horizon).repeat(self.copies)
-        if self.perturbations is not None:
-            starts = over.nonzero().squeeze(1).to(self.perturbations.device)
-            self.perturbations = self.perturbations.index_fill(0, starts, 0.0)
+            places = over.repeat(self.copies).nonzero().squeeze(1)
+            on_device = places.to(self.flat.device)
+            self.flat = self.flat.index_copy(0, on_device, self._fresh(int(over.sum())))
+            self.state = {key: value.index_fill(0, on_device, 0.0) for key, value in self.state.items()}
+            self.first = self.first.index_fill(0, on_device, math.inf)
+            self.steps[places] = 0
+            self.limits[places] = self._lengths(int(over.sum()), horizon).repeat(self.copies)
+            if self.perturbations is not None:
+                starts = over.nonzero().squeeze(1).to(self.perturbations.device)
+                self.perturbations = self.perturbations.index_fill(0, starts, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on bit-exactly: tensors on the CPU."""

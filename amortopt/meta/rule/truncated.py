@@ -6,7 +6,7 @@ Legend: B networks, N elements of all parameters, K inner steps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor
@@ -99,12 +99,6 @@ class TruncatedBackprop:
         return Estimate(losses[1:].mean(), filled)
 
 
-class _Limit:
-    """Largest norm of the gradients that flow back, [B, 1]; known once the unroll has ended."""
-
-    norm: Tensor | None = None
-
-
 class _Tape:
     """Losses and inner gradients of an unroll, and what is minimised."""
 
@@ -113,7 +107,9 @@ class _Tape:
         self.losses: list[Tensor] = []  # detached, [B] each
         self.terms: list[Tensor] = []  # of the objective, [B] each
         self.sizes: list[Tensor] = []  # of the gradients of the terms, [B] each
-        self.limit = _Limit()
+        self.limit: Tensor | None = (
+            None  # norm of gradients that flow back, [B, 1], once the unroll has ended
+        )
 
     def read(
         self, runs: InnerRuns, flat: Tensor, *, moved: bool = True, last: bool = False
@@ -122,39 +118,33 @@ class _Tape:
         s = self.settings
         x, y = runs.draw()
         # The gradient of this loss flows back to ``flat`` whole; that of later losses, bounded, to ``at``.
-        at = _bounded(flat, self.limit) if moved and s.bound else flat
+        at = cast(Tensor, _Bounded.apply(flat, self)) if moved and s.bound else flat
         losses, grads = self.inner.losses_and_grads(
             at, x, y, create_graph=moved and not last and s.second_order
         )
         self.losses.append(losses.detach())
         if len(self.losses) == 1:
             self.top = runs.top(self.losses[0])
-        slope = self._slope(self.losses[-1])
+        # Derivative of the terms by the losses, [B].
+        before = self.losses[-1]
+        slope = (1 / before if s.objective == "log" else torch.ones_like(before)) * (before <= self.top)
         self.sizes.append(grads.detach().norm(dim=1) * slope)
         if not moved:  # the first loss does not depend on the rule
             return at, grads.requires_grad_()
         if s.data == "val":
-            self.terms.append(self._term(self.inner.losses(flat, *runs.draw("val"))))
+            # A network that diverges is as bad as one that is about to be restarted, and no worse.
+            held_out = self.inner.losses(flat, *runs.draw("val")).minimum(self.top)
+            self.terms.append(held_out.log() if s.objective == "log" else held_out)
         else:  # the gradient of the loss, without a second pass through the network
             self.terms.append((flat * grads.detach().nan_to_num(0.0, 0.0, 0.0)).sum(1) * slope)
         return at, grads
-
-    def _term(self, losses: Tensor) -> Tensor:
-        # A network that diverges is as bad as one that is about to be restarted, and no worse.
-        losses = losses.minimum(self.top)
-        return losses.log() if self.settings.objective == "log" else losses
-
-    def _slope(self, losses: Tensor) -> Tensor:
-        """Derivative of the terms by the losses, [B]."""
-        slope = 1 / losses if self.settings.objective == "log" else torch.ones_like(losses)
-        return slope * (losses <= self.top)
 
     def objective(self) -> Tensor:
         """Mean over steps and networks; from here on the limit holds."""
         terms = torch.stack(self.terms)
         if self.settings.bound:
             mean = torch.stack(self.sizes).mean(0).unsqueeze(1)
-            self.limit.norm = self.settings.bound * mean / terms.shape[1]
+            self.limit = self.settings.bound * mean / terms.shape[1]
         return terms.mean()
 
 
@@ -166,21 +156,17 @@ class _Bounded(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, limit: _Limit) -> Tensor:
-        ctx.limit = limit
+    def forward(ctx: Any, x: Tensor, tape: _Tape) -> Tensor:
+        ctx.tape = tape
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        norm = ctx.limit.norm
+        norm = ctx.tape.limit
         if norm is None:
             return grad, None
         factor = (norm / grad.norm(dim=1, keepdim=True).clamp(min=1e-30)).clamp(max=1.0)
         return (grad * factor.square()).nan_to_num(0.0, 0.0, 0.0), None
-
-
-def _bounded(x: Tensor, limit: _Limit) -> Tensor:
-    return _Bounded.apply(x, limit)  # pyright: ignore[reportReturnType]
 
 
 def check_estimator(truncation: int, objective: str, data: str) -> None:
