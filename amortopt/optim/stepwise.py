@@ -30,7 +30,7 @@ from amortopt.optim.stepwise_inputs import (
     step_options,
     unwrapped,
 )
-from amortopt.optim.stepwise_state import FlatState, as_state_dict, check_state_dict, header, rule_digest
+from amortopt.optim.stepwise_state import FORMAT, FlatState, check_state_dict, rule_digest
 from amortopt.symmetry import SymmetrySpec
 
 Nonfinite = Literal["skip", "raise"]
@@ -210,7 +210,15 @@ class UNFOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        gradients = self._gradients()
+        gradients: Params = {}  # of the parameters that are to be moved
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p.grad is not None and p.requires_grad and p.numel():
+                if p.grad.layout != torch.strided:
+                    raise ValueError(
+                        f"gradients: got a sparse one for {self._names[p]!r}, expected dense ones; use "
+                        "nn.Embedding(sparse=False)"
+                    )
+                gradients[self._names[p]] = p.grad
         if not gradients:
             return loss
         rates = [step_options(i, group) for i, group in enumerate(self.param_groups)]
@@ -219,33 +227,17 @@ class UNFOptimizer(torch.optim.Optimizer):
             self._skip(nonfinite_message(gradients, self._params))
             return loss
         update = work.compute()
-        if not _movable(work.weights, update, rates):
+        # Weights after the step are at most |1 - lr decay| max |W| + lr ||u||.
+        norm, largest = math.sqrt(float(torch.dot(update, update))), float(work.weights.abs().max())
+        if not all(lr * norm + abs(1 - lr * decay) * largest < _LARGEST for lr, decay in rates):
             self._skip(nonfinite_message({}, self._params))
             return loss
         self._skipped_in_a_row = 0
         updates = self._layout.unpack(update)
         for group, (lr, decay) in zip(self.param_groups, rates, strict=True):
-            _move(
-                [(p, updates[self._names[p]]) for p in group["params"] if self._names[p] in gradients],
-                lr,
-                decay,
-            )
+            moved = [(p, updates[self._names[p]]) for p in group["params"] if self._names[p] in gradients]
+            _move(moved, lr, decay)
         return loss
-
-    def _gradients(self) -> Params:
-        """Gradients of the parameters that are to be moved."""
-        gradients: Params = {}
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None or not p.requires_grad or not p.numel():
-                    continue
-                if p.grad.layout != torch.strided:
-                    raise ValueError(
-                        f"gradients: got a sparse one for {self._names[p]!r}, expected dense ones; use "
-                        "nn.Embedding(sparse=False)"
-                    )
-                gradients[self._names[p]] = p.grad
-        return gradients
 
     def _prepared(self) -> _Work:
         """State and buffers, on the device that the model is on now."""
@@ -306,8 +298,14 @@ class UNFOptimizer(torch.optim.Optimizer):
         return {**super().state_dict(), "amortopt": self._header()}
 
     def _header(self) -> dict[str, Any]:
-        names = [[self._names[p] for p in group["params"]] for group in self.param_groups]
-        return header(self._digest, self._params, names, self.skipped)
+        """What identifies rule and model, in types that ``torch.load(weights_only=True)`` reads."""
+        return {
+            "format": FORMAT,
+            "rule": self._digest,
+            "shapes": {name: list(p.shape) for name, p in self._params.items()},
+            "groups": [[self._names[p] for p in group["params"]] for group in self.param_groups],
+            "skipped": self.skipped,
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue, bit for bit, from where ``state_dict`` was taken.
@@ -321,6 +319,10 @@ class UNFOptimizer(torch.optim.Optimizer):
             ValueError: It is of another optimizer, rule, model or grouping, or was altered; nothing was
                 changed.
         """
+        if not isinstance(state_dict, Mapping):
+            raise ValueError(
+                f"state_dict: got {type(state_dict).__name__}, expected the dict that state_dict() returned"
+            )
         loaded: dict[str, Any] = {}
 
         def check(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
@@ -343,7 +345,7 @@ class UNFOptimizer(torch.optim.Optimizer):
             self.register_load_state_dict_post_hook(restore, prepend=True),
         ]
         try:
-            super().load_state_dict(as_state_dict(state_dict))
+            super().load_state_dict(dict(state_dict))
         finally:
             for handle in handles:
                 handle.remove()
@@ -391,12 +393,6 @@ def _whole(value: Tensor) -> Tensor:
     """A parameter or gradient without its history, gathered from all processes if it is sharded."""
     value = value.detach()
     return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def _movable(weights: Tensor, update: Tensor, rates: list[tuple[float, float]]) -> bool:
-    """Whether the update is finite, and the weights after it."""
-    norm, largest = math.sqrt(float(torch.dot(update, update))), float(weights.abs().max())
-    return all(lr * norm + abs(1 - lr * decay) * largest < _LARGEST for lr, decay in rates)
 
 
 def _move(members: list[tuple[Tensor, Tensor]], lr: float, decay: float) -> None:

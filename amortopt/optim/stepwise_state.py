@@ -111,23 +111,6 @@ def rule_digest(rule: UNFRule) -> str:
     return digest.hexdigest()
 
 
-def header(
-    digest: str, params: Mapping[str, Tensor], groups: list[list[str]], skipped: int
-) -> dict[str, Any]:
-    """What identifies rule and model, in types that ``torch.load(weights_only=True)`` reads."""
-    shapes = {name: list(p.shape) for name, p in params.items()}
-    return {"format": FORMAT, "rule": digest, "shapes": shapes, "groups": groups, "skipped": skipped}
-
-
-def as_state_dict(state_dict: Any) -> dict[str, Any]:
-    """A state dict as a dict, if it is that."""
-    if not isinstance(state_dict, Mapping):
-        raise ValueError(
-            f"state_dict: got {type(state_dict).__name__}, expected the dict that state_dict() returned"
-        )
-    return dict(state_dict)
-
-
 def check_state_dict(
     state_dict: Mapping[str, Any], expected: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> dict[int, dict[str, Tensor]]:
@@ -151,10 +134,21 @@ def check_state_dict(
         _check_header(state_dict["amortopt"], expected)
     elif not state:
         raise ValueError("state_dict: got another optimizer's, expected one of a UNFOptimizer")
-    _check_groups(state_dict["param_groups"], expected["groups"])
+    groups = state_dict["param_groups"]
+    if not isinstance(groups, (list, tuple)) or len(groups) != len(expected["groups"]):
+        raise ValueError(
+            f"state_dict: expected a list of {len(expected['groups'])} as 'param_groups'; {_ALTERED}"
+        )
+    for i, (group, members) in enumerate(zip(groups, expected["groups"], strict=True)):
+        params = group.get("params") if isinstance(group, Mapping) else None
+        if not isinstance(params, (list, tuple)) or len(params) != len(members):
+            raise ValueError(
+                f"state_dict: expected 'params' of length {len(members)} in parameter group {i}; {_ALTERED}"
+            )
+        step_options(i, group, "state_dict: ")
     names = list(chain.from_iterable(expected["groups"]))
     # Parameters go by what their group lists: numbers, or names after torch.distributed.checkpoint.
-    numbers = {key: i for i, key in enumerate(k for g in state_dict["param_groups"] for k in g["params"])}
+    numbers = {key: i for i, key in enumerate(k for g in groups for k in g["params"])}
     if not isinstance(state, Mapping) or (state and set(state) != set(numbers)):
         got = f"state of {len(state)} parameters" if isinstance(state, Mapping) else type(state).__name__
         raise ValueError(f"state_dict: got {got}, expected state of {len(names)} parameters")
@@ -182,7 +176,16 @@ def _check_header(known: Any, expected: Mapping[str, Any]) -> None:
         )
     if not isinstance(skipped, int) or skipped < 0:
         raise ValueError(f"state_dict: got {skipped!r} skipped steps, expected a count; {_ALTERED}")
-    _check_shapes(known["shapes"], expected["shapes"])
+    shapes, wanted = known["shapes"], expected["shapes"]
+    for name in wanted:
+        if name not in shapes or list(shapes[name]) != wanted[name]:
+            got = f"shape {tuple(shapes[name])}" if name in shapes else "none"
+            raise ValueError(
+                f"state_dict: got {got} for {name!r}, expected shape {tuple(wanted[name])}; it is of another "
+                "model"
+            )
+    if more := [name for name in shapes if name not in wanted]:
+        raise ValueError(f"state_dict: got {more[0]!r}, which this model lacks; it is of another model")
     if known["rule"] != expected["rule"]:
         raise ValueError(
             f"state_dict: got one of the update rule {str(known['rule'])[:12]}…, expected "
@@ -193,30 +196,6 @@ def _check_header(known: Any, expected: Mapping[str, Any]) -> None:
             f"state_dict: got parameter groups {_short(known['groups'])}, expected "
             f"{_short(expected['groups'])}; make the groups as they were, in the same order"
         )
-
-
-def _check_shapes(known: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    for name in expected:
-        if name not in known or list(known[name]) != expected[name]:
-            got = f"shape {tuple(known[name])}" if name in known else "none"
-            raise ValueError(
-                f"state_dict: got {got} for {name!r}, expected shape {tuple(expected[name])}; it is of "
-                "another model"
-            )
-    if more := [name for name in known if name not in expected]:
-        raise ValueError(f"state_dict: got {more[0]!r}, which this model lacks; it is of another model")
-
-
-def _check_groups(groups: Any, expected: list[list[str]]) -> None:
-    if not isinstance(groups, (list, tuple)) or len(groups) != len(expected):
-        raise ValueError(f"state_dict: expected a list of {len(expected)} as 'param_groups'; {_ALTERED}")
-    for i, (group, names) in enumerate(zip(groups, expected, strict=True)):
-        params = group.get("params") if isinstance(group, Mapping) else None
-        if not isinstance(params, (list, tuple)) or len(params) != len(names):
-            raise ValueError(
-                f"state_dict: expected 'params' of length {len(names)} in parameter group {i}; {_ALTERED}"
-            )
-        step_options(i, group, "state_dict: ")
 
 
 def _state_of(name: str, entry: Any, shape: list[int], sizes: Mapping[str, int]) -> dict[str, Tensor]:

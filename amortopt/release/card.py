@@ -49,20 +49,52 @@ def model_card(config: Mapping[str, Any], parameters: int) -> str:
     problems = "\n".join(
         f"- `{_call(entry.get('family'))}` on `{_call(entry.get('problem'))}`" for entry in config["problems"]
     )
+    facts: list[str] = []
     if config["kind"] == "metanet":
-        purpose = "reads the weights of a network and returns better weights in one forward pass"
-        use, limits = _metanet_use(config), _METANET_LIMITS
+        purpose, limits = (
+            "reads the weights of a network and returns better weights in one forward pass",
+            _METANET_LIMITS,
+        )
+        arguments = ["model"]
+        if "batch" in config["conditions"]:
+            arguments.append("batch=(x, y)")
+            facts.append(
+                "It reads a batch: `x`, `y` are examples of the problem, inputs standardised as there."
+            )
+        if config["l1_range"] is not None:
+            trained = L1Range.from_config(config["l1_range"])
+            points = trained.points(3)
+            arguments.append(f"l1={points[len(points) // 2]:g}")
+            facts.append(
+                f"It reads the strength λ of an L1 penalty, `l1`: it was trained for {trained}. "
+                "Without `l1` it is 0. Other values run with a warning."
+            )
+        if config["passes"] > 1:
+            facts.append(
+                f"It was trained to be applied {config['passes']} times in a row, which `one_shot` does."
+            )
+        use = f"""\
+opt = amortopt.ScaleGMNOptimizer.from_pretrained("{name}")  # if shipped; else its folder
+better = opt.one_shot({", ".join(arguments)})  # a new network; `model` stays as it is"""
     elif config["kind"] == "functional":
         purpose = (
             "reads the weights of networks and returns numbers that do not depend on the order of their units"
         )
-        use, limits = _functional_use(config), _FUNCTIONAL_LIMITS
+        limits = _FUNCTIONAL_LIMITS
+        use = f"""\
+functional = amortopt.load_release("{name}").module  # if shipped; else its folder
+numbers = functional(params)  # parameter name -> [B, ...]; B networks to [B, features]"""
     else:
         purpose = (
             "updates the weights of a network of any architecture: it reads weights, gradients and their "
             "history, and respects the symmetry of the network"
         )
-        use, limits = _rule_use(config), _RULE_LIMITS
+        limits = _RULE_LIMITS
+        use = f"""\
+opt = amortopt.UNFOptimizer.from_pretrained("{name}", model, example_input=x)  # if shipped; else its folder
+loss.backward()
+opt.step()"""
+    use = "\n\n".join([f"```python\nimport amortopt\n{use}\n```", *facts])
     recipe = config["recipe"]
     text = recipe if isinstance(recipe, str) else json.dumps(recipe, indent=2)
     seeds = ", ".join(f"{key} {_cell(value)}" for key, value in config["seeds"].items())
@@ -79,52 +111,6 @@ def model_card(config: Mapping[str, Any], parameters: int) -> str:
         f"## Limits\n\n{limits}\n- The file format is safetensors and json; no pickle is read.",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _metanet_use(config: Mapping[str, Any]) -> str:
-    arguments, facts = ["model"], []
-    if "batch" in config["conditions"]:
-        arguments.append("batch=(x, y)")
-        facts.append("It reads a batch: `x`, `y` are examples of the problem, inputs standardised as there.")
-    if config["l1_range"] is not None:
-        trained = L1Range.from_config(config["l1_range"])
-        points = trained.points(3)
-        arguments.append(f"l1={points[len(points) // 2]:g}")
-        facts.append(
-            f"It reads the strength λ of an L1 penalty, `l1`: it was trained for {trained}. "
-            "Without `l1` it is 0. Other values run with a warning."
-        )
-    if config["passes"] > 1:
-        facts.append(
-            f"It was trained to be applied {config['passes']} times in a row, which `one_shot` does."
-        )
-    code = f"""\
-```python
-import amortopt
-opt = amortopt.ScaleGMNOptimizer.from_pretrained("{config["name"]}")  # if shipped; else its folder
-better = opt.one_shot({", ".join(arguments)})  # a new network; `model` stays as it is
-```"""
-    return "\n\n".join([code, *facts])
-
-
-def _functional_use(config: Mapping[str, Any]) -> str:
-    return f"""\
-```python
-import amortopt
-functional = amortopt.load_release("{config["name"]}").module  # if shipped; else its folder
-numbers = functional(params)  # parameter name -> [B, ...]; B networks to [B, features]
-```"""
-
-
-def _rule_use(config: Mapping[str, Any]) -> str:
-    name = config["name"]
-    return f"""\
-```python
-import amortopt
-opt = amortopt.UNFOptimizer.from_pretrained("{name}", model, example_input=x)  # if shipped; else its folder
-loss.backward()
-opt.step()
-```"""
 
 
 def _results(results: Mapping[str, Any]) -> str:

@@ -40,15 +40,6 @@ def _is_named(value: Any, *tables: str) -> bool:
     )
 
 
-def _is_l1_range(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, dict)
-        and value.keys() == {"low", "high", "zero"}
-        and all(isinstance(value[key], (int, float)) and math.isfinite(value[key]) for key in ("low", "high"))
-        and isinstance(value["zero"], bool)
-    )
-
-
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "kind": (lambda v: v in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
     "module": (lambda v: _is_named(v, "config"), "a table with name and config"),
@@ -69,7 +60,18 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "recipe": (lambda v: isinstance(v, (str, dict)), "a table or text"),
     "seeds": (lambda v: isinstance(v, dict), "a table"),
     "results": (lambda v: isinstance(v, dict), "a table"),
-    "l1_range": (_is_l1_range, "low, high and zero, or null"),
+    "l1_range": (
+        lambda v: (
+            v is None
+            or (
+                isinstance(v, dict)
+                and v.keys() == {"low", "high", "zero"}
+                and all(isinstance(v[key], (int, float)) and math.isfinite(v[key]) for key in ("low", "high"))
+                and isinstance(v["zero"], bool)
+            )
+        ),
+        "low, high and zero, or null",
+    ),
     "commit": (lambda v: v is None or isinstance(v, str), "text or null"),
     "versions": (
         lambda v: isinstance(v, dict) and all(isinstance(version, str) for version in v.values()),

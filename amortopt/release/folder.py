@@ -124,7 +124,15 @@ def read_card(folder: Path) -> str | None:
 def shipped(kind: Kind) -> list[str]:
     """Names of the releases of a kind that come with the package, sorted."""
     root = shipped_folder("checkpoints")
-    return sorted(name for name in os.listdir(root) if _kind_of(root / name) == kind) if root.is_dir() else []
+    names = []
+    for name in sorted(os.listdir(root)) if root.is_dir() else ():
+        try:
+            config = json.loads((root / name / CONFIG).read_bytes()) if NAME.fullmatch(name) else None
+        except (OSError, ValueError):
+            continue
+        if isinstance(config, dict) and config.get("kind") == kind:
+            names.append(name)
+    return names
 
 
 def locate(source: str | os.PathLike[str], kind: Kind | None) -> Path:
@@ -172,14 +180,6 @@ def _download(hub_id: str, known: str) -> Path:
             f"source: got {hub_id!r}, which is no folder here, and the hub did not give it "
             f"({type(error).__name__}: {reason}); check the id and the connection, or pass a folder; {known}"
         ) from error
-
-
-def _kind_of(folder: Path) -> str | None:
-    try:
-        config = json.loads((folder / CONFIG).read_bytes()) if NAME.fullmatch(folder.name) else None
-    except (OSError, ValueError):
-        return None
-    return config.get("kind") if isinstance(config, dict) else None
 
 
 def state_bytes(module: nn.Module, kind: Kind) -> bytes:
