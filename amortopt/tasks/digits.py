@@ -58,52 +58,43 @@ def _generate(seed: int) -> dict[Which, Examples]:
 
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8) / 16.0
+    centre = (images.shape[1] - 1) / 2
+    offset = np.arange(_SIDE) - (_SIDE - 1) / 2  # of canvas pixels
+    bases = base_images(len(images), seed)
     drawn: dict[Which, np.ndarray] = {}
-    bases = _base_images(len(images), seed)
-    # NumPy freezes the streams of its legacy generator: the same draws for every version.
-    for which in SPLITS:
-        rng = np.random.RandomState([seed, SPLITS.index(which)])
-        drawn[which] = _jitter(np.repeat(images[bases[which]], _COPIES, axis=0), rng)
+    for part, which in enumerate(SPLITS):
+        copies = np.repeat(images[bases[which]], _COPIES, axis=0)  # [n, 8, 8]
+        n = len(copies)
+        # NumPy freezes the streams of its legacy generator: the same draws for every version.
+        rng = np.random.RandomState([seed, part])
+        angle = rng.uniform(-0.25, 0.25, n)[:, None, None]  # radians
+        scale = 1.5 * np.exp(rng.uniform(-0.15, 0.15, (n, 2)))[:, :, None, None]  # canvas per image pixel
+        shear = rng.uniform(-0.1, 0.1, n)[:, None, None]
+        shift = rng.uniform(-1.5, 1.5, (n, 2))[:, :, None, None]  # canvas pixels
+        noise = _NOISE * rng.standard_normal((n, _SIDE, _SIDE))
+        # Canvas -> image: every canvas pixel looks up where it came from.
+        rows, columns = offset[None, :, None] - shift[:, 0], offset[None, None, :] - shift[:, 1]
+        cos, sin = np.cos(angle), np.sin(angle)
+        u = (cos * rows + sin * columns) / scale[:, 0]
+        v = (cos * columns - sin * rows) / scale[:, 1] + shear * u
+        drawn[which] = interpolate(copies, u + centre, v + centre) + noise
     mean, std = drawn["train"].mean(), drawn["train"].std()
-
-    def part(which: Which) -> Examples:
+    parts: dict[Which, Examples] = {}
+    for which in SPLITS:
         x = (np.round((drawn[which] - mean) / std / _GRID) * _GRID).astype(np.float32)
         y = np.repeat(labels[bases[which]], _COPIES).astype(np.int64)
-        return Examples(torch.from_numpy(x).unsqueeze(1), torch.from_numpy(y))
+        parts[which] = Examples(torch.from_numpy(x).unsqueeze(1), torch.from_numpy(y))
+    return parts
 
-    return {which: part(which) for which in SPLITS}
 
-
-def _base_images(count: int, seed: int) -> dict[Which, np.ndarray]:
+def base_images(count: int, seed: int) -> dict[Which, np.ndarray]:
     """Indices of the base images of each part, in ascending order."""
     order = np.random.RandomState([seed, len(SPLITS)]).permutation(count)
     test, val, train = np.split(order, [_TEST, _TEST + _VAL])
     return {"train": np.sort(train), "val": np.sort(val), "test": np.sort(test)}
 
 
-def _jitter(images: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-    """Draw images [n, 8, 8] on 16x16, each under its own random affine map, and add noise: [n, 16, 16]."""
-    n = len(images)
-    angle = rng.uniform(-0.25, 0.25, n)  # radians
-    scale = 1.5 * np.exp(
-        rng.uniform(-0.15, 0.15, (n, 2))
-    )  # canvas pixels per image pixel, for rows and columns
-    shear = rng.uniform(-0.1, 0.1, n)
-    shift = rng.uniform(-1.5, 1.5, (n, 2))  # canvas pixels
-    noise = _NOISE * rng.standard_normal((n, _SIDE, _SIDE))
-
-    # Canvas -> image: every canvas pixel looks up where it came from.
-    offset = np.arange(_SIDE) - (_SIDE - 1) / 2
-    rows = offset[None, :, None] - shift[:, 0, None, None]
-    columns = offset[None, None, :] - shift[:, 1, None, None]
-    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-    u = (cos * rows + sin * columns) / scale[:, 0, None, None]
-    v = (cos * columns - sin * rows) / scale[:, 1, None, None] + shear[:, None, None] * u
-    centre = (images.shape[1] - 1) / 2
-    return _look_up(images, u + centre, v + centre) + noise
-
-
-def _look_up(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def interpolate(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Bilinear interpolation at fractional positions [n, H, W]; outside an image, paper (0)."""
     size = images.shape[1]
     padded = np.pad(images, ((0, 0), (1, 2), (1, 2)))

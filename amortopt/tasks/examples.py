@@ -49,13 +49,9 @@ class Examples:
 
     @classmethod
     def from_list(cls, parts: Sequence[tuple[Tensor, Tensor]]) -> Examples:
-        """Give every network its own examples; where their numbers differ, pad by zeros and mask the padding.
+        """Examples [B, N, ...] from each network's inputs [N_b, ...] and targets [N_b, ...].
 
-        Args:
-            parts: Per network, inputs [N_b, ...] and targets [N_b, ...].
-
-        Returns:
-            Examples [B, N, ...] with N the largest N_b.
+        Where the numbers N_b differ, zeros pad them to the largest, and the mask marks the padding.
 
         Raises:
             ValueError: If there are no networks, or a network has no examples or as many targets as it has
@@ -97,14 +93,9 @@ class Examples:
         return self if same else replace(self, x=x, y=y, mask=mask)
 
     def take(self, index: Tensor | slice) -> Examples:
-        """Choose examples.
+        """Choose examples by positions [n], a slice or a bool mask [N], the same for all networks.
 
-        Args:
-            index: Positions [n] (or a slice, or a bool mask [N]) for all networks alike, or [B, n] for each
-                network its own; then also shared examples become examples per network.
-
-        Returns:
-            The chosen examples.
+        With positions [B, n], each network's, shared examples become examples per network.
         """
         place: tuple[Tensor | slice, ...] = (index,) if self.shared else (slice(None), index)
         shared = self.shared
@@ -127,14 +118,11 @@ class Examples:
         return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
 
     def noisy(self, noise: float, generator: torch.Generator | None = None) -> Examples:
-        """Add white noise to the inputs.
+        """Add white noise to the inputs; itself where ``noise`` is 0.
 
         Args:
             noise: Standard deviation in units of the standardised inputs, so 1 is as strong as the signal.
             generator: Source of randomness, on the device of ``x``.
-
-        Returns:
-            New examples; these where ``noise`` is 0.
 
         Raises:
             ValueError: If ``noise`` is negative or not finite, or inputs are symbols.

@@ -6,6 +6,7 @@ Shapes: N images, H x W pixels. Sizes are checked before a file is believed.
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import tarfile
 import zlib
@@ -65,15 +66,10 @@ def colours(rgb: np.ndarray) -> np.ndarray:
 
 
 def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Make square images smaller, each new pixel the mean of the area it covers.
+    """Shrink square images [..., H, H] to [..., side, side]: a new pixel is the mean of the area it covers.
 
-    Args:
-        pixels: Values in [0, 255], uint8 or float32 [..., H, H].
-        side: New height and width, at most H.
-
-    Returns:
-        [..., side, side], same dtype: uint8 rounded to the nearest (halves up), from whole numbers, so the
-        same bits on every machine.
+    Of uint8, the nearest whole numbers (halves up) are computed in whole numbers: the same bits on every
+    machine. Values in [0, 255]; float32 stays float32.
 
     Raises:
         ValueError: If ``side`` is not in 1 to H, or the images are not square.
@@ -137,11 +133,27 @@ class IdxFiles(ImageFiles):
             path = folder / f"{prefix}-{kind}-idx{axes}-ubyte"
             packed = path.with_name(path.name + ".gz")
             path = packed if packed.exists() and not path.exists() else _existing(path)
-            arrays.append(_read_idx(path, axes))
-            if kind == "images" and arrays[0].shape[1:] != (self.side, self.side):
+            try:
+                raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                raise ValueError(f"{path}: not a complete gzip file ({error}); fetch it again") from error
+            # Two zero bytes, element type, number of axes, axis lengths (big-endian), elements.
+            header = 4 + 4 * axes
+            if raw[:4] != bytes([0, 0, _IDX_UBYTE, axes]) or len(raw) < header:
                 raise ValueError(
-                    f"{path}: got images of {arrays[0].shape[1:]} pixels, expected ({self.side}, {self.side})"
+                    f"{path}: got a file that starts with {raw[:4]!r}, expected idx{axes}-ubyte; fetch it "
+                    "again"
                 )
+            shape = struct.unpack(f">{axes}I", raw[4:header])
+            if len(raw) - header != math.prod(shape):
+                raise ValueError(
+                    f"{path}: got {len(raw) - header} elements, expected {shape}; the file is damaged"
+                )
+            if kind == "images" and shape[1:] != (self.side, self.side):
+                raise ValueError(
+                    f"{path}: got images of {shape[1:]} pixels, expected ({self.side}, {self.side})"
+                )
+            arrays.append(np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape))
         return _checked(arrays[0], arrays[1], path)
 
 
@@ -248,23 +260,6 @@ def _existing(path: Path) -> Path:
             "or pass download=True"
         )
     return path
-
-
-def _read_idx(path: Path, axes: int) -> np.ndarray:
-    """The idx format: two zero bytes, element type, number of axes, axis lengths (big-endian), elements."""
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: not a complete gzip file ({error}); fetch it again") from error
-    header = 4 + 4 * axes
-    if raw[:4] != bytes([0, 0, _IDX_UBYTE, axes]) or len(raw) < header:
-        raise ValueError(
-            f"{path}: got a file that starts with {raw[:4]!r}, expected idx{axes}-ubyte; fetch it again"
-        )
-    shape = struct.unpack(f">{axes}I", raw[4:header])
-    if len(raw) - header != int(np.prod(shape, dtype=np.int64)):
-        raise ValueError(f"{path}: got {len(raw) - header} elements, expected {shape}; the file is damaged")
-    return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape)
 
 
 def _checked(pixels: np.ndarray, labels: np.ndarray, path: Path) -> Images:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -66,28 +64,23 @@ def _generate(seed: int) -> dict[Which, Examples]:
 
     args: Any = get_dataset_args()
     args.seed = seed
-    with _global_random_state_kept():
+    # The package seeds Python's and NumPy's global generators; give them back as they were.
+    states = random.getstate(), np.random.get_state()
+    try:
         data = make_dataset(args)
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
     train, val = hold_out(len(data["y"]), _VAL, seed)
     mean, std = data["x"][train].mean(), data["x"][train].std()
 
-    def part(x: np.ndarray, y: np.ndarray) -> Examples:
-        on_grid = np.round((x - mean) / std / _GRID) * _GRID
-        return Examples(torch.from_numpy(on_grid.astype(np.float32)), torch.from_numpy(y.astype(np.int64)))
-
-    return {
-        "train": part(data["x"][train], data["y"][train]),
-        "val": part(data["x"][val], data["y"][val]),
-        "test": part(data["x_test"], data["y_test"]),
+    raw: dict[Which, tuple[np.ndarray, np.ndarray]] = {
+        "train": (data["x"][train], data["y"][train]),
+        "val": (data["x"][val], data["y"][val]),
+        "test": (data["x_test"], data["y_test"]),
     }
-
-
-@contextmanager
-def _global_random_state_kept() -> Iterator[None]:
-    """The package seeds Python's and NumPy's global generators; give them back as they were."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+    parts: dict[Which, Examples] = {}
+    for which, (x, y) in raw.items():
+        x = (np.round((x - mean) / std / _GRID) * _GRID).astype(np.float32)
+        parts[which] = Examples(torch.from_numpy(x), torch.from_numpy(y.astype(np.int64)))
+    return parts

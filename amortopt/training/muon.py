@@ -19,12 +19,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     :math:`X \leftarrow aX + b(XX^\top)X + c(XX^\top)^2X` with (a, b, c) of Jordan et al. 2024, which leaves
     singular values between 0.7 and 1.2.
 
-    Args:
-        matrices: [.., m, n].
-        steps: Iterations.
-
-    Returns:
-        Matrices of the same shape, without gradient; zero stays zero.
+    Matrices [.., m, n] -> [.., m, n], without gradient; zero stays zero. ``steps`` are the iterations.
     """
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
@@ -73,15 +68,8 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "muon": False,
-        }
-        super().__init__(params, defaults)
+        defaults = dict(lr=lr, momentum=momentum, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(params, defaults | {"muon": False})
         for group in self.param_groups:
             if not 0 < group["lr"] < float("inf"):
                 raise ValueError(f"lr: got {group['lr']}, expected a positive learning rate")
@@ -94,14 +82,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update every parameter that has a gradient.
-
-        Args:
-            closure: Evaluates the loss again and returns it.
-
-        Returns:
-            What the closure returned.
-        """
+        """Update every parameter that has a gradient; returns the loss that ``closure`` computes."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -98,10 +98,12 @@ def build_shards(
         work: Number of a shard file -> its share of the work, in ``unit``.
         unit: Unit of the work, for the progress bar.
     """
-    part, parts = parse_shard(shard)
+    first, slash, last = shard.partition("/")
+    if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ValueError(f"shard: got {shard!r}, expected k/n with 1 <= k <= n, such as 3/8")
     folder = Path(folder)
     manifest = open_folder(folder, manifest)
-    numbers = range(part, manifest.shards + 1, parts)
+    numbers = range(int(first), manifest.shards + 1, int(last))
     sound = set(numbers) & set(manifest.finished(folder))
     for number in sorted(sound):
         try:
@@ -111,7 +113,7 @@ def build_shards(
             sound.remove(number)
     todo = [number for number in numbers if number not in sound]
     shares = {number: work(number) for number in numbers}
-    with _progress_bar(progress) as bar:
+    with progress_bar(progress) as bar:
         job = bar.add_task("", unit=unit, total=sum(shares.values()), completed=sum(shares[n] for n in sound))
         for done, number in enumerate(todo, start=len(numbers) - len(todo) + 1):
             bar.update(job, description=f"shard {done}/{len(numbers)}")
@@ -125,14 +127,6 @@ def build_shards(
     return missing
 
 
-def parse_shard(shard: str) -> tuple[int, int]:
-    """Read ``"k/n"``; a ``ValueError`` unless 1 <= k <= n."""
-    part, slash, parts = shard.partition("/")
-    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise ValueError(f"shard: got {shard!r}, expected k/n with 1 <= k <= n, such as 3/8")
-    return int(part), int(parts)
-
-
 def starting_networks(
     problem: dict[str, Any],
     family: dict[str, Any],
@@ -141,7 +135,7 @@ def starting_networks(
     seed: int,
     recipe: Mapping[str, Any] | None = None,
 ) -> Params:
-    """Networks trained a little: drawn as the zoos' recipes say, but with a seed of their own.
+    """Networks trained a little, [B, ...]: drawn as the zoos' recipes say, but with a seed of their own.
 
     Args:
         problem: ``problem.to_config()``.
@@ -151,9 +145,6 @@ def starting_networks(
         recipe: Other keys of the zoo's recipe, such as ``learning_rate`` or ``epochs``, where they are not
             those of [ZooConfig][amortopt.zoo.ZooConfig] with 0 to 13 epochs. Its count, seed, problem and
             family are not read.
-
-    Returns:
-        Params [B, ...].
 
     Raises:
         ValueError: If problem or family do not exist or do not fit, or the recipe has an unknown key.
@@ -211,7 +202,7 @@ def _architecture(problem: Problem, family: Family, device: torch.device | str) 
         ) from error
 
 
-def _progress_bar(shown: bool) -> Progress:
+def progress_bar(shown: bool) -> Progress:
     with needed_for("building a zoo", extra="train"):
         from rich import progress as rich
     text = (rich.TextColumn(f"{{task.{field}}}") for field in ("description", "fields[unit]"))

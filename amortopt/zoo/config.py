@@ -113,11 +113,8 @@ class ZooConfig:
 def check_recipe(config: Any, ranges: Iterable[str], counts: Iterable[str], amounts: Iterable[str]) -> None:
     """Raise a ``ValueError`` that names the field unless a recipe's values are in their ranges.
 
-    Args:
-        config: The recipe; its ``val_fraction`` and ``test_fraction`` have to leave something to train on.
-        ranges: Fields [low, high] with 0 < low <= high.
-        counts: Fields that are at least 1.
-        amounts: Fields that are finite and at least 0.
+    Those are 0 < low <= high for the fields ``ranges``, at least 1 for ``counts``, at least 0 and finite for
+    ``amounts``; and the shares for validation and testing have to leave something to train on.
     """
     for name in ranges:
         low, high = getattr(config, name)
@@ -196,18 +193,9 @@ def draw_split(config: ZooConfig, index: np.ndarray) -> np.ndarray:
 def even_split(
     index: np.ndarray, val_fraction: float, test_fraction: float, offset: float = 0.0
 ) -> np.ndarray:
-    """Split of networks by their index: "train", "val" or "test", shape [n].
+    """Split of networks by their index [n]: "train", "val" or "test", shape [n].
 
-    A golden-ratio sequence is spread evenly over [0, 1) at every length.
-
-    Args:
-        index: Index of each network, [n].
-        val_fraction: Share of networks for validation.
-        test_fraction: Share of networks for testing.
-        offset: Start of the sequence, in [0, 1).
-
-    Returns:
-        Name of each network's split, [n].
+    A golden-ratio sequence, from ``offset`` in [0, 1), is spread evenly over [0, 1) at every length.
     """
     u = (offset + _GOLDEN * index) % 1.0
     return np.select([u < val_fraction, u < val_fraction + test_fraction], ["val", "test"], default="train")

@@ -52,13 +52,7 @@ class Zoo:
         return make_family(**self.config["family"])
 
     def select(self, which: SplitName | np.ndarray) -> Zoo:
-        """Part of the networks.
-
-        Args:
-            which: Name of a split, a boolean mask [n] or positions [m].
-
-        Returns:
-            A new zoo; its params are copies.
+        """Part of the networks: those of a split, a boolean mask [n] or positions [m]; params are copies.
 
         Raises:
             ValueError: If the split is unknown, no network is selected, or a mask has the wrong length.
@@ -98,7 +92,7 @@ def load_zoo(
     keep_diverged: bool = False,
     activation: str | None = None,
 ) -> Zoo:
-    """Read a zoo that ``build_zoo`` wrote, with all its checksums verified, or a Small CNN Zoo.
+    """Read a zoo that ``build_zoo`` wrote, with all its checksums verified, or a Small CNN Zoo; by index.
 
     Args:
         folder: Zoo folder. Of a Small CNN Zoo the folder of one data set; the
@@ -109,9 +103,6 @@ def load_zoo(
             checkpoint of a network up to there).
         keep_diverged: Also networks with params that are not finite, which are left out otherwise.
         activation: Of a Small CNN Zoo, only networks with this activation; a built zoo has but one.
-
-    Returns:
-        The networks, ordered by index.
 
     Raises:
         FileNotFoundError: If the folder holds no zoo, or an incomplete one; the message says what is missing.

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from amortopt.functional.networks import params_of
 from amortopt.tasks import Digits, make_family, make_problem
-from amortopt.tasks.digits import _COPIES, _GRID, _base_images, _generate, _look_up
+from amortopt.tasks.digits import _COPIES, _GRID, _generate, base_images, interpolate
 
 SHA256 = "56e833ae2b403bcc5c91eaeaeceecb205416fa7ab19d54e902d0005472e5250e"
 PARTS = {"train": 3771, "val": 540, "test": 1080}
@@ -46,14 +46,14 @@ def test_digits_train_is_standardised() -> None:
 
 
 def test_digits_parts_share_no_base_image() -> None:
-    bases = list(_base_images(1797, 42).values())
+    bases = list(base_images(1797, 42).values())
     assert sorted(np.concatenate(bases)) == list(range(1797))
 
 
 def test_digits_copies_show_their_own_base_image() -> None:
     images, labels = load_digits(return_X_y=True)
     for which in PARTS:
-        part, base = Digits().split(which), _base_images(1797, 42)[which]  # type: ignore[arg-type, index]
+        part, base = Digits().split(which), base_images(1797, 42)[which]  # type: ignore[arg-type, index]
         assert part.y.tolist() == labels[base].repeat(_COPIES).tolist()
         # Three copies' mean, shrunk to 8x8, looks like its own base image and unlike the average one.
         copies = part.x[:, 0].unflatten(0, (-1, _COPIES)).mean(1)
@@ -75,15 +75,15 @@ def test_digits_copies_of_an_image_differ() -> None:
 def test_digits_reads_images_between_their_pixels() -> None:
     image = np.arange(64.0).reshape(1, 8, 8)  # 8 * row + column: linear, so interpolation is exact inside
     rows, columns = np.array([[[0.0, 2.5, 6.75, 7.0]]]), np.array([[[0.0, 3.25, 0.5, 7.0]]])
-    np.testing.assert_allclose(_look_up(image, rows, columns), 8 * rows + columns)
+    np.testing.assert_allclose(interpolate(image, rows, columns), 8 * rows + columns)
 
 
 def test_digits_reads_paper_outside_an_image() -> None:
     far = np.array([[[-50.0, -1.0, 8.0, 50.0]]])
     inside = np.full_like(far, 3.0)
-    assert not _look_up(np.ones((1, 8, 8)), far, inside).any()
-    assert not _look_up(np.ones((1, 8, 8)), inside, far).any()
-    assert _look_up(np.ones((1, 8, 8)), inside, np.full_like(far, 7.5)).tolist() == [[[0.5] * 4]]
+    assert not interpolate(np.ones((1, 8, 8)), far, inside).any()
+    assert not interpolate(np.ones((1, 8, 8)), inside, far).any()
+    assert interpolate(np.ones((1, 8, 8)), inside, np.full_like(far, 7.5)).tolist() == [[[0.5] * 4]]
 
 
 def test_digits_seeds_give_other_data_and_other_parts() -> None:

@@ -225,7 +225,7 @@ def test_progress_of_a_resumed_build_counts_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bars = []
-    monkeypatch.setattr(build, "_progress_bar", lambda _: bars.append(Progress(disable=True)) or bars[-1])
+    monkeypatch.setattr(build, "progress_bar", lambda _: bars.append(Progress(disable=True)) or bars[-1])
     whole = int(draw_table(CONFIG)["epochs"].sum())
     for part, parts in ((1, 3), (1, 1), (1, 1)):
         build_zoo(CONFIG, tmp_path / "z", shard=f"{part}/{parts}")

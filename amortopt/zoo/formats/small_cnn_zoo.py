@@ -149,8 +149,7 @@ def read_small_cnn_zoo(
             f"{', '.join(_PROBLEMS)}"
         )
     problem = make_problem(_PROBLEMS[datasets[0]], preprocessing="small_cnn_zoo")
-    family = _family(layout, activation, problem.input_shape, folder / LAYOUT)
-    params = _convert(weights, rows, layout, family, folder / LAYOUT)
+    family, params = _convert(weights, rows, layout, activation, problem.input_shape, folder / LAYOUT)
     table = {
         "index": rows,
         "seed": metrics["seed"][rows],
@@ -272,16 +271,30 @@ def _choose_rows(
     return rows[last], splits[last]
 
 
-def _family(layout: list[Variable], activation: str, input_shape: tuple[int, ...], path: Path) -> Family:
-    """The family that the layout describes: Keras' convolutions without padding, stride 2."""
-    kernels = [variable.shape for variable in layout if variable.is_kernel]
+def _convert(
+    weights: np.ndarray,
+    rows: np.ndarray,
+    layout: list[Variable],
+    activation: str,
+    input_shape: tuple[int, ...],
+    path: Path,
+) -> tuple[Family, Params]:
+    """The family that a layout describes, Keras' convolutions without padding, and its params [n, ...].
+
+    Of the weights, the chosen rows alone are read.
+    """
+    variables = {
+        "weight": [variable for variable in layout if variable.is_kernel],
+        "bias": [variable for variable in layout if not variable.is_kernel],
+    }
+    kernels = [variable.shape for variable in variables["weight"]]
     convolutions = [shape for shape in kernels if len(shape) == 4]
     if len(kernels) < 2 or kernels[:-1] != convolutions or len({shape[:2] for shape in convolutions}) != 1:
         raise ValueError(
             f"{path}: got kernels of shapes {kernels}, expected convolutions [K, K, I, O] of one size, then "
             "one dense layer [I, O]"
         )
-    return make_family(
+    family = make_family(
         "cnn",
         activation=activation,
         channels=tuple(shape[3] for shape in convolutions),
@@ -291,16 +304,6 @@ def _family(layout: list[Variable], activation: str, input_shape: tuple[int, ...
         stride=2,
         padding=0,
     )
-
-
-def _convert(
-    weights: np.ndarray, rows: np.ndarray, layout: list[Variable], family: Family, path: Path
-) -> Params:
-    """Params [n, ...] of the chosen rows; reads no others."""
-    variables = {
-        "weight": [variable for variable in layout if variable.is_kernel],
-        "bias": [variable for variable in layout if not variable.is_kernel],
-    }
     with torch.random.fork_rng(devices=[]):
         shapes = {name: tuple(value.shape) for name, value in params_of(family.build()).items()}
     of: dict[str, Variable] = {}
@@ -322,4 +325,4 @@ def _convert(
             block = flat[:, variable.columns].reshape(-1, *variable.shape)
             block = block.transpose(0, *(axis + 1 for axis in variable.order))
             params[name][start : start + _CHUNK] = torch.from_numpy(block)
-    return params
+    return family, params

@@ -192,7 +192,7 @@ def train_networks(
     with torch.random.fork_rng(devices=[]):
         module = config.family.build().to(device)
     drawn = [
-        _draw_training(config, module, trainable, *row)
+        draw_training(config, module, trainable, *row)
         for row in zip(
             *(table[k].tolist() for k in ("seed", "init_scale", "steps", "train_size")), strict=True
         )
@@ -238,7 +238,7 @@ def train_networks(
     return trained.params, table | {name: column.cpu().numpy() for name, column in results.items()}
 
 
-def _draw_training(
+def draw_training(
     config: TinyRNNZooConfig,
     module: nn.Module,
     trainable: int,

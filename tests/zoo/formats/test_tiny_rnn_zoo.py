@@ -17,10 +17,10 @@ from amortopt.zoo import load_zoo
 from amortopt.zoo.formats import tiny_rnn_zoo
 from amortopt.zoo.formats.tiny_rnn_zoo import (
     TinyRNNZooConfig,
-    _draw_training,
     answers,
     build_tiny_rnn_zoo,
     draw_networks,
+    draw_training,
     from_dict,
     train_networks,
 )
@@ -72,7 +72,7 @@ def test_train_networks_is_torchs_training_one_by_one() -> None:
     data, module = PROBLEM.split("train"), CONFIG.family.build()
     for b in range(3):
         drawn = (int(table["seed"][b]), table["init_scale"][b], int(table["steps"][b]))
-        start, chosen = _draw_training(CONFIG, module, len(data), *drawn, int(table["train_size"][b]))
+        start, chosen = draw_training(CONFIG, module, len(data), *drawn, int(table["train_size"][b]))
         module.load_state_dict(start)
         optimizer = torch.optim.AdamW(
             module.parameters(), float(table["learning_rate"][b]), betas=(0.9, 0.99),
@@ -101,7 +101,7 @@ def test_draws_stay_in_their_ranges_and_spread() -> None:
         low, high = getattr(config, name)
         assert low <= table[name].min() < low * 1.2 and high >= table[name].max() > high / 1.2
     assert 20 <= (table["split"] == "test").sum() <= 40
-    _, chosen = _draw_training(config, config.family.build(), 700, 5, 1.0, 400, 60)
+    _, chosen = draw_training(config, config.family.build(), 700, 5, 1.0, 400, 60)
     assert chosen.shape == (400, 32) and len(np.unique(chosen)) == 60
 
 
