@@ -16,8 +16,7 @@ from torch import nn
 
 from amortopt._types import Params
 from amortopt.symmetry import Axis, Element, SymmetrySpec, act, extract, inverse, sample
-from amortopt.symmetry.proof.comparison import Comparison
-from amortopt.symmetry.proof.running import Runner, relative, worst
+from amortopt.symmetry.proof.running import Comparison, Runner, relative, worst
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
@@ -58,7 +57,7 @@ def assert_function_preserved(
     spec = extract(module, example_input) if spec is None else spec
     rtol = _TOLERANCES[dtype] if rtol is None else rtol
     comparison = Comparison(spec, Runner(module, example_input, dtype=dtype), ("eval",))
-    if not comparison.shows:
+    if not comparison.nonzero:
         raise AssertionError(f"nothing was compared: {'; '.join(comparison.notes)}")
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
@@ -72,7 +71,7 @@ def assert_function_preserved(
             )
 
     def changes(wrong: SymmetrySpec, g: Element) -> bool:
-        outputs, _ = comparison.runner.run(act(wrong, g, comparison.own))
+        outputs, _ = comparison.runner.run(act(wrong, g, comparison.weights))
         return not worst(outputs, comparison.before["eval"][0]) <= rtol
 
     if control and seeds:

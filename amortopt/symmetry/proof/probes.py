@@ -1,25 +1,23 @@
-"""Elements one step outside a spec: what it does not allow, but might."""
+"""Elements one step outside a spec, to find out whether the spec could be larger."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from amortopt.symmetry.action import Element, identity
-from amortopt.symmetry.axes import NeuronGroup, ScaleKind
+from amortopt.symmetry.axes import ScaleKind
 from amortopt.symmetry.gauge import rescalings
-from amortopt.symmetry.proof.comparison import Comparison
+from amortopt.symmetry.proof.running import Comparison
 
 if TYPE_CHECKING:
     from amortopt.symmetry.spec import SymmetrySpec
 
-_ENDS = {"input", "output"}
 _FAR = 1e4
 _WIDER: dict[ScaleKind, tuple[str, ...]] = {
     "none": ("signs", "positive scales"),
@@ -31,12 +29,12 @@ _WIDER: dict[ScaleKind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Larger:
-    """Something outside a spec that leaves the function as it is, so that the spec could be larger.
+    """An element outside a spec that leaves the function unchanged, so that the spec could be larger.
 
     Attributes:
         group: Name of the group.
-        origin: Where it comes from.
-        what: What its units may do beyond the spec.
+        origin: Parameter or operation that the group comes from.
+        what: Freedom of its units beyond the spec, as in [Probe][amortopt.symmetry.proof.probes.Probe].
         error: Relative difference of the outputs.
     """
 
@@ -51,11 +49,11 @@ class Larger:
 
 @dataclass(frozen=True)
 class Probe:
-    """One thing to try on one group.
+    """An element to try on one group.
 
     Attributes:
         group: Name of the group.
-        what: What its units get, for a person: "signs", "permutation across h3", ...
+        what: "signs", "positive scales", "permutation", "permutation inside h3" or "permutation across h3".
     """
 
     group: str
@@ -63,36 +61,30 @@ class Probe:
 
 
 def candidates(spec: SymmetrySpec) -> list[Probe]:
-    """All that is one step outside a spec, except on inputs and outputs, where the function is at stake."""
-    return [
-        Probe(group.name, what)
-        for group in spec.groups
-        if not _ENDS & {*group.origin.split(", ")}
-        for what in _untried(spec, group)
-    ]
-
-
-def _untried(spec: SymmetrySpec, group: NeuronGroup) -> Iterator[str]:
-    run = spec.run(group.name)
-    if any(name == group.name for block in spec.blocks for axis in block.axes for name, _ in axis.scales):
-        yield from _WIDER[group.kind]
-    if group.size == 1 or not any(group.name in block.groups for block in spec.blocks):
-        return
-    if group.within is None and not group.permutable:
-        yield "permutation"
-    if group.within is not None and not group.permutable and run > 1:
-        yield f"permutation inside {group.within}"
-    if group.within is not None and run < group.size and not _runs(spec, group.name):
-        yield f"permutation across {group.within}"
-
-
-def _runs(spec: SymmetrySpec, name: str) -> bool:
-    """Whether a block has an axis along single runs of the group, or of what it owns, which ties them."""
-    return any(
-        axis.group is not None and name in spec.owners(axis.group) and spec.owner_axis(block, i) is not None
-        for block in spec.blocks
-        for i, axis in enumerate(block.axes)
-    )
+    """All probes one step outside a spec; none on inputs and outputs, since these are not the network's."""
+    probes: list[Probe] = []
+    axes = [(block, i, axis) for block in spec.blocks for i, axis in enumerate(block.axes)]
+    for group in spec.groups:
+        if {"input", "output"} & {*group.origin.split(", ")}:
+            continue
+        if any(name == group.name for _, _, axis in axes for name, _ in axis.scales):
+            probes += [Probe(group.name, what) for what in _WIDER[group.kind]]
+        if group.size == 1 or not any(group.name in block.groups for block in spec.blocks):
+            continue
+        if group.within is None:
+            probes += [] if group.permutable else [Probe(group.name, "permutation")]
+            continue
+        if not group.permutable and spec.run(group.name) > 1:
+            probes.append(Probe(group.name, f"permutation inside {group.within}"))
+        # An axis along single runs of the group, or of groups that it owns, allows only whole runs to move.
+        if spec.run(group.name) < group.size and not any(
+            axis.group is not None
+            and group.name in spec.owners(axis.group)
+            and spec.owner_axis(block, i) is not None
+            for block, i, axis in axes
+        ):
+            probes.append(Probe(group.name, f"permutation across {group.within}"))
+    return probes
 
 
 def spread(probes: list[Probe], count: int | None, generator: torch.Generator) -> list[Probe]:
@@ -111,12 +103,12 @@ def spread(probes: list[Probe], count: int | None, generator: torch.Generator) -
 
 
 def element_of(spec: SymmetrySpec, probe: Probe, generator: torch.Generator) -> Element:
-    """A random element that moves the probe's group, and what it owns, and nothing else."""
+    """A random element that moves the probe's group and the groups that it owns, and no others."""
     g, group = identity(spec), spec.group(probe.group)
     if probe.what == "signs":
         signs = 2.0 * torch.randint(2, (group.size,), generator=generator) - 1
         signs[0] = -1
-        signs[1:2] = 1  # all alike would be less than was asked for
+        signs[1:2] = 1  # not all alike, which would be one sign for the whole group
         g.scales[group.name] = signs.double()
     elif probe.what == "positive scales":
         # Far enough to meet the bounds of what is linear up to them, as relu6 is.
@@ -130,7 +122,10 @@ def element_of(spec: SymmetrySpec, probe: Probe, generator: torch.Generator) -> 
             if torch.equal(permutation // run, torch.arange(group.size) // run):
                 permutation = permutation.roll(1)  # every unit had stayed in its run
         else:
-            inside = torch.stack([_moving(run, generator) for _ in range(group.size // run)])
+            # [runs, run]: within every run a permutation that is not the identity
+            inside = torch.stack([torch.randperm(run, generator=generator) for _ in range(group.size // run)])
+            still = (inside == torch.arange(run)).all(1, keepdim=True)
+            inside = torch.where(still, inside.roll(1, 1), inside)
             permutation = (torch.arange(0, group.size, run)[:, None] + inside).flatten()
         g.permutations[group.name] = permutation
         for other in spec.groups:
@@ -139,12 +134,6 @@ def element_of(spec: SymmetrySpec, probe: Probe, generator: torch.Generator) -> 
                 of_run, size = g.permutations[other.within], spec.run(other.name)
                 g.permutations[other.name] = (of_run[:, None] * size + torch.arange(size)).flatten()
     return g
-
-
-def _moving(n: int, generator: torch.Generator) -> Tensor:
-    """A random permutation that is not the identity, of at least two units."""
-    permutation = torch.randperm(n, generator=generator)
-    return permutation.roll(1) if torch.equal(permutation, torch.arange(n)) else permutation
 
 
 def search(
@@ -158,21 +147,21 @@ def search(
     rtol: float,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[int, int, tuple[Larger, ...]]:
-    """Try what is one step outside a spec.
+    """Try elements one step outside a spec.
 
     Args:
         spec: A symmetry of the network.
         comparison: The network.
-        other: The same at other weights and inputs, by seed: what changes nothing at one point, where a
-            unit may be dead, has to change nothing at others.
-        count: At most how many probes; None for all, however long it takes.
-        seconds: After how long no further one is started.
-        generator: Source of their choice and of their elements.
+        other: Seed -> the network at other weights and inputs. A probe that changes nothing at the first
+            ones, where a unit may be dead, is tried at these too.
+        count: Maximal number of probes; None for all, without limit of time.
+        seconds: Time after which no further probe is started.
+        generator: Source of the choice of probes and of their elements.
         rtol: Difference up to which the function counts as the same.
-        progress: Called with probes done and to do.
+        progress: Called with the numbers of probes done and to do.
 
     Returns:
-        How many were tried, how many there are, and those that change nothing.
+        Number of probes tried, number of probes, and those that change nothing.
     """
     possible = candidates(spec)
     chosen = spread(possible, count, generator)
@@ -182,7 +171,11 @@ def search(
     for done, probe in enumerate(chosen):
         if count is not None and time.perf_counter() - started > seconds:
             break
-        g = _to(element_of(spec, probe, generator), comparison.device)
+        g = element_of(spec, probe, generator)
+        g = Element(
+            {name: permutation.to(comparison.device) for name, permutation in g.permutations.items()},
+            {name: scale.to(comparison.device) for name, scale in g.scales.items()},
+        )
         error = comparison.try_outside(g, _touched(spec, probe), rtol)
         tried += error is not None
         if error is not None and error <= rtol and not _redundant(spec, probe):
@@ -196,7 +189,7 @@ def search(
                 (p, g, max(e, new)) for (p, g, e), new in zip(unnoticed, errors, strict=True) if new <= rtol
             ]
     if unnoticed and comparison.runner.random:
-        # At their means random numbers hide what they make of the weights.
+        # A weight that multiplies random numbers of mean zero has no effect while these are at their mean.
         drawn = comparison.drawn()
         unnoticed = [
             (p, g, e)
@@ -208,7 +201,7 @@ def search(
 
 
 def _redundant(spec: SymmetrySpec, probe: Probe) -> bool:
-    """Whether other groups allow the same, as one scale for all units of a head is a scale of the head."""
+    """Whether other groups allow the same rescaling: one scale for all units of a head is one of the head."""
     kinds = {"signs": ("sign", "free"), "positive scales": ("positive", "free")}.get(probe.what)
     if kinds is None:
         return False
@@ -217,7 +210,7 @@ def _redundant(spec: SymmetrySpec, probe: Probe) -> bool:
 
 
 def _touched(spec: SymmetrySpec, probe: Probe) -> list[str]:
-    """Parameters and buffers with an axis that the probe's group, or what it owns, moves or scales."""
+    """Parameters and buffers with an axis that the probe's group, or one that it owns, moves or scales."""
     owned = {group.name for group in spec.groups if probe.group in spec.owners(group.name)}
     names = [
         block.param
@@ -226,10 +219,3 @@ def _touched(spec: SymmetrySpec, probe: Probe) -> list[str]:
         if axis.group in owned or any(name == probe.group for name, _ in axis.also)
     ]
     return list(dict.fromkeys(names))
-
-
-def _to(g: Element, device: torch.device) -> Element:
-    return Element(
-        {name: permutation.to(device) for name, permutation in g.permutations.items()},
-        {name: scale.to(device) for name, scale in g.scales.items()},
-    )

@@ -1,4 +1,4 @@
-"""Running a network at given weights, exactly enough to prove something, and leaving it as it was."""
+"""Running a network in float64, deterministic and without side effects, at its weights and at moved ones."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import copy
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from amortopt._types import Params
+from amortopt.symmetry.action import Element, act, act_on_some
 from amortopt.symmetry.inputs import Inputs, apart, outputs_of
+
+if TYPE_CHECKING:
+    from amortopt.symmetry.spec import SymmetrySpec
 
 _aten = torch.ops.aten
 _REGISTERED = ("_parameters", "_buffers", "_modules")
@@ -27,11 +33,11 @@ _LOWER = (torch.float32, torch.float16, torch.bfloat16)
 class Runner:
     """A network as a function of its parameters and buffers, deterministic in training mode too.
 
-    Whatever is random is replaced by its expectation: dropout and stochastic depth become the identity. In
-    float64 everything is computed in it, also what the network itself casts to a smaller type.
+    Random numbers are replaced by their expectation: dropout and stochastic depth become the identity. In
+    float64 nothing is rounded: casts of the network to a smaller type are left out.
 
     Args:
-        module: The network; every run is one of a copy of it, so that nothing is left in it.
+        module: The network; every run copies it, so that a forward that stores something leaves no trace.
         example_input: What its forward takes, as for [extract][amortopt.symmetry.extract]. Integers stay
             integers.
         dtype: Type to compute in.
@@ -46,8 +52,8 @@ class Runner:
         self, module: nn.Module, example_input: Any | Inputs, *, dtype: torch.dtype = torch.float64
     ) -> None:
         self.module, self.dtype = module, dtype
-        given = example_input if isinstance(example_input, Inputs) else Inputs.of(example_input, module)
-        self.inputs = given.map(self._cast)
+        inputs = example_input if isinstance(example_input, Inputs) else Inputs.of(example_input, module)
+        self.inputs = inputs.map(self._cast)
         self.random: set[str] = set()
         self.drawn = False
         self.params = {name: self._cast(p.detach()) for name, p in module.named_parameters()}
@@ -69,7 +75,7 @@ class Runner:
         """Run the network once.
 
         Args:
-            weights: Parameters and buffers to use in place of the runner's own, by name; not modified.
+            weights: Name -> parameter or buffer to use instead of the network's; not modified.
             training: Whether to run in training mode.
             grad: Whether the outputs are to be differentiated with respect to the weights.
 
@@ -79,17 +85,30 @@ class Runner:
         buffers = {name: weights.get(name, buffer).clone() for name, buffer in self.buffers.items()}
         inputs = self.inputs.map(torch.clone)
         module = apart(self.module)
-        with ExitStack() as stack:
-            stack.enter_context(torch.set_grad_enabled(grad))
-            stack.enter_context(_left_alone(module))
-            devices = {t.device for t in self.params.values() if t.device.type == "cuda"}
-            stack.enter_context(torch.random.fork_rng(devices=list(devices)))
-            stack.enter_context(_Expectation(self.dtype, self.random, self.drawn))
-            stack.enter_context(_seeded())
-            module.train(training)
-            state = {**self.params, **weights, **buffers}
-            output = functional_call(module, state, inputs.args, inputs.kwargs)
-            return [t.clone() for t in outputs_of(output)], buffers
+        python, array = random.getstate(), np.random.get_state()
+        fast = torch.backends.mha.get_fastpath_enabled()
+        devices = {t.device for t in self.params.values() if t.device.type == "cuda"}
+        with (
+            torch.set_grad_enabled(grad),
+            _restored(module),
+            torch.random.fork_rng(devices=list(devices)),
+            _Expectation(self.dtype, self.random, self.drawn),
+        ):
+            try:
+                # In eval mode without gradients PyTorch's transformer layers would be one fused operation.
+                torch.backends.mha.set_fastpath_enabled(False)
+                # The same random numbers in every run, also those that a network draws outside of torch.
+                torch.manual_seed(0)
+                random.seed(0)
+                np.random.seed(0)
+                module.train(training)
+                state = {**self.params, **weights, **buffers}
+                output = functional_call(module, state, inputs.args, inputs.kwargs)
+                return [t.clone() for t in outputs_of(output)], buffers
+            finally:
+                random.setstate(python)
+                np.random.set_state(array)
+                torch.backends.mha.set_fastpath_enabled(fast)
 
     def updated(self) -> list[str]:
         """The floating buffers that training mode updates; none if the network does not run in it."""
@@ -105,14 +124,14 @@ class Runner:
 def generic(runner: Runner, statistics: Sequence[str], noise: float, seed: int = 0) -> Runner:
     """The same network at weights and inputs in general position.
 
-    At its initialisation a network has symmetries that it loses in training: zero biases, unit gains and
+    A network has symmetries at its initialisation that it loses in training: zero biases, unit gains and
     running statistics can be permuted at will. Inputs whose entries are all equal become random.
 
     Args:
         runner: Not modified.
-        statistics: Buffers to disturb besides those that training mode updates; other buffers are not.
-        noise: Standard deviation of what is added, relative to each parameter's root mean square.
-        seed: Of what is added; other than 0, weights of that size are drawn anew, and floating inputs are
+        statistics: Buffers to disturb besides those that training mode updates; other buffers stay.
+        noise: Standard deviation of the noise added, relative to each parameter's root mean square.
+        seed: Of the noise. Other than 0, weights of the same size are drawn anew, and floating inputs are
             disturbed too.
 
     Returns:
@@ -134,7 +153,7 @@ def generic(runner: Runner, statistics: Sequence[str], noise: float, seed: int =
 
     def disturbed(p: Tensor) -> Tensor:
         size = float(torch.linalg.vector_norm(p)) / math.sqrt(max(p.numel(), 1))
-        # What starts as zero or next to it, a bias or the gain of a branch, starts to count.
+        # A bias or the gain of a branch that starts near zero gets a size at which it matters.
         size = size if size > 1e-3 else 0.1
         return normal(p).mul_(size) if seed else normal(p).mul_(noise * size).add_(p)
 
@@ -153,7 +172,7 @@ def generic(runner: Runner, statistics: Sequence[str], noise: float, seed: int =
 
 
 def relative(got: Tensor, expected: Tensor) -> float:
-    """Norm of the difference relative to that of what was expected; for integers the share that differs."""
+    """Norm of the difference over the norm of ``expected``; for integers the share of entries that differ."""
     if got.shape != expected.shape:
         return float("inf")
     if not (expected.is_floating_point() or expected.is_complex()):
@@ -176,33 +195,15 @@ def worst(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
-    """The same random numbers in every run, also those that a network draws outside of torch."""
-    python, array = random.getstate(), np.random.get_state()
-    try:
-        torch.manual_seed(0)
-        random.seed(0)
-        np.random.seed(0)
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(array)
-
-
-@contextmanager
-def _left_alone(module: nn.Module) -> Iterator[None]:
-    """Afterwards every submodule has the attributes it had: its mode, and what a forward stores in it."""
+def _restored(module: nn.Module) -> Iterator[None]:
+    """Afterwards every submodule has the attributes it had: its mode, and tensors that a forward stores."""
     kept = [
         (part, dict(part.__dict__), [dict(part.__dict__[name]) for name in _REGISTERED])
         for part in module.modules()
     ]
-    # In eval mode and without gradients PyTorch's transformer layers would take a path of their own.
-    fast = torch.backends.mha.get_fastpath_enabled()
     try:
-        torch.backends.mha.set_fastpath_enabled(False)
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for part, attributes, registered in kept:
             part.__dict__.clear()
             part.__dict__.update(attributes)
@@ -211,8 +212,119 @@ def _left_alone(module: nn.Module) -> Iterator[None]:
                 part.__dict__[name].update(members)
 
 
-def _uniform(x: Tensor, low: float = 0.0, high: float = 1.0, **_: Any) -> Tensor:
-    return x.fill_((low + high) / 2)
+Mode: TypeAlias = Literal["eval", "training"]
+
+MODES: tuple[Mode, ...] = ("eval", "training")
+
+
+@dataclass
+class Comparison:
+    """Outputs of a network before and after its weights are moved, mode by mode.
+
+    Attributes:
+        spec: The claimed symmetry.
+        runner: The network.
+        modes: What to run; a mode other than the first that cannot run is dropped with a note.
+        errors: Mode -> largest difference so far.
+        statistics: Largest difference of an updated buffer so far.
+        notes: What was dropped.
+    """
+
+    spec: SymmetrySpec
+    runner: Runner
+    modes: Sequence[Mode]
+    errors: dict[str, float] = field(default_factory=dict)
+    statistics: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        state = {**self.runner.params, **self.runner.buffers}
+        self.weights = {name: state[name] for name in (*self.spec.params, *self.spec.buffers)}
+        self.before: dict[Mode, tuple[list[Tensor], Params]] = {}
+        for mode in self.modes:
+            try:
+                self.before[mode] = self.runner.run({}, training=mode == "training")
+            except Exception as error:
+                line = " ".join(str(error).split()) or type(error).__name__
+                if mode == "eval" or len(self.modes) == 1:
+                    raise ValueError(
+                        f"model: does not run on the example input in float64 and {mode} mode: {line[:300]}"
+                    ) from error
+                self.notes.append(f"{mode} mode left out, it does not run on this input: {line}")
+        self.nonzero = any(bool(t.any()) for outputs, _ in self.before.values() for t in outputs)
+        if not self.nonzero:
+            self.notes.append("there is no output that is not zero, which shows nothing; try another input")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.runner.device
+
+    @property
+    def finite(self) -> bool:
+        """Whether all outputs are finite."""
+        return all(bool(t.isfinite().all()) for outputs, _ in self.before.values() for t in outputs)
+
+    @cached_property
+    def different(self) -> dict[Mode, tuple[list[Tensor], Params]]:
+        """``before`` without modes whose outputs equal those of another mode bit by bit and update no buffer.
+
+        With weights in general position that is no coincidence, so half of the runs can be saved.
+        """
+        modes: dict[Mode, tuple[list[Tensor], Params]] = {}
+        for mode, (outputs, buffers) in self.before.items():
+            still = all(buffers[name].equal(b) for name, b in self.runner.buffers.items())
+            if not still or not any(
+                len(outputs) == len(others) and all(x.equal(y) for x, y in zip(outputs, others, strict=True))
+                for others, _ in modes.values()
+            ):
+                modes[mode] = (outputs, buffers)
+        return modes
+
+    def drawn(self) -> Comparison:
+        """The same with random numbers drawn from a seed, not replaced by their means."""
+        runner = copy.copy(self.runner)
+        runner.drawn = True
+        return Comparison(self.spec, runner, [*self.before])
+
+    def try_element(self, g: Element) -> None:
+        """Act with an element of the spec; ``errors`` and ``statistics`` keep the largest differences."""
+        if not self.nonzero:
+            return
+        moved = act(self.spec, g, self.weights)
+        for mode, (expected, buffers) in self.different.items():
+            got, after = self.runner.run(moved, training=mode == "training")
+            self.errors[mode] = _max(self.errors.get(mode, 0.0), worst(got, expected))
+            updated = [n for n, b in buffers.items() if not b.equal(self.runner.buffers[n])]
+            if mode == "training" and updated:
+                named = {name: buffers[name] for name in self.spec.buffers}
+                expected_buffers = {**buffers, **act_on_some(self.spec, g, named)}
+                error = worst([after[n] for n in updated], [expected_buffers[n] for n in updated])
+                self.statistics = _max(self.statistics or 0.0, error)
+        for mode in self.before.keys() - self.different.keys():
+            self.errors[mode] = self.errors[next(iter(self.different))]
+
+    def try_outside(self, g: Element, names: Sequence[str], rtol: float) -> float | None:
+        """Act on ``names`` with an element outside the spec.
+
+        Returns:
+            The largest difference, up to the first mode where it exceeds ``rtol``; None if no weight changed.
+        """
+        weights = {name: self.weights[name] for name in names}
+        moved = act_on_some(self.spec, g, weights)
+        if all(moved[name].equal(weights[name]) for name in names):
+            return None
+        error = 0.0
+        for mode, (expected, _) in self.different.items():
+            got, _ = self.runner.run(moved, training=mode == "training")
+            error = _max(error, worst(got, expected))
+            if not error <= rtol:
+                break
+        return error
+
+
+def _max(a: float, b: float) -> float:
+    return b if math.isnan(b) or b > a else a
 
 
 def _leaky(
@@ -227,7 +339,7 @@ _EXPECTATIONS: Mapping[Any, Callable[..., Any]] = {
     _aten.bernoulli.default: lambda x, **_: x.clone(),
     _aten.bernoulli.p: lambda x, p, **_: torch.full_like(x, p),
     _aten.native_dropout.default: lambda x, p, train: (x.clone(), torch.ones_like(x, dtype=torch.bool)),
-    _aten.uniform_.default: _uniform,
+    _aten.uniform_.default: lambda x, low=0.0, high=1.0, **_: x.fill_((low + high) / 2),
     _aten.normal_.default: lambda x, mean=0.0, std=1.0, **_: x.fill_(mean),
     _aten.exponential_.default: lambda x, rate=1.0, **_: x.fill_(1 / rate),
     _aten.rand.default: lambda size, **kwargs: torch.full(size, 0.5, **kwargs),
@@ -262,13 +374,13 @@ _EQUIVALENT: Mapping[str, Callable[..., Any]] = {
     "aten._grouped_mm.default": _grouped_mm,
     "transformers.grouped_mm_fallback.default": _grouped_mm,
 }
-"""Operations that cannot run in float64, and what computes the same."""
+"""Operations that cannot run in float64 -> functions that compute the same and can."""
 _DROPOUT = ("bernoulli", "native_dropout", "rrelu_with_noise")
 _LOWER_COMPLEX = (torch.complex64, torch.complex32)
 
 
 class _Expectation(TorchDispatchMode):
-    """Random numbers are their expectations; under float64 nothing is rounded to a smaller type."""
+    """Replaces random numbers by their expectations; under float64 leaves out casts to smaller types."""
 
     def __init__(self, dtype: torch.dtype, replaced: set[str], drawn: bool) -> None:
         super().__init__()

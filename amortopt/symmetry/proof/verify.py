@@ -11,10 +11,8 @@ import torch
 from torch import nn
 
 from amortopt.symmetry.action import sample
-from amortopt.symmetry.axes import NeuronGroup
-from amortopt.symmetry.proof.comparison import MODES, Comparison, Mode
 from amortopt.symmetry.proof.probes import Larger, search
-from amortopt.symmetry.proof.running import Runner, generic
+from amortopt.symmetry.proof.running import MODES, Comparison, Mode, Runner, generic
 
 if TYPE_CHECKING:
     from amortopt.symmetry.spec import SymmetrySpec
@@ -22,24 +20,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Proof:
-    """What running a network with moved weights showed.
+    """Result of running a network with moved weights.
 
     Attributes:
         errors: Mode ("eval", "training") -> the largest relative difference of an output.
-        statistics: Largest relative difference of a buffer that training mode updates, from where the spec
-            says that it moves; None without such buffers or without training mode.
-        rtol: What was allowed.
+        statistics: Largest relative difference of a buffer that training mode updates, after acting on it as
+            the spec says; None without such buffers or without training mode.
+        rtol: Largest relative difference allowed.
         elements: Random elements tried.
         low: Smallest magnitude of their scales.
         high: Largest magnitude of their scales.
-        groups: Groups of the spec.
-        moved: Those of them that may be moved or rescaled.
-        units: Units of these.
-        probes: Elements outside the spec that were tried, one for every group and thing to try.
-        possible: How many there are to try.
-        larger: Those that left the function as it is in every mode that ran: the spec could allow them.
-        notes: What was left out, and why.
-        seconds: Time it took.
+        groups: Number of groups of the spec.
+        moved: Number of groups that may be permuted or rescaled.
+        units: Number of units in these.
+        probes: Elements outside the spec that were tried.
+        possible: Elements one step outside the spec, of which ``probes`` were tried.
+        larger: Probes that left the function unchanged in every mode that ran: the spec could allow them.
+        notes: Checks that were left out, and why.
+        seconds: Time taken.
     """
 
     errors: Mapping[str, float]
@@ -101,12 +99,13 @@ def verify(
     """Check by running it that a network computes the same under its symmetry, and not under more.
 
     Random elements move the parameters and the buffers of the spec; the network runs in float64 before and
-    after. Whatever is random in training mode is replaced by its expectation. Weights are disturbed first,
-    since those at initialisation are special (see ``noise``). The network is left as it was.
+    after. Random numbers in training mode are replaced by their expectation. Noise is added to the weights
+    first, since a network at its initialisation has symmetries that it loses in training. The network is not
+    modified.
 
     Then elements one step outside the spec are tried, for every group that is neither input nor output: a
-    permutation where none is allowed, one that ignores the owner, the next larger scale kind. One that
-    changes nothing shows that the spec is smaller than it could be, which is no fault of the network.
+    permutation where none is allowed, one that ignores the owner, the next larger scale kind. If one changes
+    nothing, the spec is valid, but smaller than it could be.
 
     Args:
         spec: The claimed symmetry.
@@ -115,19 +114,19 @@ def verify(
             that are all zero are replaced by random ones.
         elements: How many random elements.
         seed: Of the elements and of the choice of probes.
-        probes: At most how many elements outside the spec, spread over the groups; None for all, however
-            long it takes. Each costs a forward pass.
-        probe_seconds: After how long no further one of them is started.
+        probes: Maximal number of elements outside the spec, spread over the groups; None for all, without
+            limit of time. Each costs a forward pass.
+        probe_seconds: Time after which no further probe is started.
         modes: Which of "eval" and "training" to run.
         low: Smallest magnitude of a scale.
         high: Largest magnitude of a scale.
-        noise: Standard deviation of what is added to the weights, relative to the root mean square of every
+        noise: Standard deviation of the noise added to the weights, relative to the root mean square of every
             parameter; 0 for the weights as they are.
         rtol: Largest allowed norm of the difference relative to the norm of the output.
-        progress: Called with probes done and to do.
+        progress: Called with the numbers of probes done and to do.
 
     Returns:
-        The proof; ``proof.holds`` says whether it is one.
+        The proof; ``proof.holds`` is False if an output differs by more than ``rtol``.
 
     Raises:
         ValueError: Parameters or buffers of the spec are not those of the model, the model does not run on
@@ -147,21 +146,49 @@ def verify(
         raise ValueError(f"elements: got {elements}, expected at least 1")
     if unknown := [mode for mode in modes if mode not in MODES] or not modes:
         raise ValueError(f"modes: got {unknown or 'none'}, expected some of {MODES}")
-    _check_names(spec, model)
-    comparison = _comparison(spec, model, example_input, modes, noise)
+    params, state = dict(model.named_parameters()), dict(model.named_buffers())
+    missing = [name for name in params if name not in spec.params]
+    unknown = [name for name in spec.params if name not in params]
+    unknown += [name for name in spec.buffers if name not in state]
+    if missing or unknown:
+        raise ValueError(
+            f"spec: got one that has {unknown}, which the model lacks, and lacks {missing}, which it has; "
+            "extract it from this model"
+        )
+
+    def compare(seed: int = 0, noise: float = noise) -> Comparison:
+        return Comparison(spec, generic(Runner(model, example_input), spec.buffers, noise, seed), modes)
+
+    comparison = compare()
     if noise and not comparison.finite:
-        comparison = _comparison(spec, model, example_input, modes, 0)
+        comparison = compare(noise=0)
         comparison.notes.append("weights taken as they are: disturbed ones give outputs that are not finite")
     generator = torch.Generator().manual_seed(seed)
     for _ in range(elements):
         g = sample(spec, generator=generator, low=low, high=high, device=comparison.device)
         comparison.try_element(g)
-    proof = _shown(spec, comparison, rtol, elements, (low, high))
+    movable = [
+        group
+        for group in spec.groups
+        if group.kind != "none" or any(spec.group(name).permutable for name in spec.owners(group.name))
+    ]
+    proof = Proof(
+        dict(comparison.errors),
+        comparison.statistics,
+        rtol,
+        elements,
+        low,
+        high,
+        len(spec.groups),
+        len(movable),
+        sum(group.size for group in movable),
+        notes=tuple(comparison.notes),
+    )
     if proof.holds and probes != 0:
         tried, possible, larger = search(
             spec,
             comparison,
-            lambda seed: _comparison(spec, model, example_input, modes, noise, seed),
+            compare,
             count=probes,
             seconds=probe_seconds,
             generator=generator,
@@ -174,48 +201,3 @@ def verify(
         note = f"random numbers ({names}) replaced by their mean; what could be larger is tried with draws"
         proof = replace(proof, notes=(*proof.notes, note))
     return replace(proof, seconds=time.perf_counter() - start)
-
-
-def _shown(
-    spec: SymmetrySpec, comparison: Comparison, rtol: float, elements: int, scales: tuple[float, float]
-) -> Proof:
-    """What the elements that were tried have shown."""
-    movable = [group for group in spec.groups if _moves(spec, group)]
-    return Proof(
-        dict(comparison.errors),
-        comparison.statistics,
-        rtol,
-        elements,
-        *scales,
-        len(spec.groups),
-        len(movable),
-        sum(group.size for group in movable),
-        notes=tuple(comparison.notes),
-    )
-
-
-def _comparison(
-    spec: SymmetrySpec,
-    model: nn.Module,
-    example_input: Any,
-    modes: Sequence[Mode],
-    noise: float,
-    seed: int = 0,
-) -> Comparison:
-    return Comparison(spec, generic(Runner(model, example_input), spec.buffers, noise, seed), modes)
-
-
-def _moves(spec: SymmetrySpec, group: NeuronGroup) -> bool:
-    return group.kind != "none" or any(spec.group(name).permutable for name in spec.owners(group.name))
-
-
-def _check_names(spec: SymmetrySpec, model: nn.Module) -> None:
-    params, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    missing = [name for name in params if name not in spec.params]
-    unknown = [name for name in spec.params if name not in params]
-    unknown += [name for name in spec.buffers if name not in buffers]
-    if missing or unknown:
-        raise ValueError(
-            f"spec: got one that has {unknown}, which the model lacks, and lacks {missing}, which it has; "
-            "extract it from this model"
-        )

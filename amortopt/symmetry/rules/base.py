@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 
-from amortopt.symmetry.solve.dims import Dim, Dims
+from amortopt.symmetry.solve.dims import Dim, Dims, fixed, with_exponent
 from amortopt.symmetry.solve.labels import Labels
 
 
 class NoRule(Exception):
-    """Raised by a rule for a call that it does not cover; the message says what about it."""
+    """Raised by a rule for a call that it does not cover; the message says why."""
 
 
 class RuleError(RuntimeError):
-    """A rule failed in another way than by declining: a bug in it, with the operation and its module path."""
+    """A bug in a rule: it raised something else than NoRule. Names the operation and its module path."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Value:
     """A tensor in the graph.
 
     Attributes:
-        dims: What each dimension is made of.
-        shape: Its sizes.
+        dims: Units and scales along each dimension.
+        shape: Size of each dimension.
         param: Qualified name if it is a parameter, possibly transposed.
         buffer: Qualified name if it is a buffer.
-        dtype: Its type, where a rule has to know: a mask as an index is none of integers.
+        dtype: Its type; indexing treats masks and integers differently.
     """
 
     dims: Dims
@@ -73,7 +73,7 @@ class Call:
         return canonical(self.op).split(".")[-1]
 
     def setting(self, key: str) -> Any:
-        """Any argument; a call of another overload, which lacks it, has no rule."""
+        """Any argument. Raises NoRule where the called overload has none of this name."""
         if key not in self.args:
             raise NoRule(f"it has no argument {key!r}")
         return self.args[key]
@@ -86,7 +86,7 @@ class Call:
         return value
 
     def axis(self, key: str, ndim: int) -> int:
-        """An argument that is a dimension of a tensor with ``ndim`` of them."""
+        """An argument that names an axis of a tensor with ``ndim`` dimensions, counted from the front."""
         axis = self.setting(key)
         if not isinstance(axis, int) or not ndim:
             raise NoRule(f"its argument {key!r} is no dimension of a tensor with {ndim}")
@@ -102,14 +102,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Result:
-    """What a rule found.
+    """Labels of an operation's output, and how the operation is recorded.
 
     Attributes:
         dims: Labels of the output.
         kind: Canonical name of the operation, "" for one that computes nothing (dropout in eval mode).
-        config: What distinguishes two calls of that kind, apart from parameters.
+        config: Settings by which two calls of that kind differ, apart from parameters.
         param: Qualified name if the output is still that parameter.
-        parts: Labels of every output of an operation with several; None for what nothing is known of.
+        parts: Labels of every output of an operation with several; None for an output without labels.
     """
 
     dims: Dims
@@ -165,10 +165,44 @@ def rule_for(op: str) -> Rule | None:
     return _RULES.get(canonical(op))
 
 
+def without(dims: Sequence[Dim], *axes: int) -> Dims:
+    """All dimensions but those at ``axes``, which count from the front."""
+    return tuple(dim for axis, dim in enumerate(dims) if axis not in axes)
+
+
+def replaced(dims: Dims, axis: int, *new: Dim) -> Dims:
+    """The dimensions with ``new`` ones, any number of them, in place of the one at ``axis``."""
+    return (*dims[:axis], *new, *dims[axis + 1 :])
+
+
+def inverse(labels: Labels, dim: Dim) -> Dim:
+    """The dimension that is contracted with ``dim``: the same units with inverse scales."""
+    return with_exponent(labels.resolve(dim), -1)
+
+
+def to_power(labels: Labels, dims: Dims, exponent: int) -> Dims:
+    """The same units with their scales raised to ``exponent``; 0 for a value without scales."""
+    return tuple(with_exponent(labels.resolve(dim), exponent) for dim in dims)
+
+
+def places(sizes: Iterable[int]) -> Dims:
+    """Dimensions of positions, which keep their order and have no scale."""
+    return tuple(fixed(size, "position") for size in sizes)
+
+
+def settings(call: Call, *keys: str) -> tuple[tuple[str, str], ...]:
+    """Some arguments of a call as text; absent ones are "None"."""
+    return tuple((key, str(call.args.get(key))) for key in keys)
+
+
+def mix_along(labels: Labels, dims: Dims, *axes: int) -> None:
+    """Nothing along the other dimensions is nested in units along ``axes``, where entries meet."""
+    labels.mix(without(dims, *axes), tuple(dims[axis] for axis in axes))
+
+
 def held(labels: Labels, dims: Dims, rank: int, reason: str) -> Dims:
-    """Hold the order of the last ``rank`` dimensions, which a window mixes; the labels before them."""
-    axes = tuple(range(len(dims) - rank, len(dims)))
-    even = labels.even(dims, axes)
+    """Fix the order along the last ``rank`` dimensions, which a window mixes; the dimensions before them."""
+    even = labels.even(dims, tuple(range(len(dims) - rank, len(dims))))
     labels.mix(even[:-rank], dims[-rank:])
     labels.freeze(dims[-rank:])
     labels.limit(even[-rank:], "none", reason)
@@ -185,5 +219,4 @@ def per_axis(value: Any, count: int) -> str:
     if isinstance(value, str):
         return value
     values = list(value) if isinstance(value, list | tuple) else [value]
-    values = values * count if len(values) == 1 else values
-    return "x".join(str(v) for v in values)
+    return "x".join(str(v) for v in (values * count if len(values) == 1 else values))

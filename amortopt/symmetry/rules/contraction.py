@@ -1,14 +1,29 @@
-"""Operations that sum over an axis together with a weight: dense layers, matrix products, convolutions."""
+"""Operations that sum products over an axis: dense layers, matrix products, attention, convolutions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, held, per_axis, rule
-from amortopt.symmetry.rules.broadcasting import multiplied, together
+from amortopt.symmetry.rules.arithmetic import multiplied, together
+from amortopt.symmetry.rules.base import (
+    Call,
+    NoRule,
+    Result,
+    Value,
+    held,
+    inverse,
+    per_axis,
+    places,
+    rule,
+    settings,
+)
+from amortopt.symmetry.rules.positions import copies
 from amortopt.symmetry.rules.shape import taken_apart
 from amortopt.symmetry.solve.dims import Atom, Dim, Dims, fixed, size_of, with_exponent
 from amortopt.symmetry.solve.labels import Labels
+
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Names of dimensions, as in an einsum."""
 
 
 @rule("linear")
@@ -17,7 +32,7 @@ def linear(labels: Labels, call: Call) -> Result:
     x, weight, bias = call.value("input"), call.value("weight"), call.optional("bias")
     if weight.ndim != 2:
         raise NoRule("its weight is not a matrix")
-    letters = _letters(x.ndim + 1)
+    letters = LETTERS[: x.ndim + 1]
     terms = [(letters[: x.ndim], x), (letters[x.ndim] + letters[x.ndim - 1], weight)]
     dims = contract(labels, terms, letters[: x.ndim - 1] + letters[x.ndim], call.name)
     add_bias(labels, bias, dims[-1], dims[:-1], call.name)
@@ -35,7 +50,7 @@ def matmul(labels: Labels, call: Call) -> Result:
 def _matmul(labels: Labels, x: Value, y: Value, reason: str) -> Dims:
     if not x.ndim or not y.ndim:
         raise NoRule("a factor is a scalar")
-    letters = _letters(max(x.ndim, y.ndim, 2) + 1)
+    letters = LETTERS[: max(x.ndim, y.ndim, 2) + 1]
     batch, row, inner, column = letters[:-3], letters[-3], letters[-2], letters[-1]
     left = inner if x.ndim == 1 else batch[len(batch) - (x.ndim - 2) :] + row + inner
     right = inner if y.ndim == 1 else batch[len(batch) - (y.ndim - 2) :] + inner + column
@@ -62,7 +77,7 @@ def vectors(labels: Labels, call: Call) -> Result:
     x, y = call.value("self"), call.value({"dot": "tensor", "outer": "vec2"}.get(call.name, "other"))
     if not x.ndim or not y.ndim:
         raise NoRule("a factor is a scalar")
-    letters = _letters(x.ndim + y.ndim)
+    letters = LETTERS[: x.ndim + y.ndim]
     left, right = letters[: x.ndim], letters[x.ndim :]
     if call.name != "outer":
         right = right[:-1] + left[-1]
@@ -74,32 +89,24 @@ def vectors(labels: Labels, call: Call) -> Result:
 def tensordot(labels: Labels, call: Call) -> Result:
     """Sums over pairs of dimensions."""
     x, y = call.value("self"), call.value("other")
-    letters = _letters(x.ndim + y.ndim)
+    letters = LETTERS[: x.ndim + y.ndim]
     left, right = list(letters[: x.ndim]), list(letters[x.ndim :])
-    summed = zip(call.setting("dims_self"), call.setting("dims_other"), strict=True)
-    for mine, other in summed:
-        right[other] = left[mine]
+    for i, j in zip(call.setting("dims_self"), call.setting("dims_other"), strict=True):
+        right[j] = left[i]
     out = "".join(letter for letter in (*left, *right) if (letter in left) != (letter in right))
     dims = contract(labels, [("".join(left), x), ("".join(right), y)], out, call.name)
     return Result(dims, call.name, (("dims", str((call.args["dims_self"], call.args["dims_other"]))),))
 
 
 @rule("_grouped_mm")
+@rule("grouped_mm_fallback", space="transformers")
 def grouped_mm(labels: Labels, call: Call) -> Result:
-    """y[t, o] = sum_i x[t, i] M[e(t), i, o] + b[e(t), o]: experts know their rows by position.
+    """y[t, o] = sum_i x[t, i] M[e(t), i, o] + b[e(t), o]: rows are dealt to experts by position.
 
     Hidden units are permuted alike in all experts, as one tensor holds those of all.
     """
-    return _by_expert(labels, call, call.value("self"), call.value("mat2"), call.optional("bias"))
-
-
-@rule("grouped_mm_fallback", space="transformers")
-def grouped_mm_fallback(labels: Labels, call: Call) -> Result:
-    """The same, as transformers writes it."""
-    return _by_expert(labels, call, call.value("input"), call.value("weight"), None)
-
-
-def _by_expert(labels: Labels, call: Call, x: Value, weight: Value, bias: Value | None) -> Result:
+    first, second = ("self", "mat2") if "mat2" in call.args else ("input", "weight")
+    x, weight, bias = call.value(first), call.value(second), call.optional("bias")
     if x.ndim == weight.ndim == 3 and bias is None:
         return Result(_matmul(labels, x, weight, call.name), "bmm")
     if (x.ndim, weight.ndim) != (2, 3):
@@ -108,7 +115,7 @@ def _by_expert(labels: Labels, call: Call, x: Value, weight: Value, bias: Value 
     labels.pin((weight.dims[0],), call.name)
     labels.freeze((x.dims[0],))
     labels.pin(call.value("offs").dims, call.name)
-    labels.tie(weight.dims[1], with_exponent(labels.resolve(x.dims[1]), -1), call.name)
+    labels.tie(weight.dims[1], inverse(labels, x.dims[1]), call.name)
     labels.mix((x.dims[0],), (x.dims[1],))
     if bias is not None:
         labels.mix((bias.dims[1],), (bias.dims[0],))
@@ -121,7 +128,7 @@ def _by_expert(labels: Labels, call: Call, x: Value, weight: Value, bias: Value 
 def distances(labels: Labels, call: Call) -> Result:
     """d[..., n, m] = |x[..., n, :] - y[..., m, :]|: coordinates may be permuted and change their signs."""
     x, y = call.value("x1"), call.value("x2")
-    letters = _letters(max(x.ndim, y.ndim) + 1)
+    letters = LETTERS[: max(x.ndim, y.ndim) + 1]
     batch, (row, column, inner) = letters[:-3], letters[-3:]
     left = batch[len(batch) - (x.ndim - 2) :] + row + inner
     right = batch[len(batch) - (y.ndim - 2) :] + column + inner
@@ -135,7 +142,7 @@ def distances(labels: Labels, call: Call) -> Result:
 def bilinear(labels: Labels, call: Call) -> Result:
     """y[..., o] = sum_ij x[..., i] W[o, i, j] z[..., j] + b[o]."""
     x, z, weight = call.value("input1"), call.value("input2"), call.value("weight")
-    letters = _letters(x.ndim + 2)
+    letters = LETTERS[: x.ndim + 2]
     batch, (out, i, j) = letters[: x.ndim - 1], letters[x.ndim - 1 :]
     dims = contract(labels, [(batch + i, x), (batch + j, z), (out + i + j, weight)], batch + out, call.name)
     add_bias(labels, call.optional("bias"), dims[-1], dims[:-1], call.name)
@@ -150,16 +157,15 @@ def einsum(labels: Labels, call: Call) -> Result:
         raise NoRule("an operand is not one tensor")
     inputs, arrow, out = equation.partition("->")
     terms = inputs.split(",")
-    free = [letter for letter in _letters(52) if letter not in equation]
-    wide = max(
-        (value.ndim - len(term.replace("...", "")) for term, value in zip(terms, values, strict=True)),
-        default=0,
-    )
+    free = [letter for letter in LETTERS if letter not in equation]
+    # How many dimensions each operand's "..." stands for.
+    hidden = [value.ndim - len(term.replace("...", "")) for term, value in zip(terms, values, strict=True)]
+    wide = max(hidden, default=0)
     dots = "".join(free[:wide]) if "..." in equation else ""
-    spelled = []
-    for term, value in zip(terms, values, strict=True):
-        count = value.ndim - len(term.replace("...", ""))
-        spelled.append(term.replace("...", dots[len(dots) - count :] if count else ""))
+    spelled = [
+        term.replace("...", dots[len(dots) - count :] if count else "")
+        for term, count in zip(terms, hidden, strict=True)
+    ]
     if not arrow:
         every = "".join(spelled)
         out = dots + "".join(sorted(letter for letter in set(every) - set(dots) if every.count(letter) == 1))
@@ -171,33 +177,44 @@ def einsum(labels: Labels, call: Call) -> Result:
 
 
 def contract(labels: Labels, terms: Sequence[tuple[str, Value]], out: str, reason: str) -> Dims:
-    """Labels of a sum of products, by letters as in an einsum; dimensions of size one are broadcast.
+    """Labels of a sum of products.
 
-    Letters that stay are permuted alike and multiply their scales; over those that are summed the scales have
-    to cancel.
+    Args:
+        labels: The constraints.
+        terms: Per factor one letter for each dimension, as in an einsum, and the factor; dimensions of size
+            one are broadcast.
+        out: Letters of the result: along these the scales of the factors multiply. Over the others is
+            summed, and the factors' scales have to cancel.
+        reason: Name of the operation.
     """
     # A value leads, a parameter follows.
     terms = sorted(terms, key=lambda term: term[1].param is not None)
-    letters = list(dict.fromkeys([*out, *(letter for term, _ in terms for letter in term)]))
     for term, value in terms:
         if value.param is not None:
             _nest(labels, term, value, [other for other in terms if other[1] is not value], out)
-    found: dict[str, Dim] = {}
-    for letter in letters:
-        dims = [
-            (value.dims[term.index(letter)], value.shape[term.index(letter)])
-            for term, value in terms
-            if letter in term
-        ]
-        found[letter] = _joined(labels, dims, letter in out, reason)
+    joined: dict[str, Dim] = {}
+    for letter in dict.fromkeys([*out, *(letter for term, _ in terms for letter in term)]):
+        axes = [(value, term.index(letter)) for term, value in terms if letter in term]
+        size = max(value.shape[axis] for value, axis in axes)
+        for value, axis in axes:
+            if value.shape[axis] != size:
+                labels.tie(value.dims[axis], fixed(1, "broadcast"), reason)
+        first, *rest = (value.dims[axis] for value, axis in axes if value.shape[axis] == size)
+        if letter not in out and len(rest) == 1 and len(axes) == 2:
+            # Summed over: the second factor has the inverse scales of the first one.
+            labels.tie(rest[0], inverse(labels, first), reason)
+            joined[letter] = labels.unscaled(labels.resolve(first))
+            continue
+        for dim in rest:
+            first = multiplied(labels, dim, first, reason)
+        joined[letter] = first
     labels.align(*(dict(zip(term, value.dims, strict=True)) for term, value in terms))
-    summed = tuple(found[letter] for letter in letters if letter not in out)
-    kept = tuple(found[letter] for letter in out)
+    kept, summed = tuple(joined[letter] for letter in out), tuple(joined[c] for c in joined if c not in out)
     labels.use(summed)
     for dim in summed:
         labels.limit((dim,), "none", reason)
     labels.mix(kept, summed)
-    return tuple(found[letter] for letter in out)
+    return kept
 
 
 def _nest(labels: Labels, term: str, param: Value, others: list[tuple[str, Value]], out: str) -> None:
@@ -215,26 +232,6 @@ def _nest(labels: Labels, term: str, param: Value, others: list[tuple[str, Value
         labels.nest((dims[kept[0]], *(dim for letter, dim in dims.items() if letter != kept[0])))
 
 
-def _joined(labels: Labels, dims: list[tuple[Dim, int]], kept: bool, reason: str) -> Dim:
-    """The dimension of one letter from those of the operands that have it."""
-    size = max(size for _, size in dims)
-    for dim, own in dims:
-        if own != size:
-            labels.tie(dim, fixed(1, "broadcast"), reason)
-    same = [dim for dim, own in dims if own == size]
-    if not kept and len(same) == 2 and len(dims) == 2:
-        labels.tie(same[1], with_exponent(labels.resolve(same[0]), -1), reason)
-        return labels.unscaled(labels.resolve(same[0]))
-    joined = same[0]
-    for dim in same[1:]:
-        joined = multiplied(labels, dim, joined, reason)
-    return joined
-
-
-def _letters(count: int) -> str:
-    return "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[:count]
-
-
 def add_bias(labels: Labels, bias: Value | None, out: Dim, others: Dims, reason: str) -> None:
     """A bias moves with the outputs and is constant along everything else, which then cannot scale."""
     if bias is not None:
@@ -244,87 +241,49 @@ def add_bias(labels: Labels, bias: Value | None, out: Dim, others: Dims, reason:
         labels.limit(others, "none", f"bias of {reason}")
 
 
-@rule("conv1d", "conv2d", "conv3d")
+@rule("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def convolution(labels: Labels, call: Call) -> Result:
-    """One unit per channel: W[o, i, *kernel] as in a dense layer, and positions stay where they are.
+    """W[o, i, *kernel], transposed W[i, o, *kernel]: channels are units as in a dense layer, positions stay.
 
     Grouped: runs of input channels are read by runs of output channels; depthwise, a weight is multiplied by
     what its channel's output has and the input has not.
     """
     x, weight, bias = call.value("input"), call.value("weight"), call.optional("bias")
-    rank = weight.ndim - 2
-    before = _held_positions(labels, x, weight, rank, call)
-    channels, groups = before[-1], call.setting("groups")
-    if groups == 1:
-        labels.tie(weight.dims[1], with_exponent(labels.resolve(channels), -1), call.name)
-        out = weight.dims[0]
-    elif groups == x.shape[-rank - 1]:
-        labels.tie(weight.dims[1], fixed(1, "channel"), call.name)
-        out = _depthwise(labels, channels, weight, call)
+    transposed, rank, groups = "transpose" in call.name, weight.ndim - 2, call.setting("groups")
+    for dim, size in zip(weight.dims[2:], weight.shape[2:], strict=True):
+        labels.tie(dim, fixed(size, "kernel"), call.name)
+    plain = (("stride", 1), ("padding", 0), ("output_padding", 0))
+    if set(weight.shape[2:]) == {1} and all(
+        per_axis(call.args[key], rank) == per_axis(n, rank) for key, n in plain if key in call.args
+    ):
+        # A kernel of size one treats every position by itself.
+        before, positions = x.dims[:-rank], x.dims[-rank:]
+        meeting = () if groups == x.shape[-rank - 1] else positions
     else:
-        out = _grouped(labels, channels, weight, groups, call.name)
-    positions = _positions(x, weight, rank, call)
-    add_bias(labels, bias, out, (*before[:-1], *positions), call.name)
-    config = [(key, per_axis(call.args[key], rank)) for key in ("stride", "padding", "dilation")]
-    if groups != 1:
-        config.append(("groups", str(groups)))
-    return Result((*before[:-1], out, *positions), call.name, tuple(config))
-
-
-@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def transposed_convolution(labels: Labels, call: Call) -> Result:
-    """W[i, o, *kernel]: reads along its first axis and writes along its second one."""
-    x, weight, bias = call.value("input"), call.value("weight"), call.optional("bias")
-    rank = weight.ndim - 2
-    before = _held_positions(labels, x, weight, rank, call)
-    channels, groups = before[-1], call.setting("groups")
+        before, positions = held(labels, x.dims, rank, call.name), places(call.shape[-rank:])
+        meeting = ()
+    labels.mix((*before[:-1], *meeting), before[-1:])
+    channels = before[-1]
     if groups == 1:
-        labels.tie(weight.dims[0], with_exponent(labels.resolve(channels), -1), call.name)
-        out = weight.dims[1]
+        labels.tie(weight.dims[0 if transposed else 1], inverse(labels, channels), call.name)
+        out = weight.dims[1 if transposed else 0]
     elif groups == x.shape[-rank - 1] and weight.shape[1] == 1:
         labels.tie(weight.dims[1], fixed(1, "channel"), call.name)
         out = _depthwise(labels, channels, weight, call)
-    else:
+    elif transposed:
         raise NoRule(f"groups={groups}")
-    positions = _positions(x, weight, rank, call)
+    else:
+        out = _grouped(labels, channels, weight, groups, call.name)
     add_bias(labels, bias, out, (*before[:-1], *positions), call.name)
-    config = [
-        (key, per_axis(call.args[key], rank)) for key in ("stride", "padding", "output_padding", "dilation")
-    ]
+    keys = [key for key in ("stride", "padding", "output_padding", "dilation") if key in call.args]
+    config = [(key, per_axis(call.args[key], rank)) for key in keys]
     if groups != 1:
         config.append(("groups", str(groups)))
     return Result((*before[:-1], out, *positions), call.name, tuple(config))
 
 
-def _held_positions(labels: Labels, x: Value, weight: Value, rank: int, call: Call) -> Dims:
-    """Hold positions, of the input and of the kernel; the labels of the input's other dimensions."""
-    for dim, size in zip(weight.dims[2:], weight.shape[2:], strict=True):
-        labels.tie(dim, fixed(size, "kernel"), call.name)
-    if not _is_pointwise(weight, rank, call):
-        before = held(labels, x.dims, rank, call.name)
-        labels.mix(before[:-1], before[-1:])
-        return before
-    before, positions = x.dims[:-rank], x.dims[-rank:]
-    depthwise = call.setting("groups") == x.shape[-rank - 1]
-    labels.mix((*before[:-1], *(() if depthwise else positions)), before[-1:])
-    return before
-
-
-def _is_pointwise(weight: Value, rank: int, call: Call) -> bool:
-    """Whether every position is treated by itself."""
-    plain = (("stride", 1), ("padding", 0), ("output_padding", 0))
-    settings = [per_axis(call.args[key], rank) == per_axis(n, rank) for key, n in plain if key in call.args]
-    return all(settings) and set(weight.shape[2:]) == {1}
-
-
-def _positions(x: Value, weight: Value, rank: int, call: Call) -> Dims:
-    if _is_pointwise(weight, rank, call):
-        return x.dims[-rank:]
-    return tuple(fixed(size, "position") for size in call.shape[-rank:])
-
-
 def _depthwise(labels: Labels, channels: Dim, weight: Value, call: Call) -> Dim:
-    """Every channel has outputs of its own."""
+    """The output channels, ``multiple`` of them for every input channel."""
     channels = labels.resolve(channels)
     multiple = weight.shape[0] // call.setting("groups")
     if multiple == 1:
@@ -342,9 +301,60 @@ def _depthwise(labels: Labels, channels: Dim, weight: Value, call: Call) -> Dim:
 def _grouped(labels: Labels, channels: Dim, weight: Value, groups: int, reason: str) -> Dim:
     """Runs of input channels are read by runs of output channels."""
     owners, read = taken_apart(labels, channels, (groups, weight.shape[1]))
-    own, written = taken_apart(labels, weight.dims[0], (groups, weight.shape[0] // groups))
-    labels.nest((own, weight.dims[1]))
+    writers, written = taken_apart(labels, weight.dims[0], (groups, weight.shape[0] // groups))
+    labels.nest((writers, weight.dims[1]))
     # What a run of inputs is multiplied by as a whole is passed on.
-    out = labels.product(own, owners, reason)
-    labels.tie(weight.dims[1], with_exponent(labels.resolve(read), -1), reason)
+    out = labels.product(writers, owners, reason)
+    labels.tie(weight.dims[1], inverse(labels, read), reason)
     return (*labels.resolve(out), *labels.resolve(written))
+
+
+@rule("scaled_dot_product_attention")
+def attention(labels: Labels, call: Call) -> Result:
+    """softmax(Q K^T) V: the scales of queries and keys cancel, those of the values are passed on."""
+    query, key, value = call.value("query"), call.value("key"), call.value("value")
+    if not query.ndim == key.ndim == value.ndim >= 2:
+        raise NoRule("queries, keys and values have different numbers of dimensions")
+    if call.args.get("enable_gqa"):
+        key, value = (_repeated_heads(labels, x, query.shape[-3]) for x in (key, value))
+    # scores[*batch, query, key] = sum_inner Q[*batch, query, inner] K[*batch, key, inner]
+    batch = [_batch_dim(labels, query, key, axis, call.name) for axis in range(query.ndim - 2)]
+    scores = (*batch, query.dims[-2], key.dims[-2])
+    labels.limit(scores, "none", call.name)
+    labels.mix(scores, (query.dims[-1],))
+    labels.tie(key.dims[-1], inverse(labels, query.dims[-1]), call.name)
+    # out[*batch, query, value] = sum_key softmax(scores)[*batch, query, key] V[*batch, key, value]
+    labels.tie(value.dims[-2], key.dims[-2], call.name)
+    labels.mix((*batch, query.dims[-2], value.dims[-1]), (key.dims[-2],))
+    if call.args.get("is_causal"):
+        labels.pin((query.dims[-2], key.dims[-2]), call.name)
+    names = (("query", "inner"), ("key", "inner"), ("key", "value"))
+    labels.align(
+        *(
+            dict(zip((*range(query.ndim - 2), *last), x.dims, strict=True))
+            for last, x in zip(names, (query, key, value), strict=True)
+        )
+    )
+    sizes = tuple(max(q, k) for q, k in zip(query.shape[:-2], key.shape[:-2], strict=True))
+    weights = Value(scores, (*sizes, query.shape[-2], key.shape[-2]))
+    if (mask := call.optional("attn_mask")) is not None:
+        together(labels, mask, weights, weights.ndim, call.name)
+    out = [_batch_dim(labels, weights, value, axis, call.name) for axis in range(len(batch))]
+    return Result((*out, query.dims[-2], value.dims[-1]), call.name, settings(call, "is_causal", "scale"))
+
+
+def _repeated_heads(labels: Labels, x: Value, count: int) -> Value:
+    """Heads of keys or values, each repeated for all the heads of queries that share it."""
+    heads = labels.resolve(x.dims[-3])
+    if (times := count // x.shape[-3]) != 1:
+        heads = (*heads, *copies(labels, times, heads))
+    return Value((*x.dims[:-3], heads, *x.dims[-2:]), (*x.shape[:-3], count, *x.shape[-2:]))
+
+
+def _batch_dim(labels: Labels, x: Value, y: Value, axis: int, reason: str) -> Dim:
+    """A batch dimension of two factors; one of size one is broadcast."""
+    if x.shape[axis] == y.shape[axis]:
+        return multiplied(labels, x.dims[axis], y.dims[axis], reason)
+    short, long = (x, y) if x.shape[axis] == 1 else (y, x)
+    labels.limit((short.dims[axis],), "none", reason)
+    return long.dims[axis]

@@ -1,18 +1,35 @@
-"""Elementwise functions of one tensor, by what they commute with."""
+"""Elementwise functions of one tensor, by the scales that they commute with."""
 
 from __future__ import annotations
 
 from amortopt.symmetry.axes import ScaleKind
-from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
-from amortopt.symmetry.rules.broadcasting import together
+from amortopt.symmetry.rules.arithmetic import together
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, replaced, rule, without
 from amortopt.symmetry.solve.dims import fixed
 from amortopt.symmetry.solve.labels import Labels
 
+COMMUTES_WITH: dict[ScaleKind, tuple[str, ...]] = {
+    "free": ("neg", "real", "imag", "conj"),  # f(q x) = q f(x)
+    "positive": ("relu", "leaky_relu", "abs", "rrelu"),  # f(q x) = q f(x) for q > 0
+    "sign": (  # f(-x) = -f(x)
+        *("tanh", "sin", "tan", "erf", "erfinv", "atan", "asin", "atanh", "asinh", "sinh", "softsign"),
+        *("sgn", "sign", "hardshrink", "softshrink", "round", "trunc", "frac", "nan_to_num"),
+    ),
+    "none": (  # permutations only
+        *("gelu", "silu", "sigmoid", "softplus", "elu", "selu", "celu", "mish", "hardswish", "hardsigmoid"),
+        *("relu6", "log_sigmoid", "threshold", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt"),
+        *("cos", "cosh", "acos", "acosh", "log2", "log10", "exp2", "erfc", "logit", "sinc", "digamma"),
+        *("lgamma", "floor", "ceil", "entr", "ndtr", "ndtri", "erfcx", "i0", "i0e", "log_ndtr", "angle"),
+    ),
+}
+_KIND: dict[str, ScaleKind] = {op: kind for kind, ops in COMMUTES_WITH.items() for op in ops}
 
-def _unary(labels: Labels, call: Call, kind: ScaleKind) -> Result:
-    """The input keeps the scales that the function commutes with; settings go into the config."""
+
+@rule(*_KIND)
+def elementwise(labels: Labels, call: Call) -> Result:
+    """The output has the scales of the input that the function commutes with (`COMMUTES_WITH`)."""
     x = _input(call)
-    labels.limit(x.dims, kind, call.name)
+    labels.limit(x.dims, _KIND[call.name], call.name)
     config = tuple((key, str(arg)) for key, arg in call.args.items() if not isinstance(arg, Value))
     return Result(x.dims, call.name, config)
 
@@ -21,54 +38,20 @@ def _input(call: Call) -> Value:
     return call.value("self" if "self" in call.args else "input")
 
 
-@rule("relu", "leaky_relu", "abs", "rrelu")
-def homogeneous(labels: Labels, call: Call) -> Result:
-    """f(q x) = q f(x) for q > 0."""
-    return _unary(labels, call, "positive")
-
-
-@rule(
-    *(
-        "tanh",
-        "sin",
-        "tan",
-        "erf",
-        "erfinv",
-        "atan",
-        "asin",
-        "atanh",
-        "asinh",
-        "sinh",
-        "softsign",
-        "sgn",
-        "sign",
-    ),
-    *("hardshrink", "softshrink", "round", "trunc", "frac", "nan_to_num"),
-)
-def odd(labels: Labels, call: Call) -> Result:
-    """f(-x) = -f(x)."""
-    return _unary(labels, call, "sign")
-
-
-@rule(
-    *("gelu", "silu", "sigmoid", "softplus", "elu", "selu", "celu", "mish", "hardswish", "hardsigmoid"),
-    *("relu6", "log_sigmoid", "threshold", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt"),
-    *("cos", "cosh", "acos", "acosh", "log2", "log10", "exp2", "erfc", "logit", "sinc", "digamma", "lgamma"),
-    *("floor", "ceil", "entr", "ndtr", "ndtri", "erfcx", "i0", "i0e", "log_ndtr", "angle"),
-)
-def other(labels: Labels, call: Call) -> Result:
-    """Neither odd nor homogeneous: permutations only."""
-    return _unary(labels, call, "none")
-
-
 @rule("hardtanh", "clamp", "clamp_min", "clamp_max")
 def clip(labels: Labels, call: Call) -> Result:
     """Clipping to [-a, a] is odd, to [0, inf) homogeneous."""
     keys = ("min_val", "max_val") if call.name == "hardtanh" else ("min", "max")
     low, high = (call.args.get(key) for key in keys)
     x = call.value("self")
-    if isinstance(low, Value) or isinstance(high, Value):
-        return _between(labels, x, [bound for bound in (low, high) if isinstance(bound, Value)], call)
+    if tensors := [bound for bound in (low, high) if isinstance(bound, Value)]:
+        # max(x, low) of two tensors commutes with positive scales.
+        dims = x.dims
+        for bound in tensors:
+            dims = together(labels, Value(dims, x.shape), bound, len(call.shape), call.name)
+        homogeneous = len(tensors) == 2 or None in call.args.values()
+        labels.limit(dims, "positive" if homogeneous else "none", call.name)
+        return Result(dims, call.name)
     if low is not None and high is not None and low == -high:
         kind: ScaleKind = "sign"
     else:
@@ -76,15 +59,6 @@ def clip(labels: Labels, call: Call) -> Result:
     labels.limit(x.dims, kind, call.name)
     bounds = [None if bound is None else float(bound) for bound in (low, high)]
     return Result(x.dims, "clip", (("min", str(bounds[0])), ("max", str(bounds[1]))))
-
-
-def _between(labels: Labels, x: Value, bounds: list[Value], call: Call) -> Result:
-    """Clipping to tensors, alike to taking the larger of two."""
-    dims = x.dims
-    for bound in bounds:
-        dims = together(labels, Value(dims, x.shape), bound, len(call.shape), call.name)
-    labels.limit(dims, "positive" if len(bounds) == 2 or None in call.args.values() else "none", call.name)
-    return Result(dims, call.name)
 
 
 @rule("prelu")
@@ -125,19 +99,13 @@ def same(labels: Labels, call: Call) -> Result:
     return Result(x.dims, param=x.param)
 
 
-@rule("neg", "real", "imag", "conj")
-def linear(labels: Labels, call: Call) -> Result:
-    """Linear."""
-    return _unary(labels, call, "free")
-
-
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
 def softmax(labels: Labels, call: Call) -> Result:
     """Permutations only."""
     x = _input(call)
     axis = call.axis("dim", x.ndim)
     labels.limit(x.dims, "none", call.name)
-    labels.mix((*x.dims[:axis], *x.dims[axis + 1 :]), (x.dims[axis],))
+    labels.mix(without(x.dims, axis), (x.dims[axis],))
     return Result(x.dims, call.name, (("dim", str(axis)),))
 
 
@@ -149,18 +117,18 @@ def gated(labels: Labels, call: Call) -> Result:
     size = x.shape[axis] // 2
     value, gate = labels.cut(x.dims[axis], [size, 2 * size])
     # What both halves have in common along the other dimensions is in the gate too.
-    labels.limit((gate, *x.dims[:axis], *x.dims[axis + 1 :]), "none", call.name)
+    labels.limit((gate, *without(x.dims, axis)), "none", call.name)
     dim = labels.product(gate, value, call.name)
-    return Result((*x.dims[:axis], dim, *x.dims[axis + 1 :]), call.name, (("dim", str(axis)),))
+    return Result(replaced(x.dims, axis, dim), call.name, (("dim", str(axis)),))
 
 
 @rule("copy")
 def copied(labels: Labels, call: Call) -> Result:
-    """Written over: the tensor moves like what is written into it."""
+    """x.copy_(source): the tensor gets the units and scales of what is written into it."""
     x, source = call.value("self"), call.value("src")
     if x.shape != source.shape:
         return Result(together(labels, x, source, x.ndim, call.name), call.name)
-    for own, other in zip(x.dims, source.dims, strict=True):
-        labels.tie(own, other, call.name)
+    for before, after in zip(x.dims, source.dims, strict=True):
+        labels.tie(before, after, call.name)
     labels.align(by_axis(x.dims), by_axis(source.dims))
     return Result(x.dims, call.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, rule
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, mix_along, replaced, rule
 from amortopt.symmetry.rules.positions import unordered
 from amortopt.symmetry.solve.dims import Dim, fixed, sum_of
 from amortopt.symmetry.solve.labels import Labels
@@ -13,11 +13,11 @@ from amortopt.symmetry.solve.labels import Labels
 @rule("cat")
 def concatenate(labels: Labels, call: Call) -> Result:
     """Along its dimension the parts follow each other; along all others they move alike."""
-    given = call.setting("tensors")
-    if not all(isinstance(value, Value) for value in given):
+    values = call.setting("tensors")
+    if not all(isinstance(value, Value) for value in values):
         raise NoRule("a part is not one tensor")
     # An empty tensor of one dimension may stand for any other.
-    values = [value for value in given if value.shape != (0,)]
+    values = [value for value in values if value.shape != (0,)]
     if len({value.ndim for value in values}) != 1:
         raise NoRule("there is nothing to put together")
     axis = call.axis("dim", values[0].ndim)
@@ -32,7 +32,7 @@ def concatenate(labels: Labels, call: Call) -> Result:
 
 
 def _alike(labels: Labels, parts: list[Dim], reason: str) -> Dim:
-    """One dimension for values that are put beside each other."""
+    """Ties a dimension that several values share; a part without units keeps the others from moving."""
     leader = next((part for part in parts if labels.variables(part)), parts[0])
     for part in parts:
         if part is leader:
@@ -83,17 +83,12 @@ def slice_(labels: Labels, call: Call) -> Result:
     if (call.args.get("step") or 1) != 1 or not call.shape[axis]:
         dim = unordered(labels, x.dims, axis, call.shape[axis], call.name)
     else:
-        _unselected(labels, x, axis)
+        mix_along(labels, x.dims, axis)
         cuts = sorted({start, stop, size} - {0})
         dim = labels.cut(x.dims[axis], cuts)[0 if start == 0 else 1]
-    dims = (*x.dims[:axis], dim, *x.dims[axis + 1 :])
+    dims = replaced(x.dims, axis, dim)
     labels.use(dims)
     return Result(dims, "slice", config)
-
-
-def _unselected(labels: Labels, x: Value, axis: int) -> None:
-    """Units nested in a dimension that is taken apart in pieces of several are alike in all of them."""
-    labels.mix(tuple(dim for other, dim in enumerate(x.dims) if other != axis), (x.dims[axis],))
 
 
 @rule(
@@ -102,27 +97,25 @@ def _unselected(labels: Labels, x: Value, axis: int) -> None:
 def split(labels: Labels, call: Call) -> Result:
     """Parts of a dimension, one after the other."""
     x = call.value("self")
-    axis = (
-        {"hsplit": min(1, x.ndim - 1), "vsplit": 0}[call.name]
-        if call.name[1:] == "split"
-        else call.axis("dim", x.ndim)
-    )
+    if call.name in ("hsplit", "vsplit"):
+        axis = min(1, x.ndim - 1) if call.name == "hsplit" else 0
+    else:
+        axis = call.axis("dim", x.ndim)
     sizes = [shape[axis] for shape in call.shapes if shape is not None]
     config = (("dim", str(axis)), ("sizes", str(sizes)))
     if not all(sizes):
         raise NoRule("a part has no elements")
     if all(size == 1 for size in sizes):
-        parts = [labels.select(x.dims, axis, k) for k in range(len(sizes))]
-        return Result(
-            (), "split", config, parts=tuple((*p[:axis], fixed(1, "position"), *p[axis:]) for p in parts)
-        )
-    _unselected(labels, x, axis)
+        selected = [labels.select(x.dims, axis, k) for k in range(len(sizes))]
+        parts = tuple((*dims[:axis], fixed(1, "position"), *dims[axis:]) for dims in selected)
+        return Result((), "split", config, parts=parts)
+    # Units nested in a dimension that is taken apart are alike in all of its parts.
+    mix_along(labels, x.dims, axis)
     cuts = [sum(sizes[: k + 1]) for k in range(len(sizes))]
     pieces = labels.cut(x.dims[axis], cuts)
     labels.use((*x.dims, *pieces))
-    return Result(
-        (), "split", config, parts=tuple((*x.dims[:axis], piece, *x.dims[axis + 1 :]) for piece in pieces)
-    )
+    parts = tuple(replaced(x.dims, axis, piece) for piece in pieces)
+    return Result((), "split", config, parts=parts)
 
 
 @rule("unbind")

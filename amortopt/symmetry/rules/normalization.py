@@ -1,15 +1,26 @@
-"""Norms. What comes out of a norm with gain and offset has scales of its own.
+"""Normalization. The output of a norm with gain and offset has new scales, which the gain makes up for.
 
-All have an epsilon, so a positive scaling of what goes in is felt; where units are normalized one by one, and
-without subtracting a mean over units, their signs are not.
+All norms have an epsilon, so a positive scale of the input changes the output. A sign does not, where units
+are normalized one by one and no mean over units is subtracted.
 """
 
 from __future__ import annotations
 
 from amortopt.symmetry.axes import ScaleKind
-from amortopt.symmetry.rules.base import Call, NoRule, Result, rule
+from amortopt.symmetry.rules.base import (
+    Call,
+    NoRule,
+    Result,
+    inverse,
+    replaced,
+    rule,
+    settings,
+    to_power,
+    without,
+)
+from amortopt.symmetry.rules.reduction import reduced
 from amortopt.symmetry.rules.shape import taken_apart
-from amortopt.symmetry.solve.dims import Dims, fixed, with_exponent
+from amortopt.symmetry.solve.dims import Dims, fixed
 from amortopt.symmetry.solve.labels import Labels
 
 
@@ -22,32 +33,28 @@ def batch_norm(labels: Labels, call: Call) -> Result:
     labels.limit((channels,), "sign", call.name)
     labels.limit(others, "none", call.name)
     labels.mix((channels,), others)
-    for key, dim in (("running_mean", channels), ("running_var", labels.unscaled(labels.resolve(channels)))):
+    for key, dim in (("running_mean", channels), ("running_var", to_power(labels, (channels,), 0)[0])):
         if (statistic := call.optional(key)) is not None:
             labels.tie(statistic.dims[0], dim, call.name)
     out = _affine(labels, call, (channels,))
-    return Result((x.dims[0], *out, *x.dims[2:]), call.name, _eps(call))
+    return Result((x.dims[0], *out, *x.dims[2:]), call.name, settings(call, "eps"))
 
 
 def _affine(labels: Labels, call: Call, dims: Dims) -> Dims:
-    """Scales after gain and offset; the gain undoes those of what it multiplies."""
+    """Labels after gain and offset: from scales q to new ones p, the gain is multiplied by p / q."""
     weight, bias = call.optional("weight"), call.optional("bias")
-    if weight is None and bias is None:
-        return dims
     if weight is None:
-        labels.limit(dims, "none", call.name)
-    out = dims if weight is None else tuple(labels.rescaled(dim) for dim in dims)
-    for before, after, own in zip(dims, out, weight.dims if weight is not None else out, strict=True):
-        if weight is not None:
-            undone = labels.product(after, with_exponent(labels.resolve(before), -1), call.name)
-            labels.tie(own, undone, call.name)
-    for after, own in zip(out, bias.dims if bias is not None else (), strict=bias is not None):
-        labels.tie(own, after, call.name)
+        if bias is not None:
+            labels.limit(dims, "none", call.name)
+        out = dims
+    else:
+        out = tuple(labels.rescaled(dim) for dim in dims)
+        for before, after, gain in zip(dims, out, weight.dims, strict=True):
+            labels.tie(gain, labels.product(after, inverse(labels, before), call.name), call.name)
+    if bias is not None:
+        for after, offset in zip(out, bias.dims, strict=True):
+            labels.tie(offset, after, call.name)
     return out
-
-
-def _eps(call: Call) -> tuple[tuple[str, str], ...]:
-    return (("eps", str(call.args.get("eps"))),)
 
 
 @rule("layer_norm", "rms_norm")
@@ -59,7 +66,7 @@ def layer_norm(labels: Labels, call: Call) -> Result:
     labels.limit(x.dims, kind, call.name)
     labels.mix(x.dims[: x.ndim - count], x.dims[x.ndim - count :])
     out = _affine(labels, call, x.dims[x.ndim - count :])
-    return Result((*x.dims[: x.ndim - count], *out), call.name, _eps(call))
+    return Result((*x.dims[: x.ndim - count], *out), call.name, settings(call, "eps"))
 
 
 @rule("group_norm")
@@ -76,7 +83,7 @@ def group_norm(labels: Labels, call: Call) -> Result:
         channels = labels.resolve((*owner, *run))
     labels.limit((channels,), "sign" if groups == x.shape[1] else "none", call.name)
     out = _affine(labels, call, (channels,))
-    config = (("num_groups", str(groups)), *_eps(call))
+    config = (("num_groups", str(groups)), *settings(call, "eps"))
     return Result((x.dims[0], *out, *x.dims[2:]), call.name, config)
 
 
@@ -84,20 +91,15 @@ def group_norm(labels: Labels, call: Call) -> Result:
 def vector_norm(labels: Labels, call: Call) -> Result:
     """Signs of what is summed do not matter, positive scales of everything else are kept."""
     x = call.value("self")
-    given = call.args.get("dim")
-    axes = range(x.ndim) if given in (None, []) else given if isinstance(given, list | tuple) else [given]
+    axes = call.args.get("dim")
+    axes = range(x.ndim) if axes in (None, []) else axes if isinstance(axes, list | tuple) else [axes]
     over = {axis % x.ndim for axis in axes}
-    summed, rest = (
-        tuple(x.dims[a] for a in range(x.ndim) if (a in over) is within) for within in (True, False)
-    )
+    summed, rest = tuple(x.dims[axis] for axis in sorted(over)), without(x.dims, *over)
     labels.limit(summed, "sign", call.name)
     # Counting what is not zero (order 0) has no scale.
     labels.limit(rest, "positive" if call.args.get("ord", call.args.get("p", 2)) != 0 else "none", call.name)
     labels.mix(rest, summed)
-    keep: Dims = ((),) if call.args.get("keepdim") else ()
-    dims: Dims = ()
-    for axis, dim in enumerate(x.dims):
-        dims += keep if axis in over else (dim,)
+    dims = reduced(x.dims, over, call.args.get("keepdim"))
     return Result(dims, call.name, (("dim", str(sorted(over))),))
 
 
@@ -107,13 +109,12 @@ def weight_norm(labels: Labels, call: Call) -> Result:
     v, g, axis = call.value("v"), call.value("g"), call.axis("dim", call.value("v").ndim)
     if g.ndim != v.ndim:
         raise NoRule("its magnitudes are not per unit of one dimension")
-    rest = tuple(dim for other, dim in enumerate(v.dims) if other != axis)
+    rest = without(v.dims, axis)
     labels.limit(rest, "sign", call.name)
     labels.mix((v.dims[axis],), rest)
     magnitude, sign = labels.rescaled(v.dims[axis], "positive"), labels.rescaled(v.dims[axis], "sign")
     labels.tie(v.dims[axis], labels.product(magnitude, sign, call.name), call.name)
-    for other, dim in enumerate(g.dims):
-        if other != axis:
-            labels.tie(dim, fixed(g.shape[other], "position"), call.name)
+    for dim, size in zip(without(g.dims, axis), (*g.shape[:axis], *g.shape[axis + 1 :]), strict=True):
+        labels.tie(dim, fixed(size, "position"), call.name)
     out = labels.product(g.dims[axis], sign, call.name)
-    return Result((*v.dims[:axis], out, *v.dims[axis + 1 :]), call.name, (("dim", str(axis)),))
+    return Result(replaced(v.dims, axis, out), call.name, (("dim", str(axis)),))

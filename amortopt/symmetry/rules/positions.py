@@ -1,11 +1,24 @@
-"""Positions repeated, reordered, padded."""
+"""Copies of tensors along an axis, and positions reordered, padded, read by windows, transformed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, held, per_axis, rule
-from amortopt.symmetry.rules.broadcasting import gated, multiplied, together
+from amortopt.symmetry.rules.arithmetic import gated, multiplied, together
+from amortopt.symmetry.rules.base import (
+    Call,
+    NoRule,
+    Result,
+    Value,
+    held,
+    per_axis,
+    places,
+    replaced,
+    rule,
+    settings,
+    to_power,
+    without,
+)
 from amortopt.symmetry.rules.shape import taken_apart
 from amortopt.symmetry.solve.dims import Atom, Dim, fixed, is_fixed, sum_of
 from amortopt.symmetry.solve.labels import Labels
@@ -18,12 +31,12 @@ def expand(labels: Labels, call: Call) -> Result:
     new = len(call.shape) - x.ndim
     dims: list[Dim] = []
     for axis, size in enumerate(call.shape):
-        own = x.dims[axis - new] if axis >= new else ()
+        dim = x.dims[axis - new] if axis >= new else ()
         if axis >= new and x.shape[axis - new] == size:
-            dims.append(own)
+            dims.append(dim)
             continue
-        if own:
-            labels.tie(own, fixed(1, "broadcast"), call.name)
+        if dim:
+            labels.tie(dim, fixed(1, "broadcast"), call.name)
         dims.append(copies(labels, size, dims[-1] if dims else ()))
     same = call.shape == x.shape
     return Result(tuple(dims), "" if same else "expand", param=x.param if same else None)
@@ -44,11 +57,10 @@ def repeat(labels: Labels, call: Call) -> Result:
     new = len(call.shape) - x.ndim
     dims: list[Dim] = []
     for axis, size in enumerate(call.shape):
-        own = x.dims[axis - new] if axis >= new else ()
-        length = x.shape[axis - new] if axis >= new else 1
-        if length == 1 and size > 1 and own:
-            labels.tie(own, fixed(1, "broadcast"), call.name)
-        dims.append(own if size == length else (*copies(labels, size // length, ()), *labels.resolve(own)))
+        dim, length = (x.dims[axis - new], x.shape[axis - new]) if axis >= new else ((), 1)
+        if length == 1 and size > 1 and dim:
+            labels.tie(dim, fixed(1, "broadcast"), call.name)
+        dims.append(dim if size == length else (*copies(labels, size // length, ()), *labels.resolve(dim)))
     return Result(tuple(dims), "repeat", (("shape", str(call.shape)),))
 
 
@@ -59,9 +71,9 @@ def repeat_interleave(labels: Labels, call: Call) -> Result:
     if isinstance(call.args.get("repeats"), Value) or call.args.get("dim") is None:
         raise NoRule("its numbers of copies vary")
     axis = call.axis("dim", x.ndim)
-    own = labels.resolve(x.dims[axis])
-    dim = (*own, *copies(labels, call.shape[axis] // x.shape[axis], own))
-    return Result((*x.dims[:axis], dim, *x.dims[axis + 1 :]), "repeat_interleave", (("dim", str(axis)),))
+    units = labels.resolve(x.dims[axis])
+    dim = (*units, *copies(labels, call.shape[axis] // x.shape[axis], units))
+    return Result(replaced(x.dims, axis, dim), call.name, (("dim", str(axis)),))
 
 
 @rule("flip", "roll", "fft_fftshift", "fft_ifftshift", "fliplr", "flipud")
@@ -95,7 +107,7 @@ def pad(labels: Labels, call: Call) -> Result:
         if is_fixed(dim) or mode != "constant" or min(before, after) < 0 or value not in (None, 0):
             dims[axis] = unordered(labels, dims, axis, call.shape[axis], call.name)
         else:
-            labels.mix((*dims[:axis], *dims[axis + 1 :]), (dim,))
+            labels.mix(without(dims, axis), (dim,))
             zeros = [labels.fresh(size, "constant") if size else () for size in (before, after)]
             dims[axis] = sum_of([part for part in (zeros[0], dim, zeros[1]) if part])
     return Result(tuple(dims), call.name, (("pad", str(widths)), ("mode", mode)))
@@ -106,7 +118,7 @@ def pad(labels: Labels, call: Call) -> Result:
     *("_pad_circular",),
 )
 def mirrored(labels: Labels, call: Call) -> Result:
-    """Positions again at the borders."""
+    """Borders filled with positions of the tensor, so these keep their order."""
     x = call.value("self")
     widths = list(call.args["padding" if "padding" in call.args else "pad"])
     dims = list(x.dims)
@@ -122,7 +134,7 @@ def windows(labels: Labels, call: Call) -> Result:
     axis = call.axis("dimension", x.ndim)
     unordered(labels, x.dims, axis, call.shape[axis], call.name)
     count, size = fixed(call.shape[axis], "position"), fixed(call.shape[-1], "position")
-    return Result((*x.dims[:axis], count, *x.dims[axis + 1 :], size), call.name, (("dim", str(axis)),))
+    return Result((*replaced(x.dims, axis, count), size), call.name, (("dim", str(axis)),))
 
 
 @rule("im2col")
@@ -141,8 +153,7 @@ def from_patches(labels: Labels, call: Call) -> Result:
     x = call.value("self")
     channels, inside = taken_apart(labels, x.dims[-2], (call.shape[-3], x.shape[-2] // call.shape[-3]))
     *batch, channels = held(labels, (*x.dims[:-2], channels, inside, x.dims[-1]), 2, call.name)
-    positions = tuple(fixed(size, "position") for size in call.shape[-2:])
-    return Result((*batch, channels, *positions), call.name, _window(call))
+    return Result((*batch, channels, *places(call.shape[-2:])), call.name, _window(call))
 
 
 def _window(call: Call) -> tuple[tuple[str, str], ...]:
@@ -158,21 +169,15 @@ def sampled(labels: Labels, call: Call) -> Result:
     labels.limit(grid.dims, "none", call.name)
     labels.mix((grid.dims[0],), grid.dims[1:])
     labels.pin(grid.dims[1:], call.name)
-    batch = multiplied(labels, batch, labels.unscaled(labels.resolve(grid.dims[0])), call.name)
-    positions = tuple(fixed(size, "position") for size in call.shape[2:])
-    keys = ("interpolation_mode", "padding_mode", "align_corners")
-    return Result(
-        (batch, channels, *positions), call.name, tuple((key, str(call.args.get(key))) for key in keys)
-    )
+    batch = multiplied(labels, batch, to_power(labels, grid.dims[:1], 0)[0], call.name)
+    config = settings(call, "interpolation_mode", "padding_mode", "align_corners")
+    return Result((batch, channels, *places(call.shape[2:])), call.name, config)
 
 
-@rule(
-    *(
-        f"fft_{kind}{rank}"
-        for kind in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
-        for rank in ("", "2", "n")
-    ),
-)
+_TRANSFORMS = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
+
+
+@rule(*(f"fft_{kind}{rank}" for kind in _TRANSFORMS for rank in ("", "2", "n")))
 def fourier(labels: Labels, call: Call) -> Result:
     """Linear; positions along the transformed axes keep their order, and frequencies have one."""
     x, dim = call.value("self"), call.args.get("dim")
@@ -191,7 +196,7 @@ def complex_pairs(labels: Labels, call: Call) -> Result:
 
 @rule("view_as_real")
 def real_pairs(labels: Labels, call: Call) -> Result:
-    """The inverse."""
+    """Real and imaginary part as a new last dimension, in order."""
     del labels
     return Result((*call.value("self").dims, fixed(2, "part")), call.name)
 
@@ -207,9 +212,9 @@ def complex_of(labels: Labels, call: Call) -> Result:
 
 
 def unordered(labels: Labels, dims: Sequence[Dim], axis: int, size: int, reason: str) -> Dim:
-    """A value's axis whose positions are put into another order, or some of them left out."""
+    """Allows nothing along an axis whose positions are reordered or left out; returns the axis after it."""
     dim = dims[axis]
     inputs = any(labels.is_input(item) for item in labels.resolve(dim))
-    labels.mix((*dims[:axis], *dims[axis + 1 :]), (dim,))
+    labels.mix(without(dims, axis), (dim,))
     labels.pin((dim,), reason)
     return labels.fresh_input(size) if inputs else fixed(size, "position")

@@ -3,66 +3,68 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import torch
 
 from amortopt.symmetry.axes import ScaleKind
-from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, held, per_axis, rule
-from amortopt.symmetry.rules.broadcasting import together
-from amortopt.symmetry.solve.dims import Dims, fixed
+from amortopt.symmetry.rules.arithmetic import together
+from amortopt.symmetry.rules.base import (
+    Call,
+    NoRule,
+    Result,
+    Value,
+    held,
+    per_axis,
+    places,
+    rule,
+    to_power,
+    without,
+)
+from amortopt.symmetry.solve.dims import Dims
 from amortopt.symmetry.solve.labels import Labels
 
-
-def _pool(labels: Labels, call: Call, kind: ScaleKind, settings: tuple[str, ...]) -> Result:
-    """Positions are mixed in a window; everything else is kept."""
-    x = call.value("self")
-    rank = int(re.findall(r"(\d)d", call.name)[0])
-    kept = held(labels, x.dims, rank, call.name)
-    labels.limit(kept, kind, call.name)
-    given = {key: call.args[key] for key in settings if key in call.args}
-    if given.get("stride") == []:
-        given["stride"] = given["kernel_size"]
-    positions = tuple(fixed(size, "position") for size in call.shape[-rank:])
-    config = tuple(
-        (key, str(value) if isinstance(value, bool) else per_axis(value, rank))
-        for key, value in given.items()
-    )
-    dims = (*kept, *positions)
-    if len(call.shapes) < 2:
-        return Result(dims, call.name, config)
-    # The second output are places of maxima, which have no scale.
-    places = tuple(labels.unscaled(labels.resolve(dim)) for dim in dims)
-    return Result((), call.name, config, parts=(dims, places))
+_POOLS: dict[str, tuple[ScaleKind, tuple[str, ...]]] = {
+    # max(q x) = q max(x) for q > 0; averages are linear.
+    "max_pool": ("positive", ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
+    "avg_pool": (
+        "free",
+        ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    ),
+    "adaptive_max_pool": ("positive", ("output_size",)),
+    "adaptive_avg_pool": ("free", ()),
+}
+"""Name without the number of axes -> the scales it commutes with, settings by which two pools differ."""
 
 
 @rule(
-    *(f"max_pool{rank}d" for rank in (1, 2, 3)),
+    *(f"{pool}{rank}d" for pool in _POOLS for rank in (1, 2, 3)),
     *(f"max_pool{rank}d_with_indices" for rank in (1, 2, 3)),
-    *(f"adaptive_max_pool{rank}d" for rank in (1, 2, 3)),
 )
-def max_pool(labels: Labels, call: Call) -> Result:
-    """Commutes with positive scales, not with signs."""
-    return _pool(
-        labels, call, "positive", ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "output_size")
+def pool(labels: Labels, call: Call) -> Result:
+    """Windows over the last axes mix positions; channels keep their units."""
+    x = call.value("self")
+    name, axes = re.findall(r"(\w+_pool)(\d)d", call.name)[0]
+    (kind, keys), rank = _POOLS[name], int(axes)
+    kept = held(labels, x.dims, rank, call.name)
+    labels.limit(kept, kind, call.name)
+    dims = (*kept, *places(call.shape[-rank:]))
+    if name == "adaptive_avg_pool":
+        if call.shape[-rank:] == (1,) * rank:
+            return Result(dims, "global_avg_pool")
+        return Result(dims, call.name, (("output_size", per_axis(call.shape[-rank:], rank)),))
+    values = {key: call.args[key] for key in keys if key in call.args}
+    if values.get("stride") == []:
+        values["stride"] = values["kernel_size"]
+    config = tuple(
+        (key, str(value) if isinstance(value, bool) else per_axis(value, rank))
+        for key, value in values.items()
     )
-
-
-@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
-def avg_pool(labels: Labels, call: Call) -> Result:
-    """Linear."""
-    settings = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-    return _pool(labels, call, "free", settings)
-
-
-@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
-def adaptive_avg_pool(labels: Labels, call: Call) -> Result:
-    """Linear."""
-    result = _pool(labels, call, "free", ())
-    rank = int(call.name[-2])
-    if call.shape[-rank:] == (1,) * rank:
-        return Result(result.dims, "global_avg_pool")
-    return Result(result.dims, result.kind, (("output_size", per_axis(call.shape[-rank:], rank)),))
+    if len(call.shapes) < 2:
+        return Result(dims, call.name, config)
+    # The second output are places of maxima, which have no scale.
+    return Result((), call.name, config, parts=(dims, to_power(labels, dims, 0)))
 
 
 @rule(
@@ -71,60 +73,68 @@ def adaptive_avg_pool(labels: Labels, call: Call) -> Result:
     *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
 )
 def upsample(labels: Labels, call: Call) -> Result:
-    """Linear, position by position."""
+    """Linear over the positions of each channel, which keep their order."""
     x = call.value("input" if "input" in call.args else "self")
     kept = held(labels, x.dims, x.ndim - 2, call.name)
-    positions = tuple(fixed(size, "position") for size in call.shape[2:])
-    config = (("size", per_axis(call.shape[2:], len(positions))),)
-    return Result((*kept, *positions), call.name, config)
+    config = (("size", per_axis(call.shape[2:], len(call.shape[2:]))),)
+    return Result((*kept, *places(call.shape[2:])), call.name, config)
 
 
-@rule("mean", "sum", "nansum", "nanmean")
-def linear_reduction(labels: Labels, call: Call) -> Result:
-    """A sum over units keeps their permutations only."""
-    if call.integer:
+_REDUCTIONS: dict[ScaleKind, tuple[str, ...]] = {
+    "free": ("mean", "sum", "nansum", "nanmean"),
+    "positive": ("amax", "amin", "max", "min", "median", "nanmedian", "mode"),
+    "none": (
+        *(
+            "var",
+            "std",
+            "logsumexp",
+            "prod",
+            "any",
+            "all",
+            "count_nonzero",
+            "var_mean",
+            "std_mean",
+            "aminmax",
+        ),
+    ),
+}
+_KIND: dict[str, ScaleKind] = {op: kind for kind, ops in _REDUCTIONS.items() for op in ops}
+
+
+@rule(*_KIND)
+def reduction(labels: Labels, call: Call) -> Result:
+    """Units that are reduced over may be permuted, the others also have the scales of their kind."""
+    kind = _KIND[call.name]
+    if call.integer and kind == "free":
         raise NoRule("it rounds")
-    x, axes, dims = _reduced(labels, call)
-    spatial = x.ndim >= 3 and axes == tuple(range(2, x.ndim))
-    if call.name == "mean" and spatial:
-        return Result(dims, "global_avg_pool")
-    return Result(dims, call.name, (("dim", str(axes)),))
-
-
-@rule("amax", "amin")
-def extremum(labels: Labels, call: Call) -> Result:
-    """Positive scales of what is not reduced, permutations of what is."""
-    _, axes, dims = _reduced(labels, call)
-    labels.limit(dims, "positive", call.name)
-    return Result(dims, call.name, (("dim", str(axes)),))
-
-
-@rule("max", "min", "median", "nanmedian", "mode")
-def extremum_with_place(labels: Labels, call: Call) -> Result:
-    """The same with the place of the extremum, which is another one after a permutation."""
     if isinstance(call.args.get("other"), Value):
         dims = together(labels, call.value("self"), call.value("other"), len(call.shape), call.name)
-        labels.limit(dims, "positive", call.name)
+        labels.limit(dims, kind, call.name)
         return Result(dims, call.name)
-    x, axes, dims = _reduced(labels, call)
-    labels.limit(dims, "positive", call.name)
+    x, over = call.value("self"), call.args.get("dim")
+    if over is None or over == [] or not x.ndim:
+        axes = tuple(range(x.ndim))
+    else:
+        axes = tuple(sorted(axis % x.ndim for axis in (over if isinstance(over, list | tuple) else [over])))
+    even = labels.even(x.dims, axes)
+    labels.mix(without(even, *axes), tuple(x.dims[axis] for axis in axes))
+    dims = reduced(even, axes, call.args.get("keepdim", False))
+    labels.limit(dims, kind, call.name)
+    if call.name == "mean" and x.ndim >= 3 and axes == tuple(range(2, x.ndim)):
+        return Result(dims, "global_avg_pool")
     config = (("dim", str(axes)),)
     if len(call.shapes) < 2:
         return Result(dims, call.name, config)
-    labels.freeze(tuple(x.dims[axis] for axis in axes))
-    places = tuple(labels.unscaled(labels.resolve(dim)) for dim in dims)
-    return Result((), call.name, config, parts=(dims, places))
-
-
-@rule("var", "std", "logsumexp", "prod", "any", "all", "count_nonzero", "var_mean", "std_mean", "aminmax")
-def other_reduction(labels: Labels, call: Call) -> Result:
-    """Permutations only."""
-    _, axes, dims = _reduced(labels, call)
-    labels.limit(dims, "none", call.name)
-    config = (("dim", str(axes)),)
-    if len(call.shapes) > 1:
+    if kind == "none":
         return Result((), call.name, config, parts=tuple(dims for _ in call.shapes))
-    return Result(dims, call.name, config)
+    # The second output is the place of the extremum, which is another one after a permutation.
+    labels.freeze(tuple(x.dims[axis] for axis in axes))
+    return Result((), call.name, config, parts=(dims, to_power(labels, dims, 0)))
+
+
+def reduced(dims: Dims, axes: Collection[int], keepdim: Any) -> Dims:
+    """The dimensions left after reducing over ``axes``; with ``keepdim`` one of size one for each of them."""
+    return tuple(() if axis in axes else dim for axis, dim in enumerate(dims) if keepdim or axis not in axes)
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp")
@@ -133,16 +143,14 @@ def running(labels: Labels, call: Call) -> Result:
     x = call.value("self")
     axis = call.axis("dim", x.ndim)
     dims = labels.even(x.dims, (axis,))
-    labels.mix((*dims[:axis], *dims[axis + 1 :]), (x.dims[axis],))
+    labels.mix(without(dims, axis), (x.dims[axis],))
     labels.freeze((x.dims[axis],))
     kind: dict[str, ScaleKind] = {"cumsum": "free", "cummax": "positive", "cummin": "positive"}
     labels.limit(dims, kind.get(call.name, "none"), call.name)
     config = (("dim", str(axis)),)
     if len(call.shapes) < 2:
         return Result(dims, call.name, config)
-    return Result(
-        (), call.name, config, parts=(dims, tuple(labels.unscaled(labels.resolve(d)) for d in dims))
-    )
+    return Result((), call.name, config, parts=(dims, to_power(labels, dims, 0)))
 
 
 @rule("cosine_similarity", "pairwise_distance", "dist")
@@ -152,34 +160,13 @@ def compared_vectors(labels: Labels, call: Call) -> Result:
     shape = tuple(torch.broadcast_shapes(x.shape, y.shape))
     dims = together(labels, x, y, len(shape), call.name)
     labels.limit(dims, "sign" if call.name == "cosine_similarity" else "none", call.name)
-    over = (
-        range(len(shape))
-        if call.name == "dist"
-        else [len(shape) - 1 if call.name == "pairwise_distance" else call.axis("dim", len(shape))]
-    )
-    rest = tuple(dim for axis, dim in enumerate(dims) if axis not in over)
+    if call.name == "dist":
+        over = tuple(range(len(shape)))
+    else:
+        over = (len(shape) - 1 if call.name == "pairwise_distance" else call.axis("dim", len(shape)),)
+    rest = without(dims, *over)
     labels.limit(rest, "none", call.name)
     labels.mix(rest, tuple(dims[axis] for axis in over))
     if call.args.get("keepdim"):
         rest = (*rest, ())
     return Result(rest, call.name)
-
-
-def _reduced(labels: Labels, call: Call) -> tuple[Value, tuple[int, ...], Dims]:
-    x, axes = call.value("self"), _axes(call.args.get("dim"), call.value("self").ndim)
-    even = labels.even(x.dims, axes)
-    labels.mix(
-        tuple(dim for axis, dim in enumerate(even) if axis not in axes), tuple(x.dims[a] for a in axes)
-    )
-    keep: Dims = ((),) if call.args.get("keepdim", False) else ()
-    dims: Dims = ()
-    for axis, dim in enumerate(even):
-        dims += keep if axis in axes else (dim,)
-    return x, axes, dims
-
-
-def _axes(dim: Any, ndim: int) -> tuple[int, ...]:
-    if dim is None or dim == [] or not ndim:
-        return tuple(range(ndim))
-    axes = dim if isinstance(dim, list | tuple) else [dim]
-    return tuple(sorted(axis % ndim for axis in axes))

@@ -1,7 +1,7 @@
-"""Tracing with the example's own values, for what ``torch.export`` cannot trace symbolically.
+"""Tracing with the values of the example input, for networks that ``torch.export`` cannot trace symbolically.
 
-The trace of ``torch.fx`` runs the network on real tensors. That is as good, unless a value decided what was
-run: where a number that depends on inputs or parameters leaves the tensors, nothing is known of other inputs.
+``torch.fx`` runs the network on real tensors. Its trace holds for other inputs too, unless a value decided
+which operations ran: a number that depends on inputs or parameters and leaves the tensors is an error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SIZED_BY_VALUES = frozenset(
 
 
 class DataDependentError(ValueError):
-    """What the network runs depends on the values of tensors."""
+    """The operations that the network runs depend on the values of tensors."""
 
 
 def concrete_graph(
@@ -45,15 +45,15 @@ def concrete_graph(
 
     Args:
         module: In the mode to trace it in; not modified.
-        inputs: What its forward takes.
-        branches: Whether sizes that depend on values are known to decide about what is run.
+        inputs: Arguments of its forward.
+        branches: Whether ``torch.export`` found a branch on a size that depends on values.
 
     Returns:
         The graph, and for its placeholders node name -> qualified parameter name, node name -> qualified
         buffer name, and the names of the inputs' nodes.
 
     Raises:
-        DataDependentError: A number or a size that depends on inputs or parameters decides about what is
+        DataDependentError: A number or a size that depends on inputs or parameters decides which operations
             run, or a tensor is computed from them outside of torch.
     """
     params = {name: p.detach() for name, p in module.named_parameters()}
@@ -61,7 +61,7 @@ def concrete_graph(
         graph = _traced(module, params, inputs)
     holders = [node.name for node in graph.nodes if node.op == "placeholder"]
     vary, total = _check_values(graph, branches)
-    # The truth values as they left the tensors, one after the other.
+    # If every truth value that left the tensors is in the graph, only those that vary are negated.
     turn = vary if total == decisions.count else range(decisions.count)
     if vary and not (
         len(vary) <= len(turn) <= _AT_MOST and _same_either_way(module, params, inputs, graph, turn)
@@ -94,7 +94,7 @@ def _traced(module: nn.Module, params: Params, inputs: Sequence[Tensor]) -> torc
 
 
 class _Decisions(TorchFunctionMode):
-    """Counts the truth values that leave the tensors, and turns one of them around."""
+    """Counts the truth values that leave the tensors, and negates the one with index ``turned``."""
 
     def __init__(self, turned: int | None = None) -> None:
         super().__init__()
@@ -121,8 +121,7 @@ _AT_MOST = 8
 def _same_either_way(
     module: nn.Module, params: Params, inputs: Sequence[Tensor], graph: torch.fx.Graph, turn: Sequence[int]
 ) -> bool:
-    """Whether the same is computed whatever the truth values that leave the tensors: only a warning may hang
-    on them."""
+    """Whether negated truth values, one by one, change no operation: at most a warning depends on them."""
     for turned in turn:
         try:
             with _Decisions(turned):
@@ -135,7 +134,7 @@ def _same_either_way(
 
 
 def _listed(graph: torch.fx.Graph) -> list[tuple[str, str]]:
-    """The operations that outputs depend on, with their arguments by number."""
+    """The operations that outputs depend on, in order, with the number of each argument's operation."""
     nodes = live(tuple(graph.nodes))
     number = {node: f"%{k}" for k, node in enumerate(nodes)}
     return [(str(node.target), str(map_arg((node.args, node.kwargs), number.get))) for node in nodes]
@@ -143,23 +142,23 @@ def _listed(graph: torch.fx.Graph) -> list[tuple[str, str]]:
 
 def live(nodes: tuple[torch.fx.Node, ...], training: bool = False) -> tuple[torch.fx.Node, ...]:
     """The nodes that outputs depend on, and those that write to tensors; norms write in training mode."""
-    found: set[torch.fx.Node] = set()
+    needed: set[torch.fx.Node] = set()
     for node in reversed(nodes):
         schema = getattr(node.target, "_schema", None)
         if isinstance(node.target, torch._ops.OpOverload):
             writes = (schema is not None and schema.is_mutable) or (training and "norm" in str(node.target))
         else:
             writes = node.op == "call_function" and getattr(node.target, "__name__", "") != "getitem"
-        if node in found or writes or node.op in ("output", "placeholder"):
-            found.update((node, *node.all_input_nodes))
-    return tuple(node for node in nodes if node in found)
+        if node in needed or writes or node.op in ("output", "placeholder"):
+            needed.update((node, *node.all_input_nodes))
+    return tuple(node for node in nodes if node in needed)
 
 
 def _check_values(graph: torch.fx.Graph, branches: bool) -> tuple[list[int], int]:
     """Numbers may leave the tensors only where they are computed from constants.
 
     Returns:
-        Which of the truth values that leave the tensors vary, and how many leave them.
+        Indices of the truth values that leave the tensors and vary, and the number of all that leave them.
     """
     varies: set[torch.fx.Node] = set()
     vary: list[int] = []
@@ -184,10 +183,16 @@ def _check_values(graph: torch.fx.Graph, branches: bool) -> tuple[list[int], int
                 raise DataDependentError(
                     f"aten.{name} takes a number out of a tensor that depends on inputs or parameters"
                 )
-        sized = name in _SIZED_BY_VALUES or (name in _SIZED_BY_INDEX and _by_values(node, varies))
+        sized = name in _SIZED_BY_VALUES
+        if name in _SIZED_BY_INDEX and len(node.args) > 1:
+            # By a mask, or by numbers of copies, that depend on inputs or parameters.
+            index = node.args[1] if isinstance(node.args[1], list | tuple) else [node.args[1]]
+            values = [x.meta.get("val") for x in index if isinstance(x, torch.fx.Node) and x in varies]
+            counts = name == "repeat_interleave"
+            sized = any(isinstance(v, Tensor) and (v.dtype == torch.bool or counts) for v in values)
         if branches and sized and node in varies:
             raise DataDependentError(
-                f"the number of elements of aten.{name} depends on inputs or parameters, and the run on it"
+                f"the number of elements of aten.{name} depends on inputs or parameters, and a branch on it"
             )
     return vary, total
 
@@ -195,19 +200,10 @@ def _check_values(graph: torch.fx.Graph, branches: bool) -> tuple[list[int], int
 _SIZED_BY_INDEX = ("index", "repeat_interleave")
 
 
-def _by_values(node: torch.fx.Node, varies: set[torch.fx.Node]) -> bool:
-    """Whether a mask, or the numbers of copies, depend on inputs or parameters."""
-    given = node.args[1] if len(node.args) > 1 else None
-    sources = given if isinstance(given, list | tuple) else [given]
-    values = [x.meta.get("val") for x in sources if isinstance(x, torch.fx.Node) and x in varies]
-    counts = "repeat" in str(node.target)
-    return any(isinstance(v, Tensor) and (v.dtype == torch.bool or counts) for v in values)
-
-
 def _check_constants(
     module: nn.Module, params: Params, inputs: Sequence[Tensor], graph: torch.fx.Graph
 ) -> None:
-    """Tensors made outside of torch's operations, from lists or arrays, have to be the same again."""
+    """Check by a second trace, on other data, that tensors made from lists or arrays are the same again."""
     generator = torch.Generator().manual_seed(0)
 
     def other(x: Tensor) -> Tensor:

@@ -58,9 +58,12 @@ def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Trace
         ValueError: The module has no parameters, has parameters of a kind that no symmetry is defined for
             (lazy, integer, complex), does not take this input, or cannot be traced.
     """
-    # Tracing may leave its own tensors in what a forward stores: in the module, hence a copy, or for all of
-    # the process (functools.cache), hence a run on real tensors before it.
-    _run_once(apart(module), inputs, training)
+    # A forward may store tensors of the tracer: in the module, hence a copy, or for all of the process
+    # (functools.cache), hence a run on real tensors before it.
+    copied, real = apart(module), inputs.map(torch.clone)
+    state = {name: buffer.clone() for name, buffer in copied.named_buffers()}
+    with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng([]), _quiet(copied, training):
+        functional_call(copied, state, real.args, real.kwargs)
     graph, held, buffers, users = _graph(apart(module), inputs, training)
     first = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
@@ -77,21 +80,28 @@ def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Trace
     return Trace(nodes, params, state, users, shapes, softsigns)
 
 
-def _run_once(module: nn.Module, inputs: Inputs, training: bool) -> None:
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.suppress(Exception))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(warnings.catch_warnings())
-        stack.enter_context(eval_mode(module, training))
-        warnings.simplefilter("ignore")
-        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-        given = inputs.map(torch.clone)
-        functional_call(module, buffers, given.args, given.kwargs)
+@contextlib.contextmanager
+def _quiet(module: nn.Module, training: bool) -> Iterator[None]:
+    """A mode of the module, without warnings, logs and text on stderr.
+
+    Where tracing fails, torch logs a long traceback or whole graphs beside the exception that says the same.
+    """
+    disabled = logging.root.manager.disable
+    try:
+        logging.disable(logging.CRITICAL)
+        with (
+            eval_mode(module, training),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 class FlatModule(nn.Module):
-    """A network from a list of tensors to a list of tensors, for tracers that know no other structures."""
+    """A network from a list of tensors to a list of tensors, for tracers that take no other structures."""
 
     def __init__(self, module: nn.Module, inputs: Inputs) -> None:
         super().__init__()
@@ -112,19 +122,22 @@ def _graph(module: nn.Module, inputs: Inputs, training: bool) -> _Graph:
     try:
         # The fast path of attention is one operation for a whole layer.
         torch.backends.mha.set_fastpath_enabled(False)
-        with eval_mode(flat, training), _silent_tracer(), warnings.catch_warnings():
-            # What export says about its own internals is not for the caller.
-            warnings.simplefilter("ignore")
+        with _quiet(flat, training):
             try:
-                found = _exported(flat, inputs)
+                traced = _exported(flat, inputs)
             except Exception as error:
+                # Export failed because forward decides something by a size that depends on values.
+                branches = not isinstance(error, _SizeOfData) and any(
+                    word in f"{type(error).__name__} {error}"
+                    for word in ("GuardOnDataDependent", "data-dependent", "unbacked")
+                )
                 try:
-                    found = concrete_graph(flat, inputs.tensors, branches=branches_on_size(error))
+                    traced = concrete_graph(flat, inputs.tensors, branches=branches)
                 except Exception as other:
                     raise _explained(module, inputs, error, other) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    graph, params, buffers, users = found
+    graph, params, buffers, users = traced
     return (
         graph,
         {node: name.removeprefix("module.") for node, name in params.items()},
@@ -134,15 +147,7 @@ def _graph(module: nn.Module, inputs: Inputs, training: bool) -> _Graph:
 
 
 class _SizeOfData(ValueError):
-    """A shape depends on the values of tensors, and nothing was decided by it."""
-
-
-def branches_on_size(error: Exception) -> bool:
-    """Whether export failed because forward decides something by a size that depends on values."""
-    return not isinstance(error, _SizeOfData) and any(
-        word in f"{type(error).__name__} {error}"
-        for word in ("GuardOnDataDependent", "data-dependent", "unbacked")
-    )
+    """A shape depends on the values of tensors, without a branch on it."""
 
 
 def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
@@ -157,41 +162,32 @@ def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
         elif spec.kind == InputKind.USER_INPUT:
             users.append(name)
     for node in program.graph.nodes:
-        for value in _tensors_of(node.meta.get("val")):
-            # A size that depends on data has no number here.
-            if not all(isinstance(size, int) for size in value.shape):
+        value = node.meta.get("val")
+        for part in value if isinstance(value, list | tuple) else [value]:
+            # A size that depends on data is a symbol here, no number.
+            if isinstance(part, Tensor) and not all(isinstance(size, int) for size in part.shape):
                 raise _SizeOfData("a shape depends on the values of tensors")
     return program.graph, params, buffers, tuple(users)
-
-
-def _tensors_of(value: Any) -> list[Tensor]:
-    parts = value if isinstance(value, list | tuple) else [value]
-    return [part for part in parts if isinstance(part, Tensor)]
 
 
 def _fuse_softsign(
     nodes: tuple[torch.fx.Node, ...],
 ) -> tuple[tuple[torch.fx.Node, ...], dict[torch.fx.Node, torch.fx.Node]]:
-    """Find F.softsign, which is odd although its parts are not, and leave its inner nodes out."""
-    found, inner = {}, set()
+    """The nodes without x / (1 + |x|)'s inner ones, and division -> x: softsign is odd, its parts are not."""
+    softsigns, inner = {}, set()
     for node in nodes:
-        if (
-            node.op != "call_function"
-            or operator_name(node) != "aten.div"
-            or len(node.args) != 2
-            or node.kwargs
-        ):
+        if not _calls(node, "aten.div") or len(node.args) != 2 or node.kwargs:
             continue
         x, total = node.args
         if not isinstance(x, torch.fx.Node) or not _calls(total, "aten.add") or total.args[1:] != (1,):
             continue
         magnitude = total.args[0]
         if _calls(magnitude, "aten.abs") and magnitude.args == (x,):
-            found[node] = x
-            # What something else reads too stays.
+            softsigns[node] = x
+            # Inner nodes that other operations read stay.
             if len(total.users) == 1:
                 inner |= {total} if len(magnitude.users) > 1 else {total, magnitude}
-    return tuple(node for node in nodes if node not in inner), found
+    return tuple(node for node in nodes if node not in inner), softsigns
 
 
 def _calls(node: Any, name: str) -> TypeGuard[torch.fx.Node]:
@@ -220,11 +216,11 @@ CHECKS = frozenset(
     f"aten.{name}"
     for name in ("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range_for_size")
 )
-"""Operations that look at values and compute nothing."""
+"""Operations that check values and compute nothing."""
 
 
 def wrapped_graph(node: torch.fx.Node) -> tuple[torch.fx.Graph, tuple[Any, ...]] | None:
-    """The graph that a node runs as it is, with its inputs: under no_grad, autocast or checkpointing."""
+    """The graph that a node runs under no_grad, autocast or checkpointing, with its inputs; else None."""
     if not isinstance(node.target, torch._ops.HigherOrderOperator):
         return None
     bodies = [
@@ -244,19 +240,19 @@ _SPLITS = ("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.tensor_spl
 
 
 def split_everywhere(node: torch.fx.Node) -> tuple[int, list[tuple[int, tuple[int, ...]]]] | None:
-    """How all uses of a parameter split it: the axis; first index and shape of each part."""
+    """Axis, and first index and shape of each part, if all uses of a parameter split it alike; else None."""
     uses = [user for user in node.users if user.op != "output"]
     if not uses or len(uses) != len(node.users) or any(operator_name(user) not in _SPLITS for user in uses):
         return None
-    found = []
+    splits = []
     for user in uses:
         shapes = [shape_of(part) for part in user.meta["val"]]
         ndim = len(shapes[0] or ())
         axis = int(arguments(user).get("dim", 0)) % max(ndim, 1)
         sizes = [shape[axis] for shape in shapes if shape is not None]
         starts = [sum(sizes[:k]) for k in range(len(sizes))]
-        found.append((axis, [(start, shape) for start, shape in zip(starts, shapes, strict=True) if shape]))
-    return found[0] if all(other == found[0] for other in found) else None
+        splits.append((axis, [(start, shape) for start, shape in zip(starts, shapes, strict=True) if shape]))
+    return splits[0] if all(split == splits[0] for split in splits) else None
 
 
 _ALLOCATES = frozenset(
@@ -274,7 +270,7 @@ _ALLOCATES = frozenset(
 def has_readers(target: torch.fx.Node, writer: torch.fx.Node) -> bool:
     """Whether another operation may read what ``writer`` overwrote."""
     others = [user for user in target.users if user is not writer]
-    # What is not known to have memory of its own may be a view of something that others read.
+    # An operation that may return a view shares memory with tensors that others read.
     return bool(others) or target.op != "call_function" or operator_name(target) not in _ALLOCATES
 
 
@@ -286,11 +282,12 @@ def module_path(node: torch.fx.Node) -> str:
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:
-    """Shape of what a node holds; None if it is not one tensor."""
+    """Shape of a node's value; None if it is not one tensor."""
     return tuple(int(size) for size in value.shape) if isinstance(value, Tensor) else None
 
 
 def check_module(module: nn.Module) -> None:
+    """Raise ValueError for a module without parameters, or with lazy, integer or complex ones."""
     if not isinstance(module, nn.Module):
         raise ValueError(f"module: got {type(module).__name__}, expected an nn.Module")
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel | torch.jit.ScriptModule):
@@ -320,28 +317,16 @@ def check_module(module: nn.Module) -> None:
         raise ValueError(f"module: {type(module).__name__} has no parameters, so it has no symmetry to find")
 
 
-@contextlib.contextmanager
-def _silent_tracer() -> Iterator[None]:
-    # Where tracing fails, torch logs a long traceback or whole graphs beside the exception that says it all.
-    before = logging.root.manager.disable
-    try:
-        logging.disable(logging.CRITICAL)
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-
-
 def _explained(module: nn.Module, inputs: Inputs, exported: Exception, concrete: Exception) -> ValueError:
-    """Tell an input that does not fit from a forward that cannot be traced."""
+    """The error for a failed trace: the input does not fit the network, or its forward cannot be traced."""
     name = type(module).__name__
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             copy.deepcopy(module)(*inputs.args, **inputs.kwargs)
-    except Exception as own:
+    except Exception as error:
         return ValueError(
-            f"example_input: {name} does not take inputs of shapes [{inputs}]: {_first_line(own)}"
+            f"example_input: {name} does not take inputs of shapes [{inputs}]: {_first_line(error)}"
         )
     if isinstance(concrete, DataDependentError):
         return ValueError(

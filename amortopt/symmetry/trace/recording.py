@@ -1,4 +1,4 @@
-"""What a network computes, as a list of operations by which two networks can be compared."""
+"""The list of operations that a network runs, by which two networks can be compared."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from amortopt.symmetry.rules import Call, Result, Value
 
 
 class Recording:
-    """Operations in execution order, without no-ops, and where every value comes from.
+    """Operations in execution order, without no-ops, and for every value the operation that made it.
 
     Args:
         shapes: Qualified parameter name -> shape.
 
     Attributes:
-        operations: What was recorded.
+        operations: The operations so far.
         made_by: Node -> index of the operation that made its value; inputs count down from -1, constants are
             absent.
     """
@@ -29,25 +29,27 @@ class Recording:
         self.made_by: dict[torch.fx.Node, int] = {}
 
     def passed_on(self, source: torch.fx.Node, node: torch.fx.Node) -> None:
-        """A node has the value of another one, or a part of it."""
+        """Note that ``node`` has the value of ``source``, or a part of it."""
         if source in self.made_by:
             self.made_by[node] = self.made_by[source]
 
     def record(
         self, node: torch.fx.Node, call: Call, result: Result, values: Mapping[torch.fx.Node, Any]
     ) -> None:
-        """Append the operation, unless nothing is computed, and note where its value comes from.
+        """Append the operation, unless it computes nothing, and note it as the source of its output.
 
         Args:
             node: The call in the graph.
-            call: The call.
-            result: What its rule found.
-            values: What goes in, by node.
+            call: Its operator and arguments.
+            result: Its labels, by a rule.
+            values: Input node -> its value.
         """
-        inputs = list(values)
         names = tuple(dict.fromkeys(v.param for v in tensors(call.args) if v.param is not None))
-        is_param = [isinstance(value, Value) and value.param is not None for value in values.values()]
-        sources = [self.made_by.get(arg) for arg, skip in zip(inputs, is_param, strict=True) if not skip]
+        sources = [
+            self.made_by.get(source)
+            for source, value in values.items()
+            if not (isinstance(value, Value) and value.param is not None)
+        ]
         made_by = sources[0] if sources else None
         if result.kind:
             made_by = self._append(result, names, sources)
@@ -67,21 +69,16 @@ class Recording:
             return last
         config = result.config
         if sources != [last]:
-            # Offsets to the operations read, inputs as "input0": what makes a skip connection another
-            # network.
-            read = [_source(source, last + 1) for source in sources]
+            # Offsets to the operations that are read, inputs as "input0": they tell a skip connection.
+            read = [
+                "constant" if k is None else f"input{-1 - k}" if k < 0 else str(k - last - 1) for k in sources
+            ]
             config = (*config, ("reads", ",".join(sorted(read) if result.kind == "add" else read)))
         if result.kind == "linear":
             # Weight before bias, as addmm does not have it.
             names = tuple(sorted(names, key=lambda name: -len(self._shapes[name])))
         self.operations.append(Operation(result.kind, names, config))
         return last + 1
-
-
-def _source(made_by: int | None, position: int) -> str:
-    if made_by is None:
-        return "constant"
-    return f"input{-1 - made_by}" if made_by < 0 else str(made_by - position)
 
 
 def tensors(args: Any) -> list[Value]:
