@@ -18,8 +18,7 @@ from amortopt.symmetry.rules import Call, NoRule, Result, RuleError, Value, rule
 from amortopt.symmetry.rules.base import by_axis
 from amortopt.symmetry.solve.dims import Dim, fixed, is_fixed, size_of
 from amortopt.symmetry.solve.labels import Labels
-from amortopt.symmetry.solve.pieces import Labelled
-from amortopt.symmetry.solve.table import table_of
+from amortopt.symmetry.solve.table import Labelled, table_of
 from amortopt.symmetry.spec import SymmetrySpec
 from amortopt.symmetry.trace.program import (
     CHECKS,
