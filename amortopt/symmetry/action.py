@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from amortopt._types import Params
-from amortopt.symmetry.axes import Axis, Block, NeuronGroup
+from amortopt.symmetry.axes import Axis, Block
 from amortopt.symmetry.blocks import join, read
 
 if TYPE_CHECKING:
@@ -71,43 +71,28 @@ def sample(
     permutations: dict[str, Tensor] = {}
     scales: dict[str, Tensor] = {}
     for group in spec.groups:
-        permutations[group.name] = _draw_permutation(spec, group, permutations, count, generator)
-        scales[group.name] = _draw_scale(group, count, generator, math.log(low), math.log(high))
+        # [B, n]: the owner's permutation of the runs, then one inside every run
+        run = spec.run(group.name)
+        shape = (count, group.size // run, run)
+        inside = torch.arange(run).expand(shape)
+        if group.permutable:
+            inside = torch.rand(shape, generator=generator, dtype=torch.float64).argsort(-1)
+        owner = group.within
+        runs = torch.zeros(count, 1, dtype=torch.int64) if owner is None else permutations[owner]
+        permutations[group.name] = (runs[:, :, None] * run + inside).reshape(count, group.size)
+        shape = (count, group.size)
+        scale = torch.ones(shape, dtype=torch.float64)
+        if group.kind in ("positive", "free"):
+            uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+            scale = torch.exp(math.log(low) + (math.log(high) - math.log(low)) * uniform)
+        if group.kind in ("sign", "free"):
+            scale = scale * (2 * torch.randint(2, shape, generator=generator) - 1)
+        scales[group.name] = scale
     row = slice(None) if batch is not None else 0
     return Element(
         {name: permutation[row].to(device) for name, permutation in permutations.items()},
         {name: scale[row].to(device=device, dtype=dtype) for name, scale in scales.items()},
     )
-
-
-def _draw_permutation(
-    spec: SymmetrySpec,
-    group: NeuronGroup,
-    earlier: dict[str, Tensor],
-    count: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """[B, n]: the owner's permutation of the runs, then one inside every run."""
-    run = spec.run(group.name)
-    runs = group.size // run
-    if group.permutable:
-        inside = torch.rand(count, runs, run, generator=generator, dtype=torch.float64).argsort(-1)
-    else:
-        inside = torch.arange(run).expand(count, runs, run)
-    of_run = torch.zeros(count, 1, dtype=torch.int64) if group.within is None else earlier[group.within]
-    return (of_run[:, :, None] * run + inside).reshape(count, group.size)
-
-
-def _draw_scale(
-    group: NeuronGroup, count: int, generator: torch.Generator, low: float, high: float
-) -> Tensor:
-    shape = (count, group.size)
-    scale = torch.ones(shape, dtype=torch.float64)
-    if group.kind in ("positive", "free"):
-        scale = torch.exp(low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64))
-    if group.kind in ("sign", "free"):
-        scale = scale * (2 * torch.randint(2, shape, generator=generator) - 1)
-    return scale
 
 
 def identity(spec: SymmetrySpec, *, dtype: torch.dtype = torch.float64) -> Element:
@@ -183,8 +168,8 @@ class _Action:
 
     def __init__(self, spec: SymmetrySpec, g: Element, lead: int, sign: int) -> None:
         self.spec, self.g, self.lead, self.sign = spec, g, lead, sign
-        # Whatever leaves a group as it is costs no pass over the weights. Only those that the spec says are
-        # left alone are looked at: looking waits for the device.
+        # A group that g leaves as it is costs no pass over the weights. Only groups that the spec fixes are
+        # compared: reading a value waits for the device.
         self.unscaled = {x.name for x in spec.groups if x.kind == "none" and _all(g.scales[x.name] == 1)}
         self.in_place: set[str] = set()
         self.in_order: set[str] = set()
@@ -209,7 +194,12 @@ class _Action:
         owners = [self.spec.owner_axis(block, position) for position in range(len(block.axes))]
         for position, (axis, owner) in enumerate(zip(block.axes, owners, strict=True)):
             if axis.group is not None and owner is None and axis.group not in self.in_place:
-                view = _select(view, self.g.permutations[axis.group], self.lead + position)
+                permutation, dim = self.g.permutations[axis.group], self.lead + position
+                if permutation.ndim == 1:
+                    view = view.index_select(dim, permutation)
+                else:
+                    networks = torch.arange(view.shape[0], device=view.device)[:, None]
+                    view = view.movedim(dim, 1)[networks, permutation].movedim(1, dim)
         for position, (axis, owner) in enumerate(zip(block.axes, owners, strict=True)):
             if axis.group is not None and owner is not None:
                 view = self._in_runs(view, block, position, owner)
@@ -227,7 +217,10 @@ class _Action:
         # Entry (j, c) is about unit c of the run that j's owner has.
         repeats = block.axes[owner].size // self.spec.group(group.within).size
         if axis.group not in self.in_order:
-            source = self._inside(axis.group).repeat_interleave(repeats, -2)
+            # [m, r] or [B, m, r]: which unit of its run every unit comes from
+            run = self.spec.run(axis.group)
+            source = (self.g.permutations[axis.group] % run).unflatten(-1, (-1, run))
+            source = source.repeat_interleave(repeats, -2)
             rows = torch.arange(source.shape[-2], device=source.device)[:, None]
             if source.ndim == 3:
                 networks = torch.arange(source.shape[0], device=source.device)[:, None, None]
@@ -243,11 +236,6 @@ class _Action:
         if position < owner:
             runs = runs.mT
         return view * _spread(runs, view.ndim, *sorted(dims))
-
-    def _inside(self, name: str) -> Tensor:
-        """[m, r] or [B, m, r]: which unit of its run every unit comes from."""
-        run = self.spec.run(name)
-        return (self.g.permutations[name] % run).unflatten(-1, (-1, run))
 
     def _factor(self, axis: Axis, dtype: torch.dtype) -> Tensor | None:
         """[n] or [B, n]: what the units of an axis' group are multiplied by; None for 1."""
@@ -269,13 +257,6 @@ def _power(q: Tensor, exponent: int) -> Tensor:
     if exponent < 0:
         return 1 / _power(q, -exponent)
     return q if exponent == 1 else q**exponent
-
-
-def _select(view: Tensor, permutation: Tensor, dim: int) -> Tensor:
-    if permutation.ndim == 1:
-        return view.index_select(dim, permutation)
-    rows = torch.arange(view.shape[0], device=view.device)[:, None]
-    return view.movedim(dim, 1)[rows, permutation].movedim(1, dim)
 
 
 def _spread(factor: Tensor, ndim: int, *dims: int) -> Tensor:

@@ -101,8 +101,8 @@ class Axis:
     @property
     def scales(self) -> tuple[tuple[str, int], ...]:
         """Every group that scales along this axis, with its exponent other than 0."""
-        own = ((self.group, self.exponent),) if self.group is not None and self.exponent else ()
-        return (*own, *self.also)
+        first = ((self.group, self.exponent),) if self.group is not None and self.exponent else ()
+        return (*first, *self.also)
 
     def __str__(self) -> str:
         if self.group is None:

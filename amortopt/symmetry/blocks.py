@@ -245,12 +245,12 @@ class BlockView:
             x = run.spread(x)
         return x
 
-    def write(self, x: Tensor, own: Tensor, written: Tensor | None) -> Tensor:
+    def write(self, x: Tensor, value: Tensor, written: Tensor | None) -> Tensor:
         """The inverse of `read`.
 
         Args:
             x: [B, *sizes].
-            own: The parameter [B, ...] that was read.
+            value: The parameter [B, ...] that was read.
             written: The parameter as other blocks have written it, of which this one is a slice; is changed.
 
         Returns:
@@ -259,9 +259,9 @@ class BlockView:
         for run in reversed(self.runs):
             x = run.collect(x)
         if not self.block.slices:
-            return x.reshape(own.shape)
+            return x.reshape(value.shape)
         if written is None:
-            written = own.clone(memory_format=torch.contiguous_format)
+            written = value.clone(memory_format=torch.contiguous_format)
         part = cut(written, self.block)
         part.copy_(x.reshape(part.shape))
         return written

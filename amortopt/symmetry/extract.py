@@ -48,8 +48,8 @@ def extract(module: nn.Module, example_input: Any, *, strict: bool = False) -> S
     """Find what may be permuted and rescaled in a network without changing its function in eval mode.
 
     The forward pass is traced; every dimension of every value is labelled with the neuron groups that it is
-    made of (see `solve.labels`), and a rule per operation says what these may do. The answer
-    may be smaller than the true symmetry, never larger.
+    made of (see `solve.labels`), and a rule per operation constrains them. The answer may be smaller than the
+    true symmetry, never larger.
 
     Args:
         module: The base network; not modified.
@@ -86,19 +86,19 @@ def extract(module: nn.Module, example_input: Any, *, strict: bool = False) -> S
 
 def movable_buffers(module: nn.Module, inputs: Inputs) -> dict[str, bool]:
     """Floating buffers that are saved with the parameters; whether training mode leaves them as they are."""
-    found = {}
+    buffers = {}
     for path, part in module.named_modules():
         for name, buffer in part.named_buffers(recurse=False):
             if buffer.is_floating_point() and name not in part._non_persistent_buffers_set:
-                found[f"{path}.{name}".removeprefix(".")] = buffer
-    if not found:
+                buffers[f"{path}.{name}".removeprefix(".")] = buffer
+    if not buffers:
         return {}
     runner = Runner(module, inputs, dtype=torch.float32)
     try:
         _, after = runner.run({}, training=True)
     except Exception:
-        return dict.fromkeys(found, False)
-    return {name: name in after and after[name].equal(runner.buffers[name]) for name in found}
+        return dict.fromkeys(buffers, False)
+    return {name: name in after and after[name].equal(runner.buffers[name]) for name in buffers}
 
 
 class _Extraction:
@@ -117,7 +117,7 @@ class _Extraction:
         self.parts: dict[str, tuple[int, list[tuple[int, Value]]]] = {}
         self.values: dict[torch.fx.Node, Any] = {}
         self.recording = Recording(traced.shapes)
-        # What went into a node whose value is no tensor with labels: a number, an object of the tracer's own.
+        # Values that went into a node whose result is no tensor with labels: a number, a tracer's object.
         self.hidden: dict[torch.fx.Node, list[Value]] = {}
         # Parameters that an operation reads, in order.
         self.read: dict[str, None] = {}
@@ -152,7 +152,7 @@ class _Extraction:
     def spec(self) -> SymmetrySpec:
         """The table."""
         dims = [part.dims for part in self._labelled() if not part.buffer]
-        known = set(self.labels.variables(*(dim for own in dims for dim in own)))
+        known = set(self.labels.variables(*(dim for param in dims for dim in param)))
         for value in self.buffers.values():
             for dim in value.dims:
                 if not known.issuperset(self.labels.variables(dim)):
@@ -178,13 +178,13 @@ class _Extraction:
             self._call(node)
 
     def _inline(self, node: torch.fx.Node, graph: torch.fx.Graph, inputs: Sequence[Any]) -> None:
-        """Read the body of an operation that only says how to run it: without gradients, in another type."""
+        """Read the body of an operation that only sets how it is run: without gradients, under autocast."""
         holders = [inner for inner in graph.nodes if inner.op == "placeholder"]
-        for holder, given in zip(holders, inputs, strict=True):
-            self.values[holder] = map_arg(given, self._value)
-            if isinstance(given, torch.fx.Node):
-                self.recording.passed_on(given, holder)
-                self.hidden |= {holder: self.hidden[given]} if given in self.hidden else {}
+        for holder, argument in zip(holders, inputs, strict=True):
+            self.values[holder] = map_arg(argument, self._value)
+            if isinstance(argument, torch.fx.Node):
+                self.recording.passed_on(argument, holder)
+                self.hidden |= {holder: self.hidden[argument]} if argument in self.hidden else {}
         for inner in graph.nodes:
             if inner.op == "output":
                 results = inner.args[0]
@@ -236,19 +236,20 @@ class _Extraction:
                 self.hidden[node] = self.hidden[source]
             self.recording.passed_on(source, node)
             return
-        given, op = arguments(node), operator_name(node)
+        named, op = arguments(node), operator_name(node)
         source = node.args[0] if node.args else None
         if isinstance(source, torch.fx.Node) and self.traced.params.get(source.name) in self.parts:
             self.values[node] = [part for _, part in self.parts[self.traced.params[source.name]][1]]
             return
         if node in self.traced.softsigns:
-            given, op = {"self": self.traced.softsigns[node]}, "aten.softsign"
-        args = {key: map_arg(arg, self._value) for key, arg in given.items()}
+            named, op = {"self": self.traced.softsigns[node]}, "aten.softsign"
+        args = {key: map_arg(arg, self._value) for key, arg in named.items()}
         output = node.meta.get("val")
         outputs = output if isinstance(output, list | tuple) else [output]
         shapes = tuple(shape_of(part) for part in outputs)
         whole = shapes[0] if shapes and shapes[0] else ()
-        integer = _is_integer(outputs[0] if outputs else None)
+        first = outputs[0] if outputs else None
+        integer = isinstance(first, Tensor) and not (first.is_floating_point() or first.is_complex())
         call = Call(op, args, whole, module_path(node), shapes, self.training, integer)
         self.read |= dict.fromkeys(value.param for value in tensors(args) if value.param is not None)
         hidden = [value for source in node.all_input_nodes for value in self.hidden.get(source, ())]
@@ -270,14 +271,14 @@ class _Extraction:
         self.recording.record(node, call, result[0], {source: self.values.get(source) for source in inputs})
 
     def _applied(self, call: Call, output: Any, hidden: list[Value]) -> tuple[Result, Any]:
-        """What a rule finds, and the labels of the outputs; without a rule nothing is allowed."""
+        """The result of the operation's rule, and the labels of the outputs; without a rule all is pinned."""
         values = tensors(call.args)
         rule = None if hidden else rule_for(call.op)
         statistics = _STATISTICS if call.name in ("batch_norm", "instance_norm") else ()
         for key, value in call.args.items():
             for buffer in (v for v in tensors(value) if v.buffer is not None):
                 if key not in statistics and not self.frozen[str(buffer.buffer)]:
-                    # What training mode makes of it, and under which scales, is not seen here.
+                    # Training mode may change it under other scales than those seen in eval mode.
                     self.labels.limit(buffer.dims, "none", "buffer")
         for value in values:
             self.labels.own_once(value.dims)
@@ -289,17 +290,15 @@ class _Extraction:
             if call.name not in _WITHOUT_ELEMENTS and any(0 in v.shape for v in values):
                 raise NoRule("a tensor has no elements")
             result = rule(self.labels, call)
-            return result, self._results(call, result, output)
         except NoRule as declined:
-            result = Result((), call.op, _settings(call.args))
+            settings = {k: str(v) for k, v in call.args.items() if not tensors(v) and v is not None}
+            result = Result((), call.op, tuple(settings.items()))
             return result, self._without_rule(call, output, str(declined), hidden)
-
-    def _results(self, call: Call, result: Result, output: Any) -> Value | list[Value | None]:
         outputs = output if isinstance(output, list | tuple) else [output]
         dtypes = [part.dtype if isinstance(part, Tensor) else None for part in outputs]
         if result.parts is None:
-            return Value(result.dims, call.shape, result.param, dtype=dtypes[0])
-        return [
+            return result, Value(result.dims, call.shape, result.param, dtype=dtypes[0])
+        return result, [
             None if dims is None or shape is None else Value(dims, shape, dtype=dtype)
             for dims, shape, dtype in zip(result.parts, call.shapes, dtypes, strict=True)
         ]
@@ -366,33 +365,26 @@ class _Extraction:
 
     def _labelled(self) -> list[Labelled]:
         """Parameters in the order of their use, then those that nothing uses, then moved buffers."""
-        found: list[Labelled] = []
-        used = self.read
-        for name in dict.fromkeys([*used, *self.traced.shapes]):
+        labelled: list[Labelled] = []
+        for name in dict.fromkeys([*self.read, *self.traced.shapes]):
             shape = self.traced.shapes[name]
             if name in self.parts:
                 axis, parts = self.parts[name]
                 for start, part in parts:
-                    found.append(Labelled(name, shape, part.dims, _at(start, axis, len(shape))))
+                    starts = tuple(start if other == axis else 0 for other in range(len(shape)))
+                    labelled.append(Labelled(name, shape, part.dims, starts))
                 continue
-            dims = self.params[name].dims if name in used else tuple(fixed(n, "unused") for n in shape)
-            found.append(Labelled(name, shape, dims, (0,) * len(shape)))
+            read = name in self.read
+            dims = self.params[name].dims if read else tuple(fixed(n, "unused") for n in shape)
+            labelled.append(Labelled(name, shape, dims, (0,) * len(shape)))
         for name, value in self.buffers.items():
-            found.append(Labelled(name, value.shape, value.dims, (0,) * value.ndim, buffer=True))
-        return found
+            labelled.append(Labelled(name, value.shape, value.dims, (0,) * value.ndim, buffer=True))
+        return labelled
 
 
 _STATISTICS = ("running_mean", "running_var")
 _WITHOUT_ELEMENTS = ("cat", "zeros", "new_zeros", "zeros_like", "slice", "clone", "detach", "to", "_to_copy")
 """Operations whose rules know tensors without elements."""
-
-
-def _is_integer(output: Any) -> bool:
-    return isinstance(output, Tensor) and not (output.is_floating_point() or output.is_complex())
-
-
-def _at(start: int, axis: int, ndim: int) -> tuple[int, ...]:
-    return tuple(start if other == axis else 0 for other in range(ndim))
 
 
 def _constant(node: torch.fx.Node) -> Value | None:
@@ -403,10 +395,6 @@ def _constant(node: torch.fx.Node) -> Value | None:
     if value is None or shape is None:
         return None
     return Value(tuple(fixed(size, "constant") for size in shape), shape, dtype=value.dtype)
-
-
-def _settings(args: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple((key, str(arg)) for key, arg in args.items() if not tensors(arg) and arg is not None)
 
 
 def _outside() -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from amortopt.symmetry.axes import Block, NeuronGroup
+from amortopt.symmetry.axes import Block
 from amortopt.symmetry.proof.running import Runner, generic
 
 if TYPE_CHECKING:
@@ -77,7 +78,12 @@ def gauge_dimension(spec: SymmetrySpec) -> GaugeDimension:
     return GaugeDimension(
         rescalings(spec, scalable),
         sum(spec.group(name).size for name in scalable),
-        sum(_permutation_bits(spec, group) for group in spec.groups if group.name in along),
+        # n! orders of the n units of every run
+        sum(
+            group.size // spec.run(group.name) * math.lgamma(spec.run(group.name) + 1) / math.log(2)
+            for group in spec.groups
+            if group.name in along and group.permutable
+        ),
         sum(g.size for g in spec.groups if g.kind in ("sign", "free") and g.name in flipped),
     )
 
@@ -85,27 +91,26 @@ def gauge_dimension(spec: SymmetrySpec) -> GaugeDimension:
 def rescalings(spec: SymmetrySpec, scalable: set[str]) -> int:
     """Independent directions of rescaling, if it is these groups that may be rescaled."""
     blocks = [block for block in spec.blocks if not block.buffer]
-    total = _rank(_sum(_shares(spec, block, None, scalable)) for block in blocks)
+    sums: list[Counter[str]] = []
+    for block in blocks:
+        sums.append(Counter())
+        for row in _exponents(spec, block, None, scalable):
+            for name, exponent in row.items():
+                sums[-1][name] += exponent
+    total = _rank(sums)
     for group in spec.groups:
         # Scales that sum to zero in every run; none, where runs are of one unit.
         count = group.size - group.size // spec.run(group.name)
         if count:
-            rows = (row for block in blocks for row in _shares(spec, block, group.name, scalable))
+            rows = (row for block in blocks for row in _exponents(spec, block, group.name, scalable))
             total += count * _rank(rows)
     return total
 
 
-def _permutation_bits(spec: SymmetrySpec, group: NeuronGroup) -> float:
-    if not group.permutable:
-        return 0.0
-    run = spec.run(group.name)
-    return group.size // run * math.lgamma(run + 1) / math.log(2)
-
-
-def _shares(
+def _exponents(
     spec: SymmetrySpec, block: Block, level: str | None, scalable: set[str]
 ) -> Iterator[dict[str, int]]:
-    """What scales multiply the entries of a block by: a row of exponents for every independent index.
+    """Exponents of the scales that multiply the entries of a block: a row for every independent index.
 
     Args:
         spec: The symmetry.
@@ -129,15 +134,7 @@ def _shares(
     yield from rows.values()
 
 
-def _sum(rows: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for row in rows:
-        for name, exponent in row.items():
-            total[name] = total.get(name, 0) + exponent
-    return total
-
-
-def _rank(rows: Iterable[dict[str, int]]) -> int:
+def _rank(rows: Iterable[Mapping[str, int]]) -> int:
     """Exact rank of a sparse matrix of integers, by elimination."""
     pivots: dict[str, dict[str, Fraction]] = {}
     unique = {tuple(sorted(row.items())) for row in rows}
@@ -210,14 +207,14 @@ def null_directions(
         raise ValueError(
             f"inputs: got {y.numel()} outputs for {count} weights, expected as many or more; add inputs"
         )
-    jacobian = torch.stack([_flat_gradient(y[i], params) for i in range(y.numel())])
+    weights, rows = list(params.values()), []
+    for output in y:
+        gradients = torch.autograd.grad(output, weights, retain_graph=True, materialize_grads=True)
+        rows.append(torch.cat([g.flatten() for g in gradients]))
+    # [outputs, weights], every column divided by its norm
+    jacobian = torch.stack(rows)
     norms = torch.linalg.vector_norm(jacobian, dim=0)
     values = torch.linalg.svdvals(jacobian / torch.where(norms > 0, norms, 1))
     rank = int((values > rtol * values[0]).sum())
     dropped = values[rank] if rank < count else values.new_tensor(0.0)
     return NullDirections(count, rank, float(values[rank - 1] / dropped) if dropped > 0 else math.inf)
-
-
-def _flat_gradient(y: Tensor, params: dict[str, Tensor]) -> Tensor:
-    found = torch.autograd.grad(y, list(params.values()), retain_graph=True, materialize_grads=True)
-    return torch.cat([g.flatten() for g in found])

@@ -1,7 +1,8 @@
-"""What a network is called with and what it returns, in the forms in which users have them."""
+"""Arguments and outputs of a network, in any of the containers that users pass and return."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
@@ -42,14 +43,16 @@ class Inputs:
         Raises:
             ValueError: There is no tensor in it.
         """
-        given = example_input
-        if isinstance(given, tuple) and not hasattr(given, "_fields"):
-            pair = len(given) == 2 and isinstance(given[0], tuple) and isinstance(given[1], dict)
-            inputs = cls(given[0], given[1]) if pair else cls(given, {})
-        elif isinstance(given, Mapping) and _takes(module, given):
-            inputs = cls((), {str(key): value for key, value in given.items()})
-        else:
-            inputs = cls((given,), {})
+        inputs = cls((example_input,), {})
+        if isinstance(example_input, tuple) and not hasattr(example_input, "_fields"):
+            inputs = cls(example_input, {})
+            if len(example_input) == 2 and all(map(isinstance, example_input, (tuple, dict))):
+                inputs = cls(*example_input)
+        elif isinstance(example_input, Mapping):
+            # Keyword arguments, if forward has them; otherwise its only argument.
+            with contextlib.suppress(TypeError):
+                inspect.signature(module.forward).bind(**example_input)
+                inputs = cls((), {str(key): value for key, value in example_input.items()})
         if not inputs.tensors:
             got = [type(x).__name__ for x in (*inputs.args, *inputs.kwargs.values())]
             raise ValueError(
@@ -76,15 +79,6 @@ class Inputs:
     def __str__(self) -> str:
         shown = [_shown(x) for x in self.args] + [f"{key}={_shown(x)}" for key, x in self.kwargs.items()]
         return ", ".join(shown)
-
-
-def _takes(module: nn.Module, given: Mapping[Any, Any]) -> bool:
-    """Whether ``forward`` has the keys of a dict as keywords."""
-    try:
-        inspect.signature(module.forward).bind(**given)
-    except TypeError:
-        return False
-    return True
 
 
 def _shown(value: Any) -> str:
@@ -136,10 +130,9 @@ def _tensors(
 def outputs_of(output: Any) -> list[Tensor]:
     """The tensors in what a network returned, in containers, dataclasses and other objects of any depth.
 
-    A cache of keys and values, beside other outputs, is a network's own memory and left out.
+    A cache of keys and values, beside other outputs, is left out.
     """
-    found = list(_tensors(output, is_cache))
-    return found or list(_tensors(output))
+    return list(_tensors(output, is_cache)) or list(_tensors(output))
 
 
 def is_cache(value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from amortopt.symmetry.axes import Axis, Block, Operation
+from amortopt.symmetry.axes import Block, Operation
 from amortopt.symmetry.spec import SymmetrySpec
 
 
@@ -40,7 +40,10 @@ def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
         FamilyMismatchError: Depth, activation, another operation or its settings, a missing or additional
             parameter, kernel, input or output size, or scale kind differ.
     """
-    _compare_depth(family, spec)
+    layers, layers_got = ([op.kind for op in s.operations if op.params] for s in (family, spec))
+    for kind in dict.fromkeys(layers):
+        if set(layers_got) <= set(layers) and layers_got.count(kind) != layers.count(kind):
+            raise _fail("depth", f"{layers.count(kind)} {kind} layers", layers_got.count(kind))
     params: dict[str, str] = {}
     activations = 0
     for index, (expected, got) in enumerate(zip_longest(family.operations, spec.operations), start=1):
@@ -50,7 +53,11 @@ def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
         for name, other in _compare_operation(expected, got, position).items():
             if params.setdefault(name, other) != other:
                 raise _fail(f"parameter {other!r}", f"{params[name]!r} a second time", "another one")
-    _compare_leftovers(family, spec, params)
+    # Parameters that no operation uses
+    if left := [name for name in spec.params if name not in params.values()]:
+        raise _fail("parameters", "none that forward does not use", left, "remove it")
+    if left := [name for name in family.params if name not in params]:
+        raise _fail("parameters", left, "none like that")
     groups: dict[str, str] = {}
     for name, other in params.items():
         _compare_blocks(family.blocks_of(name), spec.blocks_of(other), groups)
@@ -60,16 +67,6 @@ def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
 def _fail(what: str, expected: object, got: object, advice: str = "") -> FamilyMismatchError:
     text = f"the network is not of this family: {what}: {expected} expected, got {got}"
     return FamilyMismatchError(f"{text}; {advice}" if advice else text)
-
-
-def _compare_depth(family: SymmetrySpec, spec: SymmetrySpec) -> None:
-    def layers(which: SymmetrySpec) -> list[str]:
-        return [op.kind for op in which.operations if op.params]
-
-    expected, got = layers(family), layers(spec)
-    for kind in dict.fromkeys(expected):
-        if set(got) <= set(expected) and got.count(kind) != expected.count(kind):
-            raise _fail("depth", f"{expected.count(kind)} {kind} layers", got.count(kind))
 
 
 def _compare_operation(expected: Operation | None, got: Operation | None, position: str) -> dict[str, str]:
@@ -92,39 +89,29 @@ def _compare_operation(expected: Operation | None, got: Operation | None, positi
     return dict(zip(expected.params, got.params, strict=True))
 
 
-def _compare_leftovers(family: SymmetrySpec, spec: SymmetrySpec, params: dict[str, str]) -> None:
-    """Parameters that no operation uses."""
-    if left := [name for name in spec.params if name not in params.values()]:
-        raise _fail("parameters", "none that forward does not use", left, "remove it")
-    if left := [name for name in family.params if name not in params]:
-        raise _fail("parameters", left, "none like that")
-
-
 def _compare_blocks(expected: tuple[Block, ...], got: tuple[Block, ...], groups: dict[str, str]) -> None:
     """Check that axes agree, and note in ``groups`` which group of the family is which."""
     name = got[0].param
     if len(expected) != len(got):
         raise _fail(f"blocks of {name!r}", len(expected), len(got))
-    for mine, theirs in zip(expected, got, strict=True):
-        for axis, other in zip_longest(mine.axes, theirs.axes):
-            _compare_axes(name, axis, other, (mine, theirs))
-            mine_all = [*([axis.group] if axis.group else []), *(group for group, _ in axis.also)]
-            theirs_all = [*([other.group] if other.group else []), *(group for group, _ in other.also)]
-            for group, its in zip(mine_all, theirs_all, strict=True):
-                if groups.setdefault(group, its) != its:
-                    raise _fail(f"group along {name!r}", f"the same as {groups[group]}", its)
-
-
-def _compare_axes(name: str, axis: Axis | None, other: Axis | None, blocks: tuple[Block, Block]) -> None:
-    if axis is None or other is None or (axis.group is None) != (other.group is None):
-        shown = [", ".join(map(str, block.axes)) for block in blocks]
-        raise _fail(f"axes of {name!r}", shown[0], shown[1])
-    if axis.group is None and (axis.size, axis.role) != (other.size, other.role):
-        raise _fail(f"{axis.role or 'fixed axis'} of {name!r}", axis, other)
-    if [e for _, e in axis.also] != [e for _, e in other.also]:
-        raise _fail(f"scales of {name!r}", axis, other)
-    if axis.exponent != other.exponent:
-        raise _fail(f"axes of {name!r}", axis, other, "the weight is stored transposed")
+    for block, other_block in zip(expected, got, strict=True):
+        for axis, other in zip_longest(block.axes, other_block.axes):
+            if axis is None or other is None or (axis.group is None) != (other.group is None):
+                shown = [", ".join(map(str, b.axes)) for b in (block, other_block)]
+                raise _fail(f"axes of {name!r}", shown[0], shown[1])
+            if axis.group is None and (axis.size, axis.role) != (other.size, other.role):
+                raise _fail(f"{axis.role or 'fixed axis'} of {name!r}", axis, other)
+            if [e for _, e in axis.also] != [e for _, e in other.also]:
+                raise _fail(f"scales of {name!r}", axis, other)
+            if axis.exponent != other.exponent:
+                raise _fail(f"axes of {name!r}", axis, other, "the weight is stored transposed")
+            pairs = [
+                (axis.group, other.group),
+                *((a, b) for (a, _), (b, _) in zip(axis.also, other.also, strict=True)),
+            ]
+            for group, partner in pairs:
+                if group is not None and partner is not None and groups.setdefault(group, partner) != partner:
+                    raise _fail(f"group along {name!r}", f"the same as {groups[group]}", partner)
 
 
 def _compare_groups(family: SymmetrySpec, spec: SymmetrySpec, groups: dict[str, str]) -> tuple[str, ...]:
@@ -134,21 +121,19 @@ def _compare_groups(family: SymmetrySpec, spec: SymmetrySpec, groups: dict[str, 
     for name, other in groups.items():
         if taken.setdefault(other, name) != name:
             raise _fail(f"group {other!r}", f"two groups {taken[other]!r} and {name!r}", "one")
-        mine, theirs = family.group(name), spec.group(other)
-        if mine.size != theirs.size and not mine.permutable:
+        expected, got = family.group(name), spec.group(other)
+        if expected.size != got.size and not expected.permutable:
             what = {"input": "input size", "output": "output size"}.get(
-                mine.origin, f"size of group {other!r}"
+                expected.origin, f"size of group {other!r}"
             )
-            raise _fail(what, mine.size, theirs.size)
-        if (groups.get(mine.within or ""), mine.within is None) != (theirs.within, theirs.within is None):
-            raise _fail(f"owner of group {other!r}", groups.get(mine.within or ""), theirs.within)
+            raise _fail(what, expected.size, got.size)
+        if (groups.get(expected.within or ""), expected.within is None) != (got.within, got.within is None):
+            raise _fail(f"owner of group {other!r}", groups.get(expected.within or ""), got.within)
         for field in ("kind", "permutable"):
-            if getattr(mine, field) != getattr(theirs, field):
+            if getattr(expected, field) != getattr(got, field):
                 what = "scale kind" if field == "kind" else field
-                origin = f"of group {other!r} ({theirs.origin})"
-                raise _fail(f"{what} {origin}", getattr(mine, field), getattr(theirs, field))
-        if mine.size != theirs.size:
-            changes.append(
-                f"group {other!r} ({theirs.origin}) has {theirs.size} units, the family {mine.size}"
-            )
+                origin = f"of group {other!r} ({got.origin})"
+                raise _fail(f"{what} {origin}", getattr(expected, field), getattr(got, field))
+        if expected.size != got.size:
+            changes.append(f"group {other!r} ({got.origin}) has {got.size} units, the family {expected.size}")
     return tuple(changes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -38,24 +38,22 @@ class SymmetrySpec:
         if len(set(names)) != len(names):
             raise ValueError(f"groups: got names {names}, expected every name once")
         for position, group in enumerate(self.groups):
-            if group.within is not None:
-                self._check_owner(group, names[:position])
+            if group.within is None:
+                continue
+            if group.within not in names[:position]:
+                raise ValueError(
+                    f"group {group.name!r}: its owner {group.within!r} is not among the groups before it, "
+                    f"{names[:position]}; list owners first"
+                )
+            if group.size % (size := self.group(group.within).size):
+                raise ValueError(
+                    f"group {group.name!r}: got {group.size} units within the {size} of {group.within!r}, "
+                    "expected a multiple: runs are equally long"
+                )
         for block in self.blocks:
             for position, axis in enumerate(block.axes):
                 if axis.group is not None:
                     self._check_axis(block, position, axis, axis.group)
-
-    def _check_owner(self, group: NeuronGroup, earlier: list[str]) -> None:
-        if group.within not in earlier:
-            raise ValueError(
-                f"group {group.name!r}: its owner {group.within!r} is not among the groups before it, "
-                f"{earlier}; list owners first"
-            )
-        if group.size % self.group(group.within).size:
-            raise ValueError(
-                f"group {group.name!r}: got {group.size} units within the {self.group(group.within).size} of "
-                f"{group.within!r}, expected a multiple: runs are equally long"
-            )
 
     def _check_axis(self, block: Block, position: int, axis: Axis, name: str) -> None:
         group = self._groups.get(name)
@@ -79,10 +77,10 @@ class SymmetrySpec:
 
     @cached_property
     def _blocks(self) -> dict[str, tuple[Block, ...]]:
-        found: dict[str, list[Block]] = {}
+        by_param: dict[str, list[Block]] = {}
         for block in self.blocks:
-            found.setdefault(block.param, []).append(block)
-        return {name: tuple(sorted(blocks, key=lambda b: b.slices)) for name, blocks in found.items()}
+            by_param.setdefault(block.param, []).append(block)
+        return {name: tuple(sorted(blocks, key=lambda b: b.slices)) for name, blocks in by_param.items()}
 
     def group(self, name: str) -> NeuronGroup:
         """The group of that name.
@@ -183,24 +181,28 @@ class SymmetrySpec:
         return gauge_dimension(self)
 
     def same_symmetry(self, other: SymmetrySpec) -> bool:
-        """Whether both say the same about the same parameters, up to the names and origins of groups."""
+        """Whether both are equal up to the names and origins of groups and the order of parameters."""
         return self._canonical() == other._canonical()
 
     def _canonical(self) -> tuple[Any, ...]:
         """Blocks in a fixed order with groups numbered by first appearance; unused groups as a multiset."""
         number: dict[str, int] = {}
 
-        def known(name: str | None) -> int | None:
-            return None if name is None else number.setdefault(name, len(number))
+        def number_of(name: str) -> int:
+            return number.setdefault(name, len(number))
+
+        def numbered(axis: Axis) -> tuple[Any, ...]:
+            also = tuple(sorted((number_of(name), exponent) for name, exponent in axis.also))
+            return axis.role if axis.group is None else number_of(axis.group), axis.exponent, axis.size, also
 
         blocks = [
-            (block.param, block.view, block.slices, tuple(_numbered(axis, known) for axis in block.axes))
+            (block.param, block.view, block.slices, tuple(map(numbered, block.axes)))
             for param in sorted(self._blocks)
             for block in self._blocks[param]
         ]
         for name in list(number):
             for owner in self.owners(name):
-                known(owner)
+                number_of(owner)
         facts = {g.name: (g.size, g.kind, g.permutable, number.get(g.within or "")) for g in self.groups}
         used = [facts[name] for name in number]
         unused = sorted(facts[name][:3] for name in facts.keys() - number.keys())
@@ -229,11 +231,16 @@ class SymmetrySpec:
             raise ValueError(f"text: got format {version!r}, expected {_FORMAT}; extract the spec again")
         try:
             _check_types(data)
-            return cls(
-                tuple(NeuronGroup(**group) for group in data["groups"]),
-                tuple(_block_from(block) for block in data["blocks"]),
-                tuple(_operation_from(op) for op in data["operations"]),
-            )
+            operations = [
+                Operation(
+                    op["kind"],
+                    tuple(op["params"]),
+                    tuple(cast("tuple[str, str]", tuple(pair)) for pair in op["config"]),
+                )
+                for op in data["operations"]
+            ]
+            groups = tuple(NeuronGroup(**group) for group in data["groups"])
+            return cls(groups, tuple(map(_block_from, data["blocks"])), tuple(operations))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"text: got wrong fields ({error}), expected to_json()'s output") from error
 
@@ -256,11 +263,6 @@ class SymmetrySpec:
         run = self.run(group.name)
         inside = f", {run} inside" if group.permutable else f", {run} each" if run > 1 else ""
         return f"with {group.within}{inside}"
-
-
-def _numbered(axis: Axis, known: Callable[[str | None], int | None]) -> tuple[Any, ...]:
-    also = tuple(sorted((known(name), exponent) for name, exponent in axis.also))
-    return axis.role if axis.group is None else known(axis.group), axis.exponent, axis.size, also
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -295,11 +297,6 @@ def _block_from(data: Mapping[str, Any]) -> Block:
     }
     slices = tuple((int(start), int(stop)) for start, stop in data.get("slices", ()))
     return Block(axes=axes, slices=slices, view=tuple(map(int, data.get("view", ()))), **rest)
-
-
-def _operation_from(data: Mapping[str, Any]) -> Operation:
-    config = tuple(cast("tuple[str, str]", tuple(pair)) for pair in data["config"])
-    return Operation(data["kind"], tuple(data["params"]), config)
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:
