@@ -87,7 +87,7 @@ def num_networks(params: Params) -> int:
 
 def finite_networks(params: Params) -> Tensor:
     """Which networks have no NaN and no infinity among their params: [B, ...] -> bool [B]."""
-    return torch.stack([p.flatten(1).isfinite().all(1) for p in params.values()]).all(0)
+    return torch.stack([p.reshape(len(p), -1).isfinite().all(1) for p in params.values()]).all(0)
 
 
 def l1_norm(params: Params) -> Tensor:

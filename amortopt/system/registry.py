@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
 Made = TypeVar("Made")
@@ -62,6 +63,11 @@ class Registry(Generic[Made]):
             known = ", ".join(self.names()) or "none"
             raise ValueError(f"name: got unknown {self.kind} {name!r}, expected one of {known}")
         return construct(self._makers[name], f"{self.kind} {name!r}", kwargs, *args)
+
+
+def describe(made: Any) -> dict[str, Any]:
+    """``{"name": ..., **fields}`` of a registered dataclass, with lists for tuples, as json has them."""
+    return {"name": made.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(made).items()}
 
 
 def construct(maker: Callable[..., T], what: str, kwargs: dict[str, Any], *args: Any) -> T:

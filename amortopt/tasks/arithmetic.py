@@ -173,12 +173,12 @@ class ArithmeticNetwork(ManyModule):
         drive = embedding_many(table, x.mT).split([2 * size, size], -1)  # [B, T, N, 2 H] and [B, T, N, H]
         w_gates, w_new = params["gru.weight_hh_l0"].mT.split([2 * size, size], -1)
         b_new = b_hh[:, 2 * size :].unsqueeze(1)
-        h = drive[1].new_zeros(len(table), x.shape[1], size)
+        h = drive[1].new_zeros(len(table), x.shape[1], size)  # [B, N, H]
         states = []
         for gates, new in zip(*(part.unbind(1) for part in drive), strict=True):
             reset, update = torch.baddbmm(gates, h, w_gates).sigmoid().split(size, -1)
             n = torch.addcmul(new, reset, torch.baddbmm(b_new, h, w_new)).tanh()
             h = torch.lerp(n, h, update)  # h' = (1 - z) n + z h
             states.append(h)
-        last = torch.stack(states[-self.answer :], 2)
+        last = torch.stack(states[-self.answer :], 2)  # [B, N, A, H]
         return linear_many(last, params["readout.weight"], params["readout.bias"])

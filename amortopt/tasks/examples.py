@@ -71,7 +71,7 @@ class Examples:
                 )
         x, y = (pad_sequence([part[i] for part in parts], batch_first=True) for i in range(2))
         sizes = torch.tensor([len(part[0]) for part in parts], device=x.device)
-        mask = torch.arange(x.shape[1], device=x.device) < sizes[:, None]
+        mask = torch.arange(x.shape[1], device=x.device) < sizes[:, None]  # [B, N]
         return cls(x, y, shared=False, mask=None if bool(mask.all()) else mask)
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from amortopt._types import Params
 from amortopt.functional.many import elementwise
 from amortopt.functional.networks import params_of, stack
-from amortopt.system.registry import Registry
+from amortopt.system.registry import Registry, describe
 
 F = TypeVar("F", bound="type[Family]")
 Activation: TypeAlias = Literal["tanh", "relu", "sin", "gelu", "leaky_relu", "identity"]
@@ -56,8 +56,7 @@ class Family(ABC):
 
     def to_config(self) -> dict[str, Any]:
         """JSON-able ``{"name": ..., **arguments}``; ``make_family(**config)`` makes the same family."""
-        fields = asdict(self)  # pyright: ignore[reportArgumentType]: every final family is a dataclass
-        return {"name": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+        return describe(self)
 
 
 FAMILIES: Registry[Family] = Registry("family")

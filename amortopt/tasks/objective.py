@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amortopt.system.registry import Registry
+from amortopt.system.registry import Registry, describe
 
 
 class Objective(ABC):
@@ -87,8 +87,7 @@ class Objective(ABC):
 
     def to_config(self) -> dict[str, Any]:
         """JSON-able ``{"name": ..., **fields}``; ``make_objective(**config)`` makes the same objective."""
-        fields = asdict(self)  # pyright: ignore[reportArgumentType]: every final objective is a dataclass
-        return {"name": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+        return describe(self)
 
     def check_shapes(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise a ``ValueError`` unless outputs and targets have the shapes that ``loss`` takes."""

@@ -119,7 +119,7 @@ class CharRnnNetwork(ManyModule):
         self.readout = nn.Linear(hidden, symbols)
 
     def forward(self, x: Tensor) -> Tensor:
-        drive = self.input(self.embedding(x))
+        drive = self.input(self.embedding(x))  # [N, T, H]
         states = [self.activation(drive[:, 0])]
         for t in range(1, x.shape[1]):
             states.append(self.activation(drive[:, t] + F.linear(states[-1], self.recurrent)))
@@ -188,7 +188,7 @@ class TransformerNetwork(ManyModule):
         self.readout = nn.Linear(width, symbols)
 
     def forward(self, x: Tensor) -> Tensor:
-        stream = self.embedding(x) + self.positions.weight[: x.shape[1]]
+        stream = self.embedding(x) + self.positions.weight[: x.shape[1]]  # [N, T, D]
         for block in self.blocks:
             stream = block(stream)
         return self.readout(self.norm(stream))

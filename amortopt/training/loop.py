@@ -91,7 +91,7 @@ def train_many(
             on_steps(step + 1, seconds, {name: p[back] for name, p in theta.items()})
             started = time.perf_counter()
     seconds += _since(started, device)
-    table = torch.full((total, len(rank)), math.nan, device=device)
+    table = torch.full((total, len(rank)), math.nan, device=device)  # [T, B]
     for step, loss in enumerate(losses):
         table[step, : len(loss)] = loss
     return Trained({name: p[back] for name, p in theta.items()}, table[:, back], seconds)

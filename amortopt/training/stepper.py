@@ -127,10 +127,7 @@ class Stepper:
         return replace(self, **chosen)
 
     def start(self, params: Params) -> State:
-        """State before the first step.
-
-        Args:
-            params: [B, ...].
+        """State before the first step of params [B, ...].
 
         Raises:
             ValueError: If a setting is for another number of networks.
@@ -160,7 +157,7 @@ class Stepper:
         rate = rate * schedule_factor(self.schedule, state.steps, steps).to(rate.device)
         state.steps += 1
         if self.clip is not None:
-            squares = torch.stack([g.flatten(1).square().sum(1) for g in grads.values()]).sum(0)
+            squares = torch.stack([g.flatten(1).square().sum(1) for g in grads.values()]).sum(0)  # [b]
             shrink = (self.clip / (squares.sqrt() + 1e-6)).clamp(max=1)
             grads = {name: g * per_network(shrink, g) for name, g in grads.items()}
         if self.optimizer == "nadam":

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made", Family, Problem)
 Table: TypeAlias = dict[str, np.ndarray]  # column name -> [n]
-SplitName: TypeAlias = Literal["train", "val", "test"]
 
 _NETWORK, _OFFSET = 0, 3  # independent random streams of one zoo seed; 1 and 2 are the training's
 _GOLDEN = (5**0.5 - 1) / 2
@@ -165,7 +164,7 @@ def draw_table(config: ZooConfig, start: int = 0, stop: int | None = None) -> Ta
         rng = np.random.default_rng([config.seed, _NETWORK, int(i)])
         seeds.append(rng.integers(2**48))
         uniforms.append(rng.random(3))
-    u = np.array(uniforms).reshape(-1, 3)
+    u = np.array(uniforms).reshape(-1, 3)  # [n, 3], uniform in [0, 1)
 
     def log_uniform(column: int, bounds: tuple[float, float]) -> np.ndarray:
         low, high = np.log(bounds[0]), np.log(bounds[1])
@@ -197,7 +196,7 @@ def even_split(
 
     A golden-ratio sequence, from ``offset`` in [0, 1), is spread evenly over [0, 1) at every length.
     """
-    u = (offset + _GOLDEN * index) % 1.0
+    u = (offset + _GOLDEN * index) % 1.0  # [n], spread evenly over [0, 1)
     return np.select([u < val_fraction, u < val_fraction + test_fraction], ["val", "test"], default="train")
 
 

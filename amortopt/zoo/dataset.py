@@ -11,7 +11,8 @@ import torch
 
 from amortopt._types import Params
 from amortopt.tasks import Family, Problem, make_family, make_problem
-from amortopt.zoo.config import SplitName, Table
+from amortopt.tasks.problem import SPLITS, Which
+from amortopt.zoo.config import Table
 from amortopt.zoo.formats.small_cnn_zoo import locate, read_small_cnn_zoo
 from amortopt.zoo.store import read_manifest, read_shard
 
@@ -51,14 +52,14 @@ class Zoo:
         """The family that the networks belong to."""
         return make_family(**self.config["family"])
 
-    def select(self, which: SplitName | np.ndarray) -> Zoo:
+    def select(self, which: Which | np.ndarray) -> Zoo:
         """Part of the networks: those of a split, a boolean mask [n] or positions [m]; params are copies.
 
         Raises:
             ValueError: If the split is unknown, no network is selected, or a mask has the wrong length.
         """
         if isinstance(which, str):
-            if which not in ("train", "val", "test"):
+            if which not in SPLITS:
                 raise ValueError(f"which: got {which!r}, expected 'train', 'val' or 'test'")
             chosen = self.table["split"] == which
         else:
@@ -85,7 +86,7 @@ class Zoo:
 
 def load_zoo(
     folder: str | Path,
-    split: SplitName | None = None,
+    split: Which | None = None,
     *,
     device: torch.device | str = "cpu",
     max_epochs: int | None = None,

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from amortopt.functional.networks import (
     apply,
     apply_many,
+    finite_networks,
+    l1_norm,
     num_networks,
     params_of,
     stack,
@@ -114,3 +116,16 @@ def test_apply_many_refuses_inputs_for_other_networks() -> None:
     module, shape = builders()["mlp"]
     with pytest.raises(ValueError, match="x: got shape"):
         apply_many(module, stack([params_of(module)] * 2), torch.zeros(3, N, *shape), shared=False)
+
+
+def test_l1_norm_equals_a_loop() -> None:
+    params = {"a": torch.randn(3, 4, 5), "b": torch.randn(3)}
+    expected = [sum(float(p[b].abs().sum()) for p in params.values()) for b in range(3)]
+    torch.testing.assert_close(l1_norm(params), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_finite_networks_leaves_out_one_with_a_value_that_is_not(value: float) -> None:
+    params = {"a": torch.randn(3, 4, 5), "b": torch.randn(3)}
+    params["a"][2, 1, 0] = value
+    assert finite_networks(params).tolist() == [True, True, False]

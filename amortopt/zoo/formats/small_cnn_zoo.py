@@ -27,8 +27,8 @@ import torch
 from amortopt._types import Params
 from amortopt.functional.networks import finite_networks, params_of
 from amortopt.tasks import Family, make_family, make_problem
-from amortopt.tasks.problem import SPLITS
-from amortopt.zoo.config import SplitName, Table, even_split
+from amortopt.tasks.problem import SPLITS, Which
+from amortopt.zoo.config import Table, even_split
 
 WEIGHTS, METRICS, LAYOUT = "weights.npy", "metrics.csv.gz", "layout.csv"
 _PROBLEMS = {
@@ -94,7 +94,7 @@ def read_small_cnn_zoo(
     folder: Path,
     *,
     activation: str | None = None,
-    split: SplitName | None = None,
+    split: Which | None = None,
     max_epochs: int | None = None,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,

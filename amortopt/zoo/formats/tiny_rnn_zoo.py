@@ -166,7 +166,7 @@ def draw_networks(config: TinyRNNZooConfig, start: int, stop: int) -> Table:
     sources = [np.random.default_rng([config.seed, _NETWORK, int(i)]) for i in index]
     seeds = np.array([rng.integers(2**48) for rng in sources], dtype=np.int64)
     u = np.array([rng.random(len(_RANGES)) for rng in sources]).reshape(-1, len(_RANGES))
-    bounds = np.log([getattr(config, name) for name in _RANGES])
+    bounds = np.log([getattr(config, name) for name in _RANGES])  # [R, 2]
     drawn = dict(zip(_RANGES, np.exp(bounds[:, :1] + u.T * np.diff(bounds)), strict=True))
     whole = {name: np.rint(drawn[name]).astype(np.int64) for name in ("steps", "train_size")}
     offset = np.random.default_rng([config.seed, _OFFSET]).random()
