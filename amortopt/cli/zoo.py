@@ -19,10 +19,7 @@ _USAGES = {
 
 
 def main(args: list[str]) -> None:
-    """Run `amortopt zoo build` or `amortopt zoo tiny-rnn`.
-
-    Args:
-        args: Arguments after `zoo`.
+    """Run `amortopt zoo build` or `amortopt zoo tiny-rnn`, given the arguments after `zoo`.
 
     Raises:
         ValueError: If the arguments or the recipe are wrong.

@@ -61,8 +61,7 @@ class FitProgress(ProgressBar):
         """Print what was measured."""
         if self._bar is None or self._job is None:
             return
-        problem = self._bar.tasks[self._job]
-        elapsed = timedelta(seconds=int(problem.elapsed or 0))
+        elapsed = timedelta(seconds=int(self._bar.tasks[self._job].elapsed or 0))
         names = ("train_loss", "val_loss", "val_accuracy", "train_accuracy", "val_accuracy_raw")
         names += tuple(f"val_{what}_l1_{at}" for at in ("low", "mid", "high") for what in ("accuracy", "cut"))
         names += getattr(pl_module, "reported", ())
@@ -73,18 +72,15 @@ class FitProgress(ProgressBar):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Close the bar."""
-        self._close()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Close the bar."""
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self.on_train_end(trainer, pl_module)
 
 
 def _shown(trainer: L.Trainer, names: tuple[str, ...]) -> str:

@@ -54,21 +54,17 @@ def param_groups(
     ]
 
 
-def rate_factor(step: int, progress: float, *, warmup_steps: int, hold: float, floor: float = 0.0) -> float:
-    """Factor on the learning rates: linear warm-up, constant, then linear decay.
+def rate_factor(step: int, progress: float, *, warmup_steps: int, hold: float) -> float:
+    """Factor on the learning rates, in [0, 1]: linear warm-up, constant, then linear decay.
 
     Args:
         step: Steps done.
         progress: Share of the budget that is used up, in [0, 1].
         warmup_steps: Steps of warm-up.
         hold: Share of the budget at the full rate.
-        floor: Lowest factor of the decay.
-
-    Returns:
-        Factor in [0, 1].
     """
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    decay = 1.0 if progress < hold or hold >= 1 else max(floor, (1 - progress) / (1 - hold))
+    decay = 1.0 if progress < hold or hold >= 1 else (1 - progress) / (1 - hold)
     return warmup * decay
 
 

@@ -48,11 +48,7 @@ def warn_widths(changes: set[str]) -> None:
 
 
 def as_list(models: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
-    """The networks as a list.
-
-    Raises:
-        ValueError: Nothing in it, or something that is no network.
-    """
+    """The networks as a list; raises a ``ValueError`` if nothing is in it, or something that is none."""
     if isinstance(models, _CONTAINERS):
         raise ValueError(
             f"models: got {type(models).__name__}, expected a network or a list of them; pass list(models)"
@@ -84,6 +80,7 @@ def check_networks(
     """
     if frozen not in ("error", "keep"):
         raise ValueError(f"frozen: got {frozen!r}, expected 'error' or 'keep'")
+    written: list[tuple[str, nn.Parameter]] = []
     for i, model in enumerate(models):
         if lazy := [name for name, p in model.named_parameters() if is_lazy(p)]:
             raise ValueError(
@@ -96,19 +93,11 @@ def check_networks(
                 f"{where(i)}frozen parameters (requires_grad=False): {', '.join(held)}; pass frozen='keep' "
                 "to leave them as they are, or unfreeze them with requires_grad_(True)"
             )
-        _check_memory(
-            [(f"parameter {name!r}", p) for name, p in model.named_parameters(remove_duplicate=False)],
-            where(i),
-        )
+        named = list(model.named_parameters(remove_duplicate=False))
+        _check_memory([(f"parameter {name!r}", p) for name, p in named], where(i))
+        written += [(f"models[{i}]'s {name!r}", p) for name, p in named]
     if inplace and len(models) > 1:
-        _check_memory(
-            [
-                (f"models[{i}]'s {name!r}", p)
-                for i, model in enumerate(models)
-                for name, p in model.named_parameters(remove_duplicate=False)
-            ],
-            "inplace: ",
-        )
+        _check_memory(written, "inplace: ")
 
 
 def _check_devices(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -173,13 +162,10 @@ def read_networks(
 
     Args:
         spec: Symmetry that the metanet is for.
-        models: The networks; not modified.
+        models: The networks; not modified. Those that share a trace get the same object ``match``.
         example_input: What their forward takes, for tracing; by default zeros of the family's input shape.
         family: The family, if it is known.
         where: Text that names network i in an error, in front of the message.
-
-    Returns:
-        One for each; networks that share a trace share the object ``match``.
 
     Raises:
         FamilyMismatchError: A network is outside the family, with the first difference.
@@ -288,9 +274,6 @@ def align(family: SymmetrySpec, params: Params) -> Alignment:
         family: Spec that the metanet is for.
         params: The family's names, or others in the same order, -> tensors; all with a leading network
             axis or none.
-
-    Returns:
-        The correspondence.
 
     Raises:
         ValueError: Not a dict of floating-point tensors on one device, another number of parameters, shapes
@@ -401,11 +384,7 @@ def copied(model: nn.Module, where: str) -> nn.Module:
 
 
 def is_better(accept: Callable[[Any], Any], new: nn.Module, old: nn.Module, where: str) -> bool:
-    """Whether ``accept`` returns a lower loss for copies of ``new`` than of ``old``; NaN is never lower.
-
-    Raises:
-        ValueError: It returned no number.
-    """
+    """Whether ``accept`` returns a lower loss for copies of ``new`` than of ``old``; NaN is never lower."""
     losses = []
     for model in (new, old):
         value = accept(copied(model, where))

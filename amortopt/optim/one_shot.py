@@ -85,9 +85,6 @@ class ScaleGMNOptimizer:
                 [load_release][amortopt.load_release].
             device: Where the metanet runs; by default the CPU. Networks may be on other devices.
 
-        Returns:
-            The optimizer.
-
         Raises:
             FileNotFoundError: No such checkpoint, or one of its files is missing.
             ValueError: A file was truncated, altered, or is of another version.
@@ -96,14 +93,8 @@ class ScaleGMNOptimizer:
         assert isinstance(release.module, Metanet)
         if device is not None:
             release.module.to(device)
-        optimizer = cls(
-            release.module,
-            family=release.family,
-            problem=release.problem,
-            name=release.name,
-            l1_range=release.l1_range,
-            passes=release.passes,
-        )
+        facts = {key: getattr(release, key) for key in ("family", "problem", "name", "l1_range", "passes")}
+        optimizer = cls(release.module, **facts)
         optimizer._release = release
         return optimizer
 
@@ -281,13 +272,10 @@ class ScaleGMNOptimizer:
             return {key: by_key[key].to(p.device, copy=True) for key, p in params.items()}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the checkpoint, with the metanet's weights as they are now.
+        """Write the checkpoint, with the metanet's weights as they are now; returns the folder.
 
         Args:
             folder: A new or empty folder, or one that holds only a checkpoint, which is replaced.
-
-        Returns:
-            The folder.
 
         Raises:
             ValueError: No path, or the folder holds other files.
@@ -302,16 +290,13 @@ class ScaleGMNOptimizer:
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None, **kwargs: Any
     ) -> str:
-        """Upload the checkpoint to the Hugging Face hub, into a repository that is made if there is none.
+        """Upload the checkpoint to the Hugging Face hub; returns the address of the commit.
 
         Args:
-            repo_id: ``"owner/name"``.
+            repo_id: ``"owner/name"``; the repository is made if there is none.
             private: Whether a new repository is private.
             token: Access token; by default the one that ``huggingface_hub`` finds.
             **kwargs: For ``HfApi.upload_folder``, such as ``commit_message`` or ``revision``.
-
-        Returns:
-            Address of the commit.
         """
         import tempfile
 

@@ -5,8 +5,11 @@ Legend: B networks, N examples.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +66,58 @@ class Held:
     strengths: dict[str, float]
 
 
-class Endless:
-    """Yields forever: what a step reads is drawn from its number, so there is nothing to iterate over."""
+class DrawnDataModule(L.LightningDataModule, ABC):
+    """Draws networks and examples for every step, as a function of seed, step and process alone.
 
-    def __iter__(self) -> Iterator[int]:
-        while True:
-            yield 0
+    Attributes:
+        l1_range: The L1 strengths that are drawn; None if none are.
+    """
+
+    l1_range: L1Range | None
+
+    @abstractmethod
+    def draw(self, step: int, rank: int = 0) -> Batch:
+        """What meta step ``step``, from 0, of process ``rank`` reads."""
+
+    @abstractmethod
+    def validation(self) -> Held:
+        """What a validation reads."""
+
+    def strengths(self) -> dict[str, float]:
+        """The L1 strengths of a validation, see [Held][amortopt.meta.one_pass.data.Held]."""
+        if self.l1_range is None:
+            return {"": 0.0}
+        points = self.l1_range.points(3)
+        # A range of one strength has one point, which stands for all three.
+        low, mid, high = points[0], points[len(points) // 2], points[-1]
+        return {"": 0.0 if self.l1_range.zero else low, "_l1_low": low, "_l1_mid": mid, "_l1_high": high}
+
+    def check_strengths(self, metanet: Metanet) -> None:
+        """Raise a ``ValueError`` unless L1 strengths are drawn exactly if the metanet reads them."""
+        if ("l1" in metanet.conditions) != (self.l1_range is not None):
+            reads = f"the metanet reads the conditions {sorted(metanet.conditions)}"
+            raise ValueError(
+                f"data.l1: got {self.l1_range}, but {reads}; set both data.l1: [low, high] and l1 in "
+                "model.metanet.conditions, or neither"
+            )
+
+    def train_dataloader(self) -> Iterator[int]:
+        """Endless zeros: what a step reads is drawn from its number, in ``on_after_batch_transfer``."""
+        return repeat(0)
+
+    def val_dataloader(self) -> range:
+        """One batch."""
+        return range(1)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch | Held:
+        """Called by the Trainer before every step."""
+        trainer: Any = self.trainer
+        if trainer.training:
+            return self.draw(trainer.global_step, trainer.global_rank)
+        return self.validation()
 
 
-class ZooDataModule(L.LightningDataModule):
+class ZooDataModule(DrawnDataModule):
     """Draws base networks and examples. A zoo that does not exist is built.
 
     Everything stays on the device. What a step draws is a function of seed, step and process alone, so a run
@@ -92,8 +138,8 @@ class ZooDataModule(L.LightningDataModule):
         seed: Seed of the draws.
 
     Attributes:
-        l1_range: The L1 strengths that are drawn; None if none are.
         recipe_roots: Further folders in which ``zoo_recipe`` is looked for.
+        held: Split of the zoo -> its networks [n, ...], on the device once loaded.
 
     Raises:
         ValueError: If a value is out of its range; the message names it.
@@ -125,17 +171,14 @@ class ZooDataModule(L.LightningDataModule):
         self.recipe_roots: Sequence[Path] = ()
         self.networks, self.examples, self.val_networks = networks, examples, val_networks
         self.input_noise, self.l1_zero, self.seed = input_noise, l1_zero, seed
-        self._zoo: Zoo | None = None
-        self._held: dict[Which, Params] = {}
+        self.held: dict[Which, Params] = {}
         self._data: dict[Which, Examples] = {}
         self._generator: torch.Generator | None = None
 
-    @property
+    @cached_property
     def zoo(self) -> Zoo:
         """All networks of the zoo, on the CPU; it has to be built."""
-        if self._zoo is None:
-            self._zoo = load_zoo(self.folder)
-        return self._zoo
+        return load_zoo(self.folder)
 
     def prepare_data(self) -> None:
         """Build the zoo, as far as it is not built yet.
@@ -145,7 +188,7 @@ class ZooDataModule(L.LightningDataModule):
             ValueError: If zoo or recipe are damaged, or do not belong together.
         """
         try:
-            self._zoo = load_zoo(self.folder)
+            _ = self.zoo
         except FileNotFoundError:
             if self.recipe is None:
                 raise
@@ -170,34 +213,17 @@ class ZooDataModule(L.LightningDataModule):
         stored = (self.zoo.problem, self.zoo.family)
         _check_same((problem, family), stored, f"the networks in {self.folder} have")
 
-    def check_strengths(self, metanet: Metanet) -> None:
-        """Raise a ``ValueError`` unless L1 strengths are drawn exactly if the metanet reads them."""
-        if ("l1" in metanet.conditions) != (self.l1_range is not None):
-            reads = f"the metanet reads the conditions {sorted(metanet.conditions)}"
-            raise ValueError(
-                f"data.l1: got {self.l1_range}, but {reads}; set both data.l1: [low, high] and l1 in "
-                "model.metanet.conditions, or neither"
-            )
-
     def load(self, device: torch.device | str = "cpu", problem: Problem | None = None) -> None:
         """Put networks on a device, and the examples of ``problem``, by default the zoo's."""
         device = torch.device(device)
         problem = problem or self.zoo.problem
-        self._held = {which: self.zoo.select(which).to(device).params for which in ("train", "val", "test")}
+        self.held = {which: self.zoo.select(which).to(device).params for which in ("train", "val", "test")}
         self._data = {which: problem.split(which).to(device) for which in ("train", "val", "test")}
         self._generator = torch.Generator(device)
 
-    def data(self, which: Which) -> Examples:
-        """A part of the problem's data, on the device."""
-        return self._data[which]
-
-    def held(self, which: Which) -> Params:
-        """The zoo's networks of a split, [n, ...], on the device."""
-        return self._held[which]
-
     def draw(self, step: int, rank: int = 0) -> Batch:
         """What meta step ``step`` of process ``rank`` reads; a function of these and the seed alone."""
-        params, data, generator = self._held["train"], self._data["train"], self._generator
+        params, data, generator = self.held["train"], self._data["train"], self._generator
         assert generator is not None, "load() comes first"
         key = np.random.SeedSequence((self.seed, step, rank)).generate_state(1, np.uint64)[0]
         generator.manual_seed(int(key >> 1))
@@ -220,7 +246,7 @@ class ZooDataModule(L.LightningDataModule):
     def testing(self) -> Held:
         """What the end of a run is measured on: test networks and test data, reading as in validation."""
         validation = self.validation()
-        return replace(validation, params=self._held["test"], data={"test": self._data["test"]})
+        return replace(validation, params=self.held["test"], data={"test": self._data["test"]})
 
     def seeds(self) -> dict[str, int]:
         """What was seeded with what, beside the metanet and the draws."""
@@ -228,17 +254,10 @@ class ZooDataModule(L.LightningDataModule):
 
     def validation(self, examples: int = 1000) -> Held:
         """What a validation reads: val networks, the val data, and the first of the train data."""
-        params = {name: p[: self.val_networks] for name, p in self._held["val"].items()}
+        params = {name: p[: self.val_networks] for name, p in self.held["val"].items()}
         train, val = self._data["train"], self._data["val"]
         train = train.take(slice(examples))
-        strengths = {"": 0.0}
-        if self.l1_range is not None:
-            points = self.l1_range.points(3)
-            strengths = {"": 0.0 if self.l1_range.zero else points[0]}
-            # A range of one strength has one point, which stands for all three.
-            for name, point in (("low", points[0]), ("mid", points[len(points) // 2]), ("high", points[-1])):
-                strengths[f"_l1_{name}"] = point
-        return Held(params, {"val": val, "train": train}, train, strengths)
+        return Held(params, {"val": val, "train": train}, train, self.strengths())
 
     def setup(self, stage: str) -> None:
         """Called by the Trainer in every process."""
@@ -247,21 +266,6 @@ class ZooDataModule(L.LightningDataModule):
         self.check_fits(module.problem, module.family)
         self.check_strengths(module.metanet)
         self.load(trainer.strategy.root_device, module.problem)
-
-    def train_dataloader(self) -> Endless:
-        """Forever nothing: see ``on_after_batch_transfer``."""
-        return Endless()
-
-    def val_dataloader(self) -> range:
-        """One batch."""
-        return range(1)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch | Held:
-        """Called by the Trainer before every step."""
-        trainer: Any = self.trainer
-        if trainer.training:
-            return self.draw(trainer.global_step, trainer.global_rank)
-        return self.validation()
 
 
 def draw_strengths(l1_range: L1Range, zero: float, count: int, generator: torch.Generator) -> Tensor:
@@ -275,10 +279,7 @@ def draw_strengths(l1_range: L1Range, zero: float, count: int, generator: torch.
         l1_range: Lowest and highest strength.
         zero: Probability of 0, in [0, 1).
         count: Number of networks B.
-        generator: Source of randomness; the result is on its device.
-
-    Returns:
-        [B].
+        generator: Source of randomness; the result [B] is on its device.
     """
     device = generator.device
     stratum = torch.randperm(count, generator=generator, device=device)

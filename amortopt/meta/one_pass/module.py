@@ -151,16 +151,13 @@ class OnePassModule(L.LightningModule):
         return self._network[0]
 
     def improve(self, metanet: Metanet, params: Params, read: Examples, l1: Tensor | None) -> list[Params]:
-        """All passes of a metanet over networks.
+        """New params [B, ...] after each pass of a metanet over networks.
 
         Args:
             metanet: Declares which of ``read`` and ``l1`` it reads.
             params: Networks [B, ...].
             read: Examples for gradients, computed anew before each pass.
             l1: L1 strengths [B].
-
-        Returns:
-            New params after each pass, [B, ...].
         """
 
         def gradient(params: Params) -> Params:
@@ -175,11 +172,10 @@ class OnePassModule(L.LightningModule):
             l1 if "l1" in declared else None,
             read.counts(num_networks(params)) if "batch" in declared else None,
         )
-        results = []
+        results = [params]
         for _ in range(self.passes):
-            params = metanet(params, conditions)
-            results.append(params)
-        return results
+            results.append(metanet(results[-1], conditions))
+        return results[1:]
 
     def meta_loss(
         self,
@@ -197,15 +193,11 @@ class OnePassModule(L.LightningModule):
             read: Examples for gradients that the metanet reads.
             l1: L1 strengths [B] that the metanet reads.
             penalty: L1 strengths [B] of the loss; by default the same.
-
-        Returns:
-            Scalar.
         """
         penalty = l1 if penalty is None else penalty
-        means = []
-        for new in self.improve(self.metanet, params, read, l1):
-            means.append(loss_many(self.network, new, examples, self.problem.objective, l1=penalty).mean())
-        return torch.stack(means).mean()
+        passes, objective = self.improve(self.metanet, params, read, l1), self.problem.objective
+        losses = [loss_many(self.network, new, examples, objective, l1=penalty) for new in passes]
+        return torch.stack([each.mean() for each in losses]).mean()
 
     @torch.no_grad()
     def evaluate(
@@ -218,7 +210,7 @@ class OnePassModule(L.LightningModule):
         l1: float = 0.0,
         chunk: int = 64,
     ) -> dict[str, Result]:
-        """What networks reach after all passes of a metanet.
+        """What networks reach on each of ``data`` after all passes of a metanet.
 
         Args:
             metanet: The metanet.
@@ -227,9 +219,6 @@ class OnePassModule(L.LightningModule):
             read: Examples for gradients, if the metanet reads them.
             l1: L1 strength of all networks.
             chunk: Networks at a time.
-
-        Returns:
-            Name -> result.
         """
         parts = []
         for start in range(0, num_networks(params), chunk):

@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import lightning.pytorch as L
 import numpy as np
 import torch
 
 from amortopt._types import Params
-from amortopt.meta.one_pass.data import Batch, Endless, Held, draw_strengths
+from amortopt.meta.one_pass.data import Batch, DrawnDataModule, Held, draw_strengths
 from amortopt.metanets import L1Range
 from amortopt.tasks import Examples, Family, ProblemFamily, init_many
 from amortopt.tasks.problem import Which
 
 
-class ProblemDataModule(L.LightningDataModule):
+class ProblemDataModule(DrawnDataModule):
     """Draws problems of a family, a batch of each to read, other examples to be judged by, and networks.
 
     A pool of problems is drawn once and stays on the device. The networks are fresh ones: a pass that starts
@@ -37,9 +36,6 @@ class ProblemDataModule(L.LightningDataModule):
         val_networks: Problems for validation, and for the test at the end.
         val_read: Examples that a pass reads in validation and test.
         seed: Seed of the draws.
-
-    Attributes:
-        l1_range: The L1 strengths that are drawn; None if none are.
 
     Raises:
         ValueError: If a value is out of its range; the message names it.
@@ -115,16 +111,8 @@ class ProblemDataModule(L.LightningDataModule):
             read, judged = problems.draw(which, 0, held, self.val_read, self.val_read)
             rows = torch.arange(held, device=device) % 256
             params = {name: p[rows] for name, p in self._params.items()}
-            self._held[which] = Held(params, {which: judged.to(device)}, read.to(device), self._strengths())
+            self._held[which] = Held(params, {which: judged.to(device)}, read.to(device), self.strengths())
         self._generator = torch.Generator(device)
-
-    def _strengths(self) -> dict[str, float]:
-        if self.l1_range is None:
-            return {"": 0.0}
-        points = self.l1_range.points(3)
-        names = ("_l1_low", "_l1_mid", "_l1_high")
-        picked = (points[0], points[len(points) // 2], points[-1])
-        return {"": 0.0 if self.l1_range.zero else points[0]} | dict(zip(names, picked, strict=True))
 
     def draw(self, step: int, rank: int = 0) -> Batch:
         """What a meta step reads; the same for the same seed, step and rank."""
@@ -165,27 +153,8 @@ class ProblemDataModule(L.LightningDataModule):
         """Called by the Trainer in every process."""
         trainer: Any = self.trainer
         module = trainer.lightning_module
-        if ("l1" in module.metanet.conditions) != (self.l1_range is not None):
-            raise ValueError(
-                f"data.l1: got {self.l1_range}, but the metanet reads {sorted(module.metanet.conditions)}; "
-                "set both data.l1: [low, high] and l1 in model.metanet.conditions, or neither"
-            )
+        self.check_strengths(module.metanet)
         self.load(module.problem, module.family, trainer.strategy.root_device)
-
-    def train_dataloader(self) -> Endless:
-        """Forever nothing: see ``on_after_batch_transfer``."""
-        return Endless()
-
-    def val_dataloader(self) -> range:
-        """One batch."""
-        return range(1)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch | Held:
-        """Called by the Trainer before every step."""
-        trainer: Any = self.trainer
-        if trainer.training:
-            return self.draw(trainer.global_step, trainer.global_rank)
-        return self.validation()
 
 
 def _at_most(wanted: int, there: int | None) -> int:

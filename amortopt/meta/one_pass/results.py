@@ -21,18 +21,40 @@ from amortopt.tasks import evaluate_many
 
 
 @torch.no_grad()
-def measure(module: OnePassModule, data: ZooDataModule | ProblemDataModule) -> dict[str, Any]:
-    """What the averaged metanet does to test networks in all its passes, on the test data.
+def write_release(
+    folder: str | os.PathLike[str],
+    module: OnePassModule,
+    data: ZooDataModule | ProblemDataModule,
+    *,
+    name: str,
+    recipe: dict[str, Any],
+    seed: int,
+    steps: int,
+    seconds: float,
+    commit: str | None,
+) -> dict[str, Any]:
+    """Measure what the averaged metanet does to test networks, on the test data; write its release.
 
     Args:
-        module: Trained module.
+        folder: Where it goes.
+        module: Trained module; its average is released.
         data: Loaded data, on the module's device.
+        name: Name of the checkpoint.
+        recipe: All settings of the run.
+        seed: Seed of the run.
+        steps: Steps of the run.
+        seconds: Time of training.
+        commit: Commit of the code that trained; see [commit][amortopt.meta.one_pass.results.commit].
 
     Returns:
-        Accuracies in [0, 1] and losses in nats ``"before"`` and ``"after"``, number of networks, mean ratio
-        of the L1 norms after and before. For a metanet that reads L1 strengths, ``"after"`` is at strength 0
-        (at the lowest one if 0 is not trained), and ``"by l1"`` is a table over some of them, with the
-        objective (loss plus strength times L1 norm) and the L1-norm cut in it.
+        Accuracies in [0, 1] and losses in nats ``"before"`` and ``"after"`` all passes, number of networks,
+        mean ratio of the L1 norms after and before. For a metanet that reads L1 strengths, ``"after"`` is at
+        strength 0 (at the lowest one if 0 is not trained), and ``"by l1"`` is a table over some of them, with
+        the objective (loss plus strength times L1 norm) and the L1-norm cut in it.
+
+    Raises:
+        ValueError: If the weights are not finite, or the folder holds something else.
+        OSError: If it cannot be written.
     """
     held = data.testing()
     networks, test, read = held.params, held.data, held.read
@@ -55,51 +77,6 @@ def measure(module: OnePassModule, data: ZooDataModule | ProblemDataModule) -> d
             | {"mean_objective": result.objective.mean().item(), "mean_l1_cut": result.l1_cut.mean().item()}
             for strength, result in reached.items()
         }
-    return results
-
-
-def _summary(loss: Tensor, accuracy: Tensor) -> dict[str, float]:
-    return {
-        "mean_accuracy": accuracy.mean().item(),
-        "max_accuracy": accuracy.max().item(),
-        "min_accuracy": accuracy.min().item(),
-        "mean_loss": loss.mean().item(),
-    }
-
-
-def write_release(
-    folder: str | os.PathLike[str],
-    module: OnePassModule,
-    data: ZooDataModule | ProblemDataModule,
-    *,
-    name: str,
-    recipe: dict[str, Any],
-    seed: int,
-    steps: int,
-    seconds: float,
-    commit: str | None,
-) -> dict[str, Any]:
-    """Measure, and write the release checkpoint.
-
-    Args:
-        folder: Where it goes.
-        module: Trained module; its average is released.
-        data: Loaded data.
-        name: Name of the checkpoint.
-        recipe: All settings of the run.
-        seed: Seed of the run.
-        steps: Steps of the run.
-        seconds: Time of training.
-        commit: Commit of the code that trained; see [commit][amortopt.meta.one_pass.results.commit].
-
-    Returns:
-        The results.
-
-    Raises:
-        ValueError: If the weights are not finite, or the folder holds something else.
-        OSError: If it cannot be written.
-    """
-    results = measure(module, data)
     results["training"] = {
         "steps": steps,
         "skipped_steps": module.skipped,
@@ -119,6 +96,15 @@ def write_release(
     )
     save_release(folder, release)
     return results
+
+
+def _summary(loss: Tensor, accuracy: Tensor) -> dict[str, float]:
+    return {
+        "mean_accuracy": accuracy.mean().item(),
+        "max_accuracy": accuracy.max().item(),
+        "min_accuracy": accuracy.min().item(),
+        "mean_loss": loss.mean().item(),
+    }
 
 
 def commit() -> str | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import repeat
 from typing import Any, TypeAlias
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
-from amortopt.meta.one_pass.data import Endless
 from amortopt.meta.one_pass.module import MOST_SKIPPED
 from amortopt.meta.rule.inner import InnerProblem, validate
 from amortopt.meta.rule.pes import PersistentES
@@ -168,9 +168,9 @@ class UpdateRuleModule(L.LightningModule):
         """Adam, for all parameters of the rule."""
         return torch.optim.Adam(self.rule.parameters(), lr=self.hparams["lr"], betas=self.hparams["betas"])
 
-    def train_dataloader(self) -> Endless:
-        """An endless loader of nothing: inner runs draw their data themselves."""
-        return Endless()
+    def train_dataloader(self) -> Iterator[int]:
+        """Endless zeros: inner runs draw their data themselves."""
+        return repeat(0)
 
     def val_dataloader(self) -> range:
         """One item per inner problem."""

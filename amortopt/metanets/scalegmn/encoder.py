@@ -17,9 +17,8 @@ from amortopt._types import Params
 from amortopt.metanets.scalegmn.factors import CanonicalScaling, Factors, rescaled
 from amortopt.metanets.scalegmn.layer import GraphLayer
 from amortopt.metanets.scalegmn.layout import GraphBlock, GraphLayout
-from amortopt.metanets.scalegmn.packed import PackedWiring
 from amortopt.metanets.scalegmn.units import Respects
-from amortopt.metanets.scalegmn.wiring import DenseWiring, Wiring
+from amortopt.metanets.scalegmn.wiring import DenseWiring, PackedWiring, Wiring
 from amortopt.symmetry import SymmetrySpec
 
 
@@ -143,8 +142,7 @@ class GraphEncoder(nn.Module):
         counts = [len(each.features[0]) for each in read]
         wiring: Wiring = DenseWiring(counts[0], read[0].sizes)
         if len(read) > 1:
-            pairs = [(b.out, b.into) for b in self.layout.edge_blocks]
-            wiring = PackedWiring(counts, [each.sizes for each in read], pairs, self.set_embedding.device)
+            wiring = PackedWiring(counts, [each.sizes for each in read], self.set_embedding.device)
         # For every block the features in all architectures.
         features = list(zip(*(each.features for each in read), strict=True))
         split = len(self.layout.node_blocks)

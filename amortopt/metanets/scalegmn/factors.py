@@ -36,18 +36,13 @@ class Rows:
         block: The block.
         dim: The dimension.
         scale: The factor's action there.
-        others: What else scales the block, with its dimension.
+        others: What else scales the block, with its dimension; to be solved before the norms show the factor.
     """
 
     block: GraphBlock
     dim: int
     scale: Scale
     others: tuple[tuple[int, Scale], ...]
-
-    @property
-    def needs(self) -> set[str]:
-        """Factors that have to be solved before the norms show this one."""
-        return {scale.factor for _, scale in self.others}
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ class CanonicalScaling:
         self.steps = self._order()
 
     def solve(self, params: Params, sizes: Sequence[int]) -> tuple[Factors, Factors]:
-        r"""Factors q that scale every unit's incoming weights to norm one.
+        r"""Factors q that scale every unit's incoming weights to norm one, and 1/q.
 
         In the order of the groups, q_o is the norm of everything that writes to unit o, with the factors of
         what it reads already removed: :math:`q_o = \| (W_{oi} q_i)_i, b_o \|`. So q moves like the unit
@@ -102,9 +97,6 @@ class CanonicalScaling:
         Args:
             params: Tensors [B, ...].
             sizes: Units of every node set.
-
-        Returns:
-            q and 1/q, each with one tensor [B, n] per factor.
         """
         first = next(iter(params.values()))
         q = {name: first.new_zeros(len(first), sizes[node]) for name, node in self.factors.items()}
@@ -139,7 +131,7 @@ class CanonicalScaling:
         steps: list[Step] = []
 
         def ready(rows: dict[str, list[Rows]], name: str) -> list[Rows]:
-            return [each for each in rows.get(name, ()) if each.needs <= solved]
+            return [r for r in rows.get(name, ()) if {other.factor for _, other in r.others} <= solved]
 
         while left:
             whole = (n for n in left if n in written and len(ready(written, n)) == len(written[n]))

@@ -50,19 +50,11 @@ class GraphLayer(nn.Module):
         self.invariant = linear()
         self.up, self.down = nn.Linear(2 * width, 2 * width), nn.Linear(2 * width, width)
         self.qkv, self.attended = nn.Linear(width, 3 * width, bias=False), linear()
-        self.slots = nn.ModuleDict(
-            {
-                str(p): SlotAssignment(
-                    width,
-                    node.size,
-                    odd=node.odd,
-                    run=node.run if node.parts else None,
-                    known=not node.permutable,
-                )
-                for p, node in enumerate(layout.nodes)
-                if node.sided and not node.known
-            }
-        )
+        self.slots = nn.ModuleDict()
+        for p, node in enumerate(layout.nodes):
+            if node.sided and not node.known:
+                run, known = node.run if node.parts else None, not node.permutable
+                self.slots[str(p)] = SlotAssignment(width, node.size, odd=node.odd, run=run, known=known)
         self.exchange = Exchange(layout.nodes, width)
         self.carried, self.gate, self.written = linear(), nn.Linear(width, width), linear()
         self.edge_out = nn.ModuleList(linear() for _ in blocks)

@@ -129,15 +129,7 @@ class GraphLayout:
 
     @classmethod
     def from_spec(cls, spec: SymmetrySpec, respects: Respects = "scale") -> GraphLayout:
-        """Lay out a spec's params. Buffers are left out.
-
-        Args:
-            spec: Symmetry of the base networks.
-            respects: ``"permutation"`` treats every group as if nothing could be rescaled.
-
-        Returns:
-            The layout.
-        """
+        """Lay out a spec's params, without buffers; ``"permutation"`` as if nothing could be rescaled."""
         sets = SetTable(spec, respects)
         views = [BlockView.of(spec, block) for block in spec.blocks if not block.buffer]
         pairs = {_groups(view, side) for view in views for side in _sides(spec, view) if len(side) > 1}
@@ -217,14 +209,11 @@ class GraphLayout:
         return tuple(sizes[p] for p in range(len(self.nodes)))
 
     def write(self, params: Params, features: Sequence[Tensor]) -> Params:
-        """Params from the features of all blocks, the inverse of reading them.
+        """New params, in the order of ``params``, from the features of all blocks; the inverse of reading.
 
         Args:
             params: The networks that the graph was read from: shapes, and the params that stay as they are.
             features: For every block.
-
-        Returns:
-            New params in the order of ``params``.
         """
         written: Params = {}
         for block, value in zip(self.blocks, features, strict=True):

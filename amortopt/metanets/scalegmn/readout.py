@@ -18,8 +18,8 @@ class Readout(nn.Module):
         M(b) = \sum_k b_k M_k, \quad t = 1 + s(h)
 
     with the signed slots S (the identity where units are known by their index), a prototype M per block,
-    blended for each network from several (see `Blend`), and
-    corrections e, U, s that start at zero. Biases alike: t_o S_o^T m(b) + v_o u.
+    blended for each network from several (see `Blend`), and corrections e, U, s that start at zero.
+    Biases alike: t_o S_o^T m(b) + v_o u.
 
     Legend: B networks, N nodes of all sets, n nodes of one set, R slots, C edge channels, k features of a
         block.
@@ -47,14 +47,11 @@ class Readout(nn.Module):
         ends = {end.node for b in layout.blocks for end in b.ends}
         self.strength = nn.ModuleDict({str(p): nn.Linear(width, 1) for p in sorted(ends)})
         rank = max(1, width // 4)
-        self.from_out = nn.ModuleList(
-            nn.Linear(width, rank * b.channels, bias=False) for b in layout.edge_blocks
-        )
-        self.from_in = nn.ModuleList(
-            nn.Linear(width, rank * b.channels, bias=False) for b in layout.edge_blocks
-        )
+        linear = lambda channels: nn.Linear(width, channels, bias=False)  # noqa: E731
+        self.from_out = nn.ModuleList(linear(rank * b.channels) for b in layout.edge_blocks)
+        self.from_in = nn.ModuleList(linear(rank * b.channels) for b in layout.edge_blocks)
         self.from_edge = nn.ParameterList(torch.zeros(b.channels, channels) for b in layout.edge_blocks)
-        self.from_node = nn.ModuleList(nn.Linear(width, b.channels, bias=False) for b in layout.node_blocks)
+        self.from_node = nn.ModuleList(linear(b.channels) for b in layout.node_blocks)
         for zero in (*self.strength.values(), *self.from_out, *self.from_node):
             assert isinstance(zero, nn.Linear)
             nn.init.zeros_(zero.weight)

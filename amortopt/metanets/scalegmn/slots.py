@@ -24,11 +24,8 @@ def tie_width(usual: Tensor, size: Tensor | float) -> Tensor:
     equal units becomes one of 1e-10 between their slots, and in the next layer one of 1e-4.
 
     Args:
-        usual: Usual size of the differences.
+        usual: Usual size of the differences, which has the shape of the result.
         size: Usual size of the numbers whose difference it is.
-
-    Returns:
-        The width > 0, in the shape of ``usual``.
     """
     info = torch.finfo(usual.dtype)
     # Float64 leaves room for what several layers multiply an error up to. Float32 does not: units of trained
@@ -127,7 +124,7 @@ class Assigned:
 def assign(
     modules: nn.ModuleDict, nodes: Sequence[NodeSet], wiring: Wiring, evens: list[Tensor], odds: list[Tensor]
 ) -> dict[int, Assigned]:
-    """Assign the units of all sets to slots, but those that are known by their index alone.
+    """Slots by position of a set, for all sets but those whose units are known by their index alone.
 
     A unit of a set that is about other sets takes their units' slots together: a head's k-th channel the k-th
     one of its head's slot, the further sign of a unit that unit's slot. So what belongs together stays
@@ -139,9 +136,6 @@ def assign(
         wiring: The batch.
         evens: Even features [n, d] of every set.
         odds: Odd features [n, d] of every set.
-
-    Returns:
-        Position of a set -> slots.
     """
     assigned: dict[int, Assigned] = {}
     for p, (node, even, odd) in enumerate(zip(nodes, evens, odds, strict=True)):

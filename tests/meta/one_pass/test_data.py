@@ -47,14 +47,14 @@ def test_draw_takes_train_networks_and_noise_per_network(zoo: str) -> None:
     noise = batch.examples.x - clean.examples.x
     assert noise.std().item() == pytest.approx(0.3, rel=0.02)
     assert abs((noise[0] * noise[1]).mean().item()) < 0.3**2 * 0.1
-    train = {tuple(row.tolist()) for row in data.held("train")["0.bias"]}
+    train = {tuple(row.tolist()) for row in data.held["train"]["0.bias"]}
     assert {tuple(row.tolist()) for row in batch.params["0.bias"]} <= train
 
 
 def test_networks_of_the_splits_are_different_ones(zoo: str) -> None:
     data = loaded(zoo)
     rows = [
-        tuple(r.tolist()) for which in ("train", "val", "test") for r in data.held(which)["0.weight"][:, 0]
+        tuple(r.tolist()) for which in ("train", "val", "test") for r in data.held[which]["0.weight"][:, 0]
     ]
     assert len(rows) == len(set(rows)) == 24
 
@@ -115,7 +115,7 @@ def test_validation_strengths_are_zero_the_ends_and_the_middle(zoo: str) -> None
 def test_validation_reads_val_networks_and_val_data(zoo: str) -> None:
     data = loaded(zoo, val_networks=1)
     held = data.validation(examples=30)
-    assert torch.equal(held.params["0.weight"], data.held("val")["0.weight"][:1])
+    assert torch.equal(held.params["0.weight"], data.held["val"]["0.weight"][:1])
     assert torch.equal(held.data["val"].x, make_problem("mnist1d").split("val").x)
     assert len(held.data["train"]) == len(held.read) == 30
 

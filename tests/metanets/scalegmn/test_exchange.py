@@ -8,8 +8,7 @@ from torch import Tensor
 
 from amortopt.metanets.scalegmn.layer import Exchange
 from amortopt.metanets.scalegmn.layout import GraphLayout
-from amortopt.metanets.scalegmn.packed import PackedWiring
-from amortopt.metanets.scalegmn.wiring import DenseWiring, Wiring
+from amortopt.metanets.scalegmn.wiring import DenseWiring, PackedWiring, Wiring
 from tests.metanets.specs import SPECS
 
 D, B = 4, 2

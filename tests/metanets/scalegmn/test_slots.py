@@ -7,9 +7,8 @@ import torch
 
 from amortopt.metanets.scalegmn.layer import GraphLayer
 from amortopt.metanets.scalegmn.layout import GraphLayout
-from amortopt.metanets.scalegmn.packed import PackedWiring
 from amortopt.metanets.scalegmn.slots import Assigned, SlotAssignment, assign
-from amortopt.metanets.scalegmn.wiring import DenseWiring, Wiring
+from amortopt.metanets.scalegmn.wiring import DenseWiring, PackedWiring, Wiring
 from tests.metanets.specs import SPECS
 
 N, D, R = 6, 8, 6

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from amortopt.metanets.scalegmn.layout import GraphBlock, GraphLayout
-from amortopt.metanets.scalegmn.packed import PackedWiring, segment_softmax, segment_sum
 from amortopt.metanets.scalegmn.units import Part
-from amortopt.metanets.scalegmn.wiring import DenseWiring, Wiring
+from amortopt.metanets.scalegmn.wiring import DenseWiring, PackedWiring, Wiring, segment_softmax, segment_sum
 from tests.cases import case
 from tests.metanets.networks import spec_of
 
@@ -40,8 +39,7 @@ def _sizes(dense: bool) -> list[tuple[int, ...]]:
 def wired(request: pytest.FixtureRequest) -> tuple[Wiring, bool]:
     if request.param == "dense":
         return DenseWiring(3, SIZES[0]), True
-    pairs = [(block.out, block.into) for block in LAYOUT.edge_blocks]
-    return PackedWiring(COUNTS, SIZES, pairs), False
+    return PackedWiring(COUNTS, SIZES), False
 
 
 def _nodes(dense: bool, node: int, *shape: int) -> Nets:
@@ -202,8 +200,6 @@ def _slots(dense: bool, node: int, slots: int, known: bool) -> Nets:
 def test_wiring_between(wired: tuple[Wiring, bool], out: int, into: int) -> None:
     wiring, dense = wired
     block = _between(out, into, C)
-    if isinstance(wiring, PackedWiring):
-        wiring = PackedWiring(COUNTS, SIZES, [(out, into)])
     count = {node: 2 if node in (0, 3) else 4 for node in (out, into)}
     shares = {node: _slots(dense, node, count[node], node in (0, 3)) for node in (out, into)}
     factor = {node: _nodes(dense, node, 1) for node in (out, into)}
@@ -260,7 +256,7 @@ def test_wiring_order_inside_runs(dense: bool) -> None:
 
 
 def test_packed_wiring_unpacks_what_it_packs() -> None:
-    wiring = PackedWiring(COUNTS, SIZES, [(BLOCK.out, BLOCK.into)])
+    wiring = PackedWiring(COUNTS, SIZES)
     nodes = [torch.randn(n, size[2], K) for n, size in zip(COUNTS, SIZES, strict=True)]
     edges = [
         torch.randn(n, C, size[BLOCK.out], size[BLOCK.into]) for n, size in zip(COUNTS, SIZES, strict=True)
@@ -276,7 +272,7 @@ def test_packed_wiring_unpacks_what_it_packs() -> None:
 
 def test_packed_wiring_serves_blocks_within_one_set() -> None:
     own = _between(2, 2, 1)
-    wiring = PackedWiring(COUNTS, SIZES, [(2, 2)])
+    wiring = PackedWiring(COUNTS, SIZES)
     edges = [torch.randn(C, size[2], size[2], dtype=torch.float64) for size in _sizes(False)]
     x = _nodes(False, 2, C, K)
     expected = [_slow_message(e, part) for e, part in zip(edges, x, strict=True)]
