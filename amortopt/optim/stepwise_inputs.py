@@ -22,11 +22,7 @@ COMPILED = "_orig_mod."
 
 
 def unwrapped(model: Any) -> nn.Module:
-    """The network that was compiled, or given to ``DistributedDataParallel``.
-
-    Raises:
-        ValueError: It is no module, such as ``model.parameters()``.
-    """
+    """The network that was compiled, or in ``DistributedDataParallel``; a ``ValueError`` if it is none."""
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"model: got {type(model).__name__}, expected the nn.Module itself: its symmetry is read, not "
@@ -80,13 +76,8 @@ def check_options(lr: Any, weight_decay: Any) -> None:
 def step_options(index: int, group: Mapping[str, Any], where: str = "") -> tuple[float, float]:
     """Learning rate and weight decay of a group as they are now; a scheduler may have set them.
 
-    Args:
-        index: Of the group.
-        group: Its options.
-        where: What a message starts with.
-
     Raises:
-        ValueError: One is missing, negative or not finite.
+        ValueError: One is missing, negative or not finite; the message starts with ``where``.
     """
     rates = []
     for name in ("lr", "weight_decay"):
@@ -116,15 +107,16 @@ def nonfinite_message(gradients: Mapping[str, Tensor], weights: Mapping[str, Ten
             "update: got NaN or infinite values, expected finite ones; weights are as before the step: lower "
             "lr, or see whether the rule's own weights are finite"
         )
-    for what, values in (("weight", weights), ("gradient", gradients)):
-        name = next((n for n, v in values.items() if not bool(v.isfinite().all())), None)
-        if name is not None and what == "weight":
-            return (
-                f"weights: got NaN or infinite values in the weight {name!r}, expected finite ones; no step "
-                "can be taken from there: load weights from before"
-            )
-        if name is not None:
-            break
+
+    def first_bad(values: Mapping[str, Tensor]) -> str | None:
+        return next((name for name, value in values.items() if not bool(value.isfinite().all())), None)
+
+    if (name := first_bad(weights)) is not None:
+        return (
+            f"weights: got NaN or infinite values in the weight {name!r}, expected finite ones; no step can "
+            "be taken from there: load weights from before"
+        )
+    name = first_bad(gradients)
     where = "their squares, or those of the weights" if name is None else f"the gradient of {name!r}"
     return (
         f"gradients: got NaN or infinite values in {where}, expected finite ones; weights and state are as "
@@ -133,11 +125,7 @@ def nonfinite_message(gradients: Mapping[str, Tensor], weights: Mapping[str, Ten
 
 
 def read_rule(rule: UNFRule | str | os.PathLike[str]) -> UNFRule:
-    """The rule, loaded if need be.
-
-    Raises:
-        ValueError: It is neither a rule nor the place of one.
-    """
+    """The rule, loaded if need be; a ``ValueError`` if it is neither a rule nor the place of one."""
     if isinstance(rule, UNFRule):
         return rule
     if not isinstance(rule, (str, os.PathLike)):

@@ -127,13 +127,12 @@ def check_state_dict(
     Raises:
         ValueError: The first thing that differs.
     """
-    if not {"state", "param_groups"} <= set(state_dict):
+    state, known = state_dict.get("state"), state_dict.get("amortopt")
+    of_other = not isinstance(known, Mapping) if "amortopt" in state_dict else not state
+    if of_other or not {"state", "param_groups"} <= set(state_dict):
         raise ValueError("state_dict: got another optimizer's, expected one of a UNFOptimizer")
-    state = state_dict["state"]
-    if "amortopt" in state_dict:
-        _check_header(state_dict["amortopt"], expected)
-    elif not state:
-        raise ValueError("state_dict: got another optimizer's, expected one of a UNFOptimizer")
+    if known is not None:
+        _check_header(known, expected)
     groups = state_dict["param_groups"]
     if not isinstance(groups, (list, tuple)) or len(groups) != len(expected["groups"]):
         raise ValueError(
@@ -161,9 +160,7 @@ def check_state_dict(
     return values
 
 
-def _check_header(known: Any, expected: Mapping[str, Any]) -> None:
-    if not isinstance(known, Mapping):
-        raise ValueError("state_dict: got another optimizer's, expected one of a UNFOptimizer")
+def _check_header(known: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     if known.get("format") != expected["format"]:
         raise ValueError(
             f"state_dict: got format {known.get('format')!r}, expected {expected['format']}; use the "

@@ -38,12 +38,7 @@ _RULE_LIMITS = """\
 def model_card(config: Mapping[str, Any], parameters: int) -> str:
     """Markdown text with what a release is for, how to use it, what it reached and how it was made.
 
-    Args:
-        config: Content of the release's ``config.json``.
-        parameters: Number of the module's parameters.
-
-    Returns:
-        The text; it says nothing that the fields do not say.
+    Written from ``config.json`` and the number of the module's parameters alone.
     """
     name, module = config["name"], config["module"]
     problems = "\n".join(

@@ -81,11 +81,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_fields(config: Mapping[str, Any], where: str) -> None:
-    """Check the type and range of every field of ``config.json``.
-
-    Args:
-        config: Content of the file, without the checksums.
-        where: Name of the file, for the message.
+    """Check the type and range of every field of ``config.json``, the file ``where``.
 
     Raises:
         ValueError: A field is missing or not what it should be, a size is out of all proportion, or a problem

@@ -37,17 +37,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 def write_release(
     folder: str | os.PathLike[str], weights: bytes, config: Mapping[str, Any], card: str
 ) -> Path:
-    """Write a release, whole or not at all.
-
-    Args:
-        folder: A new or empty folder, or one that holds only a release, which is replaced.
-        weights: Content of ``model.safetensors``.
-        config: Content of ``config.json`` without the checksums, from
-            [as_json][amortopt.release.folder.as_json].
-        card: Content of ``README.md``.
-
-    Returns:
-        The folder.
+    """Write a release, whole or not at all: the contents of its files, ``config.json`` without the checksums.
 
     Raises:
         ValueError: The folder holds other files.

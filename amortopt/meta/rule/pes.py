@@ -59,16 +59,7 @@ class PersistentES:
 
     @torch.no_grad()
     def __call__(self, rule: UNFRule, runs: InnerRuns, horizon: int) -> Estimate:
-        """Advance inner runs by a truncation.
-
-        Args:
-            rule: The rule.
-            runs: Its inner runs, in antithetic pairs; they move on.
-            horizon: Inner steps of the runs that start anew.
-
-        Returns:
-            The meta-gradient.
-        """
+        """Advance inner runs, antithetic pairs, by a truncation; new ones get ``horizon`` inner steps."""
         center = parameters_to_vector(rule.parameters())
         noise = torch.randn(runs.count // 2, len(center), generator=runs.generator)
         noise = self.sigma * noise.to(center)

@@ -70,15 +70,9 @@ class TruncatedBackprop:
     copies = 1
 
     def __call__(self, rule: UNFRule, runs: InnerRuns, horizon: int) -> Estimate:
-        """Advance inner runs by a truncation.
+        """Advance inner runs by a truncation; those that start anew get ``horizon`` inner steps.
 
-        Args:
-            rule: The rule.
-            runs: Its inner runs; they move on.
-            horizon: Inner steps of the runs that start anew.
-
-        Returns:
-            The meta-gradient; not finite where one of the networks is not.
+        The meta-gradient is not finite where one of the networks is not.
         """
         tape = _Tape(self, runs.inner)
         # So that all steps are alike to a compiler; these gradients are never computed.
@@ -170,11 +164,7 @@ class _Bounded(torch.autograd.Function):
 
 
 def check_estimator(truncation: int, objective: str, data: str) -> None:
-    """Check what all estimators take.
-
-    Raises:
-        ValueError: An argument is out of its range.
-    """
+    """Raise a ``ValueError`` if what all estimators take is out of its range."""
     if isinstance(truncation, bool) or not isinstance(truncation, int) or truncation < 1:
         raise ValueError(f"truncation: got {truncation!r}, expected at least 1 inner step")
     for name, value, allowed in (

@@ -37,13 +37,7 @@ class Term:
 
 
 def groupings(spec: Spec) -> Iterator[tuple[int, ...]]:
-    """Partitions of axes into parts of one group each.
-
-    Args:
-        spec: Group id of every axis.
-
-    Yields:
-        The part of every axis; parts are numbered by their first axis.
+    """Partitions of axes into parts of one group each: the part of every axis, numbered by first axes.
 
     Examples:
         >>> list(groupings((5, 5))), list(groupings((5, 6)))
@@ -64,15 +58,7 @@ def groupings(spec: Spec) -> Iterator[tuple[int, ...]]:
 
 
 def unf_terms(out_spec: Spec, in_spec: Spec) -> tuple[Term, ...]:
-    """The terms of one pair, in the order of ``unf_basis``.
-
-    Args:
-        out_spec: Group id of every output axis.
-        in_spec: Group id of every input axis.
-
-    Returns:
-        One term per partition; ``count_terms`` many.
-    """
+    """The terms of one pair, one per partition, in the order of ``unf_basis``."""
     rank = len(out_spec)
     return tuple(Term(parts[:rank], parts[rank:]) for parts in groupings((*out_spec, *in_spec)))
 
@@ -85,13 +71,6 @@ def _bell(n: int) -> int:
 def count_terms(out_spec: Spec, in_spec: Spec) -> int:
     """Number of terms of one pair: the product over groups of the Bell number of the group's axes.
 
-    Args:
-        out_spec: Group id of every output axis.
-        in_spec: Group id of every input axis.
-
-    Returns:
-        The number.
-
     Examples:
         >>> count_terms((1, 1), (1, 1))  # a recurrent matrix onto itself
         15
@@ -101,12 +80,6 @@ def count_terms(out_spec: Spec, in_spec: Spec) -> int:
 
 def count_layer_terms(specs: Sequence[Spec]) -> int:
     """Number of terms over all ordered pairs of some tensors.
-
-    Args:
-        specs: Spec of every tensor.
-
-    Returns:
-        The number.
 
     Examples:
         >>> count_layer_terms([(1, 0), (1,), (2, 1), (2,), (3, 2), (3,)])  # an MLP of three layers
@@ -163,23 +136,14 @@ def unf_basis(
 
 
 def check_sizes(specs: Sequence[Spec], shapes: Sequence[Sequence[int]]) -> None:
-    """Refuse axes of one group that differ in size.
-
-    Args:
-        specs: Spec of every tensor.
-        shapes: Its shape.
-
-    Raises:
-        ValueError: Names the group and both sizes.
-    """
+    """Raise a ``ValueError`` if axes of one group differ in size."""
     sizes: dict[int, int] = {}
     for spec, shape in zip(specs, shapes, strict=True):
         for group, size in zip(spec, shape, strict=True):
             if sizes.setdefault(group, size) != size:
                 raise ValueError(
-                    f"shapes: group {group} got axes of sizes {sizes[group]} and {size}, expected one "
-                    f"size; give "
-                    "axes that are not permuted together different ids"
+                    f"shapes: group {group} got axes of sizes {sizes[group]} and {size}, expected one size; "
+                    "give axes that are not permuted together different ids"
                 )
 
 

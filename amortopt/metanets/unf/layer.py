@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amortopt.metanets.unf.basis import Spec, Term, check_sizes, count_terms, unf_terms
+from amortopt.metanets.unf.basis import Spec, Term, check_sizes, count_layer_terms, unf_terms
 from amortopt.metanets.unf.pooling import Pooling, diagonal, pattern
 from amortopt.metanets.unf.readings import all_readings, private_axes
-from amortopt.metanets.unf.tensors import WeightTensors
-from amortopt.symmetry import SymmetrySpec
 
 
 class FixedUNFLayer(nn.Module):
@@ -77,22 +75,6 @@ class FixedUNFLayer(nn.Module):
         self._plan = lru_cache(maxsize=64)(self._make_plan)
         self.reset_parameters()
 
-    @classmethod
-    def from_spec(cls, spec: SymmetrySpec, in_channels: int, out_channels: int) -> FixedUNFLayer:
-        """A layer for base networks of a symmetry; `tensors.WeightTensors` makes its
-        input.
-
-        Args:
-            spec: Symmetry of the base networks; scalings are ignored.
-            in_channels: C of what it reads.
-            out_channels: C of what it returns.
-
-        Returns:
-            A fresh layer with one tensor per block of the spec.
-        """
-        tensors = WeightTensors(spec)
-        return cls(tensors.specs, in_channels, out_channels, runs=tensors.runs)
-
     def reset_parameters(self) -> None:
         """Draw new weights from the global random state."""
         fan_in = [0] * len(self.specs)
@@ -119,37 +101,29 @@ class FixedUNFLayer(nn.Module):
         ]
 
     def term_weights(self, tensor: int) -> list[Tensor]:
-        """Matrices of all terms that are added up in one output.
-
-        Args:
-            tensor: Position of the output.
+        """Matrices of all terms that are added up in the output at a position.
 
         Returns:
-            Views of ``weight`` [C_out, C_in], over inputs and, within one, in the order of
-            ``unf_terms``; terms that ``runs`` forbids are left out.
+            Views of ``weight`` [C_out, C_in], over inputs and, within one, in the order of ``unf_terms``, but
+            without terms that ``runs`` forbids.
         """
-        c_out, c_in = self.out_channels, self.in_channels
         weights: dict[tuple[int, Term], Tensor] = {}
         for multiset, matrix in zip(self.writings, self.matrices(self.weight), strict=True):
+            # [writings, C_out, readings, C_in]
+            blocks = matrix.unflatten(0, (-1, self.out_channels)).unflatten(2, (-1, self.in_channels))
             for row, writing in enumerate(self.writings[multiset]):
-                if writing.tensor != tensor:
-                    continue
-                for column, reading in enumerate(self.readings[multiset]):
+                for column, reading in enumerate(self.readings[multiset] if writing.tensor == tensor else ()):
                     # Kept parts run together with the writing's; others are numbered after these.
                     part_of = dict(zip(reading.kept, writing.kept, strict=True))
                     fresh = count(max(writing.grouping, default=-1) + 1)
                     for part in reading.grouping:
                         part_of[part] = part_of[part] if part in part_of else next(fresh)
                     term = Term(writing.grouping, tuple(part_of[part] for part in reading.grouping))
-                    rows, columns = (
-                        slice(row * c_out, (row + 1) * c_out),
-                        slice(column * c_in, (column + 1) * c_in),
-                    )
-                    weights[reading.tensor, term] = matrix[rows, columns]
-        keys = [
+                    weights[reading.tensor, term] = blocks[row, :, column]
+        terms = [
             (k, term) for k, spec in enumerate(self.specs) for term in unf_terms(self.specs[tensor], spec)
         ]
-        return [weights[key] for key in keys if key in weights]
+        return [weights[key] for key in terms if key in weights]
 
     def _make_plan(
         self, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: torch.device
@@ -213,11 +187,8 @@ class FixedUNFLayer(nn.Module):
         self._plan = lru_cache(maxsize=64)(self._make_plan)
 
     def extra_repr(self) -> str:
-        terms = sum(count_terms(a, b) for a in self.specs for b in self.specs)
-        return (
-            f"{self.in_channels}, {self.out_channels}, tensors={len(self.specs)}, terms={terms}, "
-            f"products={self.num_products}"
-        )
+        size = f"tensors={len(self.specs)}, terms={count_layer_terms(self.specs)}"
+        return f"{self.in_channels}, {self.out_channels}, {size}, products={self.num_products}"
 
 
 class UNFPool(nn.Module):

@@ -128,13 +128,7 @@ class Node:
 def make_nodes(
     readings: Readings, private: Sequence[Multiset], shapes: Sequence[tuple[int, ...]]
 ) -> list[Node]:
-    """The nodes without their pieces, by number of their first multisets; alike for readings of equal keys.
-
-    Args:
-        readings: By multiset, from ``all_readings``.
-        private: Per tensor the groups that it alone has.
-        shapes: Shape of every tensor.
-    """
+    """The nodes without their pieces, by first multiset; alike for readings of equal keys."""
     folded: dict[int, tuple[Multiset, tuple[int, ...]]] = {}
     for groups, shape in zip(private, shapes, strict=True):
         for length in range(len(groups), 1, -1):

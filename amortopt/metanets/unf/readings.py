@@ -52,14 +52,9 @@ Readings: TypeAlias = dict[Multiset, tuple[Reading, ...]]
 
 
 def private_axes(specs: Sequence[Spec], runs: Runs) -> list[tuple[int, ...]]:
-    """Groups that only one tensor has, as its last axes: the height and width of a kernel.
+    """Per tensor the groups that it alone has, as its last axes: the height and width of a kernel.
 
-    Args:
-        specs: Spec of every tensor.
-        runs: Axes that may not be kept alone; they and their owners are left out.
-
-    Returns:
-        Per tensor the groups in the order of the axes; none where there is only one.
+    A lone such group is left out, and so are axes that may not be kept alone, and their owners.
     """
     often = Counter(group for spec in specs for group in spec)
     bound = {*runs, *((tensor, owner) for (tensor, _), owner in runs.items())}
@@ -77,7 +72,7 @@ def all_readings(specs: Sequence[Spec], runs: Runs, *, every_order: bool) -> Rea
 
     Args:
         specs: Spec of every tensor.
-        runs: Axes that may not be kept alone.
+        runs: Axes that may not be kept alone, and their owners.
         every_order: Whether kept parts of one group are read in every order. A layer reads in every order
             and writes in one, so that every term is one (reading, writing) pair.
 

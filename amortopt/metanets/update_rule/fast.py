@@ -273,8 +273,7 @@ class _FastLayer:
     def finish(self, context: Tensor) -> None:
         """From the sums over all tiles, terms per block [D, blocks], row [D, R] and pair [D, n0, n1].
 
-        Args:
-            context: Of every block, [CONTEXT, blocks].
+        ``context`` [CONTEXT, blocks] is read beside the block means.
         """
         layout, c = self.layout, self._channels
         rows = self._rows.mul_(self._per_row)

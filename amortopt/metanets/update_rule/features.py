@@ -45,20 +45,13 @@ def mean_squares(parts: list[Tensor]) -> Tensor:
 
 
 def normalised(layout: UpdateLayout, parts: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Divide every block by its root mean square, then clip to ``BOUND``.
+    """Divide every block by its root mean square, then clip to ``BOUND``: by bucket [B, L, *shape, F].
 
-    Args:
-        layout: Of the base network.
-        parts: By bucket, [B, L, *shape, F].
-
-    Returns:
-        By bucket, [B, L, *shape, F]; and the mean squares, [B, blocks, F].
+    Also returns the mean squares, [B, blocks, F].
     """
     squares = mean_squares(parts)
     factors = layout.split_blocks((squares + TINY).rsqrt())
-    return [
-        (part * factor).clamp(-BOUND, BOUND) for part, factor in zip(parts, factors, strict=True)
-    ], squares
+    return [(x * q).clamp(-BOUND, BOUND) for x, q in zip(parts, factors, strict=True)], squares
 
 
 def block_means(layout: UpdateLayout, x: Tensor) -> Tensor:

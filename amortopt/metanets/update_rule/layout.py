@@ -11,8 +11,9 @@ Legend: N elements of all parameters, L blocks of a bucket, R rows, ``*batch`` n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -241,21 +242,15 @@ class UpdateLayout:
                     between.setdefault((into, out) if flip else (out, into), []).append((b, k, flip))
         self.pairs = tuple(tuple(many) for many in between.values() if len(many) > 1)
 
-    @property
+    @cached_property
     def rows_by_role(self) -> dict[int, tuple[int, int]]:
         """Axis role -> its first row and the one after its last; roles without rows are left out."""
-        spans: dict[int, tuple[int, int]] = {}
-        for _, side in self.sides:
-            spans[side.role] = (spans.get(side.role, side.rows)[0], side.rows[1])
-        return spans
+        return _joined((side.role, side.rows) for _, side in self.sides)
 
-    @property
+    @cached_property
     def blocks_by_class(self) -> dict[int, tuple[int, int]]:
         """Class -> its first block and the one after its last; classes without blocks are left out."""
-        spans: dict[int, tuple[int, int]] = {}
-        for bucket in self.buckets:
-            spans[bucket.kind] = (spans.get(bucket.kind, bucket.blocks)[0], bucket.blocks[1])
-        return spans
+        return _joined((bucket.kind, bucket.blocks) for bucket in self.buckets)
 
     def split(self, flat: Tensor) -> list[Tensor]:
         """The elements by bucket: [B, N, *channels] -> [B, L, *shape, *channels] for every bucket."""
@@ -281,14 +276,7 @@ class UpdateLayout:
         return self
 
     def pack(self, params: Params, out: Tensor | None = None) -> Tensor:
-        """All parameters as one flat vector.
-
-        Args:
-            params: Qualified name -> [*batch, *shape].
-            out: Where to write it, [*batch, N]; by default a new tensor, differentiable.
-
-        Returns:
-            [*batch, N].
+        """All parameters [*batch, *shape] as one flat vector [*batch, N]; differentiable without ``out``.
 
         Raises:
             ValueError: A name is missing, or a shape differs.
@@ -310,13 +298,9 @@ class UpdateLayout:
         return torch.cat(parts, dim=-1, out=out)
 
     def unpack(self, flat: Tensor) -> Params:
-        """The parameters in a flat vector.
+        """The parameters in a flat vector: [*batch, N] -> qualified name -> [*batch, *shape].
 
-        Args:
-            flat: [*batch, N].
-
-        Returns:
-            Qualified name -> [*batch, *shape]: views, where the parameter is one block; differentiable.
+        Those of one block are views. Differentiable.
 
         Raises:
             ValueError: The last axis has another length than N.
@@ -332,3 +316,11 @@ class UpdateLayout:
             name: join([block for block, _ in many], [part for _, part in many], self.shapes[name], lead)
             for name, many in by_name.items()
         }
+
+
+def _joined(spans: Iterable[tuple[int, tuple[int, int]]]) -> dict[int, tuple[int, int]]:
+    """One span per key, from neighbouring ones."""
+    joined: dict[int, tuple[int, int]] = {}
+    for key, span in spans:
+        joined[key] = (joined.get(key, span)[0], span[1])
+    return joined

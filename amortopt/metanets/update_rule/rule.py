@@ -218,19 +218,17 @@ def is_number(value: object) -> bool:
 
 
 def _check(**config: Any) -> None:
-    for name, choices in (("net", REACHES), ("direction", get_args(Direction))):
-        if config[name] not in choices:
-            raise ValueError(f"{name}: got {config[name]!r}, expected one of {', '.join(choices)}")
-    for name in ("width", "depth"):
-        if isinstance(config[name], bool) or not isinstance(config[name], int) or config[name] < 1:
-            raise ValueError(f"{name}: got {config[name]!r}, expected a whole number of at least 1")
-    for name in ("alpha", "beta"):
-        if not is_number(config[name]) or not 0 < config[name] < math.inf:
-            raise ValueError(f"{name}: got {config[name]!r}, expected a positive number")
-    if not is_number(config["gamma"]) or not 0 < config["gamma"] < 1:
-        raise ValueError(f"gamma: got {config['gamma']!r}, expected a number between 0 and 1")
-    if not is_number(config["damping"]) or not 0 <= config["damping"] < math.inf:
-        raise ValueError(f"damping: got {config['damping']!r}, expected a finite number of at least 0")
-    for name in ("second", "gate"):
-        if not isinstance(config[name], bool):
-            raise ValueError(f"{name}: got {config[name]!r}, expected True or False")
+    directions = get_args(Direction)
+    rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+        (("net",), lambda v: v in REACHES, f"one of {', '.join(REACHES)}"),
+        (("direction",), lambda v: v in directions, f"one of {', '.join(directions)}"),
+        (("width", "depth"), lambda v: type(v) is int and v >= 1, "a whole number of at least 1"),
+        (("alpha", "beta"), lambda v: is_number(v) and 0 < v < math.inf, "a positive number"),
+        (("gamma",), lambda v: is_number(v) and 0 < v < 1, "a number between 0 and 1"),
+        (("damping",), lambda v: is_number(v) and 0 <= v < math.inf, "a finite number of at least 0"),
+        (("second", "gate"), lambda v: isinstance(v, bool), "True or False"),
+    )
+    for names, is_right, expected in rules:
+        for name in names:
+            if not is_right(config[name]):
+                raise ValueError(f"{name}: got {config[name]!r}, expected {expected}")
