@@ -15,7 +15,7 @@ from torch.fx.node import map_arg
 from amortopt.symmetry.inputs import Inputs
 from amortopt.symmetry.proof.running import Runner
 from amortopt.symmetry.rules import Call, NoRule, Result, RuleError, Value, rule_for
-from amortopt.symmetry.rules.base import by_axis
+from amortopt.symmetry.rules.dimensions import by_axis
 from amortopt.symmetry.solve.dims import Dim, fixed, is_fixed, size_of
 from amortopt.symmetry.solve.labels import Labels
 from amortopt.symmetry.solve.table import Labelled, table_of

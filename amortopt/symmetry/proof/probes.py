@@ -147,18 +147,11 @@ def search(
     rtol: float,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[int, int, tuple[Larger, ...]]:
-    """Try elements one step outside a spec.
+    """Try elements one step outside a spec that is a symmetry of the network.
 
-    Args:
-        spec: A symmetry of the network.
-        comparison: The network.
-        other: Seed -> the network at other weights and inputs. A probe that changes nothing at the first
-            ones, where a unit may be dead, is tried at these too.
-        count: Maximal number of probes; None for all, without limit of time.
-        seconds: Time after which no further probe is started.
-        generator: Source of the choice of probes and of their elements.
-        rtol: Difference up to which the function counts as the same.
-        progress: Called with the numbers of probes done and to do.
+    ``other`` gives the network at other weights and inputs, by seed: a probe that changes nothing at the
+    first ones, where a unit may be dead, is tried at these too. The remaining arguments are those of
+    [verify][amortopt.symmetry.proof.verify.verify].
 
     Returns:
         Number of probes tried, number of probes, and those that change nothing.
@@ -196,8 +189,8 @@ def search(
             for p, g, e in unnoticed
             if (drawn.try_outside(g, _touched(spec, p), rtol) or 0.0) <= rtol
         ]
-    found = tuple(Larger(p.group, spec.group(p.group).origin, p.what, error) for p, _, error in unnoticed)
-    return tried, len(possible), found
+    larger = tuple(Larger(p.group, spec.group(p.group).origin, p.what, error) for p, _, error in unnoticed)
+    return tried, len(possible), larger
 
 
 def _redundant(spec: SymmetrySpec, probe: Probe) -> bool:

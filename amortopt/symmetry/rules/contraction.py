@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amortopt.symmetry.rules.arithmetic import multiplied, together
-from amortopt.symmetry.rules.base import (
-    Call,
-    NoRule,
-    Result,
-    Value,
-    held,
-    inverse,
-    per_axis,
-    places,
-    rule,
-    settings,
-)
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule, settings
+from amortopt.symmetry.rules.dimensions import held, inverse, per_axis, places
 from amortopt.symmetry.rules.positions import copies
 from amortopt.symmetry.rules.shape import taken_apart
 from amortopt.symmetry.solve.dims import Atom, Dim, Dims, fixed, size_of, with_exponent
@@ -39,10 +29,11 @@ def linear(labels: Labels, call: Call) -> Result:
     return Result(dims, "linear")
 
 
-@rule("matmul", "mm", "bmm", "mv")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot")
 def matmul(labels: Labels, call: Call) -> Result:
     """y[..., n, o] = sum_i x[..., n, i] y[..., i, o], batch dimensions broadcast."""
-    x, y = call.value("self"), call.value({"matmul": "other", "mv": "vec"}.get(call.name, "mat2"))
+    keys = {"matmul": "other", "mv": "vec", "dot": "tensor", "vdot": "other"}
+    x, y = call.value("self"), call.value(keys.get(call.name, "mat2"))
     dims = _matmul(labels, x, y, call.name)
     return Result(dims, "linear" if x.ndim >= 2 and y.ndim == 2 else call.name)
 
@@ -71,31 +62,22 @@ def addmm(labels: Labels, call: Call) -> Result:
     return Result(together(labels, added, Value(dims, call.shape), len(dims), call.name), call.name)
 
 
-@rule("dot", "vdot", "inner", "outer")
-def vectors(labels: Labels, call: Call) -> Result:
-    """Sums over the last dimensions, or over none."""
-    x, y = call.value("self"), call.value({"dot": "tensor", "outer": "vec2"}.get(call.name, "other"))
-    if not x.ndim or not y.ndim:
-        raise NoRule("a factor is a scalar")
-    letters = LETTERS[: x.ndim + y.ndim]
-    left, right = letters[: x.ndim], letters[x.ndim :]
-    if call.name != "outer":
-        right = right[:-1] + left[-1]
-    out = letters if call.name == "outer" else left[:-1] + right[:-1]
-    return Result(contract(labels, [(left, x), (right, y)], out, call.name), call.name)
-
-
-@rule("tensordot")
+@rule("tensordot", "inner", "outer")
 def tensordot(labels: Labels, call: Call) -> Result:
-    """Sums over pairs of dimensions."""
-    x, y = call.value("self"), call.value("other")
-    letters = LETTERS[: x.ndim + y.ndim]
-    left, right = list(letters[: x.ndim]), list(letters[x.ndim :])
-    for i, j in zip(call.setting("dims_self"), call.setting("dims_other"), strict=True):
+    """Sums over pairs of dimensions: those of the call, the last ones (inner), or none (outer)."""
+    x, y = call.value("self"), call.value("vec2" if call.name == "outer" else "other")
+    pairs, config = {"inner": ([-1], [-1])}.get(call.name, ([], [])), ()
+    if call.name == "tensordot":
+        pairs = call.setting("dims_self"), call.setting("dims_other")
+        config = (("dims", str(pairs)),)
+    elif not x.ndim or not y.ndim:
+        raise NoRule("a factor is a scalar")
+    left, right = list(LETTERS[: x.ndim]), list(LETTERS[x.ndim : x.ndim + y.ndim])
+    for i, j in zip(*pairs, strict=True):
         right[j] = left[i]
     out = "".join(letter for letter in (*left, *right) if (letter in left) != (letter in right))
     dims = contract(labels, [("".join(left), x), ("".join(right), y)], out, call.name)
-    return Result(dims, call.name, (("dims", str((call.args["dims_self"], call.args["dims_other"]))),))
+    return Result(dims, call.name, config)
 
 
 @rule("_grouped_mm")
@@ -187,7 +169,7 @@ def contract(labels: Labels, terms: Sequence[tuple[str, Value]], out: str, reaso
             summed, and the factors' scales have to cancel.
         reason: Name of the operation.
     """
-    # A value leads, a parameter follows.
+    # Values first: a parameter takes over the units of the values that it is multiplied by.
     terms = sorted(terms, key=lambda term: term[1].param is not None)
     for term, value in terms:
         if value.param is not None:
@@ -218,7 +200,7 @@ def contract(labels: Labels, terms: Sequence[tuple[str, Value]], out: str, reaso
 
 
 def _nest(labels: Labels, term: str, param: Value, others: list[tuple[str, Value]], out: str) -> None:
-    """In a stack of matrices each may have units of its own; ties with other units lift them out of it."""
+    """Nest units of a stack of matrices in its index; ties with units outside the stack undo that."""
     dims = dict(zip(term, param.dims, strict=True))
     for letters, value in others:
         units = {c: labels.unit_of(dim) for c, dim in zip(letters, value.dims, strict=True) if c in dims}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from amortopt.symmetry.axes import ScaleKind
 from amortopt.symmetry.rules.arithmetic import together
-from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, replaced, rule, without
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule
+from amortopt.symmetry.rules.dimensions import by_axis, replaced, without
 from amortopt.symmetry.solve.dims import fixed
 from amortopt.symmetry.solve.labels import Labels
 
@@ -78,7 +79,7 @@ def prelu(labels: Labels, call: Call) -> Result:
 
 @rule("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 def dropout(labels: Labels, call: Call) -> Result:
-    """Nothing in eval mode; in training mode alike for all units, and under any scale unless it shifts."""
+    """The identity in eval mode; in training mode linear, except that alpha dropout shifts."""
     if call.args.get("train", False):
         if not call.training:
             raise NoRule("it is random also in eval mode")
@@ -92,7 +93,7 @@ def dropout(labels: Labels, call: Call) -> Result:
     *("double", "half", "bfloat16", "positive", "resolve_conj", "resolve_neg", "detach_copy"),
 )
 def same(labels: Labels, call: Call) -> Result:
-    """Nothing is computed, unless it is rounded."""
+    """Copies and casts: the identity, unless numbers are rounded to integers."""
     x = _input(call)
     if call.integer:
         labels.limit(x.dims, "none", call.name)
@@ -116,7 +117,7 @@ def gated(labels: Labels, call: Call) -> Result:
     axis = call.axis("dim", x.ndim)
     size = x.shape[axis] // 2
     value, gate = labels.cut(x.dims[axis], [size, 2 * size])
-    # What both halves have in common along the other dimensions is in the gate too.
+    # A scale along another dimension would multiply the gate too.
     labels.limit((gate, *without(x.dims, axis)), "none", call.name)
     dim = labels.product(gate, value, call.name)
     return Result(replaced(x.dims, axis, dim), call.name, (("dim", str(axis)),))

@@ -5,20 +5,8 @@ from __future__ import annotations
 import torch
 
 from amortopt.symmetry.rules.arithmetic import together
-from amortopt.symmetry.rules.base import (
-    Call,
-    NoRule,
-    Result,
-    Value,
-    by_axis,
-    mix_along,
-    places,
-    replaced,
-    rule,
-    settings,
-    to_power,
-    without,
-)
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule, settings
+from amortopt.symmetry.rules.dimensions import by_axis, mix_along, places, replaced, to_power, without
 from amortopt.symmetry.solve.dims import Dims, fixed
 from amortopt.symmetry.solve.labels import Labels
 
@@ -116,7 +104,7 @@ def index_select(labels: Labels, call: Call) -> Result:
 
 @rule("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty")
 def zeros(labels: Labels, call: Call) -> Result:
-    """Zeros, and what is written over, move with anything, at every index with something else."""
+    """Zeros, and memory to be written over, may be permuted and rescaled with any tensor."""
     dims = tuple(labels.fresh(size, "constant") for size in call.shape)
     several = tuple(dim for dim, size in zip(dims, call.shape, strict=True) if size > 1)
     if len(several) > 1:
@@ -132,7 +120,7 @@ def constant(labels: Labels, call: Call) -> Result:
 
 @rule("fill", "zero")
 def filled(labels: Labels, call: Call) -> Result:
-    """Written over with a number."""
+    """Written over with a number: zeros may be rescaled, other numbers not."""
     x, value = call.value("self"), call.args.get("value", 0)
     if isinstance(value, Value) or value != 0:
         labels.pin(x.dims, call.name)
@@ -141,7 +129,7 @@ def filled(labels: Labels, call: Call) -> Result:
 
 @rule("bucketize", "searchsorted", "histc", "bincount")
 def counted(labels: Labels, call: Call) -> Result:
-    """Which of some bounds a value lies between, or how many do: nothing may be moved or scaled."""
+    """Bins of values, or numbers of values in bins: nothing may be permuted or rescaled."""
     for value in call.args.values():
         if isinstance(value, Value):
             labels.pin(value.dims, call.name)
@@ -153,7 +141,7 @@ def counted(labels: Labels, call: Call) -> Result:
 
 @rule("topk", "sort", "argsort", "argmax", "argmin", "kthvalue")
 def ordered(labels: Labels, call: Call) -> Result:
-    """The largest along a dimension, and where they are: places are known by their index."""
+    """Values ordered by size along a dimension, and their indices; units along it are not permuted."""
     x = call.value("self")
     if call.args.get("dim") is None:
         labels.pin(x.dims, call.name)

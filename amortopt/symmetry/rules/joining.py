@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, mix_along, replaced, rule
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule
+from amortopt.symmetry.rules.dimensions import by_axis, mix_along, replaced
 from amortopt.symmetry.rules.positions import unordered
 from amortopt.symmetry.solve.dims import Dim, fixed, sum_of
 from amortopt.symmetry.solve.labels import Labels
@@ -12,7 +13,7 @@ from amortopt.symmetry.solve.labels import Labels
 
 @rule("cat")
 def concatenate(labels: Labels, call: Call) -> Result:
-    """Along its dimension the parts follow each other; along all others they move alike."""
+    """The parts follow each other along one dimension; along the others they have the same units."""
     values = call.setting("tensors")
     if not all(isinstance(value, Value) for value in values):
         raise NoRule("a part is not one tensor")
@@ -46,7 +47,7 @@ def _alike(labels: Labels, parts: list[Dim], reason: str) -> Dim:
 
 @rule("hstack", "vstack", "dstack")
 def concatenate_along(labels: Labels, call: Call) -> Result:
-    """Concatenation along the dimension that the name says."""
+    """Concatenation along rows, columns or depth."""
     values = call.setting("tensors")
     axis = {"hstack": 1, "vstack": 0, "dstack": 2}[call.name]
     if not all(isinstance(value, Value) and value.ndim > axis for value in values) or values[0].ndim < 2:
@@ -56,7 +57,7 @@ def concatenate_along(labels: Labels, call: Call) -> Result:
 
 @rule("stack")
 def stack(labels: Labels, call: Call) -> Result:
-    """A new dimension of values that move alike."""
+    """A new dimension of values with the same units and scales."""
     values = call.setting("tensors")
     if not all(isinstance(value, Value) for value in values):
         raise NoRule("a part is not a tensor")
@@ -69,7 +70,7 @@ def stack(labels: Labels, call: Call) -> Result:
 
 @rule("slice", "narrow")
 def slice_(labels: Labels, call: Call) -> Result:
-    """A range of a dimension: units outside it are others than those inside."""
+    """A range of a dimension: units inside it are not permuted with those outside."""
     x = call.value("self")
     axis = call.axis("dim", x.ndim)
     size, start = x.shape[axis], call.args.get("start")

@@ -7,17 +7,8 @@ are normalized one by one and no mean over units is subtracted.
 from __future__ import annotations
 
 from amortopt.symmetry.axes import ScaleKind
-from amortopt.symmetry.rules.base import (
-    Call,
-    NoRule,
-    Result,
-    inverse,
-    replaced,
-    rule,
-    settings,
-    to_power,
-    without,
-)
+from amortopt.symmetry.rules.base import Call, NoRule, Result, rule, settings
+from amortopt.symmetry.rules.dimensions import axes_of, inverse, replaced, to_power, without
 from amortopt.symmetry.rules.reduction import reduced
 from amortopt.symmetry.rules.shape import taken_apart
 from amortopt.symmetry.solve.dims import Dims, fixed
@@ -91,9 +82,7 @@ def group_norm(labels: Labels, call: Call) -> Result:
 def vector_norm(labels: Labels, call: Call) -> Result:
     """Signs of what is summed do not matter, positive scales of everything else are kept."""
     x = call.value("self")
-    axes = call.args.get("dim")
-    axes = range(x.ndim) if axes in (None, []) else axes if isinstance(axes, list | tuple) else [axes]
-    over = {axis % x.ndim for axis in axes}
+    over = {axis % x.ndim for axis in axes_of(call.args.get("dim"), x.ndim)}
     summed, rest = tuple(x.dims[axis] for axis in sorted(over)), without(x.dims, *over)
     labels.limit(summed, "sign", call.name)
     # Counting what is not zero (order 0) has no scale.

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from amortopt.symmetry.rules.arithmetic import gated, multiplied, together
-from amortopt.symmetry.rules.base import (
-    Call,
-    NoRule,
-    Result,
-    Value,
-    held,
-    per_axis,
-    places,
-    replaced,
-    rule,
-    settings,
-    to_power,
-    without,
-)
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule, settings
+from amortopt.symmetry.rules.dimensions import axes_of, held, per_axis, places, replaced, to_power, without
 from amortopt.symmetry.rules.shape import taken_apart
-from amortopt.symmetry.solve.dims import Atom, Dim, fixed, is_fixed, sum_of
+from amortopt.symmetry.solve.dims import Atom, Dim, Dims, fixed, is_fixed, sum_of
 from amortopt.symmetry.solve.labels import Labels
 
 
@@ -43,7 +31,7 @@ def expand(labels: Labels, call: Call) -> Result:
 
 
 def copies(labels: Labels, size: int, before: Dim) -> Dim:
-    """A dimension along which all values are equal: whatever permutes it changes nothing."""
+    """A new dimension along which all values are equal: any permutation is allowed."""
     resolved = labels.resolve(before)
     atom = resolved[-1] if resolved else None
     owner = atom.unit if isinstance(atom, Atom) and len(resolved) == 1 else None
@@ -52,7 +40,7 @@ def copies(labels: Labels, size: int, before: Dim) -> Dim:
 
 @rule("repeat", "tile")
 def repeat(labels: Labels, call: Call) -> Result:
-    """The whole dimension again and again."""
+    """Copies of whole dimensions, one after the other."""
     x = call.value("self")
     new = len(call.shape) - x.ndim
     dims: list[Dim] = []
@@ -66,7 +54,7 @@ def repeat(labels: Labels, call: Call) -> Result:
 
 @rule("repeat_interleave")
 def repeat_interleave(labels: Labels, call: Call) -> Result:
-    """Every unit again and again: a run of copies."""
+    """A run of copies for every unit."""
     x = call.value("self")
     if isinstance(call.args.get("repeats"), Value) or call.args.get("dim") is None:
         raise NoRule("its numbers of copies vary")
@@ -81,17 +69,21 @@ def reordered(labels: Labels, call: Call) -> Result:
     """Positions change places, so units along them may not."""
     x = call.value("self")
     axes = {"fliplr": [1], "flipud": [0]}.get(call.name, call.args.get("dims", call.args.get("dim")))
-    over = range(x.ndim) if axes in (None, []) else axes if isinstance(axes, list | tuple) else [axes]
-    dims = list(x.dims)
-    for axis in over:
-        dims[axis % x.ndim] = unordered(labels, dims, axis % x.ndim, call.shape[axis % x.ndim], call.name)
-    shifts = call.args.get("shifts", "")
-    return Result(tuple(dims), call.name, (("dims", str(list(over))), ("shifts", str(shifts))))
+    over = axes_of(axes, x.ndim)
+    config = (("dims", str(over)), ("shifts", str(call.args.get("shifts", ""))))
+    return Result(_reordered_along(labels, x, over, call), call.name, config)
+
+
+def _reordered_along(labels: Labels, x: Value, axes: Iterable[int], call: Call) -> Dims:
+    dims = x.dims
+    for axis in (axis % x.ndim for axis in axes):
+        dims = replaced(dims, axis, unordered(labels, dims, axis, call.shape[axis], call.name))
+    return dims
 
 
 @rule("pad", "constant_pad_nd")
 def pad(labels: Labels, call: Call) -> Result:
-    """Zeros before and after move with any units; other values around units do not."""
+    """Zeros around units may be permuted and rescaled with them; other values forbid both."""
     x = call.value("self")
     widths, mode = list(call.setting("pad")), str(call.args.get("mode", "constant"))
     value = call.args.get("value")
@@ -121,10 +113,8 @@ def mirrored(labels: Labels, call: Call) -> Result:
     """Borders filled with positions of the tensor, so these keep their order."""
     x = call.value("self")
     widths = list(call.args["padding" if "padding" in call.args else "pad"])
-    dims = list(x.dims)
-    for axis in range(x.ndim - len(widths) // 2, x.ndim):
-        dims[axis] = unordered(labels, dims, axis, call.shape[axis], call.name)
-    return Result(tuple(dims), call.name, (("pad", str(widths)),))
+    axes = range(x.ndim - len(widths) // 2, x.ndim)
+    return Result(_reordered_along(labels, x, axes, call), call.name, (("pad", str(widths)),))
 
 
 @rule("unfold")
@@ -180,12 +170,10 @@ _TRANSFORMS = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
 @rule(*(f"fft_{kind}{rank}" for kind in _TRANSFORMS for rank in ("", "2", "n")))
 def fourier(labels: Labels, call: Call) -> Result:
     """Linear; positions along the transformed axes keep their order, and frequencies have one."""
-    x, dim = call.value("self"), call.args.get("dim")
-    over = range(x.ndim) if dim is None else dim if isinstance(dim, list | tuple) else [dim]
-    dims = list(x.dims)
-    for axis in over:
-        dims[axis % x.ndim] = unordered(labels, dims, axis % x.ndim, call.shape[axis % x.ndim], call.name)
-    return Result(tuple(dims), call.name, (("dim", str(list(over))), ("norm", str(call.args.get("norm")))))
+    x = call.value("self")
+    over = axes_of(call.args.get("dim"), x.ndim)
+    config = (("dim", str(over)), *settings(call, "norm"))
+    return Result(_reordered_along(labels, x, over, call), call.name, config)
 
 
 @rule("view_as_complex")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amortopt.symmetry.axes import ScaleKind
-from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, by_axis, inverse, rule, settings
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule, settings
+from amortopt.symmetry.rules.dimensions import by_axis, inverse
 from amortopt.symmetry.solve.dims import Dim, Dims, Sum, fixed, sum_of
 from amortopt.symmetry.solve.labels import Labels
 

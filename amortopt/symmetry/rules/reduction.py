@@ -10,18 +10,8 @@ import torch
 
 from amortopt.symmetry.axes import ScaleKind
 from amortopt.symmetry.rules.arithmetic import together
-from amortopt.symmetry.rules.base import (
-    Call,
-    NoRule,
-    Result,
-    Value,
-    held,
-    per_axis,
-    places,
-    rule,
-    to_power,
-    without,
-)
+from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule
+from amortopt.symmetry.rules.dimensions import axes_of, held, per_axis, places, to_power, without
 from amortopt.symmetry.solve.dims import Dims
 from amortopt.symmetry.solve.labels import Labels
 
@@ -112,10 +102,7 @@ def reduction(labels: Labels, call: Call) -> Result:
         labels.limit(dims, kind, call.name)
         return Result(dims, call.name)
     x, over = call.value("self"), call.args.get("dim")
-    if over is None or over == [] or not x.ndim:
-        axes = tuple(range(x.ndim))
-    else:
-        axes = tuple(sorted(axis % x.ndim for axis in (over if isinstance(over, list | tuple) else [over])))
+    axes = tuple(sorted(axis % x.ndim for axis in axes_of(over, x.ndim))) if x.ndim else ()
     even = labels.even(x.dims, axes)
     labels.mix(without(even, *axes), tuple(x.dims[axis] for axis in axes))
     dims = reduced(even, axes, call.args.get("keepdim", False))
@@ -147,10 +134,8 @@ def running(labels: Labels, call: Call) -> Result:
     labels.freeze((x.dims[axis],))
     kind: dict[str, ScaleKind] = {"cumsum": "free", "cummax": "positive", "cummin": "positive"}
     labels.limit(dims, kind.get(call.name, "none"), call.name)
-    config = (("dim", str(axis)),)
-    if len(call.shapes) < 2:
-        return Result(dims, call.name, config)
-    return Result((), call.name, config, parts=(dims, to_power(labels, dims, 0)))
+    parts = (dims, to_power(labels, dims, 0)) if len(call.shapes) > 1 else None
+    return Result(dims if parts is None else (), call.name, (("dim", str(axis)),), parts=parts)
 
 
 @rule("cosine_similarity", "pairwise_distance", "dist")

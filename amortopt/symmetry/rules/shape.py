@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from amortopt.symmetry.rules.base import Call, NoRule, Result, places, rule
+from amortopt.symmetry.rules.base import Call, NoRule, Result, rule
+from amortopt.symmetry.rules.dimensions import places
 from amortopt.symmetry.solve.dims import Atom, Dim, Dims, Item, Sum, fixed, size_of
 from amortopt.symmetry.solve.labels import Labels
 
@@ -14,7 +15,7 @@ from amortopt.symmetry.solve.labels import Labels
     *("reshape_as", "_reshape_alias", "ravel", "atleast_2d", "atleast_3d"),
 )
 def reshape(labels: Labels, call: Call) -> Result:
-    """Products of dimensions are joined or taken apart between the same atoms."""
+    """Dimensions are joined or taken apart: [6] to [2, 3] are 2 runs of 3 units."""
     x = call.value("self")
     if "dtype" in call.args or math.prod(x.shape) != math.prod(call.shape):
         raise NoRule("it reads the bits as another type")
@@ -25,20 +26,14 @@ def reshape(labels: Labels, call: Call) -> Result:
 
 
 def regroup(labels: Labels, dims: Dims, after: tuple[int, ...]) -> Dims:
-    """Labels of a reshaped tensor.
+    """Labels of a tensor with labels ``dims`` after reshaping it to ``after``.
 
-    Args:
-        labels: The constraints, to resolve ``dims``.
-        dims: Labels before.
-        after: Shape after.
-
-    Raises:
-        NoRule: A group would have to be taken apart in a way that no symmetry survives.
+    Raises NoRule where a group would have to be taken apart in a way that no symmetry survives.
     """
     if 0 in after:
         raise NoRule("there are no elements")
     if not after:
-        # A number has no dimension left that could say what it is multiplied by.
+        # A number has no dimension left that could carry a scale.
         labels.limit(dims, "none", "reshape")
     before, sizes, result = list(dims), list(after), list[Dim]()
     while sizes:
@@ -63,13 +58,13 @@ def taken_apart(labels: Labels, dim: Dim, sizes: tuple[int, ...]) -> list[Dim]:
 
 
 def _distribute(labels: Labels, items: list[Item], sizes: list[int]) -> list[Dim]:
-    """Spread items over dimensions of the given sizes, the total being the same."""
+    """Spread items over dimensions of ``sizes``; both have the same number of positions."""
     if len(sizes) == 1:
         return [tuple(items)]
     if all(labels.is_input(item) for item in items):
         several = sum(size != 1 for size in sizes) > 1
         if several:
-            # What may be scaled along it (a norm's gain) would be lost.
+            # A scale along it (of a norm's gain) could not be expressed any more.
             labels.pin((tuple(items),), "reshape")
         return [() if size == 1 else labels.fresh_input(size) if several else tuple(items) for size in sizes]
     # Neighbours that both keep their order are one item, which can be taken apart anywhere.
@@ -142,20 +137,15 @@ def channel_shuffle(labels: Labels, call: Call) -> Result:
     return Result(dims, call.name, (("groups", str(groups)),))
 
 
-@rule("pixel_shuffle")
+@rule("pixel_shuffle", "pixel_unshuffle")
 def pixel_shuffle(labels: Labels, call: Call) -> Result:
-    """[..., C k k, H, W] -> [..., C, k H, k W]: runs of k k channels become positions."""
-    x, factor = call.value("self"), int(call.args["upscale_factor"])
-    channels = labels.fresh(call.shape[-3], call.path or call.op)
-    labels.tie(x.dims[-3], (*channels, *fixed(factor**2, "position")), call.name)
+    """[..., C k k, H, W] -> [..., C, k H, k W], or back: runs of k k channels become positions."""
+    x, up = call.value("self"), call.name == "pixel_shuffle"
+    factor = int(call.args["upscale_factor" if up else "downscale_factor"])
+    channels = labels.fresh(call.shape[-3], call.path or call.op) if up else labels.resolve(x.dims[-3])
+    runs = (*channels, *fixed(factor**2, "position"))
+    if up:
+        labels.tie(x.dims[-3], runs, call.name)
     labels.pin(x.dims[-2:], call.name)
-    return Result((*x.dims[:-3], channels, *places(call.shape[-2:])), call.name, (("factor", str(factor)),))
-
-
-@rule("pixel_unshuffle")
-def pixel_unshuffle(labels: Labels, call: Call) -> Result:
-    """[..., C, k H, k W] -> [..., C k k, H, W]: positions become runs of k k channels."""
-    x, factor = call.value("self"), int(call.args["downscale_factor"])
-    labels.pin(x.dims[-2:], call.name)
-    channels = (*labels.resolve(x.dims[-3]), *fixed(factor**2, "position"))
-    return Result((*x.dims[:-3], channels, *places(call.shape[-2:])), call.name, (("factor", str(factor)),))
+    dims = (*x.dims[:-3], channels if up else runs, *places(call.shape[-2:]))
+    return Result(dims, call.name, (("factor", str(factor)),))
