@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import torch
 
-from amortopt.symmetry.axes import ScaleKind
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule, settings
 from amortopt.symmetry.rules.dimensions import by_axis, to_power
 from amortopt.symmetry.solve.dims import Dim, Dims, fixed
@@ -169,23 +168,24 @@ def power(labels: Labels, call: Call) -> Result:
     return Result(x.dims, call.name, config)
 
 
-_OF_TWO: dict[ScaleKind, tuple[str, ...]] = {
-    "positive": ("maximum", "minimum", "fmax", "fmin"),  # f(q x, q y) = q f(x, y) for q > 0
-    "none": (
-        *("atan2", "hypot", "remainder", "fmod", "floor_divide", "xlogy", "copysign", "logaddexp"),
-        *("logaddexp2", "heaviside"),
-    ),
-}
-_KIND: dict[str, ScaleKind] = {op: kind for kind, ops in _OF_TWO.items() for op in ops}
+@rule("maximum", "minimum", "fmax", "fmin")
+def extremum(labels: Labels, call: Call) -> Result:
+    """max(q x, q y) = q max(x, y) for q > 0."""
+    dims = together(labels, call.value("self"), call.value("other"), len(call.shape), call.name)
+    labels.limit(dims, "positive", call.name)
+    return Result(dims, call.name)
 
 
-@rule(*_KIND)
+@rule(
+    *("atan2", "hypot", "remainder", "fmod", "floor_divide", "xlogy", "copysign", "logaddexp", "logaddexp2"),
+    "heaviside",
+)
 def of_two(labels: Labels, call: Call) -> Result:
-    """Functions of two tensors, or of a tensor and a number, by the scales that they commute with."""
+    """Functions of two tensors, or of a tensor and a number: permutations only."""
     x, y = call.setting("self"), call.setting("other" if "other" in call.args else "values")
     for value in (x, y):
         if isinstance(value, Value):
-            labels.limit(value.dims, _KIND[call.name], call.name)
+            labels.limit(value.dims, "none", call.name)
     if isinstance(x, Value) and isinstance(y, Value):
         return Result(together(labels, x, y, len(call.shape), call.name), call.name)
     tensor, number = (x, y) if isinstance(x, Value) else (y, x)
