@@ -81,7 +81,7 @@ def assert_function_preserved(
 def wrong_specs(spec: SymmetrySpec) -> Iterator[SymmetrySpec]:
     """Deliberately wrong versions of a spec: in each, one parameter is not moved along one of its axes.
 
-    Only axes along which something may be moved are left out; a spec that allows nothing has no such version.
+    A spec that allows nothing has no such version.
 
     Args:
         spec: A symmetry.
@@ -91,7 +91,7 @@ def wrong_specs(spec: SymmetrySpec) -> Iterator[SymmetrySpec]:
     """
     for place, block in reversed(list(enumerate(spec.blocks))):
         if block.buffer or any(spec.owner_axis(block, k) is not None for k in range(len(block.axes))):
-            continue  # whose run an axis is along has to be said by another axis
+            continue  # an axis along runs needs the axis of their owner
         for k, axis in enumerate(block.axes):
             owners = () if axis.group is None else spec.owners(axis.group)
             scaled = any(spec.group(name).kind != "none" for name, _ in axis.scales)
@@ -154,21 +154,13 @@ def assert_equivariant(
             of the wrong versions was noticed.
     """
     first = next(iter(params.values()))
-    rtol = _TOLERANCES[first.dtype] if rtol is None else rtol
-    batch = first.shape[0] if batched else None
+    dtype, device, batch = first.dtype, first.device, first.shape[0] if batched else None
+    rtol = _TOLERANCES[dtype] if rtol is None else rtol
     with torch.no_grad():
         before = fn(params) if grads is None else fn(params, grads)
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
-            g = sample(
-                spec,
-                generator=generator,
-                low=low,
-                high=high,
-                batch=batch,
-                dtype=first.dtype,
-                device=first.device,
-            )
+            g = sample(spec, generator=generator, low=low, high=high, batch=batch, dtype=dtype, device=device)
             arguments = [act(spec, g, params, batched=batched)]
             if grads is not None:
                 arguments.append(act(spec, g, grads, batched=batched, dual=True))
@@ -179,7 +171,7 @@ def assert_equivariant(
             if not errors[name] <= rtol:
                 raise AssertionError(
                     f"not equivariant: {name!r} has relative difference {errors[name]:.3g}, allowed "
-                    f"{rtol:.3g} (seed {seed}, scales {low:g} to {high:g}, {first.dtype})"
+                    f"{rtol:.3g} (seed {seed}, scales {low:g} to {high:g}, {dtype})"
                 )
 
         def notices(wrong: SymmetrySpec, g: Element) -> bool:

@@ -9,8 +9,8 @@ The room, in the order in which a network goes through it:
   ``NoRule`` for calls that it was not written for; any other exception is a bug and is raised with the
   operation's name and module path. Its test goes into ``tests/symmetry/test_operations.py``, and a step that
   uses it into ``tests/symmetry/programs/``, whose random programs look for claims that do not hold.
-- ``solve/`` has what rules constrain (``labels``): which dimensions are made of the same units, with which
-  scales; and how the table is read off at the end.
+- ``solve/`` has what rules constrain: which dimensions are made of the same units, with which scales
+  (``labels``, with a worked example), and how the table is read off at the end (``table``).
 - ``spec`` and ``axes`` are that table, ``SymmetrySpec``; ``blocks`` reads and writes blocks of parameters.
 - ``action`` moves parameters by an element, ``proof/`` runs a network before and after, ``gauge`` counts,
   ``match`` compares two networks.
@@ -18,32 +18,15 @@ The room, in the order in which a network goes through it:
 
 from __future__ import annotations
 
-from amortopt.symmetry.action import Element as Element
-from amortopt.symmetry.action import act as act
-from amortopt.symmetry.action import compose as compose
-from amortopt.symmetry.action import identity as identity
-from amortopt.symmetry.action import inverse as inverse
-from amortopt.symmetry.action import sample as sample
-from amortopt.symmetry.axes import Axis as Axis
-from amortopt.symmetry.axes import Block as Block
-from amortopt.symmetry.axes import NeuronGroup as NeuronGroup
-from amortopt.symmetry.axes import Operation as Operation
-from amortopt.symmetry.axes import ScaleKind as ScaleKind
-from amortopt.symmetry.axes import meet as meet
-from amortopt.symmetry.extract import UnknownOperationError as UnknownOperationError
-from amortopt.symmetry.extract import UnknownOperationWarning as UnknownOperationWarning
-from amortopt.symmetry.extract import extract as extract
-from amortopt.symmetry.gauge import GaugeDimension as GaugeDimension
-from amortopt.symmetry.gauge import NullDirections as NullDirections
-from amortopt.symmetry.gauge import null_directions as null_directions
-from amortopt.symmetry.match import FamilyMismatchError as FamilyMismatchError
-from amortopt.symmetry.match import Match as Match
-from amortopt.symmetry.match import match as match
-from amortopt.symmetry.proof.probes import Larger as Larger
-from amortopt.symmetry.proof.verify import Proof as Proof
-from amortopt.symmetry.proof.verify import verify as verify
-from amortopt.symmetry.rules import RuleError as RuleError
-from amortopt.symmetry.spec import SymmetrySpec as SymmetrySpec
+from amortopt.symmetry.action import Element, act, compose, identity, inverse, sample
+from amortopt.symmetry.axes import Axis, Block, NeuronGroup, Operation, ScaleKind, meet
+from amortopt.symmetry.extract import UnknownOperationError, UnknownOperationWarning, extract
+from amortopt.symmetry.gauge import GaugeDimension, NullDirections, null_directions
+from amortopt.symmetry.match import FamilyMismatchError, Match, match
+from amortopt.symmetry.proof.probes import Larger
+from amortopt.symmetry.proof.verify import Proof, verify
+from amortopt.symmetry.rules import RuleError
+from amortopt.symmetry.spec import SymmetrySpec
 
 __all__ = [
     "Axis",

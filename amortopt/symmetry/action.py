@@ -158,7 +158,7 @@ def act(
 def act_on_some(
     spec: SymmetrySpec, g: Element, params: Params, *, batched: bool = False, dual: bool = False
 ) -> Params:
-    """The same for any of the parameters and buffers, without a check that all are there."""
+    """[act][amortopt.symmetry.act] for any of the spec's parameters and buffers, unchecked."""
     action = _Action(spec, g, 1 if batched else 0, -1 if dual else 1)
     return {name: action.on_param(name, tensor) for name, tensor in params.items()}
 
@@ -260,7 +260,7 @@ def _power(q: Tensor, exponent: int) -> Tensor:
 
 
 def _spread(factor: Tensor, ndim: int, *dims: int) -> Tensor:
-    """A factor per unit shaped to broadcast along ``dims``, in ascending order, and its B along the first."""
+    """[*dims] or [B, *dims] shaped to broadcast along ``dims``, in ascending order, and B along the first."""
     shape = [1] * ndim
     for dim, size in zip(dims, factor.shape[-len(dims) :], strict=True):
         shape[dim] = size

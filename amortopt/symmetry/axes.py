@@ -20,7 +20,7 @@ _GENERATORS: dict[ScaleKind, frozenset[str]] = {
 
 
 def meet(*kinds: ScaleKind) -> ScaleKind:
-    """The largest scale kind that every given kind allows.
+    """The largest scale kind that all kinds allow.
 
     Args:
         *kinds: Scale kinds; none at all gives ``"free"``.
@@ -50,7 +50,7 @@ class NeuronGroup:
         origin: Where the group comes from, for a person: a module path, or "input" / "output".
         within: Owner, an earlier group whose every unit owns an equal run of this group's units, in order
             (a head and its channels); runs move with their owners. Runs of one unit are a further scaling of
-            the owner's own units.
+            the owner's units.
     """
 
     name: str
@@ -78,10 +78,10 @@ class Axis:
 
     Attributes:
         group: The neuron group along this axis; None for a fixed axis (kernel position, flattened position).
-        exponent: How the block scales with the group: +1 writes to it, -1 reads from it, 0 only follows its
-            permutation; 2 if the units enter squared.
+        exponent: Power of a unit's scale q that entries are multiplied by: +1 for a weight that writes to the
+            units, -1 for one that reads them, 0 if only permuted; 2 if the units enter squared.
         size: Length of the axis: the group's size, or the length of one run of it if another axis of the
-            block says whose (a grouped convolution reads one run for every unit that it writes).
+            block is along the owner (a grouped convolution reads one run for every unit that it writes).
         role: What a fixed axis is: "kernel", "position", ...; empty for a group axis.
         also: Further groups that scale the same units, with their exponents: the group's owners or groups
             whose owner it is. A norm's gain undoes the sign of what it reads and has the scale of what it

@@ -1,15 +1,8 @@
 """Blocks of a parameter, read and written: the one place that knows where in a tensor a block lies.
 
-Everything that addresses blocks does it with these:
-
-- ``cut(value, block)``: the slice of a parameter, a view where its memory allows one, so that it can be
-  written to in place.
-- ``read(value, block)``: the slice with one dimension per axis of the block.
-- ``read_all(spec, params)``: all blocks of all params, by label.
-- ``join(blocks, tensors, shape)``: the parameter from all of its blocks, by concatenation, which autograd and
-  vmap follow.
-- ``fits(block, shape)``: whether a parameter of that shape has the block.
-- ``BlockView``: the same for one block of a spec in networks of other widths, and with run axes made whole.
+``cut`` and ``read`` take a block out of a parameter, ``join`` makes the parameter from all of its blocks, by
+concatenation, which autograd and vmap follow. ``BlockView`` reads and writes one block of a spec in networks
+of other widths, and with run axes made whole.
 
 All take tensors with any number ``lead`` of leading axes: 1 for stacked networks [B, ...] (the default), 0
 for the parameter itself. A gradient lies as its parameter does; only the exponents of its scales are opposite
@@ -21,7 +14,7 @@ Legend: B networks, W units of an owner, a / r units per run of two groups that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
@@ -147,7 +140,7 @@ def merges(sizes: Sequence[int], lengths: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """An axis along one run of a group, and the axis that says whose run it is.
+    """An axis along one run of a group, and the axis along the run's owner.
 
     Attributes:
         axis: Position of the run axis.
@@ -272,7 +265,11 @@ class BlockView:
         same = math.prod(lengths) == math.prod(self.whole) if self.block.view else lengths == self.whole
         if same if self.whole else merges(self.block.shape, lengths):
             return self.block.shape
-        for parts in () if self.whole else self._parts(len(lengths)):
+        # Every way to spread the axes over the parameter's dimensions, each some neighbouring axes
+        count = len(self.block.axes)
+        ways = combinations(range(1, count), len(lengths) - 1) if lengths and not self.whole else ()
+        for cuts in ways:
+            parts = [range(start, stop) for start, stop in pairwise((0, *cuts, count))]
             shape = [self._part_shape(part, length) for part, length in zip(parts, lengths, strict=True)]
             if None not in shape:
                 return tuple(size for part in shape if part is not None for size in part)
@@ -283,14 +280,6 @@ class BlockView:
             f"params: {self.block.label!r} has shape {lengths} per network, expected {how}{expected}{why}; "
             "give a network of the family"
         )
-
-    def _parts(self, dimensions: int) -> Iterator[list[range]]:
-        """Every way to spread the axes over the parameter's dimensions, each some neighbouring axes."""
-        if dimensions == 0:
-            return
-        count = len(self.block.axes)
-        for cuts in combinations(range(1, count), dimensions - 1):
-            yield [range(start, stop) for start, stop in pairwise((0, *cuts, count))]
 
     def _part_shape(self, part: range, length: int) -> list[int] | None:
         """Sizes of the axes that share a dimension of this length; None if they cannot."""

@@ -164,7 +164,7 @@ class _Extraction:
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
             elif node.op == "output":
-                for value in tensors(map_arg(node.args, self._value)):
+                for value in tensors(map_arg(node.args, self.values.get)):
                     self.labels.mark_output(value.dims)
             else:
                 self._step(node)
@@ -181,14 +181,14 @@ class _Extraction:
         """Read the body of an operation that only sets how it is run: without gradients, under autocast."""
         holders = [inner for inner in graph.nodes if inner.op == "placeholder"]
         for holder, argument in zip(holders, inputs, strict=True):
-            self.values[holder] = map_arg(argument, self._value)
+            self.values[holder] = map_arg(argument, self.values.get)
             if isinstance(argument, torch.fx.Node):
                 self.recording.passed_on(argument, holder)
                 self.hidden |= {holder: self.hidden[argument]} if argument in self.hidden else {}
         for inner in graph.nodes:
             if inner.op == "output":
                 results = inner.args[0]
-                self.values[node] = map_arg(results, self._value)
+                self.values[node] = map_arg(results, self.values.get)
                 for result in inner.all_input_nodes:
                     self.recording.passed_on(result, node)
             elif inner.op != "placeholder":
@@ -221,9 +221,6 @@ class _Extraction:
     def _fresh(self, name: str, shape: tuple[int, ...]) -> Value:
         return Value(tuple(self.labels.fresh(size, name) for size in shape), shape, name)
 
-    def _value(self, node: torch.fx.Node) -> Any:
-        return self.values.get(node)
-
     def _call(self, node: torch.fx.Node) -> None:
         if operator_name(node) == "operator.getitem":
             source, index = node.args[0], node.args[1]
@@ -243,7 +240,7 @@ class _Extraction:
             return
         if node in self.traced.softsigns:
             named, op = {"self": self.traced.softsigns[node]}, "aten.softsign"
-        args = {key: map_arg(arg, self._value) for key, arg in named.items()}
+        args = {key: map_arg(arg, self.values.get) for key, arg in named.items()}
         output = node.meta.get("val")
         outputs = output if isinstance(output, list | tuple) else [output]
         shapes = tuple(shape_of(part) for part in outputs)

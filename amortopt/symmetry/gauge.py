@@ -1,4 +1,4 @@
-"""How large a symmetry is: continuous directions, the discrete part, and what the function itself says."""
+"""How large a symmetry is, counted from its spec, and from the rank of the network's Jacobian."""
 
 from __future__ import annotations
 
@@ -91,12 +91,11 @@ def gauge_dimension(spec: SymmetrySpec) -> GaugeDimension:
 def rescalings(spec: SymmetrySpec, scalable: set[str]) -> int:
     """Independent directions of rescaling, if it is these groups that may be rescaled."""
     blocks = [block for block in spec.blocks if not block.buffer]
-    sums: list[Counter[str]] = []
-    for block in blocks:
-        sums.append(Counter())
+    # One row a block: a Counter's update adds
+    sums = [Counter[str]() for _ in blocks]
+    for row_of_block, block in zip(sums, blocks, strict=True):
         for row in _exponents(spec, block, None, scalable):
-            for name, exponent in row.items():
-                sums[-1][name] += exponent
+            row_of_block.update(row)
     total = _rank(sums)
     for group in spec.groups:
         # Scales that sum to zero in every run; none, where runs are of one unit.
@@ -125,7 +124,7 @@ def _exponents(
             continue
         owner = spec.owner_axis(block, position)
         within = spec.group(axis.group).within
-        # Averaged over a run, an axis along it depends on the same index as the axis that says whose it is.
+        # Averaged over a run, an axis along it depends on the index of its owner's axis only.
         together = owner is not None and within is not None and level in (None, *spec.owners(within))
         row = rows.setdefault(owner if together and owner is not None else position, {})
         for name, exponent in axis.scales:
@@ -196,7 +195,7 @@ def null_directions(
         Rank and null directions, with the gap between what counts and what does not.
 
     Raises:
-        ValueError: There are fewer outputs than weights, so that the rank would say nothing.
+        ValueError: There are fewer outputs than weights, which bounds the rank whatever the network is.
     """
     runner = generic(Runner(model, inputs), (), noise)
     params = {name: p.clone().requires_grad_() for name, p in runner.params.items()}

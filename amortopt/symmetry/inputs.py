@@ -38,7 +38,7 @@ class Inputs:
             example_input: A tensor; a tuple of arguments; a dict of keyword arguments; ``(args, kwargs)``,
                 a tuple and a dict. Anything else, and a dict whose keys ``forward`` does not have, is the
                 only argument.
-            module: The network, whose ``forward`` says what a dict is.
+            module: The network; a dict whose keys its ``forward`` accepts is taken as keyword arguments.
 
         Raises:
             ValueError: There is no tensor in it.
@@ -141,7 +141,7 @@ def is_cache(value: Any) -> bool:
 
 
 def apart(module: nn.Module) -> nn.Module:
-    """A copy of a network that shares its tensors; what a forward stores in it does not come back."""
+    """A copy of a network that shares its tensors, so that forward may store attributes without effect."""
     tensors = [
         t
         for m in module.modules()

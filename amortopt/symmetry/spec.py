@@ -86,7 +86,7 @@ class SymmetrySpec:
         """The group of that name.
 
         Raises:
-            KeyError: No such group; the message lists those there are.
+            KeyError: No such group; the message lists the groups.
         """
         if name not in self._groups:
             raise KeyError(f"group {name!r} is not in this spec; it has {list(self._groups)}")
@@ -105,8 +105,8 @@ class SymmetrySpec:
     def units_of(self, name: str) -> str:
         """The group whose units a group scales: itself, or what owns runs of one unit of it, up to the end.
 
-        A group within another one that has runs of one unit is a further scaling of the owner's own units;
-        such groups may follow each other. What counts or compares units reads this, never ``within`` alone.
+        A group within another one that has runs of one unit is a further scaling of the owner's units; such
+        groups may follow each other. Code that counts or compares units uses this, never ``within`` alone.
 
         Examples:
             >>> h = NeuronGroup("h", 3, "positive", True, "layer")
@@ -118,7 +118,7 @@ class SymmetrySpec:
         return name if owner is None or self.run(name) > 1 else self.units_of(owner)
 
     def owner_axis(self, block: Block, position: int) -> int | None:
-        """The axis that says which run of its group a block's axis is along; None if it is the whole group.
+        """The axis along the owner of an axis' run; None if the axis is along its whole group.
 
         Args:
             block: A block of this spec.
@@ -147,7 +147,7 @@ class SymmetrySpec:
         """The blocks of one parameter or moved buffer, in order of their slices.
 
         Raises:
-            KeyError: No such parameter; the message lists those there are.
+            KeyError: No such parameter; the message lists the parameters.
         """
         if param not in self._blocks:
             raise KeyError(f"parameter {param!r} is not in this spec; it has {list(self._blocks)}")
@@ -245,9 +245,13 @@ class SymmetrySpec:
             raise ValueError(f"text: got wrong fields ({error}), expected to_json()'s output") from error
 
     def __repr__(self) -> str:
-        groups = [("group", "size", "scale", "permute", "origin")] + [
-            (g.name, str(g.size), g.kind, self._permutes(g), g.origin) for g in self.groups
-        ]
+        groups = [("group", "size", "scale", "permute", "origin")]
+        for g in self.groups:
+            permute, run = "yes" if g.permutable else "no", self.run(g.name)
+            if g.within is not None:
+                inside = f", {run} inside" if g.permutable else f", {run} each" if run > 1 else ""
+                permute = f"with {g.within}{inside}"
+            groups.append((g.name, str(g.size), g.kind, permute, g.origin))
         blocks = [("parameter", "shape", "axes")] + [
             (b.label, "x".join(map(str, b.shape)), ", ".join(map(str, b.axes)) + " (buffer)" * b.buffer)
             for b in self.blocks
@@ -256,13 +260,6 @@ class SymmetrySpec:
         if self.operations:
             parts.append("computes  " + "\n          ".join(map(str, self.operations)))
         return "\n\n".join(parts)
-
-    def _permutes(self, group: NeuronGroup) -> str:
-        if group.within is None:
-            return "yes" if group.permutable else "no"
-        run = self.run(group.name)
-        inside = f", {run} inside" if group.permutable else f", {run} each" if run > 1 else ""
-        return f"with {group.within}{inside}"
 
 
 _TYPES: dict[str, tuple[type, ...]] = {

@@ -1,8 +1,8 @@
 """Scale variables: what is still allowed for the scalings along units, and how they depend on each other.
 
-A value's scaling is a monomial of scale variables. That two scalings are equal is an equation between
-monomials, solved at once by expressing one variable through the others. Variables begin with everything
-allowed and only ever lose freedom.
+A value is multiplied by a monomial of scale variables, such as a^1 b^-1. That two monomials are equal is
+solved at once, by expressing one variable through the others: a^1 b^-1 = c^1 gives c := a b^-1 if c is free.
+Variables begin with everything allowed and only ever lose freedom.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ class Scales:
     """Scale variables, each over the units of one unit variable."""
 
     def __init__(self) -> None:
+        # By number: what is still allowed, what decided that, and the unit variable that a scale is over.
         self._kind: list[ScaleKind] = []
-        self._unit: list[int] = []
         self._reason: list[str] = []
+        self._unit: list[int] = []
+        # Expressed through others.
         self._equal: dict[int, Monomial] = {}
         self._over: dict[int, list[int]] = {}
         # Of a variable over units that stand for a dimension of others: a monomial for each of its atoms.
@@ -52,51 +54,45 @@ class Scales:
         return [var for var in self._over.get(unit, ()) if var not in self._equal]
 
     def move(self, old: int, new: int) -> None:
-        """Say that the units of a unit variable are those of another one."""
+        """Move the variables over a unit variable to the one that it is united with."""
         for var in self._over.pop(old, ()):
             self._unit[var] = new
             self._over.setdefault(new, []).append(var)
 
     def share(self, var: int, shares: list[Monomial]) -> None:
-        """Say what a variable is along the atoms of the dimension that its units stand for."""
+        """Give a variable whose units are bound to a dimension: a monomial for each of its atoms."""
         self._shares[var] = tuple(shares)
 
     def shares(self, scale: Monomial, count: int) -> list[Monomial]:
-        """What a monomial over units is along the ``count`` atoms that they stand for."""
-        found: list[list[Monomial]] = [[] for _ in range(count)]
-        for var, exponent in self.expand(scale):
-            for place, share in enumerate(self._shares.get(var, ())):
-                found[place].append(power(share, exponent))
-        return [times(*factors) for factors in found]
+        """A monomial over units as one along each of the ``count`` atoms that they stand for."""
+        factors = [(self._shares.get(var, ((),) * count), e) for var, e in self._expand(scale)]
+        return [times(*(power(shares[k], e) for shares, e in factors)) for k in range(count)]
 
     def choose(self, var: int, choices: list[int]) -> None:
-        """Say that a variable is another one at every index."""
+        """Let a variable be another one at every index."""
         self._choices[var] = choices
 
     def forget_choices(self, var: int) -> list[int]:
-        """Say that a variable is no choice any more; what was chosen from."""
+        """Let a variable be no choice any more; returns the variables it was chosen from."""
         return self._choices.pop(var, [])
 
     def at(self, scale: Monomial, index: int) -> Monomial:
         """A monomial at an index, where some of its variables are a choice."""
-        return times(
-            *(
-                ((self._choices[var][index] if var in self._choices else var, exponent),)
-                for var, exponent in self.expand(scale)
-            )
-        )
+        chosen = ((self._choices[v][index] if v in self._choices else v, e) for v, e in self._expand(scale))
+        return times(*((pair,) for pair in chosen))
 
-    def expand(self, scale: Monomial) -> Monomial:
+    def _expand(self, scale: Monomial) -> Monomial:
         """The monomial in variables that are not expressed through others."""
         while any(var in self._equal for var, _ in scale):
             scale = times(*(power(self._equal.get(var, ((var, 1),)), e) for var, e in scale))
         return scale
 
     def formal(self, scale: Monomial) -> Monomial:
-        """The expanded monomial, with factors that are always 1 but say what writes and what reads."""
+        """The expanded monomial, with factors that are always 1: the table shows their exponents."""
         kept = []
-        for var, exponent in self.expand(scale):
+        for var, exponent in self._expand(scale):
             if self._kind[var] == "sign":
+                # q^2 = 1
                 exponent = (exponent % 2) * (1 if exponent > 0 else -1)
             if exponent:
                 kept.append((var, exponent))
@@ -112,7 +108,7 @@ class Scales:
         Args:
             scale: What values along some units are multiplied by.
             kind: What is allowed.
-            reason: What says so.
+            reason: What requires it.
             along: These units and their owners; see `tie`.
         """
         scale = self.reduce(scale)
@@ -133,12 +129,12 @@ class Scales:
 
         Args:
             left: What values along some units are multiplied by.
-            right: The same in other words.
-            reason: What says so.
-            along: These units and their owners, from the inside to the outside. What nested units have in
-                common is a scale of their owner, which cannot be expressed through scales of theirs.
+            right: Another monomial along the same units.
+            reason: What requires it.
+            along: These units and their owners, from the inside to the outside. A scale of an owner is shared
+                by a run, so that it cannot be expressed through scales of the nested units.
         """
-        rest = self.formal(times(self.expand(left), power(self.expand(right), -1)))
+        rest = self.formal(times(self._expand(left), power(self._expand(right), -1)))
         if any(self._kind[var] == "free" for var, _ in rest):
             self._solve(rest, reason, along)
             return
@@ -148,8 +144,8 @@ class Scales:
 
     def _innermost(self, scale: Monomial, along: Sequence[int]) -> Monomial:
         """The factors over the first of some units that has any; all if none has."""
-        found = (tuple(pair for pair in scale if self._unit[pair[0]] == unit) for unit in along)
-        return next(filter(None, found), scale)
+        over = (tuple(pair for pair in scale if self._unit[pair[0]] == unit) for unit in along)
+        return next(filter(None, over), scale)
 
     def _solve(self, rest: Monomial, reason: str, along: Sequence[int]) -> None:
         """Let a monomial be 1."""

@@ -244,7 +244,7 @@ class _Pieces:
     def _runs_along(self, atoms: list[Atom]) -> list[_Run]:
         """The axes that a dimension is viewed as."""
         labels, runs = self.labels, list[_Run]()
-        # A flattened input is one axis, unless a norm's gain along it, say, keeps its factors apart.
+        # A flattened input is one axis, unless factors of it are scaled, for example by a norm's gain.
         flat = len(atoms) > 1 and all(
             labels.is_input(atom) and not labels.scales.reduce(atom.scale) for atom in atoms
         )

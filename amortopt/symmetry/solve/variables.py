@@ -250,7 +250,7 @@ class Variables:
     # Less freedom
 
     def constrain(self, unit: int) -> Unit:
-        """The facts, to be changed by a constraint."""
+        """Mark a variable as met by a constraint; returns its facts, to be changed."""
         self.units[unit].constrained = True
         return self.units[unit]
 
