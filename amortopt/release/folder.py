@@ -111,8 +111,13 @@ def read_card(folder: Path) -> str | None:
     return card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
 
 
-def shipped(kind: Kind) -> list[str]:
-    """Names of the releases of a kind that come with the package, sorted."""
+def list_shipped(kind: Kind = "metanet") -> list[str]:
+    """Names of the checkpoints that come with the package, sorted.
+
+    Args:
+        kind: ``"metanet"``, those for [ScaleGMNOptimizer][amortopt.ScaleGMNOptimizer]; ``"rule"``, those for
+            [UNFOptimizer][amortopt.UNFOptimizer]; or ``"functional"``.
+    """
     root = shipped_folder("checkpoints")
     names = []
     for name in sorted(os.listdir(root)) if root.is_dir() else ():
@@ -147,7 +152,7 @@ def locate(source: str | os.PathLike[str], kind: Kind | None) -> Path:
         raise ValueError(f"source: {text} is a file, expected a checkpoint's folder; pass the folder")
     if NAME.fullmatch(text) and (root / text / CONFIG).is_file():
         return root / text
-    names = [name for each in get_args(Kind) if kind in (None, each) for name in shipped(each)]
+    names = [name for each in get_args(Kind) if kind in (None, each) for name in list_shipped(each)]
     known = f"shipped {kind or 'checkpoint'}s are {', '.join(names) or '(none)'}"
     if isinstance(source, str) and _HUB_ID.fullmatch(source):
         return _download(source, known)

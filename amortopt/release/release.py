@@ -30,7 +30,6 @@ from amortopt.release.folder import (
     read_card,
     read_config,
     read_state,
-    shipped,
     state_bytes,
     write_release,
 )
@@ -196,19 +195,6 @@ def load_release(source: str | os.PathLike[str], kind: Kind | None = None) -> Re
         card=read_card(folder),
         sha256=config["sha256"][WEIGHTS],
     )
-
-
-def list_shipped(kind: Kind = "metanet") -> list[str]:
-    """Names of the checkpoints that come with the package.
-
-    Args:
-        kind: ``"metanet"``, those for [ScaleGMNOptimizer][amortopt.ScaleGMNOptimizer]; ``"rule"``, those for
-            [UNFOptimizer][amortopt.UNFOptimizer]; or ``"functional"``.
-
-    Returns:
-        The names, sorted.
-    """
-    return shipped(kind)
 
 
 def parameter_count(module: nn.Module) -> int:
