@@ -136,17 +136,6 @@ class InnerProblem:
             (grads,) = torch.autograd.grad(losses.sum(), at, create_graph=create_graph)
         return (losses, grads) if create_graph else (losses.detach(), grads)
 
-    @torch.no_grad()
-    def evaluate(self, flat: Tensor, which: Which = "train", chunk: int = 512) -> Tensor:
-        """Loss [B] of every network on a whole part of the data, ``chunk`` examples at a time."""
-        data = self.split(which)
-        params = self.layout.unpack(flat)
-        total = torch.zeros(len(flat), device=flat.device)
-        for start in range(0, len(data), chunk):
-            x, y = data.x[start : start + chunk], data.y[start : start + chunk]
-            total += self.problem.objective.loss(apply_many(self.network, params, x), y) * len(x)
-        return total / len(data)
-
 
 @torch.no_grad()
 def validate(rule: UNFRule, inner: InnerProblem, count: int, steps: int) -> tuple[Tensor, Tensor]:

@@ -157,27 +157,11 @@ class InnerRuns:
         self.generator.set_state(saved["generator"].cpu())
         self.diverged = int(saved["diverged"])
 
-    def to(self, device: torch.device | str) -> InnerRuns:
-        """Move to a device, after ``inner`` was; returns itself."""
-        self.flat, self.first = self.flat.to(device), self.first.to(device)
-        self.state = {key: value.to(device) for key, value in self.state.items()}
-        if self.perturbations is not None:
-            self.perturbations = self.perturbations.to(device)
-        return self
-
 
 def horizon_at(progress: float, *, first: int, last: int, share: float, truncation: int) -> int:
-    """Inner steps of a run: they grow geometrically, in whole truncations.
+    """Inner steps of a run: from ``first`` to ``last``, geometrically, in whole truncations.
 
-    Args:
-        progress: Share of the meta-training budget that is used up.
-        first: Inner steps at its beginning.
-        last: Inner steps from ``share`` on.
-        share: Share of the budget in which they grow.
-        truncation: Inner steps K per meta step.
-
-    Returns:
-        A multiple of ``truncation``, at least one.
+    They grow in the first ``share`` of the meta-training budget, of which ``progress`` is used up.
     """
     grown = min(1.0, progress / share) if share > 0 else 1.0
     return max(1, round(first * (last / first) ** grown / truncation)) * truncation

@@ -32,12 +32,10 @@ class WeightTensors:
         specs: Group id of every axis of every tensor.
         runs: (tensor, axis) -> the axis that says whose run of units it is along. Such an axis may only be
             kept together with that one, as the runs of different owners are permuted differently.
-        labels: A name for every tensor.
     """
 
     def __init__(self, spec: SymmetrySpec) -> None:
         self.blocks = tuple(block for name in spec.params for block in spec.blocks_of(name))
-        self.labels = tuple(block.label for block in self.blocks)
         self.specs: tuple[Spec, ...] = ()
         self.runs: dict[tuple[int, int], int] = {}
         ids: dict[str, int] = {}

@@ -65,14 +65,6 @@ def test_inner_problem_gradients_can_be_differentiated() -> None:
     torch.testing.assert_close(product, (up - down) / (2 * step), rtol=0.05, atol=2e-3)
 
 
-def test_inner_problem_evaluates_the_whole_split() -> None:
-    inner = small()
-    flat = inner.init(2, seeded())
-    data = inner.problem.split("val")
-    want = inner.losses(flat, data.x.expand(2, *data.x.shape), data.y.expand(2, *data.y.shape))
-    torch.testing.assert_close(inner.evaluate(flat, "val", chunk=64), want)
-
-
 def test_inner_problem_refuses_an_empty_batch() -> None:
     with pytest.raises(ValueError, match="batch: got 0"):
         small(batch=0)
