@@ -22,6 +22,7 @@ from benchmarks.harness.store import RESULTS, ROOT, committed
 
 BLOCKS = {
     "results": ("sgd_vs_amortized", "one_shot.tables"),
+    "unseen": ("unseen_problems", "unseen.run"),
     "learned": ("learned_optimizers", "optimizers.tables"),
     "coverage": ("symmetry_coverage", "symmetry.coverage_tables"),
     "gauge": ("gauge_freedom", "symmetry.gauge"),

@@ -1,0 +1,1 @@
+"""One pass over networks whose data sets no meta-training saw."""
