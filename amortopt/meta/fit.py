@@ -250,10 +250,10 @@ def model_of(args: list[str]) -> dict[str, Any]:
             model["rule"] = True
         elif name in ("--model.problem", "--model.problem.name"):
             try:
-                given = yaml.safe_load(inline or value)
+                problem = yaml.safe_load(inline or value)
             except yaml.YAMLError:
                 continue
-            model["problem"] = given if isinstance(given, dict) else {"name": given}
+            model["problem"] = problem if isinstance(problem, dict) else {"name": problem}
     if not isinstance(model.get("problem"), dict):
         model["problem"] = {}
     return model

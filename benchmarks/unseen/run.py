@@ -6,8 +6,8 @@
 
 64 data sets of the family that the checkpoint was meta-trained on, and MNIST-1D, which is not of it. Every
 method reads the same 50, 200 or 1,000 labelled examples of each and is tested on 1,000 others. SGD and Adam
-start from fresh networks or from the prototype that the checkpoint learned; rate and input noise are chosen on 64
-other data sets. Controls: the prototype alone, and a pass that reads another problem's batch.
+start from fresh networks or from the prototype that the checkpoint learned; rate and input noise are chosen
+on 64 other data sets. Controls: the prototype alone, and a pass that reads another problem's batch.
 """
 
 from __future__ import annotations

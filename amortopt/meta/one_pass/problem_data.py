@@ -157,5 +157,5 @@ class ProblemDataModule(DrawnDataModule):
         self.load(module.problem, module.family, trainer.strategy.root_device)
 
 
-def _at_most(wanted: int, there: int | None) -> int:
-    return wanted if there is None else min(wanted, there)
+def _at_most(wanted: int, available: int | None) -> int:
+    return wanted if available is None else min(wanted, available)
