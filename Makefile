@@ -2,6 +2,7 @@
 # make test   set up, then ruff, pyright, import-linter and pytest
 # make docs   set up, then the site in site/; warnings are errors
 # make setup  only the set-up: .venv with the package (editable) and its tools, at the versions of constraints.txt
+# make scatter  add the optional torch-scatter, compiled here against the installed torch (about 5 minutes)
 # make clean  remove what these made
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test docs clean
+.PHONY: setup demo test docs scatter clean
 
 setup: $(STAMP)
 
@@ -33,6 +34,12 @@ test: setup
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# No build isolation: the build needs the installed torch. No pip cache: a wheel that was built against another
+# torch fails at import.
+scatter: setup
+	$(BIN)/python -m pip install setuptools wheel
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation --no-cache-dir torch-scatter
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build dist site

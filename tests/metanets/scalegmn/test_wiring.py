@@ -11,7 +11,7 @@ from torch import Tensor
 
 from amortopt.metanets.scalegmn.layout import GraphBlock, GraphLayout
 from amortopt.metanets.scalegmn.units import Part
-from amortopt.metanets.scalegmn.wiring import DenseWiring, PackedWiring, Wiring, segment_softmax, segment_sum
+from amortopt.metanets.scalegmn.wiring import DenseWiring, PackedWiring, Wiring
 from tests.cases import case
 from tests.metanets.networks import spec_of
 
@@ -285,27 +285,3 @@ def test_packed_wiring_refuses_bad_counts(
 ) -> None:
     with pytest.raises(ValueError, match=r"counts, sizes: got .* expected at least one network"):
         PackedWiring(counts, sizes)
-
-
-INDEX = torch.tensor([3, 0, 5, 2, 0, 2, 0, 5])
-
-
-@pytest.mark.parametrize("shape", [(), (3,), (3, 2)], ids=str)
-def test_segment_sum_agrees_with_a_loop(shape: tuple[int, ...]) -> None:
-    values = torch.randn(8, *shape, dtype=torch.float64)
-    expected = torch.stack([values[segment == INDEX].sum(0) for segment in range(6)])
-    _close(segment_sum(values, INDEX, 6), expected)
-    assert not segment_sum(values[:0], INDEX[:0], 2).any()
-
-
-def test_segment_softmax_agrees_with_a_loop() -> None:
-    logits = torch.randn(8, 2, dtype=torch.float64) * 1e3
-    weights = segment_softmax(logits, INDEX, 6)
-    for segment in (0, 2, 3, 5):
-        torch.testing.assert_close(weights[segment == INDEX], logits[segment == INDEX].softmax(0))
-
-
-def test_segment_operations_gradcheck() -> None:
-    values = torch.randn(8, 2, dtype=torch.float64, requires_grad=True)
-    for operation in (segment_sum, segment_softmax):
-        assert torch.autograd.gradcheck(lambda x, op=operation: op(x, INDEX, 6), values)
