@@ -1,6 +1,6 @@
 """Sums and softmax over segments: rows of a table that belong together, given by an index per row.
 
-torch-scatter does the reductions where it is installed and works, torch's own operations otherwise; the results
+torch-scatter does the reductions where it is installed and works, torch's operations otherwise; the results
 are the same up to rounding.
 """
 
