@@ -203,4 +203,5 @@ def test_what_is_claimed_of_a_found_program_holds(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnknownOperationWarning)
         spec = extract(net, x)
-    assert_function_preserved(net, x, spec, low=0.3, high=3, rtol=1e-8)
+    # Some of these programs hardly use some of their weights: no negative control.
+    assert_function_preserved(net, x, spec, low=0.3, high=3, rtol=1e-8, control=False)

@@ -34,7 +34,7 @@ class Larger:
     Attributes:
         group: Name of the group.
         origin: Parameter or operation that the group comes from.
-        what: Freedom of its units beyond the spec, as in [Probe][amortopt.symmetry.proof.probes.Probe].
+        what: Freedom of its units beyond the spec, as in `Probe`.
         error: Relative difference of the outputs.
     """
 
