@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -95,3 +96,12 @@ def mean(cell: str) -> str:
 def last(cell: str) -> float:
     """The number at 150 epochs, of several lengths."""
     return float(mean(cell.split(" / ")[-1]))
+
+
+def test_readme_numbers_on_problems_never_seen_are_those_of_the_results() -> None:
+    text = (ROOT / "benchmarks" / "results" / "unseen_problems.json").read_text(encoding="utf-8")
+    records = json.loads(text)["records"]
+    paragraph = README[README.index("`curves-mlp-tanh` reads its problem") :].partition("\n\n")[0]
+    for method in ("pass", "fresh sgd", "prototype sgd", "swapped"):
+        *unseen, _ = records[f"curves-mlp-tanh/50/{method}"]["result"]["accuracy"]
+        assert f"{sum(unseen) / len(unseen):.1f}" in paragraph, method
