@@ -73,10 +73,10 @@ def test_coverage_counts_operations_without_a_rule_and_weights_that_stay() -> No
             self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.c(torch.relu(self.b(self.a(x).cummax(1).values)))
+            return self.c(torch.relu(self.b(torch.renorm(self.a(x), 2, 1, 1.0))))
 
     _, fields = coverage_measure.extracted(Odd(), torch.randn(3, 4))
-    assert fields["without_rule"] == {"aten.cummax": 1} and "cummax" in fields["messages"][0]
+    assert fields["without_rule"] == {"aten.renorm": 1} and "renorm" in fields["messages"][0]
     assert fields["groups"]["positive"] == 1
     # Only the second hidden layer moves: 5 x 6 weights and 5 biases that write to it, 2 x 5 that read it.
     assert fields["moved_share"] == pytest.approx(45 / 77, abs=1e-5)
