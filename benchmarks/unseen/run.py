@@ -137,7 +137,7 @@ def parts(options: argparse.Namespace) -> list[Part]:
     """Every cell."""
     count = 8 if options.quick else 64
     lengths = {key: max(1, epochs // 25) if options.quick else epochs for key, epochs in LENGTHS.items()}
-    found = []
+    cells = []
     for name, size, method in product(CHECKPOINTS, SIZES, TITLES):
         identity = {
             "weights": load_release(name).sha256,
@@ -150,8 +150,8 @@ def parts(options: argparse.Namespace) -> list[Part]:
         def work(_: Any, name: str = name, method: str = method, size: int = size) -> Any:
             return measured(name, method, size, count, lengths)
 
-        found.append(Part(f"{name}/{size}/{method}", identity, work, cost))
-    return found
+        cells.append(Part(f"{name}/{size}/{method}", identity, work, cost))
+    return cells
 
 
 def rows(records: Records, name: str) -> list[Sequence[str]]:

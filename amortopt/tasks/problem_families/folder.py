@@ -135,7 +135,7 @@ def _headers(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
                 raise ValueError(
                     f"{file}: lacks {', '.join(missing)}; write it with numpy.savez(file, x_train=..., ...)"
                 )
-            found = {}
+            headers = {}
             for key in KEYS:
                 with archive.open(f"{key}.npy") as member:
                     version = np.lib.format.read_magic(member)
@@ -146,10 +146,10 @@ def _headers(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
                     if version not in read:
                         raise ValueError(f"{file}: {key} has the npy version {version}, expected 1.0 or 2.0")
                     shape, _, dtype = read[version](member)
-                found[key] = (shape, dtype)
+                headers[key] = (shape, dtype)
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise ValueError(f"{file}: is no .npz file, or a truncated one ({error}); write it again") from error
-    for key, (shape, dtype) in found.items():
+    for key, (shape, dtype) in headers.items():
         if dtype.hasobject or not (np.issubdtype(dtype, np.number) or dtype.kind == "b"):
             raise ValueError(f"{file}: {key} has the dtype {dtype}, expected numbers")
         if not shape or 0 in shape:
@@ -157,10 +157,10 @@ def _headers(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         if int(np.prod(shape, dtype=object)) * dtype.itemsize > _LARGEST:
             raise ValueError(f"{file}: {key} has the shape {shape}, more than {_LARGEST} bytes")
     for part in ("train", "test"):
-        x, y = found[f"x_{part}"][0], found[f"y_{part}"][0]
+        x, y = headers[f"x_{part}"][0], headers[f"y_{part}"][0]
         if len(x) and x[0] != y[0]:
             raise ValueError(f"{file}: y_{part} has {y[0]} targets for {x[0]} inputs in x_{part}")
-    return found
+    return headers
 
 
 def _check_like(

@@ -109,15 +109,15 @@ def random_crops(pictures: tuple[Tensor, ...], count: int, side: int, generator:
 @cache
 def photographs(which: Which) -> tuple[Tensor, ...]:
     """Grey pictures [h, w] in [0, 1] of one part, at every zoom that leaves edges of 64 pixels or more."""
-    found = []
+    pictures = []
     for name in _PHOTOGRAPHS[which]:
         grey = torch.from_numpy(_grey(name))
         for zoom in _ZOOMS:
             size = [round(length / zoom) for length in grey.shape]
             if min(size) >= 64:
                 smaller = F.interpolate(grey[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
-                found.append(smaller.clamp(0, 1))
-    return tuple(found)
+                pictures.append(smaller.clamp(0, 1))
+    return tuple(pictures)
 
 
 def _grey(name: str) -> np.ndarray:
