@@ -27,6 +27,12 @@ _METANET_LIMITS = """\
 - Trained on this one problem, the metanet knows essentially one good solution of it, and how to express that
   in each network's own gauge: the networks that come out are nearly the same function."""
 
+_ROUNDS_LIMITS = """\
+- Networks of another architecture are refused; the weights of a network decide only the order, signs and scales
+  of the units that come out.
+- It has learned to learn problems of the family above. Nothing was measured on data of another kind, and nothing
+  warns of them: compare with `accept=`, a validation loss."""
+
 _FUNCTIONAL_LIMITS = """\
 - It is for networks of the families and problems above; nothing was measured elsewhere."""
 
@@ -50,6 +56,11 @@ def model_card(config: Mapping[str, Any], parameters: int) -> str:
             "reads the weights of a network and returns better weights in one forward pass",
             _METANET_LIMITS,
         )
+        if module["name"] == "rounds":
+            purpose, limits = (
+                "reads examples of a network's problem and returns weights for that problem in one forward pass",
+                _ROUNDS_LIMITS,
+            )
         arguments = ["model"]
         if "batch" in config["conditions"]:
             arguments.append("batch=(x, y)")
