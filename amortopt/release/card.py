@@ -28,10 +28,10 @@ _METANET_LIMITS = """\
   in each network's own gauge: the networks that come out are nearly the same function."""
 
 _ROUNDS_LIMITS = """\
-- Networks of another architecture are refused; the weights of a network decide only the order, signs and scales
-  of the units that come out.
-- It has learned to learn problems of the family above. Nothing was measured on data of another kind, and nothing
-  warns of them: compare with `accept=`, a validation loss."""
+- Networks of another architecture are refused; the weights of a network decide only the order, signs and
+  scales of the units that come out.
+- It has learned to learn problems of the family above. Nothing was measured on data of another kind, and
+  nothing warns of them: compare with `accept=`, a validation loss."""
 
 _FUNCTIONAL_LIMITS = """\
 - It is for networks of the families and problems above; nothing was measured elsewhere."""
@@ -58,7 +58,7 @@ def model_card(config: Mapping[str, Any], parameters: int) -> str:
         )
         if module["name"] == "rounds":
             purpose, limits = (
-                "reads examples of a network's problem and returns weights for that problem in one forward pass",
+                "reads examples of a network's problem and returns weights for it in one forward pass",
                 _ROUNDS_LIMITS,
             )
         arguments = ["model"]
