@@ -192,7 +192,9 @@ class ScaleGMNOptimizer:
         shape = None if self.family is None else self.family.input_shape
         if example_input is not None:
             shape = example_input.shape[1:] if isinstance(example_input, Tensor) else None
-        data = checked_batch(batch, self.metanet, self.problem, shape, len(many))
+        data = checked_batch(
+            batch, self.metanet, self.problem, shape, len(many), symbols=self._reads_symbols(example_input)
+        )
         check_networks(many, inplace=inplace, frozen=frozen, where=where)
         strengths = checked_l1(l1, len(many), self.metanet, self.l1_range)
         # 2. Compute.
@@ -247,7 +249,9 @@ class ScaleGMNOptimizer:
         count = len(next(iter(params.values()))) if batched else 1
         strengths = checked_l1(l1, count, self.metanet, self.l1_range)
         shape = None if self.family is None else self.family.input_shape
-        data = checked_batch(batch, self.metanet, self.problem, shape, count)
+        data = checked_batch(
+            batch, self.metanet, self.problem, shape, count, symbols=self._reads_symbols(None)
+        )
         warn_widths(set(alignment.width_changes))
         gradient = None
         with plain():
@@ -270,6 +274,12 @@ class ScaleGMNOptimizer:
             by_key = {key: better[name] if batched else better[name][0] for name, key in names.items()}
             # Copies: a metanet may return the very tensors that it got.
             return {key: by_key[key].to(p.device, copy=True) for key, p in params.items()}
+
+    def _reads_symbols(self, example_input: Any) -> bool:
+        """Whether the networks may take integers, as far as an example tells."""
+        if example_input is None and self.family is not None:
+            example_input = self.family.example_input()
+        return not (isinstance(example_input, Tensor) and example_input.is_floating_point())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write the checkpoint, with the metanet's weights as they are now; returns the folder.

@@ -247,7 +247,7 @@ def checked_l1(l1: Any, count: int, metanet: Metanet, trained: L1Range | None) -
 
 
 def checked_batch(
-    batch: Any, metanet: Metanet, problem: Any, shape: Sequence[int] | None, count: int
+    batch: Any, metanet: Metanet, problem: Any, shape: Sequence[int] | None, count: int, *, symbols: bool
 ) -> Batch | None:
     """Data for gradients; None if the metanet reads none.
 
@@ -258,6 +258,7 @@ def checked_batch(
         problem: Has the objective; a problem, or a family of problems.
         shape: Shape of one input; None if it is not known.
         count: Number of networks.
+        symbols: Whether inputs may be integers, as those of networks over text are.
 
     Raises:
         ValueError: Missing, given but not read, no such pairs, inputs of another shape or not finite, or
@@ -276,13 +277,18 @@ def checked_batch(
     if isinstance(batch, list) and not any(isinstance(part, Tensor) for part in batch):
         if len(batch) != count:
             raise ValueError(f"batch: got {len(batch)} pairs for {count} networks, expected one for each")
-        pairs = [_checked_pair(pair, problem.objective, shape, f"batch[{i}]") for i, pair in enumerate(batch)]
+        pairs = [
+            _checked_pair(pair, problem.objective, shape, f"batch[{i}]", symbols)
+            for i, pair in enumerate(batch)
+        ]
         return Batch(Examples.from_list(pairs), problem.objective)
-    return Batch(Examples(*_checked_pair(batch, problem.objective, shape, "batch")), problem.objective)
+    return Batch(
+        Examples(*_checked_pair(batch, problem.objective, shape, "batch", symbols)), problem.objective
+    )
 
 
 def _checked_pair(
-    pair: Any, objective: Objective, shape: Sequence[int] | None, where: str
+    pair: Any, objective: Objective, shape: Sequence[int] | None, where: str, symbols: bool
 ) -> tuple[Tensor, Tensor]:
     if not isinstance(pair, tuple | list) or [isinstance(part, Tensor) for part in pair] != [True, True]:
         raise ValueError(f"{where}: got {type(pair).__name__}, expected a pair of tensors (x, y)")
@@ -299,8 +305,12 @@ def _checked_pair(
             f"{where}: got x of shape {list(x.shape)}, expected [{expected}] as the networks take it; pass "
             "example_input if these networks take another form"
         )
-    if x.is_complex() or x.dtype == torch.bool:
-        raise ValueError(f"{where}: got x of {x.dtype}, expected floating-point inputs")
+    if x.is_complex() or x.dtype == torch.bool or not (symbols or x.is_floating_point()):
+        raise ValueError(
+            f"{where}: got x of {x.dtype}, expected floating-point inputs; convert with x.float()"
+        )
+    if x.is_sparse or x.is_meta:
+        raise ValueError(f"{where}: got x that is sparse or on the meta device, expected an ordinary tensor")
     if x.is_floating_point() and (bad := int((~x.isfinite()).sum())):
         raise ValueError(
             f"{where}: x has {bad} NaN or infinite values of {x.numel()}; leave those examples out"

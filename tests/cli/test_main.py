@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +113,10 @@ def test_debug_variable_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("AMORTOPT_DEBUG", "1")
     with pytest.raises(ValueError, match="shard: got '9/2'"):
         build(tmp_path / "z", "--shard", "9/2")
+
+
+def test_installed_command_is_main() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    entry = re.search(r'^amortopt = "(.+):(.+)"$', text, re.MULTILINE)
+    assert entry is not None
+    assert getattr(importlib.import_module(entry[1]), entry[2]) is main

@@ -161,6 +161,8 @@ def test_one_shot_of_many_is_one_shot_of_each(release: Path) -> None:
         ((torch.zeros(3, 39), torch.zeros(3).long()), "got x of shape"),
         ((torch.full((3, 40), torch.nan), torch.zeros(3).long()), "NaN or infinite"),
         ((torch.zeros(0, 40), torch.zeros(0).long()), "expected N > 0 inputs"),
+        ((torch.zeros(3, 40).long(), torch.zeros(3).long()), r"got x of torch.int64.* convert with x.float"),
+        ((torch.zeros(3, 40).to_sparse(), torch.zeros(3).long()), "got x that is sparse"),
     ],
 )
 def test_bad_batches_are_named(release: Path, batch: Any, message: str) -> None:
