@@ -34,7 +34,7 @@ from benchmarks.harness.tables import bullets, document, made_by, plus_minus, ta
 from benchmarks.harness.timing import best_of
 
 BENCHMARK = "unseen_problems"
-CHECKPOINTS = ("curves-mlp-tanh",)
+CHECKPOINTS = ("curves-mlp-tanh", "curves-mlp-relu")
 SIZES = (50, 200, 1000)
 TESTED = 1000
 RATES = {"sgd": (0.01, 0.03, 0.1, 0.3), "adam": (0.001, 0.003, 0.01)}
