@@ -129,7 +129,10 @@ class Rounds(Metanet):
         conditions.check(self.conditions, count)
         if rounds is not None and not 0 <= rounds <= self.rule.rounds:
             raise ValueError(f"rounds: got {rounds}, expected 0 to {self.rule.rounds}")
-        assert conditions.examples is not None
+        if conditions.examples is None:
+            raise ValueError(
+                "conditions.examples: got none, expected the number of examples of each network's batch [B]"
+            )
         blend = next(iter(params.values())).new_ones(count, 1)
         if self.blend is not None and conditions.l1 is not None:
             blend = self.blend(conditions.l1)

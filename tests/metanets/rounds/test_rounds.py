@@ -168,6 +168,11 @@ def test_bad_arguments_are_named(config: dict[str, Any], message: str) -> None:
         Rounds(spec_of(MLP), **{"shapes": shapes} | config)
 
 
+def test_gradient_without_its_number_of_examples_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"conditions\.examples: got none"):
+        made(MLP)(networks(MLP, 2), Conditions(conditions(MLP, 2).gradient))
+
+
 def test_rounds_that_are_not_there_are_refused() -> None:
     with pytest.raises(ValueError, match="rounds: got 3, expected 0 to 2"):
         made(MLP).after_rounds(networks(MLP, 2), conditions(MLP, 2), rounds=3)
