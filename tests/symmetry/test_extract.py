@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -390,3 +391,17 @@ def test_derivatives_by_torch_func_are_refused() -> None:
 def test_a_wrapper_is_refused_with_what_to_pass() -> None:
     with pytest.raises(ValueError, match=r"got DataParallel.*pass module\.module"):
         extract(nn.DataParallel(nn.Linear(4, 3)), torch.randn(5, 4))
+
+
+def test_extract_may_run_in_many_threads() -> None:
+    def work(_: int) -> tuple[str, bool]:
+        net, x = mlp_with_norm(), torch.zeros(5, 4)
+        spec = extract(net, x)
+        return str(spec), spec.verify(net, x, elements=1, probes=0).holds
+
+    def mlp_with_norm() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.1), nn.Tanh(), nn.Linear(6, 3))
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(work, range(16)))
+    assert set(results) == {(str(extract(mlp_with_norm(), torch.zeros(5, 4))), True)}

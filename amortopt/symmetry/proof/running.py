@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 from amortopt._types import Params
 from amortopt.symmetry.action import Element, act, act_on_some
 from amortopt.symmetry.inputs import Inputs, apart, outputs_of
+from amortopt.system.threads import one_at_a_time
 
 if TYPE_CHECKING:
     from amortopt.symmetry.spec import SymmetrySpec
@@ -69,6 +70,7 @@ class Runner:
         """Where the parameters are; the CPU without any."""
         return next((p.device for p in self.params.values()), torch.device("cpu"))
 
+    @one_at_a_time
     def run(
         self, weights: Params, *, training: bool = False, grad: bool = False
     ) -> tuple[list[Tensor], Params]:

@@ -20,6 +20,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from amortopt.functional.networks import eval_mode
 from amortopt.symmetry.inputs import Inputs, apart, outputs_of
 from amortopt.symmetry.trace.concrete import DataDependentError, concrete_graph, live
+from amortopt.system.threads import one_at_a_time
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Trace:
     softsigns: dict[torch.fx.Node, torch.fx.Node]
 
 
+@one_at_a_time
 def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Trace:
     """Record what a module computes without changing it.
 
@@ -286,6 +288,7 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
     return tuple(int(size) for size in value.shape) if isinstance(value, Tensor) else None
 
 
+@one_at_a_time
 def check_module(module: nn.Module) -> None:
     """Raise ValueError for a module without parameters, or with lazy, integer or complex ones."""
     if not isinstance(module, nn.Module):
