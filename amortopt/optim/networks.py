@@ -140,7 +140,7 @@ class Network:
     Attributes:
         model: The network.
         match: Which of its parameters is which of the family's.
-        params: Its tensors, detached, by the family's names.
+        params: Its tensors, detached, by the family's names and with its axes.
     """
 
     model: nn.Module
@@ -202,9 +202,8 @@ def read_networks(
                         "computes the same from another form of them"
                     )
                 raise (kind if kind is FamilyMismatchError else ValueError)(text) from error
-        by_name = dict(model.named_parameters())
-        params = {name: by_name[key].detach() for name, key in known[key].params.items()}
-        networks.append(Network(model, known[key], params))
+        tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        networks.append(Network(model, known[key], known[key].of_family(tensors)))
     return networks
 
 

@@ -101,11 +101,11 @@ def improve(
                 same_code.setdefault((id(network.match), device, alone), []).append(b)
             gradients = {name: torch.empty_like(value) for name, value in params.items()}
             for (_, device, _), rows in same_code.items():
-                names = group[rows[0]].match.params
-                part = {key: params[name][rows].to(device) for name, key in names.items()}
-                computed = some.of(rows).gradient(group[rows[0]].model, part)
-                for name, key in names.items():
-                    gradients[name][rows] = computed[key].to(gradients[name].device)
+                match = group[rows[0]].match
+                part = match.of_network({name: value[rows].to(device) for name, value in params.items()})
+                computed = match.of_family(some.of(rows).gradient(group[rows[0]].model, part))
+                for name, value in computed.items():
+                    gradients[name][rows] = value.to(gradients[name].device)
             return gradients
 
         def label(b: int, name: str, members: list[int] = members) -> str:
@@ -118,7 +118,7 @@ def improve(
         )
         new = run(metanet, params, conditions, passes, label)
         for b, i in enumerate(members):
-            better[i] = {networks[i].match.params[name]: value[b] for name, value in new.items()}
+            better[i] = networks[i].match.of_network({name: value[b] for name, value in new.items()})
     return better
 
 

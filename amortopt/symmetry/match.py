@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
+from amortopt._types import Params
 from amortopt.symmetry.axes import Block, Operation
 from amortopt.symmetry.spec import SymmetrySpec
 
@@ -20,10 +21,26 @@ class Match:
     Attributes:
         params: The family's parameter name -> the network's.
         width_changes: A line for every hidden group whose number of units differs; empty if none does.
+        transposed: The family's names of matrices that the network stores transposed, as ``x @ W`` has them.
     """
 
     params: dict[str, str]
     width_changes: tuple[str, ...]
+    transposed: frozenset[str] = frozenset()
+
+    def of_family(self, tensors: Params) -> Params:
+        """The network's tensors [..., *shape] by the family's names and with its axes."""
+        return {
+            name: tensors[key].mT if name in self.transposed else tensors[key]
+            for name, key in self.params.items()
+        }
+
+    def of_network(self, params: Params) -> Params:
+        """The family's tensors [..., *shape] by the network's names and with its axes."""
+        return {
+            key: params[name].mT if name in self.transposed else params[name]
+            for name, key in self.params.items()
+        }
 
 
 def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
@@ -34,7 +51,8 @@ def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
         spec: Spec of a user's network; names and registration order do not matter.
 
     Returns:
-        The correspondence of parameters. Hidden widths may differ and are listed.
+        The correspondence of parameters. Hidden widths may differ and are listed, and so are matrices that
+        are stored transposed.
 
     Raises:
         FamilyMismatchError: Depth, activation, another operation or its settings, a missing or additional
@@ -59,9 +77,24 @@ def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
     if left := [name for name in family.params if name not in params]:
         raise _fail("parameters", left, "none like that")
     groups: dict[str, str] = {}
+    transposed = set()
     for name, other in params.items():
-        _compare_blocks(family.blocks_of(name), spec.blocks_of(other), groups)
-    return Match(params, _compare_groups(family, spec, groups))
+        expected, got = family.blocks_of(name), spec.blocks_of(other)
+        try:
+            groups |= _compare_blocks(expected, got, groups)
+        except FamilyMismatchError:
+            if [len(block.axes) for block in (*expected, *got)] != [2, 2]:
+                raise
+            # [out, in] or [in, out]: exponents +1 and -1 tell them apart, in square matrices too.
+            turned = replace(got[0], axes=got[0].axes[::-1])
+            try:
+                groups |= _compare_blocks(expected, (turned,), groups)
+            except FamilyMismatchError:
+                turned = None
+            if turned is None:
+                raise
+            transposed.add(name)
+    return Match(params, _compare_groups(family, spec, groups), frozenset(transposed))
 
 
 def _fail(what: str, expected: object, got: object, advice: str = "") -> FamilyMismatchError:
@@ -89,9 +122,11 @@ def _compare_operation(expected: Operation | None, got: Operation | None, positi
     return dict(zip(expected.params, got.params, strict=True))
 
 
-def _compare_blocks(expected: tuple[Block, ...], got: tuple[Block, ...], groups: dict[str, str]) -> None:
-    """Check that axes agree, and note in ``groups`` which group of the family is which."""
-    name = got[0].param
+def _compare_blocks(
+    expected: tuple[Block, ...], got: tuple[Block, ...], groups: dict[str, str]
+) -> dict[str, str]:
+    """Check that axes agree; returns which group of the family is which, beside ``groups``."""
+    name, groups = got[0].param, dict(groups)
     if len(expected) != len(got):
         raise _fail(f"blocks of {name!r}", len(expected), len(got))
     for block, other_block in zip(expected, got, strict=True):
@@ -104,7 +139,7 @@ def _compare_blocks(expected: tuple[Block, ...], got: tuple[Block, ...], groups:
             if [e for _, e in axis.also] != [e for _, e in other.also]:
                 raise _fail(f"scales of {name!r}", axis, other)
             if axis.exponent != other.exponent:
-                raise _fail(f"axes of {name!r}", axis, other, "the weight is stored transposed")
+                raise _fail(f"axes of {name!r}", axis, other)
             pairs = [
                 (axis.group, other.group),
                 *((a, b) for (a, _), (b, _) in zip(axis.also, other.also, strict=True)),
@@ -112,6 +147,7 @@ def _compare_blocks(expected: tuple[Block, ...], got: tuple[Block, ...], groups:
             for group, partner in pairs:
                 if group is not None and partner is not None and groups.setdefault(group, partner) != partner:
                     raise _fail(f"group along {name!r}", f"the same as {groups[group]}", partner)
+    return groups
 
 
 def _compare_groups(family: SymmetrySpec, spec: SymmetrySpec, groups: dict[str, str]) -> tuple[str, ...]:

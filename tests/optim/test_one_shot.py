@@ -62,6 +62,35 @@ def test_one_shot_matches_a_hand_written_class_by_structure() -> None:
     assert_params(optimizer().one_shot(model), {name: expected[name] for name, _ in model.named_parameters()})
 
 
+class Transposed(nn.Module):
+    """The family's network, its weights [in, out] in lists."""
+
+    def __init__(self, like: nn.Module) -> None:
+        super().__init__()
+        params = list(params_of(like).values())
+        self.weights, self.biases = (
+            nn.ParameterList(p.T.clone() for p in params[::2]),
+            nn.ParameterList(params[1::2]),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i in range(len(self.weights)):
+            x = (torch.tanh(x) if i else x) @ self.weights[i] + self.biases[i]
+        return x
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_one_shot_of_transposed_weights_is_the_same(inplace: bool) -> None:
+    models = [TANH.build(), TANH.build()]
+    turned = [Transposed(model) for model in models]
+    opt, batch = optimizer("batch"), (torch.randn(16, 40), torch.randint(10, (16,)))
+    expected = [list(params_of(better).values()) for better in opt.one_shot(models, batch=batch)]
+    for better, params in zip(opt.one_shot(turned, batch=batch, inplace=inplace), expected, strict=True):
+        for i, bias in enumerate(better.biases):
+            torch.testing.assert_close(better.weights[i].detach(), params[2 * i].T, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(bias.detach(), params[2 * i + 1], rtol=1e-5, atol=1e-6)
+
+
 def test_one_shot_keeps_buffers_modes_and_requires_grad() -> None:
     model = Wrapped().train()
     model.inner.eval()
