@@ -51,25 +51,30 @@ def stages(case: Case, *, elements: int, probes: int | None) -> Iterator[dict[st
             "sign_bits": gauge.sign_bits,
         }
     }
+    yield {"proof": proved(spec, net, x, elements=elements, probes=probes)}
+
+
+def proved(
+    spec: SymmetrySpec, net: nn.Module, x: Any, *, elements: int, probes: int | None
+) -> dict[str, Any]:
+    """A proof, as a record."""
     proof = spec.verify(net, x, elements=elements, probes=probes)
-    yield {
-        "proof": {
-            "holds": proof.holds,
-            "errors": dict(proof.errors),
-            "statistics": proof.statistics,
-            "rtol": proof.rtol,
-            "elements": proof.elements,
-            "probes": proof.probes,
-            "possible_probes": proof.possible,
-            "larger": [str(larger) for larger in proof.larger],
-            "notes": list(proof.notes),
-            "seconds": round(proof.seconds, 2),
-            "peak_bytes": peak_bytes(),
-        }
+    return {
+        "holds": proof.holds,
+        "errors": dict(proof.errors),
+        "statistics": proof.statistics,
+        "rtol": proof.rtol,
+        "elements": proof.elements,
+        "probes": proof.probes,
+        "possible_probes": proof.possible,
+        "larger": [str(larger) for larger in proof.larger],
+        "notes": list(proof.notes),
+        "seconds": round(proof.seconds, 2),
+        "peak_bytes": peak_bytes(),
     }
 
 
-def extracted(net: nn.Module, x: torch.Tensor) -> tuple[SymmetrySpec, dict[str, Any]]:
+def extracted(net: nn.Module, x: Any) -> tuple[SymmetrySpec, dict[str, Any]]:
     """A network's spec, and what to record of it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnknownOperationWarning)

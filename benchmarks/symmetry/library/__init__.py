@@ -1,0 +1,38 @@
+"""Networks as libraries give them, small and with random weights: a network and an input, by name.
+
+Nothing is downloaded. A name has the library in front: ``timm_resnet26d``, ``transformers_bert``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TypeAlias
+
+from torch import nn
+
+Factory: TypeAlias = Callable[[], tuple[nn.Module, Any]]
+
+LIBRARIES: dict[str, str] = {
+    "timm": "images",
+    "torchvision": "images",
+    "segmentation-models-pytorch": "images",
+    "monai": "images",
+    "ultralytics": "images",
+    "vit-pytorch": "images",
+    "diffusers": "images",
+    "open-clip": "images",
+    "transformers": "transformers",
+    "x-transformers": "sequences",
+    "mambapy": "sequences",
+    "torchaudio": "sequences",
+    "torch-geometric": "graphs",
+    "written-out": "written_out",
+}
+"""Library -> the file of this folder with its networks."""
+
+
+def factories(library: str) -> dict[str, Factory]:
+    """Name -> function that makes the network and its ``example_input``; imports nothing of the library."""
+    module = import_module(f"benchmarks.symmetry.library.{LIBRARIES[library]}")
+    return module.NETWORKS[library]

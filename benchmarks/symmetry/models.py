@@ -1,0 +1,91 @@
+"""Networks of libraries: whether their symmetry is extracted, whether it holds, how much of them may move."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from multiprocessing import get_context
+from typing import Any
+
+from benchmarks.harness.command import Part
+from benchmarks.harness.store import Record
+from benchmarks.symmetry.library import LIBRARIES, factories
+
+BENCHMARK = "symmetry_models"
+_PACKAGES = {
+    "open-clip": ("open_clip", "open_clip_torch"),
+    "vit-pytorch": ("vit_pytorch", "vit-pytorch"),
+    "segmentation-models-pytorch": ("segmentation_models_pytorch", "segmentation_models_pytorch"),
+    "x-transformers": ("x_transformers", "x-transformers"),
+    "torch-geometric": ("torch_geometric", "torch-geometric"),
+    "written-out": ("torch", "torch"),
+}
+"""Library -> module and distribution, where these are not its name."""
+_SERVER = get_context("forkserver")
+
+
+def libraries(text: str) -> list[str]:
+    """The libraries in a list with commas; "all" for all of them."""
+    names = list(LIBRARIES) if text == "all" else text.split(",")
+    if unknown := [name for name in names if name not in LIBRARIES]:
+        raise ValueError(
+            f"--models: got {', '.join(unknown)}, expected all or some of {', '.join(LIBRARIES)}"
+        )
+    for name in names:
+        if find_spec(_PACKAGES.get(name, (name, name))[0]) is None:
+            raise ValueError(f"--models: {name} is not installed; pip install -e '.[models]'")
+    return names
+
+
+def parts(options: Any) -> list[Part]:
+    """A part per network of the libraries that the options ask for."""
+    chosen = libraries(options.models)
+    # Imported once, in the process that all others are copies of.
+    modules = [_PACKAGES.get(name, (name, name))[0] for name in chosen if name != "torchaudio"]
+    _SERVER.set_forkserver_preload(
+        ["benchmarks.symmetry.models_measure", "benchmarks.symmetry.models_warm", *modules]
+    )
+    settings = {"elements": options.elements, "probes": min(options.probes, 8)}
+    return [
+        Part(
+            f"{library}_{name}",
+            {"version": _version(library)} | settings,
+            partial(_measured, library, name, settings, options.limit),
+        )
+        for library in chosen
+        for name in factories(library)
+        if not options.only or f"{library}_{name}" in options.only
+    ]
+
+
+def _version(library: str) -> str:
+    try:
+        return version(_PACKAGES.get(library, (library, library))[1]).partition("+")[0]
+    except PackageNotFoundError:
+        return "not known"
+
+
+def _measured(library: str, name: str, settings: Record, limit: float, advance: object = None) -> Record:
+    from benchmarks.symmetry.models_measure import main
+
+    reader, writer = _SERVER.Pipe(duplex=False)
+    process = _SERVER.Process(target=main, args=(library, name, settings, writer))
+    process.start()
+    writer.close()
+    result: Record = {}
+    until = time.perf_counter() + limit
+    try:
+        while reader.poll(max(until - time.perf_counter(), 0)):
+            result |= reader.recv()
+        result["error"] = f"not done after {limit:.0f} s"
+        process.kill()
+    except EOFError:  # it is done, or has ended
+        process.join()
+        if process.exitcode:
+            result["error"] = f"ended with code {process.exitcode}"
+    finally:
+        process.kill()
+        process.join()
+    return result
