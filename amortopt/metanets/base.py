@@ -31,7 +31,7 @@ class Metanet(nn.Module, ABC):
     Attributes:
         spec: Symmetry of the family.
         config: The keyword arguments.
-        conditions: What ``forward`` reads beside the weights, of ``{"batch", "l1"}``.
+        conditions: What ``forward`` reads beside the weights, of ``readable``.
 
     Raises:
         ValueError: An unknown condition.
@@ -39,14 +39,19 @@ class Metanet(nn.Module, ABC):
 
     name: ClassVar[str] = ""
     """Name in the registry, set by [register][amortopt.metanets.register]."""
+    readable: ClassVar[frozenset[str]] = CONDITIONS - {"function"}
+    """Conditions that a metanet of this class can be made with."""
+    probes: Tensor | None
+    """Inputs [n, *input_shape] at which it reads a network's function; None if it reads none."""
 
     def __init__(self, spec: SymmetrySpec, **config: Any) -> None:
         super().__init__()
+        self.register_buffer("probes", None)
         self.spec = spec
         self.config = config
         self.conditions = frozenset(config.get("conditions", ()))
-        if unknown := sorted(self.conditions - CONDITIONS):
-            raise ValueError(f"conditions: got {unknown}, expected some of {sorted(CONDITIONS)}")
+        if unknown := sorted(self.conditions - self.readable):
+            raise ValueError(f"conditions: got {unknown}, expected some of {sorted(self.readable)}")
 
     @abstractmethod
     def forward(self, params: Params, conditions: Conditions = _NONE) -> Params:

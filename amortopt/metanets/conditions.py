@@ -1,4 +1,4 @@
-"""What a metanet reads beside the weights: a batch of the problem's data, the strength of an L1 penalty."""
+"""What a metanet reads beside the weights: a batch of data, the network's function, an L1 strength."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from amortopt._types import Params
 
-CONDITIONS = frozenset({"batch", "l1"})
+CONDITIONS = frozenset({"batch", "function", "l1"})
 """All that a metanet may declare to read."""
 
 
@@ -21,19 +21,32 @@ class Conditions:
 
     Attributes:
         gradient: From params [B, ...] to the gradient of each network's mean objective on its batch there,
-            with the same names and shapes. Given if and only if the metanet declares ``"batch"``.
+            with the same names and shapes. Given only if the metanet declares ``"batch"``.
         l1: L1 strength λ >= 0 per network [B]. Given if and only if the metanet declares ``"l1"``.
         examples: Number of examples of each network's batch [B]. Given with the gradient.
+        function: From params [B, ...] to the gradient of each network's divergence there from what the given
+            network answers, on the metanet's probes. Given only if the metanet declares ``"function"``; one
+            that declares both reads the batch, the function, or both.
     """
 
     gradient: Callable[[Params], Params] | None = None
     l1: Tensor | None = None
     examples: Tensor | None = None
+    function: Callable[[Params], Params] | None = None
 
     def check(self, declared: Collection[str], count: int) -> None:
-        """Raise a ``ValueError`` unless just the declared conditions are there, for ``count`` networks."""
-        for name, condition, value in (("gradient", "batch", self.gradient), ("l1", "l1", self.l1)):
-            if (value is not None) != (condition in declared):
+        """Raise a ``ValueError`` unless declared conditions are there, for ``count`` networks.
+
+        A batch and a function can stand for one another, where both are declared; all else has to be there.
+        """
+        read = {"batch": self.gradient, "function": self.function}
+        either = all(name in declared for name in read) and any(value is not None for value in read.values())
+        for name, condition, value in (
+            ("gradient", "batch", self.gradient),
+            ("function", "function", self.function),
+            ("l1", "l1", self.l1),
+        ):
+            if (value is not None) != (condition in declared) and not (condition in read and either):
                 raise ValueError(
                     f"conditions.{name}: got {'none' if value is None else 'one'}, but this metanet was made "
                     f"with conditions={sorted(declared)}; pass what it reads, and nothing else"
@@ -45,22 +58,30 @@ class Conditions:
             )
 
     def gradient_at(self, params: Params) -> Params | None:
-        """The gradient at params [B, ...], or None if there is none.
+        """The gradient of the batch at params [B, ...], or None if there is none.
 
         Raises:
             ValueError: It has other names or shapes than ``params``.
         """
-        if self.gradient is None:
-            return None
-        gradient = self.gradient(params)
-        for name, p in params.items():
-            got = tuple(gradient[name].shape) if name in gradient else "none"
-            if got != tuple(p.shape):
-                raise ValueError(
-                    f"conditions.gradient: got {got} for {name!r}, expected a gradient of the parameter's "
-                    f"shape {tuple(p.shape)}"
-                )
-        return gradient
+        return _at(self.gradient, params, "gradient")
+
+    def function_at(self, params: Params) -> Params | None:
+        """The gradient of the divergence from the given function, as ``gradient_at``."""
+        return _at(self.function, params, "function")
+
+
+def _at(gradient: Callable[[Params], Params] | None, params: Params, name: str) -> Params | None:
+    if gradient is None:
+        return None
+    computed = gradient(params)
+    for key, p in params.items():
+        got = tuple(computed[key].shape) if key in computed else "none"
+        if got != tuple(p.shape):
+            raise ValueError(
+                f"conditions.{name}: got {got} for {key!r}, expected a gradient of the parameter's "
+                f"shape {tuple(p.shape)}"
+            )
+    return computed
 
 
 @dataclass(frozen=True)

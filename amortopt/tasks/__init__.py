@@ -4,9 +4,16 @@ from amortopt.tasks.arithmetic import Arithmetic, ArithmeticRnn
 from amortopt.tasks.digits import Digits
 from amortopt.tasks.examples import Examples
 from amortopt.tasks.families import Cnn, Family, Mlp, family_names, init_many, make_family, register_family
-from amortopt.tasks.measure import evaluate_many, loss_and_grad_many, loss_many
+from amortopt.tasks.measure import answers_many, evaluate_many, loss_and_grad_many, loss_many
 from amortopt.tasks.mnist1d import Mnist1d
-from amortopt.tasks.objective import CrossEntropy, Mean, Objective, SquaredError, make_objective
+from amortopt.tasks.objective import (
+    CrossEntropy,
+    Mean,
+    Objective,
+    SoftCrossEntropy,
+    SquaredError,
+    make_objective,
+)
 from amortopt.tasks.problem import ArrayProblem, Problem, make_problem, problem_names, register_problem
 from amortopt.tasks.problem_families import (
     ProblemFamily,
@@ -41,12 +48,14 @@ __all__ = [
     "Problem",
     "ProblemFamily",
     "PydocText",
+    "SoftCrossEntropy",
     "SquaredError",
     "SvhnGray",
     "TextFile",
     "TextProblem",
     "Transformer",
     "VisionProblem",
+    "answers_many",
     "evaluate_many",
     "family_names",
     "init_many",

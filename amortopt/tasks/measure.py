@@ -72,6 +72,21 @@ def loss_and_grad_many(
     return losses if create_graph else losses.detach(), dict(zip(at, grads, strict=True))
 
 
+def answers_many(module: nn.Module, params: Params, inputs: Tensor) -> Examples:
+    """Inputs with what each network returns for them as targets, for an objective's ``matching``.
+
+    Args:
+        module: Architecture.
+        params: Qualified name -> [B, ...].
+        inputs: [N, ...], the same for all networks.
+
+    Returns:
+        Examples of each network: x [B, N, ...], y [B, N, *output_shape].
+    """
+    outputs = apply_many(module, params, inputs)
+    return Examples(inputs.expand(len(outputs), *inputs.shape), outputs, shared=False)
+
+
 @torch.no_grad()
 def evaluate_many(
     module: nn.Module, params: Params, examples: Examples, objective: Objective, *, chunk: int = 1000

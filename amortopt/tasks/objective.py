@@ -21,7 +21,8 @@ class Objective(ABC):
     """A loss, the mean over examples of a number per example, and the score that tables show.
 
     Final classes are frozen dataclasses: [CrossEntropy][amortopt.tasks.CrossEntropy],
-    [SquaredError][amortopt.tasks.SquaredError] and [Mean][amortopt.tasks.Mean].
+    [SoftCrossEntropy][amortopt.tasks.SoftCrossEntropy], [SquaredError][amortopt.tasks.SquaredError] and
+    [Mean][amortopt.tasks.Mean].
     """
 
     name: ClassVar[str]
@@ -84,6 +85,14 @@ class Objective(ABC):
         """Score over the examples; arguments, shapes and errors as in ``loss``."""
         self.check_shapes(outputs, targets)
         return self.score_from(masked_mean(self.score_terms(outputs, targets), mask), targets, mask)
+
+    @abstractmethod
+    def matching(self) -> Objective:
+        """How far a network is from another one, whose outputs are the targets.
+
+        Raises:
+            ValueError: If outputs do not say what a network answers.
+        """
 
     def to_config(self) -> dict[str, Any]:
         """JSON-able ``{"name": ..., **fields}``; ``make_objective(**config)`` makes the same objective."""
@@ -166,8 +175,55 @@ class CrossEntropy(Objective):
                 f"{self.num_classes - 1}"
             )
 
+    def matching(self) -> SoftCrossEntropy:
+        return SoftCrossEntropy(self.output_shape)
+
     def _over_positions(self, each: Tensor) -> Tensor:
         return each.flatten(-len(self.target_shape)).mean(-1) if self.target_shape else each
+
+
+@_OBJECTIVES.register("soft_cross_entropy")
+@dataclass(frozen=True)
+class SoftCrossEntropy(Objective):
+    """Cross-entropy in nats between logits and another network's logits; the score is how often they agree.
+
+    Attributes:
+        target_shape: Shape of one target and of one output: (..., C) for C classes.
+    """
+
+    target_shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target_shape", tuple(self.target_shape))
+        if not self.target_shape:
+            raise ValueError("target_shape: got (), expected the classes as its last axis")
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.target_shape
+
+    @property
+    def score_name(self) -> str:
+        return "agreement"
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._over_positions(-(targets.softmax(-1) * outputs.log_softmax(-1)).sum(-1))
+
+    def score_terms(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._over_positions((outputs.argmax(-1) == targets.argmax(-1)).to(outputs.dtype))
+
+    def score_from(self, mean: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
+        return mean
+
+    def check_targets(self, y: Tensor, argument: str) -> None:
+        _check_real(y, argument)
+
+    def matching(self) -> SoftCrossEntropy:
+        return self
+
+    def _over_positions(self, each: Tensor) -> Tensor:
+        axes = len(self.target_shape) - 1
+        return each.flatten(-axes).mean(-1) if axes else each
 
 
 @_OBJECTIVES.register("squared_error")
@@ -219,10 +275,10 @@ class SquaredError(Objective):
         return 1 - mean / masked_mean(centred.square(), along).mean(-1)
 
     def check_targets(self, y: Tensor, argument: str) -> None:
-        if not y.is_floating_point():
-            raise ValueError(f"{argument}: got y of {y.dtype}, expected real numbers such as torch.float32")
-        if not bool(y.isfinite().all()):
-            raise ValueError(f"{argument}: y has NaN or infinite values; leave those examples out")
+        _check_real(y, argument)
+
+    def matching(self) -> SquaredError:
+        return self
 
 
 @_OBJECTIVES.register("mean")
@@ -255,12 +311,22 @@ class Mean(Objective):
     def check_targets(self, y: Tensor, argument: str) -> None:
         pass
 
+    def matching(self) -> Objective:
+        raise ValueError(f"{self}: its networks return losses, not answers; read a batch instead")
+
+
+def _check_real(y: Tensor, argument: str) -> None:
+    if not y.is_floating_point():
+        raise ValueError(f"{argument}: got y of {y.dtype}, expected real numbers such as torch.float32")
+    if not bool(y.isfinite().all()):
+        raise ValueError(f"{argument}: y has NaN or infinite values; leave those examples out")
+
 
 def make_objective(name: str, **fields: Any) -> Objective:
     """Make an objective by name.
 
     Args:
-        name: ``"cross_entropy"``, ``"squared_error"`` or ``"mean"``.
+        name: ``"cross_entropy"``, ``"soft_cross_entropy"``, ``"squared_error"`` or ``"mean"``.
         **fields: Fields of its class; lists are taken as tuples.
 
     Raises:

@@ -58,12 +58,14 @@ class Held:
         read: Train examples, for gradients that the metanet reads.
         strengths: Suffix of what is logged -> L1 strength, for metanets that read it: "" is 0 (the lowest
             one if 0 is not trained), "_l1_low", "_l1_mid" and "_l1_high" are ends and middle of the range.
+        starts: Networks trained on their problems, [n, ...], for metanets that read functions.
     """
 
     params: Params
     data: dict[str, Examples]
     read: Examples
     strengths: dict[str, float]
+    starts: Params | None = None
 
 
 class DrawnDataModule(L.LightningDataModule, ABC):
@@ -76,8 +78,19 @@ class DrawnDataModule(L.LightningDataModule, ABC):
     l1_range: L1Range | None
 
     @abstractmethod
-    def draw(self, step: int, rank: int = 0) -> Batch:
-        """What meta step ``step``, from 0, of process ``rank`` reads."""
+    def draw(self, step: int, rank: int = 0, *, trained: bool = False) -> Batch:
+        """What meta step ``step``, from 0, of process ``rank`` reads.
+
+        With ``trained``, networks that were trained on their problems, whose functions are worth reading.
+        """
+
+    @abstractmethod
+    def probes(self, count: int) -> Tensor:
+        """Training inputs [count, ...] at which functions are read.
+
+        Raises:
+            ValueError: There are no trained networks, or not so many inputs.
+        """
 
     @abstractmethod
     def validation(self) -> Held:
@@ -113,7 +126,8 @@ class DrawnDataModule(L.LightningDataModule, ABC):
         """Called by the Trainer before every step."""
         trainer: Any = self.trainer
         if trainer.training:
-            return self.draw(trainer.global_step, trainer.global_rank)
+            trained = trainer.lightning_module.stage().reading in ("function", "both")
+            return self.draw(trainer.global_step, trainer.global_rank, trained=trained)
         return self.validation()
 
 
@@ -221,7 +235,7 @@ class ZooDataModule(DrawnDataModule):
         self._data = {which: problem.split(which).to(device) for which in ("train", "val", "test")}
         self._generator = torch.Generator(device)
 
-    def draw(self, step: int, rank: int = 0) -> Batch:
+    def draw(self, step: int, rank: int = 0, *, trained: bool = False) -> Batch:
         """What meta step ``step`` of process ``rank`` reads; a function of these and the seed alone."""
         params, data, generator = self.held["train"], self._data["train"], self._generator
         assert generator is not None, "load() comes first"
@@ -251,6 +265,15 @@ class ZooDataModule(DrawnDataModule):
     def seeds(self) -> dict[str, int]:
         """What was seeded with what, beside the metanet and the draws."""
         return {"zoo": self.zoo.config["seed"]}
+
+    def probes(self, count: int) -> Tensor:
+        """The first train inputs; the networks of a zoo are trained."""
+        x = self._data["train"].x
+        if count > len(x):
+            raise ValueError(
+                f"model.metanet.probes: got {count}, expected at most the {len(x)} train examples"
+            )
+        return x[:count]
 
     def validation(self, examples: int = 1000) -> Held:
         """What a validation reads: val networks, the val data, and the first of the train data."""

@@ -18,10 +18,13 @@ from amortopt.functional.networks import l1_norm, num_networks
 from amortopt.meta.one_pass.data import Batch, Held
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
 from amortopt.metanets import Conditions, Metanet, Rounds, make
+from amortopt.metanets.rounds.model import Reading
 from amortopt.release import check_passes
 from amortopt.symmetry import extract
 from amortopt.tasks import (
     Examples,
+    Objective,
+    answers_many,
     evaluate_many,
     loss_and_grad_many,
     loss_many,
@@ -52,6 +55,24 @@ class Result:
     l1_cut: Tensor
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of meta-training, with a schedule of learning rates of its own.
+
+    A stage begins where earlier ones are: with the maps of the last stage of its reading, or else of the last
+    stage; rounds that are new repeat the last trained one.
+
+    Attributes:
+        reading: What passes read: ``"batch"``, ``"function"`` or ``"both"``; None: what the metanet declares.
+        rounds: Rounds of a pass; None: all that the metanet has.
+        share: Share of the run's steps, in (0, 1].
+    """
+
+    reading: Reading | None = None
+    rounds: int | None = None
+    share: float = 1.0
+
+
 class OnePassModule(L.LightningModule):
     r"""Trains a metanet :math:`f` to lower the loss of the networks that it returns.
 
@@ -64,6 +85,9 @@ class OnePassModule(L.LightningModule):
             problems, as ``make_problem_family`` does.
         family: ``name`` of the family and its arguments, as ``make_family`` takes them.
         metanet: ``name`` of the metanet and its arguments, as ``make`` takes them.
+        stages: What is trained one after the other, for metanets with rounds; see
+            [Stage][amortopt.meta.one_pass.module.Stage]. By default the first reading with all rounds.
+        early_rounds: Share of the loss that is taken after rounds before the last one, in [0, 1).
         start: ``"identity"``: a fresh metanet returns its input; ``"proposal"``: it returns what it proposes,
             from where training is much faster.
         passes: How often the metanet is applied in a row; the loss is the mean over what every pass returns.
@@ -93,6 +117,8 @@ class OnePassModule(L.LightningModule):
         family: dict[str, Any],
         metanet: dict[str, Any],
         *,
+        stages: list[Stage] | None = None,
+        early_rounds: float = 0.0,
         start: Literal["identity", "proposal"] = "proposal",
         passes: int = 1,
         lr: float = 0.005,
@@ -109,12 +135,12 @@ class OnePassModule(L.LightningModule):
     ) -> None:
         super().__init__()
         check_passes(passes)
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["stages"])
         options = self.hparams
         for key in ("lr", "prototype_lr", "scalar_lr", "correction_lr"):
             if not 0 < options[key] < float("inf"):
                 raise ValueError(f"{key}: got {options[key]}, expected a positive learning rate")
-        for key in ("l1_warmup", "hold", "ema"):
+        for key in ("l1_warmup", "hold", "ema", "early_rounds"):
             if not 0 <= options[key] <= 1:
                 raise ValueError(f"{key}: got {options[key]}, expected a number in [0, 1]")
         for key in ("warmup_steps", "weight_decay", "prototype_decay"):
@@ -129,8 +155,10 @@ class OnePassModule(L.LightningModule):
         self._network = (network.requires_grad_(False),)
         spec = extract(network, self.family.example_input())
         if metanet.get("name") == Rounds.name:
-            metanet = metanet | {"shapes": {name: list(p.shape) for name, p in network.named_parameters()}}
+            shapes = {name: list(p.shape) for name, p in network.named_parameters()}
+            metanet = metanet | {"shapes": shapes, "input_shape": list(self.family.input_shape)}
         self.metanet: Metanet = _made("metanet", lambda name, **config: make(name, spec, **config), metanet)
+        self.stages = self._checked_stages(stages)
         if start == "proposal":
             open_gates = getattr(self.metanet, "open_gates", None)
             if open_gates is None:
@@ -145,36 +173,110 @@ class OnePassModule(L.LightningModule):
         self._skipped_in_a_row = 0
         self._sums: Tensor | None = None
 
+    def _checked_stages(self, stages: list[Stage] | None) -> list[Stage]:
+        if not isinstance(self.metanet, Rounds):
+            if stages:
+                raise ValueError(
+                    f"stages: got {len(stages)}, but {self.metanet.name!r} has no rounds; leave them out"
+                )
+            return [Stage()]
+        if not stages:
+            return [Stage(self.metanet.readings[0], self.metanet.rounds)]
+        shares = [stage.share for stage in stages]
+        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(
+                f"stages: got shares {shares} of all steps, expected positive ones that sum to 1"
+            )
+        for stage in stages:
+            if stage.reading not in self.metanet.readings:
+                raise ValueError(
+                    f"stages: got the reading {stage.reading!r}, but the metanet has "
+                    f"{self.metanet.readings}; change model.metanet.conditions"
+                )
+            if stage.rounds is not None and not 1 <= stage.rounds <= self.metanet.rounds:
+                raise ValueError(
+                    f"stages: got {stage.rounds} rounds, expected 1 to the metanet's {self.metanet.rounds}"
+                )
+        return stages
+
     @property
     def network(self) -> nn.Module:
         """A network of the family, which says what to compute; its params do not matter."""
         return self._network[0]
 
-    def improve(self, metanet: Metanet, params: Params, read: Examples, l1: Tensor | None) -> list[Params]:
-        """New params [B, ...] after each pass of a metanet over networks.
+    def conditions(
+        self,
+        metanet: Metanet,
+        params: Params,
+        read: Examples,
+        l1: Tensor | None,
+        *,
+        reading: Reading | None = None,
+    ) -> Conditions:
+        """What a metanet reads of networks [B, ...]; gradients can be differentiated where params can.
 
         Args:
-            metanet: Declares which of ``read`` and ``l1`` it reads.
+            metanet: Declares what it reads.
+            params: The networks, whose functions may be read.
+            read: Examples for gradients.
+            l1: L1 strengths [B].
+            reading: Which of batch and function are read; by default the batch where it is declared.
+        """
+
+        def gradient_on(examples: Examples, objective: Objective) -> Callable[[Params], Params]:
+            def gradient(at: Params) -> Params:
+                # Rounds are differentiated through the gradients that they take.
+                again = torch.is_grad_enabled() and any(p.requires_grad for p in at.values())
+                return loss_and_grad_many(self.network, at, examples, objective, create_graph=again)[1]
+
+            return gradient
+
+        declared, objective = metanet.conditions, self.problem.objective
+        if reading is None and declared & {"batch", "function"}:
+            reading = "batch" if "batch" in declared else "function"
+        gradient = function = None
+        if reading in ("batch", "both"):
+            gradient = gradient_on(read, objective)
+        if reading in ("function", "both"):
+            assert metanet.probes is not None
+            with torch.no_grad():
+                answers = answers_many(self.network, params, metanet.probes)
+            function = gradient_on(answers, objective.matching())
+        return Conditions(
+            gradient,
+            l1 if "l1" in declared else None,
+            None if gradient is None else read.counts(num_networks(params)),
+            function,
+        )
+
+    def improve(
+        self,
+        metanet: Metanet,
+        params: Params,
+        read: Examples,
+        l1: Tensor | None,
+        *,
+        reading: Reading | None = None,
+        rounds: int | None = None,
+    ) -> list[Params]:
+        """New params [B, ...] after each round of a metanet that has rounds, or after each pass.
+
+        Args:
+            metanet: Declares what it reads.
             params: Networks [B, ...].
             read: Examples for gradients, computed anew before each pass.
             l1: L1 strengths [B].
+            reading: As for ``conditions``.
+            rounds: Rounds of a pass; by default all.
         """
-
-        def gradient(params: Params) -> Params:
-            # Rounds are differentiated through the gradients that they take.
-            again = torch.is_grad_enabled() and any(p.requires_grad for p in params.values())
-            objective = self.problem.objective
-            return loss_and_grad_many(self.network, params, read, objective, create_graph=again)[1]
-
-        declared = metanet.conditions
-        conditions = Conditions(
-            gradient if "batch" in declared else None,
-            l1 if "l1" in declared else None,
-            read.counts(num_networks(params)) if "batch" in declared else None,
-        )
         results = [params]
         for _ in range(self.passes):
-            results.append(metanet(results[-1], conditions))
+            now = results[-1]
+            conditions = self.conditions(metanet, now, read, l1, reading=reading)
+            if isinstance(metanet, Rounds):
+                results += metanet.after_rounds(now, conditions, rounds)[1:]
+            else:
+                results.append(metanet(now, conditions))
         return results[1:]
 
     def meta_loss(
@@ -185,7 +287,7 @@ class OnePassModule(L.LightningModule):
         l1: Tensor | None,
         penalty: Tensor | None = None,
     ) -> Tensor:
-        """Mean over networks and passes of the loss after the pass, in nats.
+        """Mean over networks of the loss after the rounds or passes, in nats, weighted over these.
 
         Args:
             params: Networks [B, ...].
@@ -194,10 +296,20 @@ class OnePassModule(L.LightningModule):
             l1: L1 strengths [B] that the metanet reads.
             penalty: L1 strengths [B] of the loss; by default the same.
         """
-        penalty = l1 if penalty is None else penalty
-        passes, objective = self.improve(self.metanet, params, read, l1), self.problem.objective
-        losses = [loss_many(self.network, new, examples, objective, l1=penalty) for new in passes]
-        return torch.stack([each.mean() for each in losses]).mean()
+        penalty, stage = l1 if penalty is None else penalty, self.stage()
+        results = self.improve(self.metanet, params, read, l1, reading=stage.reading, rounds=stage.rounds)
+        # Every pass counts alike; of rounds the last one counts most.
+        weights = [1 / len(results)] * len(results)
+        if isinstance(self.metanet, Rounds) and len(results) > 1:
+            early = self.hparams["early_rounds"]
+            weights = [early / (len(results) - 1)] * (len(results) - 1) + [1 - early]
+        objective = self.problem.objective
+        losses = [
+            weight * loss_many(self.network, new, examples, objective, l1=penalty).mean()
+            for new, weight in zip(results, weights, strict=True)
+            if weight
+        ]
+        return torch.stack(losses).sum()
 
     @torch.no_grad()
     def evaluate(
@@ -208,6 +320,8 @@ class OnePassModule(L.LightningModule):
         read: Examples,
         *,
         l1: float = 0.0,
+        reading: Reading | None = None,
+        rounds: int | None = None,
         chunk: int = 64,
     ) -> dict[str, Result]:
         """What networks reach on each of ``data`` after all passes of a metanet.
@@ -218,6 +332,8 @@ class OnePassModule(L.LightningModule):
             data: Name -> examples.
             read: Examples for gradients, if the metanet reads them.
             l1: L1 strength of all networks.
+            reading: As for ``conditions``.
+            rounds: Rounds of a pass; by default all.
             chunk: Networks at a time.
         """
         parts = []
@@ -225,7 +341,7 @@ class OnePassModule(L.LightningModule):
             part = {name: p[start : start + chunk] for name, p in params.items()}
             strengths = read.x.new_full((num_networks(part),), l1)
             some = read.of(slice(start, start + chunk))
-            parts.append(self.improve(metanet, part, some, strengths)[-1])
+            parts.append(self.improve(metanet, part, some, strengths, reading=reading, rounds=rounds)[-1])
         new = {name: torch.cat([part[name] for part in parts]) for name in params}
         norm = l1_norm(new)
         cut = 1 - norm / l1_norm(params).clamp(min=1e-12)
@@ -235,18 +351,48 @@ class OnePassModule(L.LightningModule):
             results[name] = Result(loss, accuracy, loss + l1 * norm, cut)
         return results
 
+    def stage(self) -> Stage:
+        """What is trained at the current step."""
+        single = len(self.stages) == 1
+        return self.stages[0 if single else self._stage_at(self.global_step)[0]]
+
+    def _stage_at(self, step: int) -> tuple[int, int, int]:
+        """Number of the stage that a step is in, its first step and the first one after it."""
+        end, most = 0.0, self.trainer.max_steps
+        for number, stage in enumerate(self.stages):
+            first = round(end * most)
+            end += stage.share
+            last = round(end * most)
+            if step < last or number + 1 == len(self.stages):
+                return number, first, last
+        raise AssertionError("no stages")
+
     def on_fit_start(self) -> None:
-        """Let rounds see gradients of their usual size once, before the first step."""
-        if isinstance(self.metanet, Rounds) and self.trainer.global_step == 0:
+        """Show the metanet the probes, before the first step."""
+        if self.metanet.probes is not None and self.trainer.global_step == 0:
             datamodule: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-            batch: Batch = datamodule.draw(0)
-            objective = self.problem.objective
+            for metanet in (self.metanet, self.average):
+                assert metanet.probes is not None
+                metanet.probes.copy_(datamodule.probes(len(metanet.probes)))
 
-            def gradient(params: Params) -> Params:
-                return loss_and_grad_many(self.network, params, batch.read, objective)[1]
-
-            counts = batch.read.counts(num_networks(batch.params))
-            self.metanet.calibrate(Conditions(gradient, batch.l1, counts))
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """At the first step of a stage, begin it: where nothing is trained yet, or where earlier ones are."""
+        number, first, _ = self._stage_at(self.global_step)
+        if not isinstance(self.metanet, Rounds) or self.global_step != first:
+            return
+        stage, earlier = self.stages[number], self.stages[:number]
+        if earlier:
+            same = [each for each in earlier if each.reading == stage.reading]
+            model = (same or earlier)[-1]
+            for metanet in (self.metanet, self.average):
+                assert isinstance(metanet, Rounds)
+                metanet.begin(_reading(stage), _reading(model), model.rounds)
+        else:
+            # Let the first rounds see gradients of their usual size.
+            conditions = self.conditions(
+                self.metanet, batch.params, batch.read, batch.l1, reading=stage.reading
+            )
+            self.metanet.calibrate(conditions)
             self.average.load_state_dict(self.metanet.state_dict())
 
     def configure_optimizers(self) -> Muon:
@@ -352,10 +498,12 @@ class OnePassModule(L.LightningModule):
         return budget_used(self.trainer)
 
     def rate_factor(self) -> float:
-        """Factor on all learning rates at the current step."""
+        """Factor on all learning rates at the current step; every stage has the whole schedule."""
+        _, first, end = self._stage_at(self.global_step)
+        done = self.global_step - first
         return rate_factor(
-            self.global_step,
-            self.progress(),
+            done,
+            min(1.0, done / max(1, end - first)),
             warmup_steps=self.hparams["warmup_steps"],
             hold=self.hparams["hold"],
         )
@@ -372,12 +520,35 @@ class OnePassModule(L.LightningModule):
         and L1-norm cut on the val data, with the names of ``batch.strengths``.
         """
         values: dict[str, Tensor] = {}
+        done = self.stages[: self._stage_at(max(0, self.global_step - 1))[0] + 1]
+        by_reading = {stage.reading: stage.rounds for stage in done}  # the last stage of each
+        first = next(iter(by_reading))
         for metanet, suffix in ((self.average, ""), (self.metanet, "_raw")):
-            results = self.evaluate(metanet, batch.params, batch.data, batch.read, l1=batch.strengths[""])
+            results = self.evaluate(
+                metanet,
+                batch.params if first == "batch" or batch.starts is None else batch.starts,
+                batch.data,
+                batch.read,
+                l1=batch.strengths[""],
+                reading=first,
+                rounds=by_reading[first],
+            )
             values |= {f"{which}_accuracy{suffix}": result.accuracy for which, result in results.items()}
             # Not on the train data, where it is not the meta-loss, which is called train_loss.
             values[f"val_loss{suffix}"] = results["val"].loss
         val = {"val": batch.data["val"]}
+        for reading in list(by_reading)[1:]:
+            assert batch.starts is not None
+            result = self.evaluate(
+                self.average,
+                batch.starts,
+                val,
+                batch.read,
+                l1=batch.strengths[""],
+                reading=reading,
+                rounds=by_reading[reading],
+            )
+            values[f"val_accuracy_{reading}"] = result["val"].accuracy
         for suffix, strength in batch.strengths.items():
             if suffix:
                 result = self.evaluate(self.average, batch.params, val, batch.read, l1=strength)["val"]
@@ -386,6 +557,11 @@ class OnePassModule(L.LightningModule):
                 values[f"val_cut{suffix}"] = result.l1_cut
         for name, value in values.items():
             self.log(name, value.mean().float(), batch_size=1, sync_dist=True)
+
+
+def _reading(stage: Stage) -> Reading:
+    assert stage.reading is not None
+    return stage.reading
 
 
 def _made(key: str, make: Callable[..., Any], arguments: dict[str, Any]) -> Any:

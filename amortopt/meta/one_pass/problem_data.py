@@ -13,7 +13,9 @@ import torch
 
 from amortopt._types import Params
 from amortopt.meta.one_pass.data import Batch, DrawnDataModule, Held, draw_strengths
+from amortopt.meta.one_pass.starts import Starts
 from amortopt.metanets import L1Range
+from amortopt.system.extras import needed_for
 from amortopt.tasks import Examples, Family, ProblemFamily, init_many
 from amortopt.tasks.problem import Which
 
@@ -21,8 +23,9 @@ from amortopt.tasks.problem import Which
 class ProblemDataModule(DrawnDataModule):
     """Draws problems of a family, a batch of each to read, other examples to be judged by, and networks.
 
-    A pool of problems is drawn once and stays on the device. The networks are fresh ones: a pass that starts
-    from its own prototype takes only their gauge. What a step draws is a function of seed, step and process.
+    A pool of problems is drawn once and stays on the device. The networks are fresh ones, where a pass takes
+    only their gauge; where it reads their functions, they are trained on their problems first. What a step
+    draws is a function of seed, step and process.
 
     Args:
         pool: Problems P that are drawn for training; at most all of a family that has an end.
@@ -35,6 +38,7 @@ class ProblemDataModule(DrawnDataModule):
         l1_zero: Share of networks with strength 0 instead, in [0, 1).
         val_networks: Problems for validation, and for the test at the end.
         val_read: Examples that a pass reads in validation and test.
+        starts: How networks are trained whose functions are read, for metanets that read functions.
         seed: Seed of the draws.
 
     Raises:
@@ -53,6 +57,7 @@ class ProblemDataModule(DrawnDataModule):
         l1_zero: float = 0.1,
         val_networks: int = 64,
         val_read: int = 1000,
+        starts: Starts | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -79,6 +84,13 @@ class ProblemDataModule(DrawnDataModule):
         self.input_noise, self.l1_zero, self.seed = input_noise, l1_zero, seed
         self.val_networks, self.val_read = val_networks, val_read
         self.recipe_roots: Sequence[Any] = ()
+        self.starts = starts or Starts()
+        self.starts.check()
+        if self.starts.problems > pool:
+            raise ValueError(
+                f"starts.problems: got {self.starts.problems}, expected at most the pool of {pool}"
+            )
+        self._trained: Params = {}
         self._problems: tuple[Examples, Examples] | None = None
         self._held: dict[Which, Held] = {}
         self._params: Params = {}
@@ -106,16 +118,60 @@ class ProblemDataModule(DrawnDataModule):
         self._problems = (pair[0].to(device), pair[1].to(device))
         seeds = range(self.seed, self.seed + 256)
         self._params = {name: p.to(device) for name, p in init_many(family.build, seeds).items()}
+        if self.starts.problems:
+            self._trained = self._train_starts(
+                problems, family, "train", _at_most(self.starts.problems, count)
+            )
         for which in ("val", "test"):
             held = _at_most(self.val_networks, problems.count(which))
             read, judged = problems.draw(which, 0, held, self.val_read, self.val_read)
             rows = torch.arange(held, device=device) % 256
             params = {name: p[rows] for name, p in self._params.items()}
-            self._held[which] = Held(params, {which: judged.to(device)}, read.to(device), self.strengths())
+            starts = None
+            if self.starts.problems:
+                # Those that were trained for longest.
+                starts = self._train_starts(problems, family, which, held)
+                starts = {name: p[:, -1] for name, p in starts.items()}
+            data = {which: judged.to(device)}
+            self._held[which] = Held(params, data, read.to(device), self.strengths(), starts)
         self._generator = torch.Generator(device)
 
-    def draw(self, step: int, rank: int = 0) -> Batch:
-        """What a meta step reads; the same for the same seed, step and rank."""
+    def _train_starts(self, problems: ProblemFamily, family: Family, which: Which, count: int) -> Params:
+        """Trained networks [count, epochs, ...], with a progress bar."""
+        assert self._problems is not None
+        with needed_for("meta-training", extra="train"):
+            from rich.progress import Progress
+        with Progress(transient=True) as progress:
+            bar = progress.add_task(f"Networks on {which} problems", total=count)
+            return self.starts.train(
+                problems,
+                family,
+                which,
+                seed=self.seed,
+                count=count,
+                device=self._problems[0].x.device,
+                on_part=lambda done: progress.update(bar, completed=done),
+            )
+
+    def probes(self, count: int) -> torch.Tensor:
+        """Inputs of training problems, as many of each as it takes."""
+        assert self._problems is not None, "load() comes first"
+        if not self._trained:
+            raise ValueError(
+                "data.starts.problems: got 0, but the metanet reads functions; set how many problems get a "
+                "trained network, or leave 'function' out of model.metanet.conditions"
+            )
+        x = self._problems[0].x  # [P, N, ...]
+        each = min(x.shape[1], -(-count // len(x)))
+        chosen = x[: -(-count // each), :each].flatten(0, 1)[:count]
+        if len(chosen) < count:
+            raise ValueError(
+                f"model.metanet.probes: got {count}, expected at most the {len(chosen)} in the pool"
+            )
+        return chosen
+
+    def draw(self, step: int, rank: int = 0, *, trained: bool = False) -> Batch:
+        """What a meta step reads; the same for the same seed, step, rank and kind of networks."""
         assert self._problems is not None and self._generator is not None, "load() comes first"
         generator, (read, judged) = self._generator, self._problems
         key = np.random.SeedSequence((self.seed, step, rank)).generate_state(1, np.uint64)[0]
@@ -128,9 +184,13 @@ class ProblemDataModule(DrawnDataModule):
         low, high = (float(np.log(limit)) for limit in self.read)
         share = float(torch.rand((), generator=generator, device=device))
         count = min(len(read), round(float(np.exp(low + (high - low) * share))))
-        which = below(len(read.x), self.networks)
+        which = below(len(next(iter(self._trained.values()))) if trained else len(read.x), self.networks)
         order = torch.randperm(len(read), generator=generator, device=device)[:count]
-        params = {name: p[below(len(p), self.networks)] for name, p in self._params.items()}
+        if trained:
+            at = below(len(self.starts.epochs), self.networks)
+            params = {name: p[which, at] for name, p in self._trained.items()}
+        else:
+            params = {name: p[below(len(p), self.networks)] for name, p in self._params.items()}
         l1 = None
         if self.l1_range is not None:
             l1 = draw_strengths(self.l1_range, self.l1_zero, self.networks, generator)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.metanets.base import Metanet, register
-from amortopt.metanets.conditions import Conditions
+from amortopt.metanets.conditions import CONDITIONS, Conditions
 from amortopt.metanets.rounds.gauge import SlotGauge
 from amortopt.metanets.rounds.matrices import Matrices
 from amortopt.metanets.rounds.rule import Gradient, RoundRule
@@ -18,19 +18,29 @@ from amortopt.metanets.scalegmn.readout import Blend
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec
 
+Reading: TypeAlias = Literal["batch", "function", "both"]
+"""What a pass takes gradients of: its batch, its function, or each of the two."""
+
 _NONE = Conditions()
+_SOURCES: dict[Reading, tuple[str, ...]] = {
+    "batch": ("batch",),
+    "function": ("function",),
+    "both": ("batch", "function"),
+}
 
 
 @register("rounds")
 class Rounds(Metanet):
     r"""One pass that reads its problem: R gradients, each turned into the next proposal by learned maps.
 
-    The pass starts from learned prototype weights, not from the network's. In every round it takes the
-    gradient of the problem's objective at its proposal, on the batch, and moves by a learned map of it (see
-    [RoundRule][amortopt.metanets.rounds.rule.RoundRule]). What comes out is written into the network's gauge:
-    the order, signs and scales of its units. So for every element g of the spec's symmetry
-    :math:`f(g \cdot \theta) = g \cdot f(\theta)`, whatever the maps are. The network's weights matter for
-    the gauge alone: two networks with one problem come out as one function.
+    The pass starts from learned prototype weights, not from the network's. In every round it takes a
+    gradient at its proposal and moves by a learned map of it (see
+    [RoundRule][amortopt.metanets.rounds.rule.RoundRule]): the gradient of the problem's objective on the
+    batch, of the divergence from what the given network answers to probes, or both. Each of these readings
+    has maps of its own. What comes out is written into the network's gauge: the order, signs and scales of
+    its units. So for every element g of the spec's symmetry :math:`f(g \cdot \theta) = g \cdot f(\theta)`,
+    whatever the maps are. A pass that reads a batch alone takes nothing else from the network: two networks
+    with one batch come out as one function.
 
     Args:
         spec: Symmetry of the family.
@@ -38,14 +48,23 @@ class Rounds(Metanet):
         rounds: Gradients R in a pass.
         channels: Channels through which all weights see all gradients.
         hidden: Rows and columns of a channel.
-        conditions: What it reads: ``"batch"``, and ``"l1"`` if wanted.
+        conditions: What it can read: ``"batch"``, ``"function"`` or both, and ``"l1"`` if wanted.
+        probes: Number of inputs that a network's function is read at.
+        input_shape: Shape of one input; needed to read functions.
         respects: ``"scale"``: permutations and scalings; ``"permutation"``: only permutations (the ablation).
         l1_range: Lowest and highest L1 strength that prototypes are spread over, if it reads ``"l1"``.
         l1_knots: Prototypes between them.
 
+    Attributes:
+        readings: What it can take gradients of: ``"batch"``, ``"function"``, ``"both"``.
+        probes: Inputs [n, *input_shape] that functions are read at, zeros until they are set; None if it
+            reads no functions.
+
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    readable = CONDITIONS
 
     def __init__(
         self,
@@ -55,7 +74,9 @@ class Rounds(Metanet):
         rounds: int = 1,
         channels: int = 8,
         hidden: int = 32,
-        conditions: Sequence[Literal["batch", "l1"]] = ("batch",),
+        conditions: Sequence[Literal["batch", "function", "l1"]] = ("batch",),
+        probes: int = 256,
+        input_shape: Sequence[int] | None = None,
         respects: Respects = "scale",
         l1_range: tuple[float, float] = (1e-4, 2e-2),
         l1_knots: int = 12,
@@ -67,20 +88,39 @@ class Rounds(Metanet):
             channels=channels,
             hidden=hidden,
             conditions=sorted(conditions),
+            probes=probes,
+            input_shape=None if input_shape is None else list(input_shape),
             respects=respects,
             l1_range=list(l1_range),
             l1_knots=l1_knots,
         )
-        counts = {"rounds": rounds, "channels": channels, "hidden": hidden, "l1_knots": l1_knots}
+        counts = {
+            "rounds": rounds,
+            "channels": channels,
+            "hidden": hidden,
+            "l1_knots": l1_knots,
+            "probes": probes,
+        }
         for name, value in counts.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
         if respects not in ("scale", "permutation"):
             raise ValueError(f"respects: got {respects!r}, expected 'scale' or 'permutation'")
-        if "batch" not in self.conditions:
-            raise ValueError("conditions: got no 'batch', expected it: rounds read gradients of a batch")
+        self.readings: list[Reading] = [
+            reading for reading, sources in _SOURCES.items() if self.conditions.issuperset(sources)
+        ]
+        if not self.readings:
+            raise ValueError(
+                f"conditions: got {sorted(conditions)}, expected 'batch' or 'function' among them: rounds "
+                "read gradients"
+            )
         if missing := sorted(set(spec.params) - set(shapes)):
             raise ValueError(f"shapes: got none of {', '.join(missing)}, expected one for every parameter")
+        if "function" in self.conditions:
+            if input_shape is None:
+                raise ValueError("input_shape: got none, expected the shape of one input, to read functions")
+            self.probes = torch.zeros(probes, *input_shape)
+        self.rounds = rounds
         self.matrices = Matrices(self.config["shapes"])
         self.gauge = SlotGauge(spec, respects)
         self.blend = Blend(*l1_range, l1_knots) if "l1" in self.conditions else None
@@ -89,26 +129,45 @@ class Rounds(Metanet):
             # Normal, 1 / sqrt(fan in); biases, in the last column, are zero.
             matrix = torch.randn(rows, columns) / max(1, columns - 1) ** 0.5
             first.append(torch.cat([matrix[:, :-1], torch.zeros(rows, 1)], 1))
-        self.rule = RoundRule(
-            first,
-            rounds=rounds,
-            channels=channels,
-            hidden=hidden,
-            blends=1 if self.blend is None else self.blend.count,
+        self.rules = nn.ModuleDict(
+            {
+                reading: RoundRule(
+                    first,
+                    rounds=rounds,
+                    channels=channels,
+                    hidden=hidden,
+                    blends=1 if self.blend is None else self.blend.count,
+                    sources=len(_SOURCES[reading]),
+                )
+                for reading in self.readings
+            }
         )
 
     def param_roles(self) -> dict[str, list[nn.Parameter]]:
         """Prototypes, and the maps as matrices; gates, step sizes and momenta are neither."""
         maps = ("left", "right", "mix_left", "mix_right", "mix_bias", "back_left", "back_right")
-        matrices = [
-            p
-            for name, p in self.rule.named_parameters()
-            if name.split(".")[0] in maps and min(p.shape[-2:]) > 1
-        ]
-        return {"matrix": matrices, "prototype": [*self.rule.prototype]}
+        roles: dict[str, list[nn.Parameter]] = {"matrix": [], "prototype": []}
+        for rule in self.rules.values():
+            roles["prototype"] += [*cast("RoundRule", rule).prototype]
+            roles["matrix"] += [
+                p
+                for name, p in rule.named_parameters()
+                if name.split(".")[0] in maps and min(p.shape[-2:]) > 1
+            ]
+        return roles
 
     def open_gates(self) -> None:
         """Nothing to open: a pass starts from its prototype, never from the network."""
+
+    def reading_of(self, conditions: Conditions) -> Reading:
+        """What a pass with these conditions takes gradients of."""
+        if conditions.gradient is None:
+            return "function"
+        return "batch" if conditions.function is None else "both"
+
+    def rule(self, reading: Reading) -> RoundRule:
+        """The maps of one reading."""
+        return cast("RoundRule", self.rules[reading])
 
     def forward(self, params: Params, conditions: Conditions = _NONE) -> Params:
         """Improve B networks of one architecture; see [Metanet][amortopt.metanets.Metanet]."""
@@ -127,30 +186,56 @@ class Rounds(Metanet):
         """
         count = len(next(iter(params.values())))
         conditions.check(self.conditions, count)
-        if rounds is not None and not 0 <= rounds <= self.rule.rounds:
-            raise ValueError(f"rounds: got {rounds}, expected 0 to {self.rule.rounds}")
-        if conditions.examples is None:
+        if rounds is not None and not 0 <= rounds <= self.rounds:
+            raise ValueError(f"rounds: got {rounds}, expected 0 to {self.rounds}")
+        if conditions.gradient is not None and conditions.examples is None:
             raise ValueError(
                 "conditions.examples: got none, expected the number of examples of each network's batch [B]"
             )
         blend = next(iter(params.values())).new_ones(count, 1)
         if self.blend is not None and conditions.l1 is not None:
             blend = self.blend(conditions.l1)
-        proposals = self.rule(self._gradient(conditions), conditions.examples, blend, rounds)
+        reading = self.reading_of(conditions)
+        proposals = self.rule(reading)(*self._sources(reading, conditions, count), blend, rounds)
         gauge = self.gauge(params)
         return [gauge.write(self.matrices.unpack(proposal)) for proposal in proposals]
 
+    def begin(self, reading: Reading, trained: Reading | None = None, rounds: int | None = None) -> None:
+        """Begin to meta-train a reading where another one is.
+
+        Args:
+            reading: The one to begin.
+            trained: Where its maps and prototypes are copied from; by default from itself.
+            rounds: How many rounds of that are trained; further ones repeat the last. By default all.
+        """
+        self.rule(reading).copy_from(self.rule(trained or reading), rounds)
+
     def calibrate(self, conditions: Conditions) -> None:
-        """Bring gradients to about unit size before they are mixed; once, before meta-training."""
-        assert conditions.examples is not None
-        blend = torch.zeros(len(conditions.examples), len(self.rule.prototype[0]))
+        """Bring gradients to about unit size before they are mixed; once, before a first stage."""
+        reading = self.reading_of(conditions)
+        rule = self.rule(reading)
+        count = 1 if conditions.examples is None else len(conditions.examples)
+        blend = rule.step.new_zeros(count, len(rule.prototype[0]))
         blend[:, 0] = 1
-        self.rule.calibrate(self._gradient(conditions), blend.to(self.rule.step))
+        rule.calibrate(self._sources(reading, conditions, count)[0], blend)
 
-    def _gradient(self, conditions: Conditions) -> Gradient:
-        def gradient(matrices: list[Tensor]) -> list[Tensor]:
-            at = conditions.gradient_at(self.matrices.unpack(matrices))
-            assert at is not None
-            return self.matrices.pack(at)
+    def _sources(
+        self, reading: Reading, conditions: Conditions, count: int
+    ) -> tuple[list[Gradient], list[Tensor]]:
+        """Gradients by matrices, and the numbers of examples behind them [B]."""
 
-        return gradient
+        like = self.rule(reading).step
+        gradients, examples = [], []
+        for source in _SOURCES[reading]:
+            batch = source == "batch"
+            at = conditions.gradient_at if batch else conditions.function_at
+
+            def gradient(matrices: list[Tensor], at: Callable[[Params], Params | None] = at) -> list[Tensor]:
+                computed = at(self.matrices.unpack(matrices))
+                assert computed is not None
+                return self.matrices.pack(computed)
+
+            gradients.append(gradient)
+            read = conditions.examples if batch else None
+            examples.append(like.new_full((count,), self.config["probes"]) if read is None else read)
+        return gradients, examples

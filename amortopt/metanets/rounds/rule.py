@@ -1,6 +1,7 @@
 """The maths of rounds: gradients at a proposal, turned into the next proposal by learned maps.
 
-Legend: B networks, K prototypes, o x i matrices of params, R rounds, C channels of H x H numbers.
+Legend: B networks, K prototypes, o x i matrices of params, R rounds, S sources of gradients, C channels of
+H x H numbers.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ up to about ``_MOST``; extrapolated beyond it, the dependence did harm.
 
 
 class RoundRule(nn.Module):
-    r"""From a learned prototype, in R rounds of one gradient each.
+    r"""From a learned prototype, in R rounds of one gradient from each of S sources.
 
     .. math::
-        \theta_0 &= M, \qquad m_r = \sigma(\mu_r)\, m_{r-1} + \nabla(\theta_{r-1}) \\
-        h_r &= \mathrm{GELU}\big(b_r + \sum_l A_{rl}\, m_{rl}\, B_{rl}\big) \\
-        \theta_{rl} &= \theta_{r-1,l} - s_{rl} (1 + e_{rl}) \odot (L_{rl}\, m_{rl}\, R_{rl})
+        \theta_0 &= M, \qquad m_{sr} = \sigma(\mu_{sr})\, m_{s,r-1} + \nabla_s(\theta_{r-1}) \\
+        h_r &= \mathrm{GELU}\big(b_r + \sum_{sl} A_{srl}\, m_{srl}\, B_{srl}\big) \\
+        \theta_{rl} &= \theta_{r-1,l} - \sum_s s_{srl} (1 + e_{srl}) \odot (L_{srl}\, m_{srl}\, R_{srl})
                         - c_{rl} \sum_k F_{rlk}\, h_{rk}\, G_{rlk}
 
-    for every matrix l of the params. The second term is each matrix by its own gradient. The last one lets
+    for every matrix l of the params. The second term is each matrix by its own gradients. The last one lets
     all matrices see all gradients through C channels h, nonlinearly: without the GELU the update would be
     linear in the gradients of its round.
 
@@ -42,29 +43,38 @@ class RoundRule(nn.Module):
         channels: C.
         hidden: H.
         blends: K.
+        sources: S.
     """
 
     def __init__(
-        self, first: Sequence[Tensor], *, rounds: int, channels: int, hidden: int, blends: int = 1
+        self,
+        first: Sequence[Tensor],
+        *,
+        rounds: int,
+        channels: int,
+        hidden: int,
+        blends: int = 1,
+        sources: int = 1,
     ) -> None:
         super().__init__()
-        self.rounds, self.channels = rounds, channels
+        self.rounds, self.channels, self.sources = rounds, channels, sources
         sizes = [(m.shape[0], m.shape[1]) for m in first]
         # [K, o, i]: the first of the K is common to all networks, the others are added to it.
         self.prototype = nn.ParameterList(
             torch.cat([m[None], torch.zeros(blends - 1, *m.shape)]) for m in first
         )
-        self.left = nn.ParameterList(torch.eye(o).repeat(rounds, 1, 1) for o, _ in sizes)
-        self.right = nn.ParameterList(torch.eye(i).repeat(rounds, 1, 1) for _, i in sizes)
-        self.gate = nn.ParameterList(torch.zeros(rounds, o, i) for o, i in sizes)
+        # Leading axes of what belongs to a source: S R, or S R C; of what they share: R C.
+        each, count = sources * rounds, rounds * channels
+        self.left = nn.ParameterList(torch.eye(o).repeat(each, 1, 1) for o, _ in sizes)
+        self.right = nn.ParameterList(torch.eye(i).repeat(each, 1, 1) for _, i in sizes)
+        self.gate = nn.ParameterList(torch.zeros(each, o, i) for o, i in sizes)
         # Logarithms of a matrix' step and of the scale before the channels, and their slopes over log N.
         self.step, self.step_slope, self.unit, self.unit_slope = (
-            nn.Parameter(torch.zeros(rounds, len(sizes))) for _ in range(4)
+            nn.Parameter(torch.zeros(each, len(sizes))) for _ in range(4)
         )
-        self.momentum = nn.Parameter(torch.full((rounds, len(sizes)), -1.0))
-        count = rounds * channels
-        self.mix_left = nn.ParameterList(_orthogonal(count, hidden, o) for o, _ in sizes)
-        self.mix_right = nn.ParameterList(_orthogonal(count, i, hidden) for _, i in sizes)
+        self.momentum = nn.Parameter(torch.full((each, len(sizes)), -1.0))
+        self.mix_left = nn.ParameterList(_orthogonal(each * channels, hidden, o) for o, _ in sizes)
+        self.mix_right = nn.ParameterList(_orthogonal(each * channels, i, hidden) for _, i in sizes)
         self.mix_bias = nn.Parameter(torch.zeros(blends * count, hidden, hidden))
         self.back_left = nn.ParameterList(_orthogonal(count, o, hidden) for o, _ in sizes)
         self.back_right = nn.ParameterList(_orthogonal(count, hidden, i) for _, i in sizes)
@@ -76,13 +86,17 @@ class RoundRule(nn.Module):
         return [(blend @ p.flatten(1)).unflatten(1, p.shape[1:]) for p in self.prototype]
 
     def forward(
-        self, gradient: Gradient, examples: Tensor, blend: Tensor, rounds: int | None = None
+        self,
+        gradients: Sequence[Gradient],
+        examples: Sequence[Tensor],
+        blend: Tensor,
+        rounds: int | None = None,
     ) -> list[list[Tensor]]:
         """Proposals after 0, 1, ... rounds.
 
         Args:
-            gradient: Of each network's objective.
-            examples: Number of examples that it is the mean over, [B].
+            gradients: From each source, of each network's objective.
+            examples: Numbers of examples that it is the mean over, [B] of each source.
             blend: Weights of the prototypes [B, K].
             rounds: Rounds to go, at most R; by default all.
 
@@ -90,36 +104,98 @@ class RoundRule(nn.Module):
             Matrices [B, o, i] after every round, the first ones being the blended prototypes.
         """
         proposals = [self.start(blend)]
-        velocity = [torch.zeros_like(m) for m in proposals[0]]
-        logs = torch.log(examples.clamp(1, _MOST) / _USUAL).to(blend)[:, None]
+        velocity = [[torch.zeros_like(m) for m in proposals[0]] for _ in gradients]
+        logs = [torch.log(n.clamp(1, _MOST) / _USUAL).to(blend)[:, None] for n in examples]
         for r in range(self.rounds if rounds is None else rounds):
-            now = slice(r * self.channels, (r + 1) * self.channels)
-            gradients = zip(self.momentum[r].sigmoid(), velocity, gradient(proposals[-1]), strict=True)
-            velocity = [keep * v + g for keep, v, g in gradients]
-            step = (self.step[r] + self.step_slope[r] * logs).exp()  # [B, matrices]
-            unit = (self.unit[r] + self.unit_slope[r] * logs).exp()
-            bias = self.mix_bias.unflatten(0, (-1, self.rounds * self.channels))[:, now]  # [K, C, H, H]
-            hidden = (blend @ bias.flatten(1)).unflatten(1, bias.shape[1:])
-            for k, v in enumerate(velocity):
-                # [C, H, o] @ [B, 1, o, i] @ [C, i, H]
-                scaled = (v * unit[:, k, None, None])[:, None]
-                hidden = hidden + self.mix_left[k][now] @ scaled @ self.mix_right[k][now]
+            channels = slice(r * self.channels, (r + 1) * self.channels)
+            bias = self.mix_bias.unflatten(0, (-1, self.rounds * self.channels))[:, channels]  # [K, C, H, H]
+            hidden = (blend @ bias.flatten(1)).unflatten(1, bias.shape[1:]).transpose(0, 1)  # [C, B, H, H]
+            after = proposals[-1]
+            for s, gradient in enumerate(gradients):
+                sr = s * self.rounds + r
+                now = slice(sr * self.channels, (sr + 1) * self.channels)
+                pairs = zip(self.momentum[sr].sigmoid(), velocity[s], gradient(proposals[-1]), strict=True)
+                velocity[s] = [keep * v + g for keep, v, g in pairs]
+                step = (self.step[sr] + self.step_slope[sr] * logs[s]).exp()  # [B, matrices]
+                unit = (self.unit[sr] + self.unit_slope[sr] * logs[s]).exp()
+                moved = []
+                for k, v in enumerate(velocity[s]):
+                    scaled = v * unit[:, k, None, None]
+                    hidden = hidden + into_channels(scaled, self.mix_left[k][now], self.mix_right[k][now])
+                    gated = (1 + self.gate[k][sr]) * (self.left[k][sr] @ (v @ self.right[k][sr]))
+                    moved.append(after[k] - step[:, k, None, None] * gated)
+                after = moved
             hidden = F.gelu(hidden)
-            after = []
-            for k, v in enumerate(velocity):
-                gated = (1 + self.gate[k][r]) * (self.left[k][r] @ v @ self.right[k][r])
-                # [C, o, H] @ [B, C, H, H] @ [C, H, i], summed over the channels
-                back = (self.back_left[k][now] @ hidden @ self.back_right[k][now]).sum(1)
-                after.append(proposals[-1][k] - step[:, k, None, None] * gated - self.back_scale[r, k] * back)
+            after = [
+                m - scale * from_channels(hidden, left[channels], right[channels])
+                for m, scale, left, right in zip(
+                    after, self.back_scale[r], self.back_left, self.back_right, strict=True
+                )
+            ]
             proposals.append(after)
         return proposals
 
     @torch.no_grad()
-    def calibrate(self, gradient: Gradient, blend: Tensor) -> None:
+    def calibrate(self, gradients: Sequence[Gradient], blend: Tensor) -> None:
         """Scale gradients at the prototype to about one before they are mixed, once before meta-training."""
-        gradients = gradient(self.start(blend))
-        for k, g in enumerate(gradients):
-            self.unit[:, k] = -(g.square().mean() * len(gradients)).sqrt().clamp(min=1e-12).log()
+        for s, gradient in enumerate(gradients):
+            at_start = gradient(self.start(blend))
+            for k, g in enumerate(at_start):
+                size = (g.square().mean() * len(at_start)).sqrt()
+                self.unit[s * self.rounds : (s + 1) * self.rounds, k] = -size.clamp(min=1e-12).log()
+
+    @torch.no_grad()
+    def copy_from(self, other: RoundRule, rounds: int | None = None) -> None:
+        """Begin where another rule is, for the same matrices, channels and blends.
+
+        Args:
+            other: Its first source is copied to every source. With more rounds here, the last round is
+                repeated with smaller steps: what it would move a proposal by is due only once.
+            rounds: Trained rounds of ``other``; by default all of its own.
+        """
+        trained = other.rounds if rounds is None else rounds
+        mine, theirs = dict(self.named_parameters()), dict(other.named_parameters())
+        for name, p in mine.items():
+            kind, source = name.split(".")[0], theirs[name]
+            if kind == "prototype":
+                p.copy_(source)
+                continue
+            # [(K,) (S,) R, ...]
+            by_blend = kind == "mix_bias"
+            blends = len(self.prototype[0]) if by_blend else 1
+            sources = 1 if by_blend or kind.startswith("back") else self.sources
+            theirs_sources = 1 if sources == 1 and (by_blend or kind.startswith("back")) else other.sources
+            to = p.view(blends, sources, self.rounds, -1)
+            of = source.view(blends, theirs_sources, other.rounds, -1)
+            for r in range(self.rounds):
+                to[:, :, r] = of[:, :1, min(r, trained - 1)]
+                if r >= trained:
+                    if kind == "step":
+                        to[:, :, r] -= 2
+                    elif kind == "back_scale":
+                        to[:, :, r] *= 0.1
+
+
+def into_channels(matrices: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    r""":math:`A_c\, m\, B_c` for matrices [B, o, i], left [C, H, o] and right [C, i, H] -> [C, B, H, H].
+
+    Two products of large matrices instead of B C of small ones.
+    """
+    count, rows, columns = matrices.shape
+    channels, hidden, _ = left.shape
+    half = left.flatten(0, 1) @ matrices.transpose(0, 1).reshape(rows, -1)  # [C H, B i]
+    half = half.view(channels, hidden, count, columns).transpose(1, 2).reshape(channels, -1, columns)
+    return (half @ right).view(channels, count, hidden, hidden)
+
+
+def from_channels(hidden: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    r""":math:`\sum_c F_c\, h_c\, G_c` for hidden [C, B, H, H], left [C, o, H] and right [C, H, i]."""
+    channels, count, size, _ = hidden.shape
+    columns = right.shape[-1]
+    half = (hidden.flatten(1, 2) @ right).view(channels, count, size, columns)
+    half = half.transpose(1, 2).reshape(channels * size, -1)  # [C H, B i]
+    out = left.transpose(0, 1).flatten(1) @ half  # [o, B i]
+    return out.view(-1, count, columns).transpose(0, 1)
 
 
 def _orthogonal(count: int, rows: int, columns: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,8 +13,17 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many, params_of, stack
 from amortopt.metanets import Conditions, Rounds
-from amortopt.symmetry import SymmetrySpec, extract
-from amortopt.tasks import CrossEntropy, Examples, Family, loss_and_grad_many, make_family
+from amortopt.metanets.rounds.rule import from_channels, into_channels
+from amortopt.symmetry import SymmetrySpec, act, extract, sample
+from amortopt.tasks import (
+    CrossEntropy,
+    Examples,
+    Family,
+    Objective,
+    answers_many,
+    loss_and_grad_many,
+    make_family,
+)
 from amortopt.testing import assert_equivariant
 from tests.metanets.networks import without_scales
 
@@ -30,6 +40,10 @@ def spec_of(family: Family) -> SymmetrySpec:
     return extract(family.build(), family.example_input())
 
 
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def networks(family: Family, count: int, seed: int = 0) -> Params:
     torch.manual_seed(seed)
     return stack([{name: p.double() for name, p in params_of(family.build()).items()} for _ in range(count)])
@@ -38,11 +52,12 @@ def networks(family: Family, count: int, seed: int = 0) -> Params:
 def made(family: Family, **config: Any) -> Rounds:
     torch.manual_seed(7)
     shapes = {name: tuple(p.shape) for name, p in family.build().named_parameters()}
-    metanet = Rounds(
-        spec_of(family), shapes=shapes, **{"rounds": 2, "channels": 2, "hidden": 4} | config
-    ).double()
+    sizes = {"rounds": 2, "channels": 2, "hidden": 4, "input_shape": family.input_shape, "probes": 9}
+    metanet = Rounds(spec_of(family), shapes=shapes, **sizes | config).double()
     with torch.no_grad():
-        for p in metanet.rule.parameters():
+        if metanet.probes is not None:
+            metanet.probes.copy_(torch.randn_like(metanet.probes))
+        for p in metanet.rules.parameters():
             p.add_(0.3 * torch.randn_like(p))
     return metanet
 
@@ -65,11 +80,107 @@ def conditions(
     return Conditions(gradient, l1, torch.full((count,), float(len(examples))))
 
 
+def reading(
+    metanet: Rounds, family: Family, params: Params, what: str, create_graph: bool = False
+) -> Conditions:
+    """Conditions that read the batch, the function of ``params``, or both."""
+    assert metanet.probes is not None
+    network, batch = problem(family, len(next(iter(params.values()))))
+    answers = answers_many(network, params, metanet.probes)
+
+    def gradient_on(examples: Examples, objective: Objective) -> Callable[[Params], Params]:
+        return lambda at: loss_and_grad_many(network, at, examples, objective, create_graph=create_graph)[1]
+
+    return Conditions(
+        None if what == "function" else gradient_on(batch, CrossEntropy(3)),
+        None,
+        None if what == "function" else batch.counts(len(answers.x)),
+        None if what == "batch" else gradient_on(answers, CrossEntropy(3).matching()),
+    )
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=repr)
 def test_rounds_equivariant(family: Family) -> None:
     metanet, given = made(family), conditions(family, 3)
     assert_equivariant(
         lambda params: metanet(params, given), spec_of(family), networks(family, 3), batched=True
+    )
+
+
+@pytest.mark.parametrize("what", ["batch", "function", "both"])
+def test_every_reading_is_equivariant(what: str) -> None:
+    metanet = made(RELU, conditions=["batch", "function"])
+    assert metanet.readings == ["batch", "function", "both"]
+    assert_equivariant(
+        lambda params: metanet(params, reading(metanet, RELU, params, what)),
+        spec_of(RELU),
+        networks(RELU, 3),
+        batched=True,
+    )
+
+
+def test_function_decides_what_comes_out() -> None:
+    metanet, params = made(MLP, conditions=["function"]), networks(MLP, 2)
+    network, examples = problem(MLP, 2)
+    better = metanet(params, reading(metanet, MLP, params, "function"))
+    outputs = apply_many(network, better, examples.x, shared=False)
+    assert not torch.allclose(outputs[0], outputs[1])
+    given = reading(metanet, MLP, params, "function")
+    # Another network of the same function reads the same.
+    element = sample(spec_of(MLP), generator=generator(1), batch=2)
+    same = act(spec_of(MLP), element, params, batched=True)
+    assert given.function is not None
+    other = reading(metanet, MLP, same, "function").function
+    assert other is not None
+    for name, value in given.function(params).items():
+        torch.testing.assert_close(other(params)[name], value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("what", ["function", "both"])
+def test_other_readings_pass_gradients_to_every_map(what: str) -> None:
+    metanet, params = made(MLP, conditions=["batch", "function"]), networks(MLP, 2)
+    given = reading(metanet, MLP, params, what, create_graph=True)
+    sum(p.square().sum() for p in metanet(params, given).values()).backward()
+    rule = metanet.rule(metanet.reading_of(given))
+    missing = [name for name, p in rule.named_parameters() if p.grad is None or not bool(p.grad.any())]
+    assert missing == []
+
+
+def test_a_reading_begins_where_another_is() -> None:
+    metanet, params = made(MLP, conditions=["batch", "function"], rounds=3), networks(MLP, 2)
+    function = reading(metanet, MLP, params, "function")
+    as_batch = Conditions(function.function, None, torch.full((2,), 9.0))
+    before = metanet.after_rounds(params, as_batch)
+    metanet.begin("function", "batch", 2)
+    after = metanet.after_rounds(params, function)
+    for k in range(3):
+        for name, value in before[k].items():
+            torch.testing.assert_close(after[k][name], value, rtol=1e-9, atol=1e-9)
+    # The third round repeats the second with smaller steps.
+    copied = metanet.rule("function")
+    torch.testing.assert_close(copied.left[0][2], copied.left[0][1])
+    torch.testing.assert_close(copied.step[2], copied.step[1] - 2)
+
+
+def test_both_begins_with_the_maps_of_one() -> None:
+    metanet = made(MLP, conditions=["batch", "function"], l1_knots=2)
+    metanet.begin("both", "batch")
+    one, two = metanet.rule("batch"), metanet.rule("both")
+    for k in range(len(one.left)):
+        torch.testing.assert_close(two.left[k].unflatten(0, (2, 2)), one.left[k].expand(2, -1, -1, -1))
+        mix = two.mix_left[k].unflatten(0, (2, 4))
+        torch.testing.assert_close(mix, one.mix_left[k].expand_as(mix))
+        torch.testing.assert_close(two.back_left[k], one.back_left[k])
+
+
+def test_channels_are_products_of_matrices() -> None:
+    g = generator(0)
+    m, left, right = (torch.randn(*size, generator=g).double() for size in ((3, 4, 5), (2, 6, 4), (2, 5, 6)))
+    hidden = into_channels(m, left, right)
+    torch.testing.assert_close(hidden, torch.einsum("cho,boi,cij->cbhj", left, m, right))
+    left, right = left.mT, right.mT
+    torch.testing.assert_close(
+        from_channels(hidden, left, right), torch.einsum("coh,cbhj,cji->boi", left, hidden, right)
     )
 
 
@@ -113,7 +224,9 @@ def test_rounds_pass_gradients_to_every_map() -> None:
     given = conditions(MLP, 2, torch.tensor([1e-4, 1e-2]).double(), create_graph=True)
     sum(p.square().sum() for p in metanet(networks(MLP, 2), given).values()).backward()
     missing = [
-        name for name, p in metanet.rule.named_parameters() if p.grad is None or not bool(p.grad.any())
+        name
+        for name, p in metanet.rule("batch").named_parameters()
+        if p.grad is None or not bool(p.grad.any())
     ]
     assert missing == []
 
@@ -156,7 +269,9 @@ def test_padding_does_not_matter() -> None:
     [
         ({"rounds": 0}, "rounds: got 0"),
         ({"channels": 1.5}, "channels: got 1.5"),
-        ({"conditions": ["l1"]}, "conditions: got no 'batch'"),
+        ({"conditions": ["l1"]}, r"conditions: got \['l1'\], expected 'batch' or 'function'"),
+        ({"conditions": ["function"]}, "input_shape: got none"),
+        ({"probes": 0}, "probes: got 0"),
         ({"conditions": ["batch", "weather"]}, "conditions: got"),
         ({"respects": "signs"}, "respects: got 'signs'"),
         ({"shapes": {}}, "shapes: got none of"),
