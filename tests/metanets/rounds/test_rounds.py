@@ -149,7 +149,7 @@ def test_other_readings_pass_gradients_to_every_map(what: str) -> None:
 def test_a_reading_begins_where_another_is() -> None:
     metanet, params = made(MLP, conditions=["batch", "function"], rounds=3), networks(MLP, 2)
     function = reading(metanet, MLP, params, "function")
-    as_batch = Conditions(function.function, None, torch.full((2,), 9.0))
+    as_batch = Conditions(function.function, None, torch.full((2,), 9.0).double())
     before = metanet.after_rounds(params, as_batch)
     metanet.begin("function", "batch", 2)
     after = metanet.after_rounds(params, function)
@@ -198,7 +198,7 @@ def test_what_comes_out_computes_what_was_proposed(family: Family) -> None:
     network, examples = problem(family, 3)
     params = networks(family, 3)
     assert given.examples is not None
-    proposals = metanet.rule(metanet._gradient(given), given.examples, torch.ones(3, 1).double())
+    proposals = metanet.rule("batch")(*metanet._sources("batch", given, 3), torch.ones(3, 1).double())
     for proposal, written in zip(proposals, metanet.after_rounds(params, given), strict=True):
         slots = metanet.matrices.unpack(proposal)
         outputs = [apply_many(network, p, examples.x, shared=False) for p in (slots, written)]
