@@ -107,6 +107,9 @@ def test_fit_recipe_takes_five_steps(path: str, scratch: Path, tmp_path: Path) -
     ]
     if recipe["model"]["metanet"]["name"] == "rounds":
         small += ["--data.pool", "8", "--data.val_networks", "4", "--model.metanet.hidden", "4"]
+        if "starts" in recipe["data"]:
+            small += ["--data.starts.problems", "8", "--data.starts.epochs", "[1]"]
+            small += ["--data.starts.examples", "40"]
     else:
         zoo_recipe = recipe["data"]["zoo_recipe"]
         zoo = tiny_zoo(f"recipes/zoo/{zoo_recipe}.yaml", scratch)

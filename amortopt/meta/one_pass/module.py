@@ -521,7 +521,8 @@ class OnePassModule(L.LightningModule):
         """
         values: dict[str, Tensor] = {}
         done = self.stages[: self._stage_at(max(0, self.global_step - 1))[0] + 1]
-        by_reading = {stage.reading: stage.rounds for stage in done}  # the last stage of each
+        # The last stage of each reading.
+        by_reading: dict[Reading | None, int | None] = {stage.reading: stage.rounds for stage in done}
         first = next(iter(by_reading))
         for metanet, suffix in ((self.average, ""), (self.metanet, "_raw")):
             results = self.evaluate(
