@@ -2,8 +2,8 @@
 
 ``vmap`` runs any module for many params at once, at the price of its dispatch and of extra passes over the
 data. A chain of linear layers, convolutions and elementwise maps needs neither: a linear layer is one batched
-product, a convolution one grouped convolution with its bias, and inputs that all networks share stay one
-tensor until the first weights.
+product, a convolution one product with the windows that its kernel sees, and inputs that all networks share
+stay one tensor until the first weights.
 
 A module of another kind can bring a form of its own: see [ManyModule][amortopt.functional.many.ManyModule].
 
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amortopt._types import Params
+from amortopt.functional.convolution import Windows, convolve_many
 
 _ELEMENTWISE: set[type[nn.Module]] = {
     nn.CELU,
@@ -129,9 +130,10 @@ def run_many(module: nn.Module, params: Params, x: Tensor, *, count: int, shared
             if isinstance(layer, nn.Linear):
                 # Inputs that are shared are the same memory for every network.
                 x = linear_many(x if many else x.expand(count, *x.shape), weight, bias)
+            elif many and (windows := _windows(layer, tuple(x.shape[3:]))) is not None:
+                x = convolve_many(x, weight, bias, windows)
             else:
-                # All networks' channels behind each other, [N, B C, ...], is also the layout of what comes
-                # out: between two convolutions the views undo each other and nothing is copied.
+                # The channels out of all networks behind each other: [N, B C, ...].
                 out = (F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d)(
                     x.transpose(0, 1).flatten(1, 2) if many else x,
                     weight.flatten(0, 1),
@@ -153,6 +155,14 @@ def run_many(module: nn.Module, params: Params, x: Tensor, *, count: int, shared
         else:
             x = layer(x)
     return x if many else None
+
+
+def _windows(layer: nn.Conv1d | nn.Conv2d, lengths: tuple[int, ...]) -> Windows | None:
+    """What a layer's kernels see; None for ``padding="same"`` and for inputs that are too short."""
+    if isinstance(layer.padding, str):
+        return None
+    windows = Windows(layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    return windows if min(windows.positions(lengths)) > 0 else None
 
 
 def _chain(module: nn.Module) -> Iterator[nn.Module]:

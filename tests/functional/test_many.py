@@ -62,6 +62,14 @@ CHAINS = {
         lambda: nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten()),
         lambda: nn.Linear(2, 3),
     ),
+    "windows that overlap and leave inputs out": chain(
+        (2, 7, 8),
+        lambda: nn.Conv2d(2, 3, 1),
+        lambda: nn.Conv2d(3, 4, (3, 2), stride=(2, 3), padding=(2, 1), dilation=(2, 1)),
+        nn.Tanh,
+        lambda: nn.Conv2d(4, 2, 2, bias=False),
+        nn.Flatten,
+    ),
     "activation and pool first": chain(
         (4, 6), nn.ReLU, lambda: nn.AdaptiveAvgPool1d(1), nn.Flatten, lambda: nn.Linear(4, 3)
     ),
