@@ -1,8 +1,8 @@
 """Convolutions of many networks, each with its own weights and inputs, as batched products.
 
-A grouped convolution computes the same, but its second derivatives, which meta-training takes in every step, are
-grouped convolutions of unusual shapes, slow on a CPU. Here the windows that a kernel sees are copied out, and
-what is left is a matrix product, whose derivatives are products again.
+A grouped convolution computes the same, but its second derivatives, which meta-training takes in every step,
+are grouped convolutions of unusual shapes, slow on a CPU. Here the windows that a kernel sees are copied out,
+and what is left is a matrix product, whose derivatives are products again.
 
 Legend: B networks, N examples, C / O channels in and out, L positions in, P positions out, k of a kernel.
 L, P and k may stand for several axes. Examples are the last axis, so that copies move long rows.

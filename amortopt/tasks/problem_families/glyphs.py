@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amortopt.tasks.digits import Digits
 from amortopt.tasks.examples import Examples
 from amortopt.tasks.objective import CrossEntropy
-from amortopt.tasks.problem import Which
+from amortopt.tasks.problem import Problem, Which
 from amortopt.tasks.problem_families.base import GeneratedFamily, register_problem_family
 
 _SIDE, _CLASSES, _WAYS, _STROKES, _STEPS = 16, 10, 2, 3, 24
@@ -27,8 +28,8 @@ class Glyphs(GeneratedFamily):
 
     A stroke is a curve by its direction: a bend, a wave and, sometimes, a corner. Every problem has its own
     hand: how much strokes wobble, slant, size, position, thickness, blur, contrast and background noise, and
-    how much these vary from example to example. Real handwriting lies inside what is drawn. Each problem is
-    standardised by two scalars.
+    how much these vary from example to example. Real handwriting lies inside what is drawn; it is never drawn
+    itself, ``real`` has scikit-learn's digits. Each problem is standardised by two scalars.
 
     Args:
         seed: Seed of all problems.
@@ -42,6 +43,9 @@ class Glyphs(GeneratedFamily):
 
     def to_config(self) -> dict[str, Any]:
         return {"name": self.name, "seed": self.seed}
+
+    def real(self) -> dict[str, Problem]:
+        return {"digits": Digits()}
 
     def block(
         self, which: Which, data: torch.Generator, noise: torch.Generator, train: int, test: int

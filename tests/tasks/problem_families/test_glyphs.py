@@ -31,3 +31,9 @@ def test_hands_differ_between_problems() -> None:
     read, _ = Glyphs().draw("train", 0, 16, 200, 1)
     ink = (read.x > 1).float().mean((1, 2, 3, 4))
     assert float(ink.max()) > 1.5 * float(ink.min())
+
+
+def test_real_digits_have_the_shape_of_glyphs() -> None:
+    digits = Glyphs().real()["digits"]
+    assert digits.input_shape == Glyphs().input_shape
+    assert digits.objective == Glyphs.objective
