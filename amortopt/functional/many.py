@@ -43,7 +43,7 @@ _ELEMENTWISE: set[type[nn.Module]] = {
     nn.Tanh,
 }
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
-_POOLS = {nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2}
+POOLS = {nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 T = TypeVar("T", bound=type[nn.Module])
@@ -113,8 +113,8 @@ def run_many(module: nn.Module, params: Params, x: Tensor, *, count: int, shared
         if any(_hooked(part) for part in module.modules()):
             return None
         return module.forward_many(full, x.expand(count, *x.shape) if shared else x)
-    layers = list(_chain(module))
-    if any(not _is_known(layer) for layer in layers):
+    layers = list(chain_of(module))
+    if any(not is_known(layer) for layer in layers):
         return None
     # A tied parameter is named once, under its first name, as functional_call has it.
     stacked = {id(p): full[name] for name, p in originals.items()}
@@ -147,8 +147,8 @@ def run_many(module: nn.Module, params: Params, x: Tensor, *, count: int, shared
             many = True
         elif isinstance(layer, nn.Flatten):
             x = x.flatten(1 + many)
-        elif type(layer) in _POOLS:
-            axes = _POOLS[type(layer)]
+        elif type(layer) in POOLS:
+            axes = POOLS[type(layer)]
             if x.ndim != many + 2 + axes:
                 return None
             x = x.mean(tuple(range(-axes, 0)), keepdim=True)
@@ -165,15 +165,17 @@ def _windows(layer: nn.Conv1d | nn.Conv2d, lengths: tuple[int, ...]) -> Windows 
     return windows if min(windows.positions(lengths)) > 0 else None
 
 
-def _chain(module: nn.Module) -> Iterator[nn.Module]:
+def chain_of(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of nested ``nn.Sequential`` without hooks, in order; another module is its own only one."""
     if type(module) is nn.Sequential and not _hooked(module):
         for child in module:
-            yield from _chain(child)
+            yield from chain_of(child)
     else:
         yield module
 
 
-def _is_known(layer: nn.Module) -> bool:
+def is_known(layer: nn.Module) -> bool:
+    """Whether a layer of a chain has a form for many networks."""
     if _hooked(layer):
         return False
     # Exact classes: what a subclass computes is its own affair.
@@ -183,7 +185,7 @@ def _is_known(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Flatten):
         return kind is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)
     if isinstance(layer, nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d):
-        return kind in _POOLS and layer.output_size in (1, (1,), (1, 1))
+        return kind in POOLS and layer.output_size in (1, (1,), (1, 1))
     return kind is nn.Linear or kind in _ELEMENTWISE or (kind in _DROPOUTS and not layer.training)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
+from amortopt.functional.chain import chain_loss_and_grad
 from amortopt.functional.networks import apply_many, l1_norm, num_networks
 from amortopt.tasks.examples import Examples
 from amortopt.tasks.objective import Objective
@@ -58,6 +59,12 @@ def loss_and_grad_many(
     Arguments and errors are those of [loss_many][amortopt.tasks.loss_many]. With ``create_graph`` both can be
     differentiated again by ``params``. Returns [B], and gradients with the names and shapes of ``params``.
     """
+    if create_graph and l1 is None and not examples.shared:
+        written_out = chain_loss_and_grad(
+            module, params, examples.x, lambda outputs: objective.loss(outputs, examples.y, examples.mask)
+        )
+        if written_out is not None:
+            return written_out
     with torch.enable_grad():
         at = {
             name: p if create_graph and p.requires_grad else p.detach().requires_grad_()
