@@ -3,7 +3,16 @@
 from amortopt.tasks.arithmetic import Arithmetic, ArithmeticRnn
 from amortopt.tasks.digits import Digits
 from amortopt.tasks.examples import Examples
-from amortopt.tasks.families import Cnn, Family, Mlp, family_names, init_many, make_family, register_family
+from amortopt.tasks.families import (
+    Cnn,
+    Family,
+    Mlp,
+    Siren,
+    family_names,
+    init_many,
+    make_family,
+    register_family,
+)
 from amortopt.tasks.measure import answers_many, evaluate_many, loss_and_grad_many, loss_many
 from amortopt.tasks.mnist1d import Mnist1d
 from amortopt.tasks.objective import (
@@ -49,6 +58,7 @@ __all__ = [
     "ProblemFamily",
     "PydocText",
     "SoftCrossEntropy",
+    "Siren",
     "SquaredError",
     "SvhnGray",
     "TextFile",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,10 +23,21 @@ Activation: TypeAlias = Literal["tanh", "relu", "sin", "gelu", "leaky_relu", "id
 
 @elementwise
 class Sine(nn.Module):
-    """Elementwise sine, the activation of SIRENs."""
+    r"""Elementwise :math:`\sin(\omega_0 x)`, the activation of SIRENs.
+
+    Args:
+        w0: Angular frequency ω₀.
+    """
+
+    def __init__(self, w0: float = 1.0) -> None:
+        super().__init__()
+        self.w0 = w0
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(x)
+        return torch.sin(x if self.w0 == 1 else self.w0 * x)
+
+    def extra_repr(self) -> str:
+        return f"w0={self.w0:g}"
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -53,6 +65,13 @@ class Family(ABC):
     @abstractmethod
     def example_input(self) -> Tensor:
         """One input [1, *input_shape], for tracing."""
+
+    def scales(self) -> dict[str, float]:
+        """Parameter name -> its usual size, in units of 1 / sqrt(fan in), where that is far from 1.
+
+        Metanets that learn weights learn them in these units.
+        """
+        return {}
 
     def to_config(self) -> dict[str, Any]:
         """JSON-able ``{"name": ..., **arguments}``; ``make_family(**config)`` makes the same family."""
@@ -103,6 +122,57 @@ class Mlp(Family):
         for fan_in, fan_out in zip(self.widths[:-2], self.widths[1:-1], strict=True):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[self.activation]()]
         return nn.Sequential(*layers, nn.Linear(self.widths[-2], self.widths[-1])).eval()
+
+
+@register_family("siren")
+@dataclass(frozen=True)
+class Siren(Family):
+    r"""Implicit representation of Sitzmann et al. 2020 (arXiv 2006.09661): linear layers and sines.
+
+    An ``nn.Sequential`` of ``Linear`` and ``Sine``, names ``0.weight``, ... Weights start uniform in
+    ±1 / fan in (first layer) and :math:`\pm\sqrt{6 / \text{fan in}} / \omega_0` (others), so that the inputs
+    of every sine have a spread of about one; biases uniform in ±1 / sqrt(fan in).
+
+    Attributes:
+        activation: ``"sin"``, after every layer but the last.
+        widths: Units of input (coordinates), hidden layers and output (such as grey levels).
+        w0: Angular frequency ω₀ of all sines: the higher, the finer the detail that a fresh network shows.
+    """
+
+    activation: str = "sin"
+    widths: tuple[int, ...] = (2, 48, 48, 1)
+    w0: float = 30.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", check_sizes("widths", self.widths, at_least=3))
+        if self.activation != "sin":
+            raise ValueError(
+                f"activation: got {self.activation!r}, expected 'sin'; the family mlp has others"
+            )
+        if not 0 < self.w0 < math.inf:
+            raise ValueError(f"w0: got {self.w0!r}, expected a positive angular frequency, such as 30")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.widths[:1]
+
+    def example_input(self) -> Tensor:
+        return torch.zeros(1, *self.input_shape)
+
+    def scales(self) -> dict[str, float]:
+        """1 / ω₀ where a sine follows: there the products of weight and ω₀ are of the usual size."""
+        layers = range(0, 2 * len(self.widths) - 4, 2)
+        return {f"{layer}.{kind}": 1 / self.w0 for layer in layers for kind in ("weight", "bias")}
+
+    def build(self) -> nn.Module:
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(self.widths, self.widths[1:], strict=False):
+            layer = nn.Linear(fan_in, fan_out)
+            bound = math.sqrt(6 / fan_in) / self.w0 if layers else 1 / fan_in
+            nn.init.uniform_(layer.weight, -bound, bound)
+            layer.init_bound = bound  # pyright: ignore[reportArgumentType]
+            layers += [layer, Sine(float(self.w0))]
+        return nn.Sequential(*layers[:-1]).eval()
 
 
 @register_family("cnn")
@@ -192,7 +262,8 @@ def init_many(
     Weights and biases of linear and convolutional layers are uniform in
     :math:`\pm \text{init\_scale} / \sqrt{\text{fan\_in}}`, embeddings normal with standard deviation
     init_scale (PyTorch's defaults at scale 1); other parameters keep the values that ``build`` gives them.
-    The global random state is left as it was.
+    A layer with an attribute ``init_bound`` has this bound at scale 1 for its weights instead. The global
+    random state is left as it was.
 
     Args:
         build: Makes one network, such as ``family.build``.
@@ -224,6 +295,8 @@ def init_many(
         if isinstance(layer, nn.Linear | _ConvNd):
             bound = float(layer.weight[0].numel()) ** -0.5
             bounds |= {name: bound for name, _ in layer.named_parameters(path, recurse=False)}
+            if hasattr(layer, "init_bound"):
+                bounds[f"{path}.weight"] = float(layer.init_bound)  # pyright: ignore[reportArgumentType]
     sizes = [start[name].numel() for name in (*bounds, *normal)]
     uniform = sum(sizes[: len(bounds)])
     generator = torch.Generator()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from amortopt.functional.networks import apply, unstack
+from amortopt.symmetry import extract
 from amortopt.tasks import Family, family_names, init_many, make_family
 
 CASES: list[dict[str, Any]] = [
@@ -18,6 +19,7 @@ CASES: list[dict[str, Any]] = [
     {"name": "cnn"},
     {"name": "cnn", "activation": "relu", "input_shape": [1, 16, 16]},
     {"name": "cnn", "activation": "sin", "channels": [4], "num_classes": 3, "kernel_size": 5, "stride": 1},
+    {"name": "siren", "widths": [2, 8, 8, 10], "w0": 20.0},
     {"name": "char_rnn", "embedding": 3, "hidden": 5, "num_classes": 10, "input_shape": [4]},
     {"name": "transformer", "width": 4, "heads": 2, "num_classes": 10, "input_shape": [4]},
 ]
@@ -60,12 +62,18 @@ def test_family_names_are_all_makeable() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
-        ({"name": "rnn"}, "unknown family 'rnn', expected one of arithmetic_rnn, char_rnn, cnn, mlp, tr"),
+        (
+            {"name": "rnn"},
+            "unknown family 'rnn', expected one of arithmetic_rnn, char_rnn, cnn, mlp, siren, tr",
+        ),
         ({"name": "mlp", "width": 3}, r"width: family 'mlp' has no such argument; it has activation, widths"),
         ({"name": "mlp", "activation": "tan"}, "activation: got 'tan', expected one of tanh, relu"),
         ({"name": "mlp", "widths": (40,)}, "widths: got"),
         ({"name": "mlp", "widths": (40, 0, 10)}, "widths: got"),
         ({"name": "mlp", "widths": (40, 10), "input_shape": (3, 4)}, "expected 12 for input_shape"),
+        ({"name": "siren", "widths": (2, 1)}, "widths: got"),
+        ({"name": "siren", "w0": 0.0}, "w0: got 0.0, expected a positive angular frequency"),
+        ({"name": "siren", "activation": "tanh"}, "activation: got 'tanh', expected 'sin'"),
         ({"name": "cnn", "input_shape": (40,)}, "input_shape: got"),
         ({"name": "cnn", "input_shape": (1, 2, 3, 4)}, "input_shape: got"),
         ({"name": "cnn", "channels": ()}, "channels: got"),
@@ -92,7 +100,7 @@ def test_init_many_networks_depend_on_their_own_seed_only(family: Family) -> Non
         assert torch.equal(value, together[0][name]) == any(part in name for part in FIXED)
 
 
-def test_init_many_has_pytorchs_range(family: Family) -> None:
+def test_init_many_has_pytorchs_range_or_the_layers_own(family: Family) -> None:
     params = init_many(family.build, range(50), 0.5)
     layers = dict(family.build().named_modules())
     for name, value in params.items():
@@ -104,6 +112,8 @@ def test_init_many_has_pytorchs_range(family: Family) -> None:
             weight = layer.weight
             assert isinstance(weight, torch.Tensor)
             bound = 0.5 * weight[0].numel() ** -0.5
+            if name.endswith("weight"):
+                bound = 0.5 * float(getattr(layer, "init_bound", 2 * bound))
             assert value.abs().max() <= bound
             assert value.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
 
@@ -137,3 +147,25 @@ def test_init_many_leaves_the_global_random_state_alone() -> None:
 def test_init_many_needs_a_scale_per_seed(seeds: list[int], scale: Any) -> None:
     with pytest.raises(ValueError, match="scales for"):
         init_many(make_family("mlp").build, seeds, scale)
+
+
+def test_siren_inputs_of_every_sine_have_a_spread_of_about_one() -> None:
+    family = make_family("siren", widths=(2, 256, 256, 256, 1))
+    x = 2 * torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) - 1
+    (params,) = unstack(init_many(family.build, [0]))
+    network = family.build().requires_grad_(False)
+    network.load_state_dict(params)
+    for layer in network.children():
+        x = layer(x)
+        if isinstance(layer, nn.Linear) and layer.in_features == layer.out_features:
+            assert 0.8 < 30 * float((x - layer.bias).std()) < 1.2
+
+
+def test_siren_scales_name_the_layers_that_a_sine_follows() -> None:
+    family = make_family("siren", widths=(2, 4, 4, 1), w0=20.0)
+    assert family.scales() == {f"{i}.{kind}": 1 / 20 for i in (0, 2) for kind in ("weight", "bias")}
+
+
+def test_siren_of_another_frequency_is_another_function() -> None:
+    specs = [extract(make_family("siren", w0=w0).build(), torch.zeros(1, 2)) for w0 in (20.0, 30.0)]
+    assert specs[0].operations != specs[1].operations
