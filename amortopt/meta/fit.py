@@ -223,9 +223,12 @@ def _release(cli: FitCLI, commit_at_start: str | None) -> str:
         return f"train losses after {results['horizon']} inner steps: {', '.join(losses)}"
     results = write_release(cli.out, module, cli.datamodule, **facts)
     passes = "one pass takes" if module.passes == 1 else f"{module.passes} passes take"
-    before, after = (100 * results[when]["mean_accuracy"] for when in ("before", "after"))
+    objective = module.problem.objective
+    before, after = (
+        objective.score_text(results[when][f"mean_{objective.score_name}"]) for when in ("before", "after")
+    )
     tested = f"{results['networks']} test networks"
-    return f"{passes} {tested} from {before:.1f} % to {after:.1f} % mean test accuracy"
+    return f"{passes} {tested} from {before} to {after} mean test {objective.score_name}"
 
 
 def model_of(args: list[str]) -> dict[str, Any]:

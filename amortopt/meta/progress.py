@@ -53,7 +53,7 @@ class FitProgress(ProgressBar):
             return
         self._drawn = time.monotonic()
         progress = pl_module.progress() if trainer.world_size == 1 else 0.0
-        text = f"step {trainer.global_step}{_shown(trainer, ('train_loss', 'val_accuracy'))}"
+        text = f"step {trainer.global_step}{_shown(trainer, ('train_loss', 'val_accuracy', 'val_psnr'))}"
         self._bar.update(self._job, completed=progress, description=text)
         self._bar.refresh()
 
@@ -63,6 +63,7 @@ class FitProgress(ProgressBar):
             return
         elapsed = timedelta(seconds=int(self._bar.tasks[self._job].elapsed or 0))
         names = ("train_loss", "val_loss", "val_accuracy", "train_accuracy", "val_accuracy_raw")
+        names += ("val_psnr", "train_psnr", "val_psnr_raw", "val_r2", "train_r2", "val_r2_raw")
         names += tuple(f"val_{what}_l1_{at}" for at in ("low", "mid", "high") for what in ("accuracy", "cut"))
         names += getattr(pl_module, "reported", ())
         skipped = f"; {pl_module.skipped} steps skipped" if getattr(pl_module, "skipped", 0) else ""
@@ -88,6 +89,8 @@ def _shown(trainer: L.Trainer, names: tuple[str, ...]) -> str:
     return "".join(
         f"  {name} {100 * float(metrics[name]):.1f} %"
         if "accuracy" in name or "cut" in name
+        else f"  {name} {float(metrics[name]):.2f} dB"
+        if "psnr" in name
         else f"  {name} {float(metrics[name]):.4f}"
         for name in names
         if name in metrics

@@ -94,6 +94,11 @@ class Objective(ABC):
             ValueError: If outputs do not say what a network answers.
         """
 
+    def score_text(self, score: float) -> str:
+        """A score with its unit, such as ``"64.3 %"``."""
+        unit = {"accuracy": " %", "psnr": " dB"}.get(self.score_name, "")
+        return f"{100 * score:.1f}{unit}" if unit == " %" else f"{score:.2f}{unit}"
+
     def to_config(self) -> dict[str, Any]:
         """JSON-able ``{"name": ..., **fields}``; ``make_objective(**config)`` makes the same objective."""
         return describe(self)

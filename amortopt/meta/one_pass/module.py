@@ -14,7 +14,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.functional.networks import l1_norm, num_networks
+from amortopt.functional.networks import l1_norm, num_networks, params_of
 from amortopt.meta.one_pass.data import Batch, Held
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
 from amortopt.metanets import Conditions, Metanet, Rounds, make
@@ -43,14 +43,14 @@ class Result:
     """What n networks reach on some examples after the last pass.
 
     Attributes:
-        loss: [n], in nats.
-        accuracy: [n], in [0, 1].
+        loss: [n], in nats, or as the objective has it.
+        score: [n], the objective's: accuracy in [0, 1], PSNR in dB.
         objective: Loss plus L1 strength times L1 norm, [n].
         l1_cut: By how much the L1 norm fell, as a share of what it was, [n]; negative where it grew.
     """
 
     loss: Tensor
-    accuracy: Tensor
+    score: Tensor
     objective: Tensor
     l1_cut: Tensor
 
@@ -90,6 +90,10 @@ class OnePassModule(L.LightningModule):
         early_rounds: Share of the loss that is taken after rounds before the last one, in [0, 1).
         start: ``"identity"``: a fresh metanet returns its input; ``"proposal"``: it returns what it proposes,
             from where training is much faster.
+        prototype: What the prototype of a metanet with rounds starts from: ``"normal"`` weights, or a fresh
+            network of the ``"family"``, with the family's own initialisation.
+        log_loss: Whether the meta-loss is the mean of the logarithms of the losses. Then every problem counts
+            alike, however large its loss; for squared errors it is PSNR but for a factor.
         passes: How often the metanet is applied in a row; the loss is the mean over what every pass returns.
             The released optimizer applies it as often.
         lr: Learning rate of the matrices of the metanet's layers, updated by Muon.
@@ -120,6 +124,8 @@ class OnePassModule(L.LightningModule):
         stages: list[Stage] | None = None,
         early_rounds: float = 0.0,
         start: Literal["identity", "proposal"] = "proposal",
+        prototype: Literal["normal", "family"] = "normal",
+        log_loss: bool = False,
         passes: int = 1,
         lr: float = 0.005,
         prototype_lr: float = 0.04,
@@ -156,9 +162,20 @@ class OnePassModule(L.LightningModule):
         spec = extract(network, self.family.example_input())
         if metanet.get("name") == Rounds.name:
             shapes = {name: list(p.shape) for name, p in network.named_parameters()}
-            metanet = metanet | {"shapes": shapes, "input_shape": list(self.family.input_shape)}
+            metanet = metanet | {
+                "shapes": shapes,
+                "scales": self.family.scales(),
+                "input_shape": list(self.family.input_shape),
+            }
         self.metanet: Metanet = _made("metanet", lambda name, **config: make(name, spec, **config), metanet)
         self.stages = self._checked_stages(stages)
+        if prototype == "family":
+            if not isinstance(self.metanet, Rounds):
+                raise ValueError(
+                    f"prototype: got 'family', but the metanet {self.metanet.name!r} has no rounds; say "
+                    "normal"
+                )
+            self.metanet.start_from(params_of(network))
         if start == "proposal":
             open_gates = getattr(self.metanet, "open_gates", None)
             if open_gates is None:
@@ -287,7 +304,7 @@ class OnePassModule(L.LightningModule):
         l1: Tensor | None,
         penalty: Tensor | None = None,
     ) -> Tensor:
-        """Mean over networks of the loss after the rounds or passes, in nats, weighted over these.
+        """Mean over networks of the loss after the rounds or passes, or of its log, weighted over these.
 
         Args:
             params: Networks [B, ...].
@@ -304,8 +321,9 @@ class OnePassModule(L.LightningModule):
             early = self.hparams["early_rounds"]
             weights = [early / (len(results) - 1)] * (len(results) - 1) + [1 - early]
         objective = self.problem.objective
+        each = lambda loss: (loss.log() if self.hparams["log_loss"] else loss).mean()  # noqa: E731
         losses = [
-            weight * loss_many(self.network, new, examples, objective, l1=penalty).mean()
+            weight * each(loss_many(self.network, new, examples, objective, l1=penalty))
             for new, weight in zip(results, weights, strict=True)
             if weight
         ]
@@ -347,8 +365,8 @@ class OnePassModule(L.LightningModule):
         cut = 1 - norm / l1_norm(params).clamp(min=1e-12)
         results = {}
         for name, examples in data.items():
-            loss, accuracy = evaluate_many(self.network, new, examples, self.problem.objective)
-            results[name] = Result(loss, accuracy, loss + l1 * norm, cut)
+            loss, score = evaluate_many(self.network, new, examples, self.problem.objective)
+            results[name] = Result(loss, score, loss + l1 * norm, cut)
         return results
 
     def stage(self) -> Stage:
@@ -514,12 +532,13 @@ class OnePassModule(L.LightningModule):
         return min(1.0, self.progress() / share) if share else 1.0
 
     def validation_step(self, batch: Held, batch_idx: int) -> None:
-        """Accuracy and val loss after the last pass, of the average and of the metanet itself (``_raw``).
+        """Score and val loss after the last pass, of the average and of the metanet itself (``_raw``).
 
-        For metanets that read L1 strengths, at strength 0; and at others the average's accuracy, objective
+        For metanets that read L1 strengths, at strength 0; and at others the average's score, objective
         and L1-norm cut on the val data, with the names of ``batch.strengths``.
         """
         values: dict[str, Tensor] = {}
+        score = self.problem.objective.score_name
         done = self.stages[: self._stage_at(max(0, self.global_step - 1))[0] + 1]
         # The last stage of each reading.
         by_reading: dict[Reading | None, int | None] = {stage.reading: stage.rounds for stage in done}
@@ -534,7 +553,7 @@ class OnePassModule(L.LightningModule):
                 reading=first,
                 rounds=by_reading[first],
             )
-            values |= {f"{which}_accuracy{suffix}": result.accuracy for which, result in results.items()}
+            values |= {f"{which}_{score}{suffix}": result.score for which, result in results.items()}
             # Not on the train data, where it is not the meta-loss, which is called train_loss.
             values[f"val_loss{suffix}"] = results["val"].loss
         val = {"val": batch.data["val"]}
@@ -549,12 +568,12 @@ class OnePassModule(L.LightningModule):
                 reading=reading,
                 rounds=by_reading[reading],
             )
-            values[f"val_accuracy_{reading}"] = result["val"].accuracy
+            values[f"val_{score}_{reading}"] = result["val"].score
         for suffix, strength in batch.strengths.items():
             if suffix:
                 result = self.evaluate(self.average, batch.params, val, batch.read, l1=strength)["val"]
                 values[f"val_objective{suffix}"] = result.objective
-                values[f"val_accuracy{suffix}"] = result.accuracy
+                values[f"val_{score}{suffix}"] = result.score
                 values[f"val_cut{suffix}"] = result.l1_cut
         for name, value in values.items():
             self.log(name, value.mean().float(), batch_size=1, sync_dist=True)

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ def write_release(
         commit: Commit of the code that trained; see [commit][amortopt.meta.one_pass.results.commit].
 
     Returns:
-        Accuracies in [0, 1] and losses in nats ``"before"`` and ``"after"`` all passes, number of networks,
-        mean ratio of the L1 norms after and before. For a metanet that reads L1 strengths, ``"after"`` is at
-        strength 0 (at the lowest one if 0 is not trained), and ``"by l1"`` is a table over some of them, with
-        the objective (loss plus strength times L1 norm) and the L1-norm cut in it.
+        Scores (accuracies in [0, 1], PSNR in dB) and losses ``"before"`` and ``"after"`` all passes, number
+        of networks, mean ratio of the L1 norms after and before. For a metanet that reads L1 strengths,
+        ``"after"`` is at strength 0 (at the lowest one if 0 is not trained), and ``"by l1"`` is a table over
+        some of them, with the objective (loss plus strength times L1 norm) and the L1-norm cut in it.
 
     Raises:
         ValueError: If the weights are not finite, or the folder holds something else.
@@ -63,17 +64,19 @@ def write_release(
         strengths = ([0.0] if data.l1_range.zero else []) + data.l1_range.points(5)
     reached = {l1: module.evaluate(module.average, networks, test, read, l1=l1)["test"] for l1 in strengths}
     first = reached[strengths[0]]
-    loss, accuracy = evaluate_many(module.network, networks, test["test"], module.problem.objective)
+    objective = module.problem.objective
+    summary = partial(_summary, objective.score_name)
+    loss, score = evaluate_many(module.network, networks, test["test"], objective)
     results: dict[str, Any] = {
         "networks": len(loss),
         "data": "test",
         "l1_norm_ratio": 1 - first.l1_cut.mean().item(),
-        "before": _summary(loss, accuracy),
-        "after": _summary(first.loss, first.accuracy),
+        "before": summary(loss, score),
+        "after": summary(first.loss, first.score),
     }
     if data.l1_range is not None:
         results["by l1"] = {
-            f"{strength:g}": _summary(result.loss, result.accuracy)
+            f"{strength:g}": summary(result.loss, result.score)
             | {"mean_objective": result.objective.mean().item(), "mean_l1_cut": result.l1_cut.mean().item()}
             for strength, result in reached.items()
         }
@@ -98,11 +101,11 @@ def write_release(
     return results
 
 
-def _summary(loss: Tensor, accuracy: Tensor) -> dict[str, float]:
+def _summary(name: str, loss: Tensor, score: Tensor) -> dict[str, float]:
     return {
-        "mean_accuracy": accuracy.mean().item(),
-        "max_accuracy": accuracy.max().item(),
-        "min_accuracy": accuracy.min().item(),
+        f"mean_{name}": score.mean().item(),
+        f"max_{name}": score.max().item(),
+        f"min_{name}": score.min().item(),
         "mean_loss": loss.mean().item(),
     }
 

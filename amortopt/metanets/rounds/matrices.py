@@ -22,6 +22,8 @@ class Matrices:
 
     Args:
         shapes: Name -> shape of one network's parameters, in their order.
+        scales: Name -> unit in which a parameter is measured, where it is not 1: entries of matrices are
+            parameters divided by it.
 
     Attributes:
         sizes: (o, i) of every matrix.
@@ -31,7 +33,10 @@ class Matrices:
         [(32, 41), (32, 1)]
     """
 
-    def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self, shapes: Mapping[str, Sequence[int]], scales: Mapping[str, float] | None = None
+    ) -> None:
+        self._scales = dict(scales or {})
         self._shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self._names: list[list[str]] = []
         for name, shape in self._shapes.items():
@@ -48,8 +53,19 @@ class Matrices:
 
     def pack(self, params: Params) -> list[Tensor]:
         """Params [B, ...] -> matrices [B, o, i]."""
+        return self._packed(params, {name: 1 / scale for name, scale in self._scales.items()})
+
+    def pack_gradient(self, gradient: Params) -> list[Tensor]:
+        """Gradients by params [B, ...] -> gradients by matrices [B, o, i]."""
+        return self._packed(gradient, self._scales)
+
+    def _packed(self, params: Params, factors: Mapping[str, float]) -> list[Tensor]:
+        def part(name: str, rows: int) -> Tensor:
+            value = params[name].reshape(-1, rows, params[name][0].numel() // rows)
+            return value * factors[name] if name in factors else value
+
         return [
-            torch.cat([params[name].reshape(-1, rows, params[name][0].numel() // rows) for name in names], 2)
+            torch.cat([part(name, rows) for name in names], 2)
             for names, (rows, _) in zip(self._names, self.sizes, strict=True)
         ]
 
@@ -61,4 +77,6 @@ class Matrices:
             params[names[0]] = weight.reshape(-1, *self._shapes[names[0]])
             if len(names) == 2:
                 params[names[1]] = matrix[:, :, -1]
+        for name, scale in self._scales.items():
+            params[name] = params[name] * scale
         return params

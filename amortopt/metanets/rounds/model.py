@@ -45,9 +45,13 @@ class Rounds(Metanet):
     Args:
         spec: Symmetry of the family.
         shapes: Parameter name -> shape, of the family's networks.
+        scales: Parameter name -> unit in which it is learned, where that is not 1, such as
+            [Family.scales][amortopt.tasks.Family].
         rounds: Gradients R in a pass.
         channels: Channels through which all weights see all gradients.
         hidden: Rows and columns of a channel.
+        step: Size of steps before meta-training, in units of plain gradient steps: small enough that they do
+            not diverge from a prototype that is not trained yet.
         conditions: What it can read: ``"batch"``, ``"function"`` or both, and ``"l1"`` if wanted.
         probes: Number of inputs that a network's function is read at.
         input_shape: Shape of one input; needed to read functions.
@@ -71,9 +75,11 @@ class Rounds(Metanet):
         spec: SymmetrySpec,
         *,
         shapes: Mapping[str, Sequence[int]],
+        scales: Mapping[str, float] | None = None,
         rounds: int = 1,
         channels: int = 8,
         hidden: int = 32,
+        step: float = 1.0,
         conditions: Sequence[Literal["batch", "function", "l1"]] = ("batch",),
         probes: int = 256,
         input_shape: Sequence[int] | None = None,
@@ -84,9 +90,11 @@ class Rounds(Metanet):
         super().__init__(
             spec,
             shapes={name: list(shape) for name, shape in shapes.items()},
+            scales=dict(scales or {}),
             rounds=rounds,
             channels=channels,
             hidden=hidden,
+            step=step,
             conditions=sorted(conditions),
             probes=probes,
             input_shape=None if input_shape is None else list(input_shape),
@@ -104,6 +112,8 @@ class Rounds(Metanet):
         for name, value in counts.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+        if not 0 < step < float("inf"):
+            raise ValueError(f"step: got {step}, expected a positive number")
         if respects not in ("scale", "permutation"):
             raise ValueError(f"respects: got {respects!r}, expected 'scale' or 'permutation'")
         self.readings: list[Reading] = [
@@ -121,7 +131,9 @@ class Rounds(Metanet):
                 raise ValueError("input_shape: got none, expected the shape of one input, to read functions")
             self.probes = torch.zeros(probes, *input_shape)
         self.rounds = rounds
-        self.matrices = Matrices(self.config["shapes"])
+        if wrong := {name: s for name, s in self.config["scales"].items() if name not in shapes or not s > 0}:
+            raise ValueError(f"scales: got {wrong}, expected positive numbers for names of parameters")
+        self.matrices = Matrices(self.config["shapes"], self.config["scales"])
         self.gauge = SlotGauge(spec, respects)
         self.blend = Blend(*l1_range, l1_knots) if "l1" in self.conditions else None
         first = []
@@ -136,6 +148,7 @@ class Rounds(Metanet):
                     rounds=rounds,
                     channels=channels,
                     hidden=hidden,
+                    step=step,
                     blends=1 if self.blend is None else self.blend.count,
                     sources=len(_SOURCES[reading]),
                 )
@@ -155,6 +168,14 @@ class Rounds(Metanet):
                 if name.split(".")[0] in maps and min(p.shape[-2:]) > 1
             ]
         return roles
+
+    @torch.no_grad()
+    def start_from(self, params: Params) -> None:
+        """Let the prototype be one network's params, before meta-training."""
+        matrices = self.matrices.pack({name: p[None] for name, p in params.items()})
+        for reading in self.readings:
+            for prototype, matrix in zip(self.rule(reading).prototype, matrices, strict=True):
+                prototype[0] = matrix[0]
 
     def open_gates(self) -> None:
         """Nothing to open: a pass starts from its prototype, never from the network."""
@@ -233,7 +254,7 @@ class Rounds(Metanet):
             def gradient(matrices: list[Tensor], at: Callable[[Params], Params | None] = at) -> list[Tensor]:
                 computed = at(self.matrices.unpack(matrices))
                 assert computed is not None
-                return self.matrices.pack(computed)
+                return self.matrices.pack_gradient(computed)
 
             gradients.append(gradient)
             read = conditions.examples if batch else None

@@ -6,6 +6,7 @@ H x H numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -42,6 +43,7 @@ class RoundRule(nn.Module):
         rounds: R.
         channels: C.
         hidden: H.
+        step: Size of the steps s before meta-training.
         blends: K.
         sources: S.
     """
@@ -53,6 +55,7 @@ class RoundRule(nn.Module):
         rounds: int,
         channels: int,
         hidden: int,
+        step: float = 1.0,
         blends: int = 1,
         sources: int = 1,
     ) -> None:
@@ -72,6 +75,7 @@ class RoundRule(nn.Module):
         self.step, self.step_slope, self.unit, self.unit_slope = (
             nn.Parameter(torch.zeros(each, len(sizes))) for _ in range(4)
         )
+        nn.init.constant_(self.step, math.log(step))
         self.momentum = nn.Parameter(torch.full((each, len(sizes)), -1.0))
         self.mix_left = nn.ParameterList(_orthogonal(each * channels, hidden, o) for o, _ in sizes)
         self.mix_right = nn.ParameterList(_orthogonal(each * channels, i, hidden) for _, i in sizes)

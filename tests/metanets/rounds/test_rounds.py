@@ -29,7 +29,7 @@ from tests.metanets.networks import without_scales
 
 MLP = make_family("mlp", widths=(6, 5, 4, 3))
 RELU = make_family("mlp", activation="relu", widths=(6, 5, 4, 3))
-SINE = make_family("mlp", activation="sin", widths=(2, 5, 4, 3))
+SINE = make_family("siren", widths=(2, 5, 4, 3), w0=20.0)
 CNN = make_family("cnn", activation="relu", channels=(4, 3), input_shape=(1, 8), num_classes=3)
 CNN2D = make_family("cnn", channels=(3, 2), input_shape=(1, 6, 6), num_classes=3)
 FAMILIES = [MLP, RELU, SINE, CNN, CNN2D]
@@ -53,6 +53,7 @@ def made(family: Family, **config: Any) -> Rounds:
     torch.manual_seed(7)
     shapes = {name: tuple(p.shape) for name, p in family.build().named_parameters()}
     sizes = {"rounds": 2, "channels": 2, "hidden": 4, "input_shape": family.input_shape, "probes": 9}
+    sizes |= {"scales": family.scales()}
     metanet = Rounds(spec_of(family), shapes=shapes, **sizes | config).double()
     with torch.no_grad():
         if metanet.probes is not None:
@@ -275,6 +276,9 @@ def test_padding_does_not_matter() -> None:
         ({"conditions": ["batch", "weather"]}, "conditions: got"),
         ({"respects": "signs"}, "respects: got 'signs'"),
         ({"shapes": {}}, "shapes: got none of"),
+        ({"step": 0.0}, "step: got 0.0"),
+        ({"scales": {"0.weight": -1.0}}, r"scales: got \{'0.weight': -1.0\}"),
+        ({"scales": {"weight": 1.0}}, r"scales: got \{'weight': 1.0\}"),
     ],
 )
 def test_bad_arguments_are_named(config: dict[str, Any], message: str) -> None:
@@ -291,3 +295,19 @@ def test_gradient_without_its_number_of_examples_is_refused() -> None:
 def test_rounds_that_are_not_there_are_refused() -> None:
     with pytest.raises(ValueError, match="rounds: got 3, expected 0 to 2"):
         made(MLP).after_rounds(networks(MLP, 2), conditions(MLP, 2), rounds=3)
+
+
+def test_start_from_lets_the_pass_begin_at_the_function_of_one_network() -> None:
+    metanet, given = made(SINE), conditions(SINE, 3)
+    torch.manual_seed(5)
+    network = SINE.build().double()
+    metanet.start_from(params_of(network))
+    x = torch.randn(7, 2, dtype=torch.float64)
+    before = metanet.after_rounds(networks(SINE, 3), given, rounds=0)[0]
+    torch.testing.assert_close(apply_many(network, before, x), network(x).expand(3, 7, 3))
+
+
+def test_step_is_the_size_of_steps_before_meta_training() -> None:
+    shapes = {name: tuple(p.shape) for name, p in MLP.build().named_parameters()}
+    metanet = Rounds(spec_of(MLP), shapes=shapes, step=0.1)
+    torch.testing.assert_close(metanet.rule("batch").step.exp(), torch.full((1, 3), 0.1))
