@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import time
@@ -92,22 +93,38 @@ def _network(name: str) -> nn.Module:
         sys.path.append(os.getcwd())
     try:
         target: Any = importlib.import_module(path)
-        for part in attribute.split("."):
-            target = getattr(target, part)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"module: got {name!r}, but {error}; check the name and what is installed"
-        ) from error
+    except Exception as error:
+        # A missing module is a wrong name, or something that the file itself imports.
+        absent = isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(f"{error.name}.")
+        wrong = f"got {name!r}, but there is no module {path!r}; check the name and what is installed"
+        failed = f"importing {path} failed, in its own code: {type(error).__name__}: {error}"
+        raise ValueError(f"module: {wrong if absent else failed}") from error
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            raise ValueError(f"module: got {name!r}, but {path} has no {attribute!r}; check the name")
+        target = getattr(target, part)
     if isinstance(target, nn.Module):
         return target.eval()
+    if not callable(target):
+        raise ValueError(
+            f"module: {name} is {type(target).__name__}, expected an nn.Module or what makes one when called"
+        )
+    try:
+        inspect.signature(target).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"module: {name} cannot be called without arguments ({error}); write a function that makes the "
+            "network"
+        ) from error
+    except ValueError:
+        pass  # it has no signature that can be read
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             network = target()
-        except TypeError as error:
+        except Exception as error:
             raise ValueError(
-                f"module: {name} cannot be called without arguments ({error}); write a function that makes "
-                "the network"
+                f"module: making {name} failed, in its own code: {type(error).__name__}: {error}"
             ) from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"module: {name} makes {type(network).__name__}, expected an nn.Module")

@@ -26,6 +26,7 @@ from amortopt.symmetry.trace.program import (
     arguments,
     check_module,
     has_readers,
+    lies_in_order,
     module_path,
     operator_name,
     shape_of,
@@ -241,6 +242,8 @@ class _Extraction:
         if node in self.traced.softsigns:
             named, op = {"self": self.traced.softsigns[node]}, "aten.softsign"
         args = {key: map_arg(arg, self.values.get) for key, arg in named.items()}
+        if op == "aten.as_strided":
+            args["in_order"] = lies_in_order(node)
         output = node.meta.get("val")
         outputs = output if isinstance(output, list | tuple) else [output]
         shapes = tuple(shape_of(part) for part in outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from benchmarks.harness.command import Part
-from benchmarks.harness.store import Record
+from benchmarks.harness.store import Record, Store
 from benchmarks.symmetry.library import LIBRARIES, factories
 
 BENCHMARK = "symmetry_models"
@@ -39,8 +40,11 @@ def libraries(text: str) -> list[str]:
     return names
 
 
-def parts(options: Any) -> list[Part]:
-    """A part per network of the libraries that the options ask for."""
+def parts(options: Any, store: Store) -> list[Part]:
+    """A part per network of the libraries that the options ask for.
+
+    Those that ``store`` lacks are measured ``options.workers`` at a time, from when the first is asked for.
+    """
     chosen = libraries(options.models)
     # Imported once, in the process that all others are copies of.
     modules = [_PACKAGES.get(name, (name, name))[0] for name in chosen if name != "torchaudio"]
@@ -48,16 +52,23 @@ def parts(options: Any) -> list[Part]:
         ["benchmarks.symmetry.models_measure", "benchmarks.symmetry.models_warm", *modules]
     )
     settings = {"elements": options.elements, "probes": min(options.probes, 8)}
-    return [
-        Part(
-            f"{library}_{name}",
-            {"version": _version(library)} | settings,
-            partial(_measured, library, name, settings, options.limit),
-        )
-        for library in chosen
-        for name in factories(library)
-        if not options.only or f"{library}_{name}" in options.only
-    ]
+    pool = ThreadPoolExecutor(options.workers)
+    found: list[Part] = []
+    for library in chosen:
+        identity = {"version": _version(library)} | settings
+        for name in factories(library):
+            key = f"{library}_{name}"
+            if options.only and key not in options.only:
+                continue
+            again = options.again or bool(options.only) or not store.has(key, identity)
+            future = pool.submit(_measured, library, name, settings, options.limit) if again else None
+            found.append(Part(key, identity, partial(_waited, future)))
+    return found
+
+
+def _waited(future: Future[Record] | None, advance: object = None) -> Record:
+    assert future is not None, "what is stored is not measured"
+    return future.result()
 
 
 def _version(library: str) -> str:
@@ -67,7 +78,7 @@ def _version(library: str) -> str:
         return "not known"
 
 
-def _measured(library: str, name: str, settings: Record, limit: float, advance: object = None) -> Record:
+def _measured(library: str, name: str, settings: Record, limit: float) -> Record:
     from benchmarks.symmetry.models_measure import main
 
     reader, writer = _SERVER.Pipe(duplex=False)

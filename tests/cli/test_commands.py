@@ -114,6 +114,11 @@ class Tokens(torch.nn.Module):
 def needs(width):
     return Net()
 
+def broken():
+    return len(3)
+
+size = 7
+
 net = Net()
 number = dict
 """
@@ -188,7 +193,9 @@ def test_info_reports_a_symmetry_that_does_not_hold(
         ("Net", "2,1,12:", "positive sizes"),
         ("Net", "2,1,12:int64", "integers below 50"),
         ("Net", "2,3,12", ""),
-        ("Nothing", "2,1,12", "no attribute 'Nothing'"),
+        ("Nothing", "2,1,12", "has no 'Nothing'"),
+        ("broken", "2,1,12", "failed, in its own code: TypeError"),
+        ("size", "2,1,12", "is int, expected an nn.Module or what makes one"),
         ("needs", "2,1,12", "without arguments"),
         ("number", "2,1,12", "expected an nn.Module"),
     ],
@@ -197,6 +204,27 @@ def test_info_refuses_wrong_arguments(
     networks: str, name: str, shape: str | None, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["info", f"{networks}:{name}", *(["--input", shape] if shape else [])]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("import no_such_library", "importing broken_for_info failed, in its own code: ModuleNotFoundError"),
+        ("1 / 0", "importing broken_for_info failed, in its own code: ZeroDivisionError"),
+    ],
+)
+def test_info_says_whose_fault_a_failed_import_is(
+    line: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "broken_for_info.py").write_text(line)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert main(["info", "broken_for_info:net", "--input", "1"]) == 2
     assert message in capsys.readouterr().err
 
 

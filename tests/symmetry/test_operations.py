@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amortopt.symmetry import SymmetrySpec, extract
+from amortopt.symmetry import SymmetrySpec, UnknownOperationError, extract
 from amortopt.symmetry.rules.base import canonical, rule_for
 
 H: int = 6
@@ -79,6 +79,13 @@ def test_every_alias_ends_at_a_rule() -> None:
 # What the hidden units keep
 
 _PLACES = torch.tensor([0, 1, 1, 4, 3])
+
+
+def _windows(h: Tensor) -> Tensor:
+    """Four windows of two neighbouring positions, as Longformer has them."""
+    return h.contiguous().as_strided((len(h), 4, 2, H), (5 * H, H, H, 1))
+
+
 _OPERATIONS: dict[str, tuple[Callable[..., Tensor], str, bool]] = {
     # Sums and choices
     "addcmul": (lambda h, g: torch.addcmul(h, g, g, value=0.5), "free", True),
@@ -117,6 +124,16 @@ _OPERATIONS: dict[str, tuple[Callable[..., Tensor], str, bool]] = {
         lambda h, g: torch.zeros_like(h).scatter_reduce(1, _PLACES[:, None].expand(3, 5, H), h, "amax"),
         *("positive", True),
     ),
+    "overlapping windows": (lambda h, g: _windows(h.relu()).mean(2), "positive", True),
+    "windows that cut units": (
+        lambda h, g: h.contiguous().as_strided((3, 9, H), (5 * H, 3, 1)).mean(1, keepdim=True) + g,
+        *("none", False),
+    ),
+    "windows over rows of the batch": (
+        lambda h, g: h.contiguous().as_strided((3, 2, H), (H, H, 1)) + g[:, :2],
+        "free",
+        True,
+    ),
     # Reductions of several results
     "var_mean": (lambda h, g: h / (1 + torch.var_mean(h, 1, keepdim=True)[0]), "none", True),
     "aminmax": (lambda h, g: h / (1 + h.aminmax(dim=1, keepdim=True)[1] ** 2), "none", True),
@@ -129,6 +146,12 @@ _OPERATIONS: dict[str, tuple[Callable[..., Tensor], str, bool]] = {
 def test_what_an_operation_leaves_to_hidden_units(name: str) -> None:
     function, kind, permutable = _OPERATIONS[name]
     assert _of(_extracted(function)) == (kind, permutable)
+
+
+def test_windows_of_a_tensor_that_lies_in_another_order_are_refused() -> None:
+    net = Between(lambda h, g: h.transpose(0, 1).as_strided((3, 4, 2, H), (5 * H, H, H, 1)).mean(2))
+    with pytest.raises(UnknownOperationError, match="does not lie in memory in order"):
+        extract(net, torch.randn(3, 5, 4), strict=True)
 
 
 def test_distances_leave_signs_and_permutations_of_coordinates() -> None:

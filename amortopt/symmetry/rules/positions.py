@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from amortopt.symmetry.rules.arithmetic import gated, multiplied, together
@@ -125,6 +126,39 @@ def windows(labels: Labels, call: Call) -> Result:
     unordered(labels, x.dims, axis, call.shape[axis], call.name)
     count, size = fixed(call.shape[axis], "position"), fixed(call.shape[-1], "position")
     return Result((*replaced(x.dims, axis, count), size), call.name, (("dim", str(axis)),))
+
+
+@rule("as_strided")
+def overlapping(labels: Labels, call: Call) -> Result:
+    """Windows over the first axes of a tensor that lies in memory in order; the last axes stay as they are.
+
+    x [2, 8, 6], memory steps (48, 6, 1), as [2, 3, 4, 6] with steps (48, 12, 6, 1): along the last axis size
+    and step are the same, and the others step over whole rows of it. So these are three windows of four
+    positions each, and axis 0 is still the batch, since no window leaves its 48 numbers.
+    """
+    x, sizes, steps = call.value("self"), call.setting("size"), call.setting("stride")
+    if not call.args.get("in_order"):
+        raise NoRule("its tensor does not lie in memory in order")
+    lengths = [math.prod(x.shape[axis + 1 :]) for axis in range(x.ndim)]
+    same = 0  # axes at the end that stay
+    while same < min(x.ndim, len(sizes)) and (sizes[-1 - same], steps[-1 - same]) == (
+        x.shape[-1 - same],
+        lengths[-1 - same],
+    ):
+        same += 1
+    before, after = x.ndim - same, len(sizes) - same
+    while before < x.ndim and any(step % math.prod(x.shape[before:]) for step in steps[:after]):
+        before, after = before + 1, after + 1
+    span = sum((size - 1) * step for size, step in zip(sizes[1:], steps[1:], strict=True))
+    whole = (
+        before > 0 and after > 0 and (sizes[0], steps[0]) == (x.shape[0], lengths[0]) and span < lengths[0]
+    )
+    dims = x.dims
+    for axis in range(1 if whole else 0, before):
+        dims = replaced(dims, axis, unordered(labels, dims, axis, x.shape[axis], call.name))
+    start = dims[:1] if whole else ()
+    config = (("size", str(sizes[len(start) :])), ("stride", str(steps)))
+    return Result((*start, *places(sizes[len(start) : after]), *dims[before:]), call.name, config)
 
 
 @rule("im2col")

@@ -276,6 +276,15 @@ def has_readers(target: torch.fx.Node, writer: torch.fx.Node) -> bool:
     return bool(others) or target.op != "call_function" or operator_name(target) not in _ALLOCATES
 
 
+def lies_in_order(node: torch.fx.Node) -> bool:
+    """Whether what ``as_strided`` reads begins where its tensor does and lies in memory without gaps."""
+    source, offset = node.args[0], arguments(node).get("storage_offset")
+    value = source.meta.get("val") if isinstance(source, torch.fx.Node) else None
+    if not isinstance(value, Tensor) or not value.is_contiguous():
+        return False
+    return offset is None or offset == value.storage_offset()
+
+
 def module_path(node: torch.fx.Node) -> str:
     """Qualified name of the submodule whose forward made this node; empty for the network itself."""
     stack = list(node.meta.get("nn_module_stack", {}).values())

@@ -100,6 +100,20 @@ def index_select(p: Program, x: Tensor, r: Random) -> Tensor:
 
 
 @step_of_programs()
+def as_strided(p: Program, x: Tensor, r: Random) -> Tensor | None:
+    x = x.contiguous() if r.random() < 0.8 else x.clone()
+    rest, form = x[0].numel(), r.randrange(3)
+    if x.ndim < 3 or x.shape[1] < 2:
+        return None
+    inner = rest // x.shape[1]
+    if form == 0:  # windows of two positions
+        return x.as_strided((len(x), x.shape[1] - 1, 2, *x.shape[2:]), (rest, inner, inner, *x.stride()[2:]))
+    if form == 1:  # every other position
+        return x.as_strided((len(x), (x.shape[1] + 1) // 2, *x.shape[2:]), (rest, 2 * inner, *x.stride()[2:]))
+    return x.as_strided((len(x), rest - 1, 2), (rest, 1, 1))  # pairs of neighbouring numbers
+
+
+@step_of_programs()
 def in_place(p: Program, x: Tensor, r: Random) -> Tensor:
     axis, form = axis_of(x, r), r.randrange(4)
     size = x.shape[axis]
