@@ -1,8 +1,7 @@
-"""The README's snippets and commands run, and its numbers are those of the results."""
+"""The README's snippets and commands run; tests/benchmarks/test_docs.py holds its numbers to the results."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -59,49 +58,3 @@ def test_readme_set_up_is_that_of_the_makefile() -> None:
 def test_readme_links_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert not [link for link in links if not (ROOT / link).exists()]
-
-
-def test_readme_table_is_that_of_the_results_page() -> None:
-    page = (ROOT / "docs" / "results" / "one-pass.md").read_text(encoding="utf-8")
-    rows = [
-        [cell.strip(" *") for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:1] == "|"
-    ]
-    sections: dict[str, list[list[str]]] = {}
-    for row in rows:
-        if not any(row[1:]):
-            sections[row[0]] = []
-        elif sections:
-            sections[list(sections)[-1]].append(row)
-    shown = [
-        [cell.strip(" *`") for cell in line.split("|")[1:-1]]
-        for line in README.splitlines()
-        if re.match(r"\| `\w+-", line)
-    ]
-    assert len(shown) == len(sections) > 0
-    for (checkpoint, *numbers), (section, methods) in zip(shown, sections.items(), strict=True):
-        data, network, activation = re.fullmatch(r"(\w+), (\w+) with (\w+)", section).groups()
-        assert checkpoint == f"{data}-{network}-{activation}".lower()
-        start = next(row for row in methods if row[0] == "as they start")
-        one = next(row for row in methods if row[0].startswith("one pass, ScaleGMN"))
-        long = [row for row in methods if "150 epochs" in row[0] and row[1]]
-        best = max(long, key=lambda row: last(row[1]))
-        expected = [mean(start[1]), mean(one[1]), one[3], str(last(best[1])), best[3].split(" / ")[-1]]
-        assert numbers == expected, checkpoint
-
-
-def mean(cell: str) -> str:
-    return cell.split(" ± ")[0]
-
-
-def last(cell: str) -> float:
-    """The number at 150 epochs, of several lengths."""
-    return float(mean(cell.split(" / ")[-1]))
-
-
-def test_readme_numbers_on_problems_never_seen_are_those_of_the_results() -> None:
-    text = (ROOT / "benchmarks" / "results" / "unseen_problems.json").read_text(encoding="utf-8")
-    records = json.loads(text)["records"]
-    paragraph = README[README.index("`curves-mlp-tanh` reads its problem") :].partition("\n\n")[0]
-    for method in ("pass", "fresh sgd", "prototype sgd", "swapped"):
-        *unseen, _ = records[f"curves-mlp-tanh/50/{method}"]["result"]["accuracy"]
-        assert f"{sum(unseen) / len(unseen):.1f}" in paragraph, method

@@ -39,7 +39,7 @@ SGD_RATES = {
     ("relu", True): {25: 0.25, 150: 0.25},
 }
 """(activation, with input noise) -> epochs -> learning rate of SGD with cosine schedule, chosen beforehand on
-validation networks by validation data, as benchmarks/one_shot does."""
+validation networks by validation data."""
 
 Advance = Callable[[str, int], None]
 """Called with what is being done and the epochs that were done since."""

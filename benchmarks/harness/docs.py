@@ -21,14 +21,17 @@ from amortopt.system.files import write_whole
 from benchmarks.harness.store import RESULTS, ROOT, committed
 
 BLOCKS = {
-    "results": ("sgd_vs_amortized", "one_shot.tables"),
-    "unseen": ("unseen_problems", "unseen.run"),
+    "one-pass-short": ("one_shot", "one_shot.summary"),
+    "one-pass": ("one_shot", "one_shot.tables"),
     "learned": ("learned_optimizers", "optimizers.tables"),
     "coverage": ("symmetry_coverage", "symmetry.coverage_tables"),
     "gauge": ("gauge_freedom", "symmetry.gauge"),
     "tiny-rnn": ("tiny_rnn_zoo", "weights.tables"),
 }
-"""Name of a block -> benchmark, and the module below benchmarks/ whose ``block(records)`` makes it."""
+"""Name of a block -> benchmark, and the module below benchmarks/ whose ``block(records)`` makes it.
+
+The last module of a benchmark has its ``markdown(records)`` too.
+"""
 REPORTS = {benchmark: module for benchmark, module in BLOCKS.values()} | {
     "throughput": "cost.throughput",
     "unf_layer": "cost.layer",

@@ -1,1 +1,1 @@
-"""One forward pass of a metanet against tuned SGD and Adam, with and without L1."""
+"""One pass over networks whose data sets no meta-training saw, against training on the same examples."""

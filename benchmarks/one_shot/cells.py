@@ -1,92 +1,60 @@
-"""What is compared, and how much of it is measured: cells, methods, plans."""
+"""What is compared and on what: families of problems with an architecture, their data and networks, plans.
+
+Legend: B networks, each with a problem of its own; N examples to read, M to judge.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
-import numpy as np
-from torch import nn
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.cli.zoo import build_parser
 from amortopt.release import Release
-from amortopt.tasks import Family, Problem, make_family, make_problem
-from amortopt.training import OptimizerName
-from amortopt.zoo import ZooConfig
-from amortopt.zoo.build import START_EPOCHS, starting_networks
-from benchmarks.harness.store import ROOT
+from amortopt.system.recipes import find_recipe
+from amortopt.tasks import (
+    CrossEntropy,
+    Examples,
+    Family,
+    Problem,
+    ProblemFamily,
+    evaluate_many,
+    init_many,
+    make_family,
+    make_problem_family,
+    problem_family_names,
+)
+from amortopt.tasks.problem import Which
+from amortopt.training import OptimizerName, Stepper, train_epochs
+from benchmarks.harness.numbers import values
+from benchmarks.harness.store import Record
 
-OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "muon": "Muon"}
-RECIPES = ROOT / "recipes" / "zoo"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a cell adds to its zoo's recipe.
-
-    Attributes:
-        plan: Key of ``PLANS``.
-        cost: Time of an epoch of one network, as a multiple of the MLP's; for the progress bar.
-        noise: Augmentation of the meta-objective: standard deviation of Gaussian noise on the inputs, in
-            units of the standardised inputs. Baselines "+ noise" get the same.
-        l1: L1 strength λ of the table's L1 columns.
-    """
-
-    plan: str
-    cost: float = 1.0
-    noise: float = 0.4
-    l1: float = 3e-3
-
-
-CELLS: dict[str, Setting] = {
-    "mnist1d_mlp_tanh": Setting("full"),
-    "mnist1d_mlp_relu": Setting("full"),
-    "mnist1d_cnn_tanh": Setting("light", 8),
-    "mnist1d_cnn_relu": Setting("small", 8),
-    "digits_cnn_tanh": Setting("small", 20),
+UNSEEN = "unseen"
+"""Name of the set of problems that are drawn from the family; others are real data sets."""
+RATES: dict[OptimizerName, tuple[float, ...]] = {
+    "sgd": (0.02, 0.06, 0.2, 0.6),
+    "adam": (0.001, 0.003, 0.01, 0.03),
+    "muon": (0.003, 0.01, 0.03, 0.1),
 }
-"""Label, which is also the name of the zoo's recipe -> setting; in the order of table and pictures."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A kind of fine-tuning.
-
-    Attributes:
-        optimizer: ``"sgd"`` (momentum 0.9), ``"adam"`` or ``"muon"``.
-        l1: Whether the objective has the L1 term.
-        proximal: Whether that acts by soft thresholds.
-        noisy: Whether it gets the cell's augmentation.
-        lengths: Epochs, one row each; empty for all of the plan's.
-    """
-
-    optimizer: OptimizerName
-    l1: bool = False
-    proximal: bool = False
-    noisy: bool = True
-    lengths: tuple[int, ...] = ()
-
-    @classmethod
-    def from_key(cls, key: str, *lengths: int) -> Method:
-        """The method of a key, such as ``ce-sgd``, ``l1-adam-noise`` or ``l1-prox-sgd-noise``."""
-        parts = key.split("-")
-        (optimizer,) = set(parts) & set(OPTIMIZERS)
-        return cls(optimizer, "l1" in parts, "prox" in parts, "noise" in parts, lengths)
-
-    @property
-    def key(self) -> str:
-        parts = ["l1" if self.l1 else "ce", "prox" * self.proximal, self.optimizer, "noise" * self.noisy]
-        return "-".join(part for part in parts if part)
-
-
-def _methods(every: str, few: str = "") -> tuple[Method, ...]:
-    """Methods by their keys: first those with a row for all lengths, then those for 150 epochs only."""
-    return (
-        *(Method.from_key(key) for key in every.split()),
-        *(Method.from_key(key, 150) for key in few.split()),
-    )
+"""Optimizer -> learning rates to choose from."""
+WIDER = 3.0
+"""Factor from the last learning rate of a grid to the next one, where the best is the last."""
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "curves": {
+        "twice the noise": {"noise": 2.0},
+        "shifted twice as far": {"shift": 72},
+        "sampled 1.5 times as densely": {"sampling": 1.5},
+        "sampled 1.5 times as sparsely": {"sampling": 1 / 1.5},
+    }
+}
+"""Family -> problems outside of it: name -> arguments of the family; ``sampling`` is this module's."""
 
 
 @dataclass(frozen=True)
@@ -94,191 +62,266 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        networks: Networks that the numbers are for.
-        tuning: Networks that learning rate and schedule are chosen on.
-        lengths: Epochs of fine-tuning.
-        methods: Kinds of fine-tuning.
-        sgd: Learning rate in the middle of SGD's grid.
-        adam: The same of Adam's.
-        muon: The same of Muon's.
-        factor: Ratio of neighbouring learning rates.
-        reach: Learning rates on each side of the middle.
-        widen: How often a grid is widened where its best rate is at an end.
-        strengths: Number of λ on the baselines' curve, log-uniform in [low, high].
-        low: Smallest λ of the curves.
-        high: Largest λ of the curves.
-        dense: Number of λ on the metanet's curve.
-        curve: Kinds of fine-tuning that have a curve, all with the longest length and the cosine schedule.
-        curve_networks: Networks of the baselines' curves.
-        curve_tuning: Networks that the learning rate is chosen on, for every λ anew.
-        timed: Epochs that are timed.
-        repeats: Passes that are timed.
-        seed: Seed of the networks; those for tuning have the next one.
-        order_seed: Seed of the order of examples and of the noise in fine-tuning.
-        batch_size: Examples per step.
-        chunk: Networks that are trained at once; changes no result.
+        problems: Problems of the test part, a network for each.
+        trained: How many of them, the first ones, networks are trained on in the ordinary way.
+        tuned_on: Problems of the validation part that settings of training are chosen on.
+        real: Networks for each real data set, each with its own choice of examples.
+        tested: Most examples M that a network is judged by.
+        sizes: Numbers N of examples to read; networks that learn a picture have all of its pixels instead.
+        lengths: Epochs of training.
+        long: Epochs of further training, where N is at most ``few``.
+        few: See ``long``.
+        anchors: Lengths that settings are chosen for; any other takes those of the nearest, by ratio.
+        optimizers: What trains from the start.
+        prototype_lengths: Epochs of training from the learned prototype.
+        natural: Steps of natural gradient.
+        noises: Standard deviations of input noise to choose from.
+        widen: How often a grid of learning rates goes on beyond a best one at its end.
+        l1_size: N of the curves over λ.
+        l1_length: Epochs of training of the curves over λ.
+        strengths: λ of these curves.
+        qualities: Epochs that starting networks are trained for, in the section on that; 8 stands for 1 to 8.
+        repeats: Calls that are timed.
     """
 
-    networks: int = 64
-    tuning: int = 4
+    problems: int = 64
+    trained: int = 64
+    tuned_on: int = 8
+    real: int = 8
+    tested: int = 1000
+    sizes: tuple[int, ...] = (50, 200, 1000, 4000)
     lengths: tuple[int, ...] = (25, 50, 100, 150)
-    methods: tuple[Method, ...] = _methods(
-        "ce-sgd-noise l1-sgd-noise ce-sgd ce-adam-noise l1-prox-sgd-noise",
-        "ce-adam l1-sgd l1-adam l1-adam-noise l1-prox-adam-noise",
-    )
-    sgd: float = 0.1
-    adam: float = 0.005
-    muon: float = 0.02
-    factor: float = 2.5
-    reach: int = 2
-    widen: int = 3
-    strengths: int = 8
-    low: float = 1e-4
-    high: float = 1e-2
-    dense: int = 22
-    curve: tuple[Method, ...] = _methods("l1-sgd-noise l1-adam-noise l1-prox-sgd-noise")
-    curve_networks: int = 12
-    curve_tuning: int = 2
-    timed: int = 3
-    repeats: int = 10
-    seed: int = 640_001
-    order_seed: int = 17
-    batch_size: int = 128
-    chunk: int = 64
+    long: tuple[int, ...] = (500,)
+    few: int = 1000
+    anchors: tuple[int, ...] = (25, 150)
+    optimizers: tuple[OptimizerName, ...] = ("sgd", "adam", "muon")
+    prototype_lengths: tuple[int, ...] = (1, 5, 25)
+    natural: tuple[int, ...] = (1, 4, 16)
+    noises: tuple[float, ...] = (0.0, 0.2, 0.5)
+    widen: int = 2
+    l1_size: int = 1000
+    l1_length: int = 150
+    strengths: tuple[float, ...] = (1e-4, 5e-4, 2e-3, 8e-3)
+    qualities: tuple[int, ...] = (0, 8, 25, 150)
+    repeats: int = 5
 
-    def lengths_of(self, method: Method) -> tuple[int, ...]:
-        """Epochs of a method's rows."""
-        return tuple(sorted(method.lengths or self.lengths))
-
-    def rate(self, optimizer: OptimizerName, k: int) -> float:
-        """The learning rate ``k`` steps above the middle of the grid."""
-        return float(f"{getattr(self, optimizer) * self.factor**k:.6g}")
-
-    def grid(self, count: int, high: float | None = None) -> list[float]:
-        """L1 strengths, log-uniform in [low, high], by default up to the plan's ``high``."""
-        return [float(f"{value:.4g}") for value in np.geomspace(self.low, high or self.high, count)]
-
-    def part(self, *names: str) -> dict[str, Any]:
-        """Some of the fields, for what a measurement depends on."""
-        return {name: getattr(self, name) for name in names}
+    def lengths_at(self, size: int) -> tuple[int, ...]:
+        """Epochs of training from the start on so many examples."""
+        return self.lengths + self.long if size <= self.few else self.lengths
 
 
-PLANS: dict[str, Plan] = {
-    "full": Plan(),
-    "light": Plan(
-        methods=_methods("ce-sgd-noise l1-sgd-noise", "ce-sgd ce-adam-noise l1-adam-noise l1-prox-sgd-noise"),
-        curve=_methods("l1-sgd-noise l1-prox-sgd-noise"),
-        **{"tuning": 3, "reach": 1, "strengths": 5, "curve_networks": 6, "curve_tuning": 1, "timed": 2},
-        chunk=32,
-    ),
-    "small": Plan(
-        lengths=(25, 150),
-        methods=_methods("ce-sgd-noise l1-sgd-noise", "ce-sgd ce-adam-noise"),
-        curve=_methods("l1-sgd-noise"),
-        **{"tuning": 2, "reach": 1, "strengths": 4, "curve_networks": 4, "curve_tuning": 1, "timed": 1},
-        chunk=16,
-    ),
-}
-"""Key -> plan, by what an epoch of a network costs."""
-QUICK = Plan(
-    lengths=(25, 50),
-    methods=_methods("ce-sgd-noise l1-sgd-noise ce-sgd ce-adam-noise l1-adam-noise l1-prox-sgd-noise"),
-    **{"networks": 16, "tuning": 3, "reach": 1, "widen": 1, "strengths": 4, "dense": 7},
-    **{"curve_networks": 6, "curve_tuning": 2, "repeats": 3},
+FULL = Plan()
+LIGHT = Plan(
+    trained=24, tuned_on=4, real=4, lengths=(25, 150), long=(), optimizers=("sgd", "adam"), noises=(0.0, 0.3)
 )
-"""Takes the place of every cell's plan."""
+"""For networks whose steps cost many times those of a small MLP."""
+QUICK = Plan(
+    **{"problems": 12, "trained": 12, "tuned_on": 4, "real": 4, "tested": 500},
+    sizes=(50, 1000), lengths=(25,), long=(), anchors=(25,), optimizers=("sgd", "adam"),
+    prototype_lengths=(5,), natural=(4,), noises=(0.0, 0.3), widen=0,
+    l1_length=25, strengths=(5e-4, 2e-3), qualities=(0, 25), repeats=2,
+)  # fmt: skip
+"""Takes the place of every plan."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fleet:
+    """Networks, and the problem of each.
+
+    Attributes:
+        start: Networks as they start [B, ...].
+        read: Examples that they may read or be trained on [B, N, ...].
+        judged: Other examples of the same problems [B, M, ...].
+        sets: Name of a set of problems -> its networks.
+    """
+
+    start: Params
+    read: Examples
+    judged: Examples
+    sets: Mapping[str, slice]
+
+    def first(self, problems: int) -> Fleet:
+        """The first problems of the family, and all networks of the real data sets."""
+        rows, sets, begin = [], {}, 0
+        for name, place in self.sets.items():
+            chosen = list(range(place.start, place.stop))[: problems if name == UNSEEN else None]
+            rows += chosen
+            sets[name] = slice(begin, begin + len(chosen))
+            begin += len(chosen)
+        index = torch.tensor(rows)
+        start = {name: p[index] for name, p in self.start.items()}
+        return Fleet(start, self.read.of(index), self.judged.of(index), sets)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A problem and a family of networks.
+    """A family of problems, and an architecture.
 
     Attributes:
-        label: ``PROBLEM_FAMILY_ACTIVATION``.
-        zoo: Recipe of the zoo; starting networks are drawn by it, with other seeds.
-        setting: Augmentation, λ of the table, plan.
+        problems: Where problems come from.
+        family: What the networks are.
         plan: How much is measured.
     """
 
-    label: str
-    zoo: ZooConfig
-    setting: Setting
+    problems: ProblemFamily
+    family: Family
     plan: Plan
 
     @property
-    def problem(self) -> Problem:
-        return self.zoo.make_problem()
+    def label(self) -> str:
+        """Such as ``curves_mlp_tanh``."""
+        return f"{self.problems.name}_{self.family.name}_{self.family.activation}"
 
     @property
-    def family(self) -> Family:
-        return self.zoo.make_family()
+    def pictures(self) -> bool:
+        """Whether networks learn a picture each, judged by the pixels that they are trained on."""
+        return not isinstance(self.problems.objective, CrossEntropy)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers N of examples to read."""
+        side = getattr(self.problems, "side", None)
+        return (side**2,) if self.pictures and side else self.plan.sizes
+
+    @cached_property
     def module(self) -> nn.Module:
         """The architecture."""
-        return self.family.build()
+        with torch.random.fork_rng(devices=[]):
+            return self.family.build()
 
-    def networks(self, count: int, *, tuning: bool = False) -> Params:
-        """Starting networks: the ones that are measured, or the others for tuning; [count, ...]."""
-        replaced = ("problem", "family", "count", "seed")
-        recipe = {key: value for key, value in asdict(self.zoo).items() if key not in replaced}
-        return starting_networks(
-            self.problem.to_config(),
-            self.family.to_config(),
-            count=count,
-            seed=self.plan.seed + tuning,
-            recipe=recipe,
-        )
+    def batch_size(self, size: int) -> int:
+        """Examples in a step of training, N / 8 to fill whole steps: at least about 12, at most 128."""
+        if self.pictures:
+            return size
+        return math.ceil(size / math.ceil(size / min(128, max(12, size // 8))))
 
-    def identity(self) -> dict[str, Any]:
-        """What every measurement of this cell depends on: a change of it makes stored ones useless."""
-        unread = ("count", "val_fraction", "test_fraction", "shard_size", "seed")
-        zoo = {key: value for key, value in self.zoo.to_dict().items() if key not in unread}
-        return {"zoo": zoo} | self.plan.part("seed")
+    def noises(self) -> tuple[float, ...]:
+        """Input noise to choose from; coordinates of pixels get none."""
+        return (0.0,) if self.pictures else self.plan.noises
+
+    def identity(self, size: int) -> dict[str, Any]:
+        """What every measurement on N examples depends on."""
+        read, judged = self.problems.draw("test", 0, 1, 4, 4)
+        # Two digits of what is drawn: they change with the family's code, not with the processor's rounding.
+        drawn = [float(f"{t.double().abs().mean():.2g}") for t in (read.x, judged.x)]
+        plan = {"networks": self.plan.problems, "of_real": self.plan.real, "tested": self.plan.tested}
+        return {
+            "problems": self.problems.to_config(), "family": self.family.to_config(), "drawn": drawn,
+            "real": sorted(self.problems.real()), "size": size, **plan,
+        }  # fmt: skip
+
+    def fleet(self, which: Which, size: int, *, epochs: int | None = None, variant: str = "") -> Fleet:
+        """Networks that have N examples each and are trained on these a little.
+
+        Args:
+            which: Part of the family; the validation part comes without real data sets.
+            size: N. Smaller N are the first examples of larger N.
+            epochs: How long they are trained; None: between 1 and 8 epochs, drawn for each.
+            variant: Key of ``VARIANTS``, for problems outside of the family.
+        """
+        return _fleet(self, which, size, epochs, variant)
+
+    def started(self, fresh: Params, read: Examples, epochs: int | None) -> Params:
+        """Networks after a little training on what they read; see ``fleet``."""
+        drawn = torch.randint(1, 9, (len(read.x),), generator=torch.Generator().manual_seed(0))
+        lasting = drawn.numpy() if epochs is None else epochs
+        stepper = Stepper("adam", 1e-3, "cosine") if self.pictures else Stepper("sgd", 0.03, "cosine")
+        return train_epochs(
+            self.module, fresh, read, self.problems.objective, stepper, epochs=lasting, seed=3,
+            batch_size=self.batch_size(len(read)), input_noise=0.0 if self.pictures else 0.2,
+        ).params  # fmt: skip
+
+    def judge(self, params: Params, fleet: Fleet) -> dict[str, Record]:
+        """Set of problems -> score (accuracy in %, PSNR in dB) and loss of every network."""
+        loss, score = evaluate_many(self.module, params, fleet.judged, self.problems.objective)
+        factor = 1 if self.pictures else 100
+        return {
+            name: {"score": values(factor * score[place], 2), "loss": values(loss[place], 4)}
+            for name, place in fleet.sets.items()
+        }
 
 
-def label_of(problem: Mapping[str, Any], family: Mapping[str, Any]) -> str:
-    """``PROBLEM_FAMILY_ACTIVATION`` of two configs."""
-    return f"{problem['name']}_{family['name']}_{family.get('activation', 'tanh')}"
+def cell_of(problems: Mapping[str, Any], family: Mapping[str, Any], *, quick: bool) -> Cell:
+    """The cell of a family of problems and a family of networks, both as JSON-able configs."""
+    networks = make_family(**family)
+    plan = QUICK if quick else LIGHT if networks.name == "cnn" else FULL
+    return Cell(make_problem_family(**problems), networks, plan)
 
 
-def cell_of_recipe(label: str, *, quick: bool) -> Cell | None:
-    """A cell of ``CELLS``; None if there is no zoo recipe of its name."""
-    path = RECIPES / f"{label}.yaml"
-    if not path.is_file():
-        return None
-    parsed = build_parser().parse_args(["--config", str(path)]).as_dict()
-    zoo = ZooConfig(**{key: parsed[key] for key in ZooConfig.__dataclass_fields__})
-    setting = CELLS[label]
-    return Cell(label, zoo, setting, QUICK if quick else PLANS[setting.plan])
-
-
-def cell_of_release(release: Release, *, quick: bool) -> Cell:
-    """The cell that a checkpoint belongs to: one of ``CELLS``, else one made of its metadata alone.
+def cell_of_recipe(label: str, *, quick: bool) -> Cell:
+    """The cell of a recipe of ``amortopt fit``, such as ``curves_mlp_tanh``; needs no checkpoint.
 
     Raises:
-        ValueError: It names no problem or family, or it differs from the cell of its label: in problem,
-            family, or augmentation, which both sides must share.
+        FileNotFoundError: There is no such recipe.
+        ValueError: It is not for a family of problems.
     """
+    model = yaml.safe_load(find_recipe(label, "fit", argument="--cells").read_text(encoding="utf-8"))["model"]
+    if model["problem"]["name"] not in problem_family_names():
+        raise ValueError(f"cells: {label} is for {model['problem']['name']}, expected a family of problems")
+    return cell_of(model["problem"], model["family"], quick=quick)
+
+
+def cell_of_release(release: Release, *, quick: bool) -> Cell | None:
+    """The cell that a checkpoint belongs to; None if it was meta-trained on one data set."""
     if not release.problem or not release.family:
-        raise ValueError(f"checkpoints: {release.name} names no problem or no family to make networks for")
-    problem, family = make_problem(**release.problem), make_family(**release.family)
-    label = label_of(release.problem, release.family)
-    data = release.recipe.get("data") if isinstance(release.recipe, dict) else None
-    noise = float(data.get("input_noise", 0.0)) if isinstance(data, dict) else None
-    cell = cell_of_recipe(label, quick=quick) if label in CELLS else None
-    if cell is None:
-        setting = CELLS.get(label, Setting("light", noise=noise or 0.0, l1=1e-3))
-        zoo = ZooConfig(problem=problem.to_config(), family=family.to_config(), epochs=START_EPOCHS)
-        cell = Cell(label, zoo, setting, QUICK if quick else PLANS[setting.plan])
-    if (cell.problem, cell.family) != (problem, family):
-        raise ValueError(
-            f"checkpoints: {release.name} is for {problem} and {family}, expected {cell.problem} and "
-            f"{cell.family} as in recipes/zoo/{label}.yaml; both would be called {label}"
-        )
-    if noise is not None and noise != cell.setting.noise:
-        raise ValueError(
-            f"checkpoints: {release.name} was trained with input noise {noise}, expected "
-            f"{cell.setting.noise} as the baselines of {label} get; change CELLS in "
-            "benchmarks/one_shot/cells.py and measure both anew"
-        )
-    return cell
+        raise ValueError(f"checkpoints: {release.name} names no problem or no family of networks")
+    if release.problem["name"] not in problem_family_names():
+        return None
+    return cell_of(release.problem, release.family, quick=quick)
+
+
+@lru_cache(maxsize=2)
+def _fleet(cell: Cell, which: Which, size: int, epochs: int | None, variant: str) -> Fleet:
+    count = cell.plan.problems if which == "test" else cell.plan.tuned_on
+    read, judged = _drawn(cell, which, count, max(*cell.sizes, size), variant)
+    parts, sets = [(read.take(slice(size)), judged)], {UNSEEN: slice(0, count)}
+    for name, problem in cell.problems.real().items() if which == "test" and not variant else ():
+        part = _real(problem, size, cell.plan.real, min(cell.plan.tested, judged.x.shape[1]))
+        if part is not None:
+            begin = sum(len(pair[0].x) for pair in parts)
+            sets[name] = slice(begin, begin + len(part[0].x))
+            parts.append(part)
+    read, judged = (
+        Examples(torch.cat([p[k].x for p in parts]), torch.cat([p[k].y for p in parts]), shared=False)
+        for k in range(2)
+    )
+    first = 10_000 if which == "test" else 20_000
+    fresh = init_many(cell.family.build, range(first, first + len(read.x)))
+    return Fleet(cell.started(fresh, read, epochs), read, judged, sets)
+
+
+@lru_cache(maxsize=2)
+def _drawn(cell: Cell, which: Which, count: int, largest: int, variant: str) -> tuple[Examples, Examples]:
+    changes = dict(VARIANTS[cell.problems.name][variant]) if variant else {}
+    sampling = changes.pop("sampling", 1.0)
+    problems = make_problem_family(**{**cell.problems.to_config(), **changes})
+    tested = min(cell.plan.tested, largest) if cell.pictures else cell.plan.tested
+    read, judged = problems.draw(which, 0, count, largest, tested)
+    return (resampled(read, sampling), resampled(judged, sampling)) if sampling != 1 else (read, judged)
+
+
+def resampled(examples: Examples, density: float) -> Examples:
+    """Signals [B, N, ..., L] sampled at another density about their middle; past the ends the last value."""
+    x = examples.x
+    length = x.shape[-1]
+    place = (torch.arange(length) - (length - 1) / 2) / density * 2 / length  # in grid_sample's [-1, 1]
+    grid = torch.stack([place, torch.zeros(length)], -1).view(1, 1, length, 2)
+    rows = x.reshape(-1, 1, 1, length)
+    new = F.grid_sample(rows, grid.expand(len(rows), -1, -1, -1), padding_mode="border", align_corners=False)
+    return replace(examples, x=new.view_as(x))
+
+
+def _real(problem: Problem, size: int, networks: int, tested: int) -> tuple[Examples, Examples] | None:
+    """Examples [B, N, ...] of a real data set, drawn anew for each network; None if there are not so many."""
+    train, val, test = (problem.split(which) for which in ("train", "val", "test"))
+    x, y = torch.cat([train.x, val.x]), torch.cat([train.y, val.y])
+    if len(x) < size:
+        return None
+    generator = torch.Generator().manual_seed(1)
+    chosen = torch.stack([torch.randperm(len(x), generator=generator)[:size] for _ in range(networks)])
+    judged = test.take(slice(tested))
+    return Examples(x[chosen], y[chosen], shared=False), Examples(*_repeated(judged, networks), shared=False)
+
+
+def _repeated(examples: Examples, networks: int) -> tuple[Tensor, Tensor]:
+    return tuple(t.expand(networks, *t.shape) for t in (examples.x, examples.y))  # type: ignore[return-value]

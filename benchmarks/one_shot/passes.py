@@ -1,12 +1,14 @@
-"""One forward pass of checkpoints over a cell's networks, for its numbers and its curve over λ."""
+"""One pass of checkpoints over networks whose problems no meta-training saw, with its controls.
+
+Legend: B networks, N examples, R rounds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -15,59 +17,111 @@ from amortopt import ScaleGMNOptimizer, load_release
 from amortopt._types import Params
 from amortopt.cli.one_shot import problem_batch
 from amortopt.functional.networks import num_networks
+from amortopt.metanets import Conditions, Rounds
+from amortopt.optim.running import Batch
 from amortopt.release import Release, parameter_count
 from amortopt.release.folder import CONFIG
-from benchmarks.harness.timing import timed
-from benchmarks.one_shot.baselines import condensed, described, look
-from benchmarks.one_shot.cells import Cell, cell_of_release
+from amortopt.tasks import Examples, evaluate_many, init_many
+from benchmarks.harness.numbers import values
+from benchmarks.harness.store import Record
+from benchmarks.harness.timing import in_turns
+from benchmarks.one_shot.baselines import Setting, l1_point, trained
+from benchmarks.one_shot.cells import UNSEEN, VARIANTS, Cell, Fleet, cell_of_release
 
-CHUNK = 64
-"""Networks of one pass."""
+ROUNDS = (1, 2, 4)
+"""Rounds that have a row, beside all that a checkpoint has."""
+READINGS = {"batch": ("batch",), "function": ("function",), "both": ("batch", "function")}
+"""What a pass reads, by what it is called in tables."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint and where it belongs.
+    """A checkpoint that reads its problem, and the cell that it belongs to.
 
     Attributes:
         source: Name or folder.
         release: What was read.
         cell: Its cell.
-        symmetry: ``"scale"`` or ``"permutation"``: what its metanet respects.
-        seed: Of its meta-training.
     """
 
     source: str
     release: Release
     cell: Cell
-    symmetry: str
-    seed: int
 
     @property
-    def key(self) -> str:
-        """``SYMMETRY/SEED``."""
-        return f"{self.symmetry}/{self.seed}"
+    def name(self) -> str:
+        return self.release.name
+
+    @cached_property
+    def opt(self) -> ScaleGMNOptimizer:
+        """The optimizer."""
+        return ScaleGMNOptimizer.from_pretrained(self.source)
+
+    @property
+    def metanet(self) -> Rounds:
+        assert isinstance(self.opt.metanet, Rounds)
+        return self.opt.metanet
+
+    @property
+    def readings(self) -> list[str]:
+        """Keys of ``READINGS`` that the checkpoint can serve."""
+        declared = self.release.module.conditions
+        return [key for key, conditions in READINGS.items() if set(conditions) <= set(declared)]
 
     @property
     def reads_l1(self) -> bool:
         return "l1" in self.release.module.conditions
 
-    def identity(self, part: str) -> dict[str, Any]:
-        """What the part ``one_pass`` or ``latency`` depends on: the weights, the networks, λ."""
-        cell, plan = self.cell, self.cell.plan
-        shared = cell.identity() | plan.part("networks") | {"sha256": self.release.sha256}
-        if part == "latency":
-            return shared | plan.part("repeats")
-        return shared | {"l1": [cell.setting.l1, *self.strengths()] if self.reads_l1 else []}
+    def about(self) -> Record:
+        """What the tables say of it."""
+        config = self.release.module.config
+        return {
+            "name": self.name, "respects": config.get("respects", "scale"), "rounds": config.get("rounds", 1),
+            "conditions": sorted(self.release.module.conditions), "seeds": self.release.seeds,
+            "parameters": parameter_count(self.release.module),
+        }  # fmt: skip
 
-    def strengths(self) -> list[float]:
-        """λ of the curve: the baselines' range, and further up where the checkpoint was trained further."""
-        plan, trained = self.cell.plan, self.release.l1_range
-        return plan.grid(plan.dense, plan.high if trained is None else max(plan.high, trained.high))
+    def identity(self, size: int, **more: Any) -> dict[str, Any]:
+        """What a measurement on N examples depends on."""
+        return self.cell.identity(size) | {"sha256": self.release.sha256} | more
+
+    def rounds(
+        self,
+        params: Params,
+        read: Examples,
+        *,
+        reading: str = "batch",
+        rounds: int | None = None,
+        l1: float = 0.0,
+    ) -> list[Params]:
+        """What a pass has come to after 0, 1, ... rounds: 0 is the learned prototype.
+
+        Args:
+            params: Networks [B, ...].
+            read: Their examples [B, N, ...].
+            reading: Key of ``READINGS``.
+            rounds: At most so many; by default all.
+            l1: Strength λ, for checkpoints that read it.
+        """
+        count = num_networks(params)
+        strengths = torch.full((count,), l1) if self.reads_l1 else None
+        gradient = partial(Batch(read, self.cell.problems.objective).gradient, self.cell.module)
+        conditions = Conditions(gradient, strengths, read.counts(count))
+        with torch.no_grad():
+            return self.metanet.after_rounds(params, conditions, rounds)
+
+    def prototype(self, fleet: Fleet) -> Params:
+        """The learned prototype, written into the networks' gauge."""
+        return self.rounds(fleet.start, fleet.read, rounds=0)[0]
+
+    def improved(self, params: Params, read: Examples) -> Params:
+        """A whole pass that reads a batch, by the public call."""
+        pairs = list(zip(read.x, read.y, strict=True))
+        return self.opt.one_shot_params(params, batch=pairs)
 
 
-def find_checkpoints(sources: Sequence[str], *, quick: bool) -> list[Checkpoint]:
-    """Read checkpoints and find the cell of each.
+def find_checkpoints(sources: Sequence[str], *, quick: bool) -> tuple[list[Checkpoint], list[str]]:
+    """Checkpoints that read problems of a family, and sources of those that know one data set.
 
     Args:
         sources: Names or folders of checkpoints, or folders that hold such folders.
@@ -75,26 +129,25 @@ def find_checkpoints(sources: Sequence[str], *, quick: bool) -> list[Checkpoint]
 
     Raises:
         FileNotFoundError: No such checkpoint.
-        ValueError: One has no problem or family, or two are of one cell, symmetry and seed.
+        ValueError: One has no problem or family, or two have one name.
     """
-    checkpoints: dict[tuple[str, str], Checkpoint] = {}
+    readers: dict[str, Checkpoint] = {}
+    memorised = []
     for source in _expanded(sources):
         release = load_release(source)
-        checkpoint = Checkpoint(
-            source,
-            release,
-            cell_of_release(release, quick=quick),
-            str(release.module.config.get("respects", "scale")),
-            int(release.seeds.get("metanet and draws", 0)),
-        )
-        place = (checkpoint.cell.label, checkpoint.key)
-        if place in checkpoints:
+        if release.kind != "metanet":
+            continue
+        cell = cell_of_release(release, quick=quick)
+        if cell is None:
+            memorised.append(source)
+        elif release.name in readers:
             raise ValueError(
-                f"checkpoints: {source} and {checkpoints[place].source} are both of {place[0]}, symmetry and "
-                f"meta-training seed {place[1]}; leave one out"
+                f"checkpoints: {source} and {readers[release.name].source} are both called {release.name}; "
+                "leave one out"
             )
-        checkpoints[place] = checkpoint
-    return list(checkpoints.values())
+        else:
+            readers[release.name] = Checkpoint(source, release, cell)
+    return list(readers.values()), memorised
 
 
 def _expanded(sources: Sequence[str]) -> list[str]:
@@ -106,65 +159,106 @@ def _expanded(sources: Sequence[str]) -> list[str]:
     return expanded
 
 
-class OnePass:
-    """One pass over the networks of a checkpoint's cell."""
+def pass_rows(checkpoint: Checkpoint, size: int) -> Record:
+    """Every way to read N examples, and the controls: the prototype, and the problem of another network."""
+    cell = checkpoint.cell
+    fleet = cell.fleet("test", size)
+    every = checkpoint.about()["rounds"]
+    rows: dict[str, Record] = {"prototype": cell.judge(checkpoint.prototype(fleet), fleet)}
+    # The next of the family's problems: none has its own.
+    other = (torch.arange(len(fleet.read.x)) + 1) % fleet.sets[UNSEEN].stop
+    for reading in checkpoint.readings:
+        proposals = checkpoint.rounds(fleet.start, fleet.read, reading=reading)
+        for rounds in sorted({r for r in ROUNDS if r <= every} | {every}):
+            rows[f"{reading}/{rounds}"] = cell.judge(proposals[rounds], fleet)
+        if reading != "both":
+            swapped = (
+                {name: p[other] for name, p in fleet.start.items()} if reading == "function" else fleet.start
+            )
+            last = checkpoint.rounds(swapped, fleet.read.of(other), reading=reading)[-1]
+            rows[f"swapped {reading}"] = cell.judge(last, fleet)
+    return {"checkpoint": checkpoint.about(), "rows": rows}
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint, self.cell = checkpoint, checkpoint.cell
 
-    @cached_property
-    def start(self) -> Params:
-        """The cell's networks [B, ...]."""
-        return self.cell.networks(self.cell.plan.networks)
-
-    @cached_property
-    def opt(self) -> ScaleGMNOptimizer:
-        """The optimizer."""
-        return ScaleGMNOptimizer.from_pretrained(self.checkpoint.source)
-
-    @cached_property
-    def batch(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The examples that the metanet reads, if it reads any."""
-        return problem_batch(self.opt)
-
-    def measure(self) -> dict[str, Any]:
-        """Cross-entropy, and for a checkpoint that reads λ the table's λ and the curve."""
-        release, cell = self.checkpoint.release, self.cell
-        before = look(cell, self.start, "test")
-
-        def after(l1: float, described_at: float | None) -> dict[str, Any]:
-            chunks = [
-                self._improve({name: p[rows] for name, p in self.start.items()}, l1)
-                for rows in torch.arange(num_networks(self.start)).split(CHUNK)
-            ]
-            better = {name: torch.cat([chunk[name] for chunk in chunks]) for name in self.start}
-            return described(look(cell, better, "test"), before, described_at)
-
-        about = {
-            "name": release.name,
-            "sha256": release.sha256,
-            "commit": release.commit,
-            "seeds": release.seeds,
-            "parameters": parameter_count(release.module),
+def timing(checkpoint: Checkpoint, size: int, epochs: int) -> Record:
+    """Seconds per network of a pass and of an epoch of SGD and Adam, in turns: all at once, and one alone."""
+    cell = checkpoint.cell
+    fleet = cell.fleet("test", size)
+    count, measured = num_networks(fleet.start), {}
+    for key, rows in (("batched", torch.arange(count)), ("alone", torch.arange(1))):
+        some = Fleet(
+            {name: p[rows] for name, p in fleet.start.items()}, fleet.read.of(rows), fleet.judged, {}
+        )
+        works = {
+            "pass": lambda some=some: checkpoint.improved(some.start, some.read),
+            "sgd": lambda some=some: trained(cell, some, some.start, [Setting("sgd", 0.01, 0.2)], 1),
+            "adam": lambda some=some: trained(cell, some, some.start, [Setting("adam", 0.001, 0.2)], 1),
         }
-        result: dict[str, Any] = {"checkpoint": about, "l1": None, "curve": [], "ce": after(0.0, None)}
-        if self.checkpoint.reads_l1:
-            strength = cell.setting.l1
-            result["l1"] = {"l1": strength} | after(strength, strength)
-            result["curve"] = [{"l1": l1} | condensed(after(l1, l1)) for l1 in self.checkpoint.strengths()]
-        return result
+        times = in_turns(works, 1 + cell.plan.repeats)
+        # The first round warms up.
+        measured[key] = {name: min(seconds[1:]) / len(rows) for name, seconds in times.items()}
+    return {"networks": count, "size": size, "epochs": epochs} | measured
 
-    def latency(self) -> list[dict[str, Any]]:
-        """Median seconds of a call for one network, and for all of them together."""
-        rows = []
-        for count in (1, num_networks(self.start)):
-            some = {name: p[:count] for name, p in self.start.items()}
-            self._improve(some, 0.0)
-            calls = timed(lambda some=some: self._improve(some, 0.0), self.cell.plan.repeats)
-            seconds = median(call.wall for call in calls)
-            rows.append({"batch": count, "seconds": seconds, "per_network": seconds / count})
-        return rows
 
-    def _improve(self, params: Params, l1: float) -> Params:
-        strength = l1 if self.checkpoint.reads_l1 else None
-        return self.opt.one_shot_params(params, batch=self.batch, l1=strength)
+def l1_curve(checkpoint: Checkpoint) -> list[Record]:
+    """A point per strength λ, of one checkpoint."""
+    cell = checkpoint.cell
+    fleet = cell.fleet("test", cell.plan.l1_size)
+    trained_for = checkpoint.release.l1_range
+    low, high = cell.plan.strengths[0], cell.plan.strengths[-1]
+    strengths = sorted({*cell.plan.strengths, *(trained_for.points(12) if trained_for else ())})
+    return [
+        l1_point(cell, fleet, checkpoint.rounds(fleet.start, fleet.read, l1=l1)[-1], l1)
+        for l1 in strengths
+        if low / 2 <= l1 <= 3 * high
+    ]
+
+
+def quality_rows(checkpoint: Checkpoint, sizes: Sequence[int]) -> list[Record]:
+    """Starting networks of every quality, trained on the most examples: before, and after a pass."""
+    cell, rows = checkpoint.cell, []
+    for epochs in cell.plan.qualities:
+        fleet = cell.fleet("test", max(sizes), epochs=None if epochs == 8 else epochs).first(
+            cell.plan.problems
+        )
+        before = cell.judge(fleet.start, fleet)[UNSEEN]
+        row: Record = {"epochs": epochs, "start": before["score"], "passes": {}}
+        for reading in checkpoint.readings:
+            for size in sizes if reading != "function" else sizes[:1]:
+                last = checkpoint.rounds(fleet.start, fleet.read.take(slice(size)), reading=reading)[-1]
+                name = "function" if reading == "function" else f"{reading}, {size:,} examples"
+                row["passes"][name] = cell.judge(last, fleet)[UNSEEN]["score"]
+        rows.append(row)
+    return rows
+
+
+def outside_pass(checkpoint: Checkpoint, size: int, variant: str) -> Record:
+    """Problems outside of the family, after a pass."""
+    fleet = checkpoint.cell.fleet("test", size, variant=variant)
+    after = {
+        reading: checkpoint.cell.judge(
+            checkpoint.rounds(fleet.start, fleet.read, reading=reading)[-1], fleet
+        )[UNSEEN]["score"]
+        for reading in checkpoint.readings
+    }  # fmt: skip
+    return {"checkpoint": checkpoint.name, "passes": after}
+
+
+def variants(cell: Cell) -> list[str]:
+    """Names of problems outside of a cell's family."""
+    return list(VARIANTS.get(cell.problems.name, {}))
+
+
+def memorised_row(source: str, networks: int) -> Record:
+    """A checkpoint that was meta-trained on one data set, on that data set: fresh networks and a pass."""
+    opt = ScaleGMNOptimizer.from_pretrained(source)
+    assert opt.family is not None and opt.problem is not None
+    test, module = opt.problem.split("test"), opt.family.build()  # type: ignore[union-attr]
+    start = init_many(opt.family.build, range(30_000, 30_000 + networks))
+    after = opt.one_shot_params(start, batch=problem_batch(opt))
+    scores = [evaluate_many(module, p, test, opt.problem.objective)[1] for p in (start, after)]
+    before, better = (values(100 * score, 2) for score in scores)
+    return {
+        "name": opt.name, "problem": opt.problem.to_config(), "family": opt.family.to_config(),
+        "start": before, "score": better,
+    }  # fmt: skip

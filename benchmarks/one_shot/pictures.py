@@ -2,150 +2,158 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from amortopt.cli.picture import COLOURS, GREY, STAR, TWIN, Curve, Figures, Panel, draw
-from benchmarks.harness.numbers import Values, mean, summary
+from benchmarks.harness.numbers import summary
 from benchmarks.harness.store import Records
-from benchmarks.one_shot.tables import CellResults, by_cell, method_name
+from benchmarks.one_shot.cells import UNSEEN
+from benchmarks.one_shot.tables import OPTIMIZERS, CellResults, Row, by_cell, rows_of
 
-LINES = {
-    "l1-sgd-noise": COLOURS["sgd", True],
-    "l1-adam-noise": COLOURS["adam", True],
-    "l1-prox-sgd-noise": "#3a8f5c",
-    "l1-prox-adam-noise": "#8bbf9f",
-    "l1-sgd": COLOURS["sgd", False],
-    "l1-adam": COLOURS["adam", False],
-}
-PASSES = (("permutation", TWIN, "s", "symmetry-broken twin"), ("scale", STAR, "o", "ScaleGMN"))
-"""What a metanet respects, colour, marker, label."""
+LINES = {"SGD": COLOURS["sgd", True], "Adam": COLOURS["adam", True], "Muon": "#3a8f5c"}
 
 
 def all_pictures(records: Records, *, quick: bool) -> dict[str, bytes]:
-    """Suffix of the file's name -> PNG: ``_time``, ``_networks`` and ``_l1``, where there are results."""
+    """Suffix of the file's name -> PNG: ``_examples``, ``_time`` and ``_l1``, where there are results."""
     cells = by_cell(records)
     note = " A quick run." if quick else ""
-    made = {"_time": _time(cells, note), "_networks": _networks(cells, note), "_l1": _l1(cells, note)}
+    made = {"_examples": _examples(cells, records, note), "_time": _time(cells, records, note)}
+    made["_l1"] = _l1(cells, note)
     return {name: png for name, png in made.items() if png is not None}
 
 
-def _time(cells: Sequence[CellResults], note: str) -> bytes | None:
-    """Accuracy against time per network: every point is a separate run, tuned for its length."""
-    panels = [panel for cell in cells if (panel := _time_panel(cell)) is not None]
-    explanation = (
-        "Test data, mean over the networks with its 95 % interval; every point is a run of its own, "
-        "with learning rate and schedule chosen for its length on other networks; noise: on the training "
-        "inputs, as in meta-training. Times: all networks at once, over their number."
-    )
-    title = "One forward pass against tuned SGD and Adam"
-    return draw(panels, title=title, note=explanation + note) if panels else None
+def _best_pass(rows: Sequence[Row], size: int) -> Row | None:
+    passes = [row for row in rows if row.kind == "pass" and "twin" not in row.name]
+    return max(passes, key=lambda row: row.mean(size), default=None)
 
 
-def _time_panel(cell: CellResults) -> Panel | None:
-    passes, seconds = cell.passes.get("scale"), cell.pass_seconds("scale")
-    if not passes or seconds is None or not cell.start:
+def _examples(cells: Sequence[CellResults], records: Records, note: str) -> bytes | None:
+    """Score against the number of labelled examples, on unseen problems."""
+    shown = [(cell, rows_of(cell, records)) for cell in cells if cell.checkpoints() and len(cell.sizes) > 1]
+    if not shown:
         return None
-    curves = []
-    for optimizer, noisy in COLOURS:
-        key = f"ce-{optimizer}" + "-noise" * noisy
-        rows = cell.rows.get(key, [])
-        times = [t for row in rows if (t := cell.seconds(key, row["epochs"])) is not None]
-        if not times:
-            continue
-        accuracy = [summary([row["accuracy"]]) for row in rows]
-        curves.append(
-            Curve(
-                method_name(key),
-                COLOURS[optimizer, noisy],
-                times,
-                [a["mean"] for a in accuracy],
-                interval=[a["half"] or 0.0 for a in accuracy],
-                names=[f"{row['epochs']} ep." for row in rows] if key == "ce-sgd-noise" else (),
-            )
+    title = "Data sets never seen: one pass against tuned training on the same examples"
+    with Figures([cell.title for cell, _ in shown], title) as figures:
+        for ax, (cell, rows) in zip(figures.axes, shown, strict=True):
+            ax.set_xscale("log")
+            for row, style in _lines(rows, cell):
+                points = [(n, summary(row.numbers(n, UNSEEN))) for n in cell.sizes if row.mean(n) > -math.inf]
+                ax.errorbar(
+                    [n for n, _ in points], [s["mean"] for _, s in points],
+                    yerr=[s["half"] or 0.0 for _, s in points], marker="o", markersize=4.2, capsize=2,
+                    markeredgecolor="white", markeredgewidth=0.6, elinewidth=1, **style,
+                )  # fmt: skip
+            ax.set_xticks(cell.sizes, [f"{size:,}" for size in cell.sizes])
+            ax.minorticks_off()
+        figures.label("labelled examples of the data set (log scale)", "test accuracy (%)")
+        return figures.png(
+            "Mean over data sets that no meta-training saw, with its 95 % interval; networks as they start "
+            "were trained for 1 to 8 epochs on the same examples; learning rate and input noise of training "
+            "are chosen on other data sets." + note
         )
-    better = summary([p["ce"]["accuracy"] for p in passes])
-    start = summary([cell.start["accuracy"]])["mean"]
-    return Panel(cell.title, start, seconds, better["mean"], interval=better["half"], curves=curves)
 
 
-def _networks(cells: Sequence[CellResults], note: str) -> bytes | None:
-    """Before and after, a point per network."""
-    cells = [cell for cell in cells if cell.start and cell.passes]
-    if not cells:
-        return None
-    with Figures(
-        [cell.title for cell in cells], "Every network, before and after one forward pass"
-    ) as figures:
-        for ax, cell in zip(figures.axes, cells, strict=True):
-            _scatter(ax, cell)
-        figures.label("test accuracy before (%)", "after (%)")
-        return figures.png("Test data; cross-entropy; mean over meta-training seeds." + note)
+def _lines(rows: Sequence[Row], cell: CellResults) -> list[tuple[Row, dict[str, Any]]]:
+    """Rows that have a line, and how it looks: all passes, and the longest training of each kind."""
+    chosen: list[tuple[Row, dict[str, Any]]] = []
+    for row in rows:
+        rounds = row.name.partition("R = ")[2][:1]
+        if row.kind == "start":
+            chosen.append((row, {"color": GREY, "label": row.name, "linestyle": ":"}))
+        elif row.kind == "pass" and (rounds == "1" or row is _best_pass(rows, max(cell.sizes))):
+            colour = TWIN if "twin" in row.name else STAR
+            label = (
+                row.name.partition(", ")[0]
+                + (" of the twin" if "twin" in row.name else "")
+                + f", R = {rounds}"
+            )
+            width = 2.2 if rounds == "1" else 1.4
+            chosen.append((row, {"color": colour, "label": label, "linewidth": width}))
+    for kind, epochs in (("training", 150), ("prototype", 25), ("training", 25)):
+        for title, colour in LINES.items():
+            same = [r for r in rows if r.kind == kind and r.epochs == epochs and f"{title}," in r.name]
+            if kind == "training" and epochs == 25 and any(row.kind == kind for row, _ in chosen):
+                continue  # only where nothing longer was measured
+            for row in same[:1]:
+                label = f"{title}, {epochs} epochs" + " from the learned prototype" * (kind == "prototype")
+                style = "--" if kind == "prototype" else "-"
+                chosen.append((row, {"color": colour, "label": label, "linestyle": style, "linewidth": 1.6}))
+    return chosen
 
 
-def _scatter(ax: Any, cell: CellResults) -> None:
-    before = cell.start["accuracy"]
-    highest = max(before)
-    for symmetry, colour, marker, label in PASSES:
-        if passes := cell.passes.get(symmetry):
-            after = [
-                _finite_mean(of_network)
-                for of_network in zip(*(p["ce"]["accuracy"] for p in passes), strict=True)
+def _time(cells: Sequence[CellResults], records: Records, note: str) -> bytes | None:
+    """Accuracy against time per network, where most examples are read."""
+    panels = []
+    for cell in cells:
+        timed = next(iter(cell.of("timing").values()), None)
+        rows, size = rows_of(cell, records), max(cell.sizes, default=0)
+        best = _best_pass(rows, size)
+        if timed is None or best is None or not cell.accuracy or best.mean(size) == -math.inf:
+            continue
+        curves = []
+        for optimizer in ("sgd", "adam"):
+            lasting = [
+                row
+                for row in rows
+                if row.kind == "training"
+                and row.name.startswith(OPTIMIZERS[optimizer])
+                and row.mean(size) > -math.inf
             ]
-            highest = max(highest, *after)
-            style = {"s": 16, "linewidths": 0, "alpha": 0.75, "zorder": 3}
-            ax.scatter(before, after, color=colour, marker=marker, label=label, **style)
-    if rows := cell.rows.get("ce-sgd-noise") or cell.rows.get("ce-sgd"):
-        after, style = rows[-1]["accuracy"], {"s": 14, "facecolors": "none", "linewidths": 0.9, "zorder": 2}
-        label = "SGD, same augmentation, longest"
-        ax.scatter(before, after, edgecolors=COLOURS["sgd", True], label=label, **style)
-        highest = max(highest, *after)
-    ax.plot([0, highest], [0, highest], color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
-    at = 0.83 * max(before)
-    ax.annotate("unchanged", (at, at), xytext=(4, -10), textcoords="offset points", fontsize=8, color=GREY)
-    ax.set_ylim(0, 1.08 * highest)
-    ax.set_xlim(0, 1.08 * max(before))
+            if not lasting:
+                continue
+            scores = [summary(row.numbers(size, UNSEEN)) for row in lasting]
+            curves.append(
+                Curve(
+                    OPTIMIZERS[optimizer],
+                    COLOURS[optimizer, True],
+                    [(row.epochs or 0) * timed["batched"][optimizer] for row in lasting],
+                    [score["mean"] for score in scores],
+                    interval=[score["half"] or 0.0 for score in scores],
+                    names=[f"{row.epochs} ep." for row in lasting] if optimizer == "sgd" else (),
+                )
+            )
+        start = next(row for row in rows if row.kind == "start")
+        score = summary(best.numbers(size, UNSEEN))
+        panels.append(
+            Panel(
+                f"{cell.title}, {size:,} examples", start.mean(size), timed["batched"]["pass"], score["mean"],
+                interval=score["half"], curves=curves,
+            )
+        )  # fmt: skip
+    explanation = (
+        "Mean over data sets that no meta-training saw, with its 95 % interval; every point of training is a "
+        "run of its own, with learning rate and input noise chosen on other data sets. Times: those of all "
+        "networks at once, over their number."
+    )
+    title = "Data sets never seen: one pass against tuned training"
+    return draw(panels, title=title, note=explanation + note) if panels else None
 
 
 def _l1(cells: Sequence[CellResults], note: str) -> bytes | None:
     """Accuracy against the cut of the L1 norm, as λ grows."""
-    cells = [cell for cell in cells if cell.curves or any(p["curve"] for p in cell.passes.get("scale", []))]
+    cells = [cell for cell in cells if cell.of("l1_pass")]
     if not cells:
         return None
     with Figures([cell.title for cell in cells], "One checkpoint for every L1 strength") as figures:
         for ax, cell in zip(figures.axes, cells, strict=True):
-            _cut_panel(ax, cell)
+            curves = {f"one pass, {name}": (STAR, points) for (name,), points in cell.of("l1_pass").items()}
+            colours = {"sgd": ("SGD", LINES["SGD"]), "proximal adam": ("proximal Adam", LINES["Adam"])}
+            for (name,), result in cell.of("l1").items():
+                title, colour = colours[name]
+                curves[f"{title}, {result['epochs']} epochs"] = (colour, result["points"])
+            for label, (colour, points) in curves.items():
+                pairs = [(summary([p["cut"]])["mean"], summary([p["score"]])["mean"]) for p in points]
+                pairs = [pair for pair in pairs if None not in pair]
+                ax.plot(
+                    *zip(*pairs, strict=True), "o-", color=colour, label=label, linewidth=1.8, markersize=4
+                )
+            # With a weak penalty norms grow, many times over; the question is what can be cut.
+            ax.set_xlim(-104, 103)
+            ax.axvline(0, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
         figures.label("L1 norm cut, against the start (%)", "test accuracy (%)")
         return figures.png(
-            "Test data, mean over the networks; a point per λ, growing from left to right; every point of "
-            "SGD, Adam and proximal SGD is a run of its own, with the augmentation and a learning rate "
-            "chosen for its λ." + note
+            "Mean over data sets that no meta-training saw; a point per λ, growing from left to right; every "
+            "point of training is a run of its own, tuned for its λ on other data sets." + note
         )
-
-
-def _cut_panel(ax: Any, cell: CellResults) -> None:
-    left = 0.0
-    for key, curve in cell.curves.items():
-        points = [(p["cut"]["mean"], p["accuracy"]["mean"]) for p in curve["points"]]
-        cut, accuracy = zip(*(point for point in points if None not in point), strict=True)
-        left = min([left, *cut])
-        style = {"markersize": 4.2, "markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 3}
-        label = f"{method_name(key).removesuffix(' + noise')}, {curve['epochs']} epochs"
-        ax.plot(cut, accuracy, "o-", color=LINES.get(key, GREY), linewidth=1.6, label=label, **style)
-    for symmetry, colour, _, label in PASSES:
-        if seeds := [p["curve"] for p in cell.passes.get(symmetry, []) if p["curve"]]:
-            cut, accuracy = (
-                [_finite_mean([p[name]["mean"] for p in points]) for points in zip(*seeds, strict=True)]
-                for name in ("cut", "accuracy")
-            )
-            left = min([left, *cut])
-            label = f"{label.removeprefix('symmetry-broken ')}, one pass"
-            ax.plot(cut, accuracy, "o-", color=colour, linewidth=2.2, markersize=3, zorder=4, label=label)
-    # With a weak penalty norms grow, many times over; the question is what can be cut.
-    ax.set_xlim(max(left, -50.0) - 4, 103)
-    ax.axvline(0, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
-
-
-def _finite_mean(values: Values) -> float:
-    finite = [v for v in values if v is not None]
-    return mean(finite) if finite else float("nan")

@@ -1,134 +1,245 @@
-"""One forward pass of a metanet against tuned SGD and Adam, with and without L1.
+"""One pass on problems never seen, against tuned training on the same examples, with the controls.
 
-    python benchmarks/one_shot             # everything -> benchmarks/results/sgd_vs_amortized.*; 100 min
-    python benchmarks/one_shot --quick     # two cells, short runs -> runs/sgd_vs_amortized_quick; 5 min
-    python benchmarks/one_shot --parts baselines --only mnist1d_mlp_tanh     # needs no checkpoint
-    python benchmarks/one_shot --parts one_pass --checkpoints mnist1d-mlp-tanh FOLDER
-    python benchmarks/one_shot --parts baselines --methods ce-muon-noise    # a baseline that no plan has
-    python benchmarks/one_shot --parts timing --again                       # on a quiet machine
+    python benchmarks/one_shot             # the shipped checkpoints -> benchmarks/results; 12 min each
+    python benchmarks/one_shot --quick     # little of everything -> runs/one_shot_quick; 5 min
+    python benchmarks/one_shot --checkpoints curves-mlp-tanh FOLDER    # these, which may be twins or seeds
+    python benchmarks/one_shot --parts baselines --cells curves_mlp_tanh    # a recipe is enough
+    python benchmarks/one_shot --parts timing --again                  # on a quiet machine
     python benchmarks/one_shot --report    # measures nothing: tables and pictures
 
-Times are of one core. Starting networks are drawn and trained a little by the recipes in recipes/zoo, with
-other seeds. Learning rates and schedules are chosen on other networks, by validation data. Test
-data are used once, for the numbers.
+Times are of one core; networks with convolutions take longer. Each network has a data set of its own, which
+the family of problems draws for the test part, or a real data set. All methods have the same N examples and
+start from the same networks. Settings of training are chosen on problems of the validation part; test
+problems are used once. What does not depend on a checkpoint's weights is measured once: another checkpoint of
+the same networks finds it in the results file, and a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import argparse
 from functools import partial
 from typing import Any
 
-from amortopt import list_shipped
+from amortopt import list_shipped, load_release
 from benchmarks.harness.command import Part, command_line, measure, parse, results, write_report
-from benchmarks.one_shot import pictures, tables
-from benchmarks.one_shot.baselines import Baselines
-from benchmarks.one_shot.cells import CELLS, Cell, Method, cell_of_recipe
-from benchmarks.one_shot.passes import Checkpoint, OnePass, find_checkpoints
+from benchmarks.harness.store import Store
+from benchmarks.one_shot import baselines, passes, pictures, tables
+from benchmarks.one_shot.baselines import DAMPINGS, Setting, mean_score, start_of
+from benchmarks.one_shot.cells import RATES, Cell, cell_of_recipe
+from benchmarks.one_shot.natural import CURVATURE, ITERATIONS
+from benchmarks.one_shot.passes import Checkpoint, find_checkpoints, variants
 
-BENCHMARK = "sgd_vs_amortized"
-PARTS = ("baselines", "one_pass", "timing")
-QUICK_CELLS = 2
+BENCHMARK = "one_shot"
+PARTS = ("baselines", "passes", "sections", "timing")
+L1_METHODS = {"sgd": ("sgd", False), "proximal adam": ("adam", True)}
+PROTOTYPE_OPTIMIZERS = ("sgd", "adam")
 
 
-def baseline_parts(cell: Cell, kinds: Sequence[str]) -> list[Part]:
-    """The parts of a cell that need no checkpoint."""
-    baselines, parts = Baselines(cell), []
+def training_identity(cell: Cell, size: int, optimizer: str, **more: Any) -> dict[str, Any]:
+    """What training depends on, beside where it starts."""
+    plan = cell.plan
+    return cell.identity(size) | {
+        "trained": plan.trained, "tuned_on": plan.tuned_on, "noises": cell.noises(), "widen": plan.widen,
+        "optimizer": optimizer, "rates": RATES[optimizer], "batch_size": cell.batch_size(size),  # type: ignore[index]
+    } | more  # fmt: skip
 
-    def add(name: str, work: Any, method: Method | None = None) -> None:
-        key = f"{cell.label}/{name}" + (f"/{method.key}" if method else "")
-        cost = baselines.cost(name, method) * cell.setting.cost
-        parts.append(Part(key, baselines.identity(name, method), work, cost))
 
-    if "baselines" in kinds:
-        add("start", baselines.start)
-        for method in cell.plan.methods:
-            add("rows", partial(baselines.rows, method), method)
-        for method in cell.plan.curve:
-            add("curve", partial(baselines.curve, method), method)
-    if "timing" in kinds:
-        add("timing", baselines.timing)
+def middle_size(cell: Cell) -> int:
+    """Number N of examples of problems outside of the family."""
+    return max([size for size in cell.sizes if size <= cell.plan.few] or [min(cell.sizes)])
+
+
+def baseline_parts(store: Store, cell: Cell, *, l1: bool) -> list[Part]:
+    """What needs no checkpoint."""
+    plan, parts = cell.plan, []
+    weight = 10.0 if cell.family.name == "cnn" else 1.0  # what an epoch costs, against that of an MLP
+
+    def add(key: str, identity: Any, work: Any, cost: float) -> None:
+        parts.append(Part(f"{cell.label}/{key}", identity, work, cost * weight))
+
+    for size in cell.sizes:
+        add(
+            f"start/{size}", cell.identity(size),
+            lambda _, size=size: baselines.start_row(cell, size), 8.0 * size * plan.problems,
+        )  # fmt: skip
+        lengths = plan.lengths_at(size)
+        for optimizer in plan.optimizers:
+            rates = len(RATES[optimizer]) * len(cell.noises())
+            add(
+                f"training/{optimizer}/{size}",
+                training_identity(cell, size, optimizer, lengths=lengths, anchors=plan.anchors),
+                partial(
+                    baselines.training_rows, cell, size, optimizer, lengths, plan.anchors, start_of
+                ),
+                size * (sum(lengths) * plan.trained + sum(plan.anchors) * plan.tuned_on * rates),
+            )  # fmt: skip
+        add(
+            f"natural/{size}",
+            cell.identity(size)
+            | {"trained": plan.trained, "tuned_on": plan.tuned_on, "steps": plan.natural}
+            | {"dampings": DAMPINGS, "iterations": ITERATIONS, "curvature": CURVATURE},
+            partial(baselines.natural_rows, cell, size),
+            16.0 * max(plan.natural) * size * (plan.trained + len(DAMPINGS) * plan.tuned_on),
+        )  # fmt: skip
+
+    def strongest() -> tuple[Setting, int]:
+        """Of training on problems of the family, at the longest anchor."""
+        rows = []
+        for optimizer in plan.optimizers:
+            key = f"{cell.label}/training/{optimizer}/{middle_size(cell)}"
+            rows += [(optimizer, row) for row in store.records[key]["result"]["rows"]]
+        rows = [pair for pair in rows if pair[1]["epochs"] == max(plan.anchors)]
+        optimizer, row = max(rows, key=lambda pair: mean_score(pair[1]))
+        return Setting(optimizer, row["rate"], row["noise"]), row["epochs"]
+
+    for variant in variants(cell):
+        add(
+            f"outside/{variant}",
+            lambda: cell.identity(middle_size(cell)) | {"trained": plan.trained, "setting": strongest()},
+            lambda _, v=variant: baselines.outside_row(cell, middle_size(cell), v, *strongest()),
+            middle_size(cell) * plan.trained * 150.0,
+        )
+    if l1:
+        for name, (optimizer, proximal) in L1_METHODS.items():
+            add(
+                f"l1/{name}",
+                training_identity(
+                    cell, plan.l1_size, optimizer, strengths=plan.strengths, epochs=plan.l1_length
+                ),
+                partial(baselines.l1_rows, cell, optimizer, proximal),
+                plan.l1_size * plan.l1_length * len(plan.strengths) * (plan.trained + 8 * plan.tuned_on),
+            )  # fmt: skip
     return parts
 
 
-def checkpoint_parts(checkpoint: Checkpoint, kinds: Sequence[str]) -> list[Part]:
-    """The parts of a checkpoint."""
-    cell, one_pass = checkpoint.cell, OnePass(checkpoint)
-    works = {"one_pass": ("one_pass", one_pass.measure, 10), "timing": ("latency", one_pass.latency, 5)}
-    return [
+def pass_parts(checkpoint: Checkpoint) -> list[Part]:
+    """A checkpoint's passes, and training from its prototype."""
+    cell, name, parts = checkpoint.cell, checkpoint.name, []
+    plan, lengths = cell.plan, cell.plan.prototype_lengths
+    for size in cell.sizes:
+        parts.append(
+            Part(
+                f"{cell.label}/pass/{name}/{size}", checkpoint.identity(size),
+                lambda _, size=size: passes.pass_rows(checkpoint, size), 20.0 * size * plan.problems,
+            )
+        )  # fmt: skip
+        for optimizer in PROTOTYPE_OPTIMIZERS:
+            identity = training_identity(
+                cell, size, optimizer, lengths=lengths, sha256=checkpoint.release.sha256
+            )
+            work = partial(
+                baselines.training_rows, cell, size, optimizer, lengths, lengths, checkpoint.prototype
+            )
+            cost = size * sum(lengths) * (plan.trained + plan.tuned_on * 4 * len(cell.noises()))
+            parts.append(Part(f"{cell.label}/prototype/{name}/{optimizer}/{size}", identity, work, cost))
+    return parts
+
+
+def section_parts(checkpoint: Checkpoint) -> list[Part]:
+    """Starts of every quality, problems outside of the family, curves over λ."""
+    cell, name = checkpoint.cell, checkpoint.name
+    plan, smallest, largest = cell.plan, min(cell.sizes), max(cell.sizes)
+    middle = middle_size(cell)
+    parts = [
         Part(
-            f"{cell.label}/{name}/{checkpoint.key}",
-            checkpoint.identity(name),
-            lambda advance, work=work: work(),
-            cost * cell.plan.networks * cell.setting.cost,
+            f"{cell.label}/quality/{name}",
+            checkpoint.identity(largest, smallest=smallest, qualities=plan.qualities),
+            lambda _: passes.quality_rows(checkpoint, sorted({smallest, largest})),
+            largest * plan.problems * 250.0,
         )
-        for kind, (name, work, cost) in works.items()
-        if kind in kinds
     ]
 
-
-def chosen_cells(
-    checkpoints: Sequence[Checkpoint], only: Sequence[str], *, every: bool, quick: bool
-) -> list[Cell]:
-    """The cells: with ``every`` those of ``CELLS`` that have a recipe, else those of the checkpoints.
-
-    Raises:
-        ValueError: ``only`` names one that does not exist.
-    """
-    cells = {checkpoint.cell.label: checkpoint.cell for checkpoint in checkpoints}
-    if every:
-        recipes = {label: cell_of_recipe(label, quick=quick) for label in CELLS}
-        cells = {label: cell for label, cell in recipes.items() if cell is not None} | cells
-    if unknown := [label for label in only if label not in cells]:
-        raise ValueError(
-            f"only: got {', '.join(unknown)}, expected cells with a recipe in recipes/zoo or a checkpoint: "
-            f"{', '.join(cells) or '(none)'}"
+    for variant in variants(cell):
+        parts += [
+            Part(
+                f"{cell.label}/outside_pass/{name}/{variant}",
+                checkpoint.identity(middle),
+                lambda _, v=variant: passes.outside_pass(checkpoint, middle, v),
+                middle * plan.problems * 5.0,
+            ),
+        ]
+    if checkpoint.reads_l1:
+        identity = checkpoint.identity(plan.l1_size, strengths=plan.strengths)
+        work = lambda _: passes.l1_curve(checkpoint)  # noqa: E731
+        parts.append(
+            Part(f"{cell.label}/l1_pass/{name}", identity, work, plan.l1_size * plan.problems * 60.0)
         )
-    labels = sorted(only or cells, key=[*CELLS, *cells].index)
-    return [cells[label] for label in (labels[:QUICK_CELLS] if quick and not only else labels)]
+    return parts
 
 
-def all_parts(options: Any) -> list[Part]:
+def timing_part(checkpoint: Checkpoint) -> Part:
+    """A pass and an epoch of SGD, in turns."""
+    cell, size = checkpoint.cell, max(checkpoint.cell.sizes)
+    return Part(
+        f"{cell.label}/timing/{checkpoint.name}",
+        checkpoint.identity(size, repeats=cell.plan.repeats),
+        lambda _: passes.timing(checkpoint, size, max(cell.plan.anchors)),
+        size * cell.plan.problems * 10.0 * cell.plan.repeats,
+    )
+
+
+def memorised_part(source: str, networks: int) -> Part:
+    """A checkpoint that knows one data set, on that data set."""
+    release = load_release(source)
+    return Part(
+        f"memorised/{release.name}",
+        {"sha256": release.sha256, "networks": networks},
+        lambda _: passes.memorised_row(source, networks),
+        1e5,
+    )
+
+
+def all_parts(options: argparse.Namespace, store: Store) -> list[Part]:
     """Everything that the options ask for.
 
     Raises:
-        ValueError: There is no checkpoint to measure, or no such cell.
+        ValueError: There is nothing to measure.
     """
-    kinds, named, quick = options.parts, options.checkpoints is not None, options.quick
-    # Baselines need no checkpoint: these are not even read, unless they are named.
-    sources = options.checkpoints if named else [] if kinds == ["baselines"] else list_shipped()
-    checkpoints = find_checkpoints(sources, quick=quick)
-    if kinds == ["one_pass"] and not checkpoints:
-        raise ValueError(
-            "checkpoints: got none, expected at least one; pass --checkpoints with names or folders"
-        )
-    every = kinds != ["one_pass"] and not named and not (quick and checkpoints)
-    cells = chosen_cells(checkpoints, options.only, every=every, quick=quick)
-    labels = [cell.label for cell in cells]
-    if options.methods:
-        methods = tuple(Method.from_key(key) for key in options.methods)
-        cells = [replace(cell, plan=replace(cell.plan, methods=methods, curve=())) for cell in cells]
-    parts = [part for cell in cells for part in baseline_parts(cell, kinds)]
-    for checkpoint in checkpoints:
-        if checkpoint.cell.label in labels:
-            parts += checkpoint_parts(checkpoint, kinds)
+    kinds, quick = options.parts, options.quick
+    sources = options.checkpoints
+    if sources is None:
+        sources = [] if options.cells else list_shipped()
+    readers, memorised = find_checkpoints(sources, quick=quick)
+    cells = {cell.label: cell for cell in (cell_of_recipe(label, quick=quick) for label in options.cells)}
+    cells |= {reader.cell.label: reader.cell for reader in readers}
+    if not cells and not memorised:
+        raise ValueError("checkpoints: got none, expected at least one, or --cells with names of recipes")
+    parts: list[Part] = []
+    for label, cell in cells.items():
+        its = [reader for reader in readers if reader.cell.label == label]
+        # One cell for all of its checkpoints, so that its data are drawn once.
+        its = [Checkpoint(reader.source, reader.release, cell) for reader in its]
+        if "baselines" in kinds:
+            parts += baseline_parts(store, cell, l1=any(reader.reads_l1 for reader in its))
+        for reader in its:
+            if "passes" in kinds:
+                parts += pass_parts(reader)
+            if "sections" in kinds:
+                parts += section_parts(reader)
+            if "timing" in kinds:
+                parts.append(timing_part(reader))
+    if "passes" in kinds:
+        parts += [memorised_part(source, 8 if quick else 64) for source in memorised]
     return parts
+
+
+def all_options(args: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = command_line(__doc__, parts=PARTS, threads=1)
+    parser.add_argument(
+        "--checkpoints", nargs="*", help="names or folders, or folders of such folders; default: the shipped"
+    )
+    parser.add_argument("--cells", nargs="*", default=[], help="recipes of networks without a checkpoint")
+    return parse(parser, args)
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = command_line(__doc__, parts=PARTS)
-    parser.add_argument("--only", nargs="*", default=[], help=f"cells, such as {', '.join(CELLS)}")
-    parser.add_argument(
-        "--checkpoints", nargs="*", help="names or folders, or folders of such folders; default: the shipped"
-    )
-    parser.add_argument("--methods", nargs="*", help="kinds of fine-tuning in place of the plans', by key")
-    options = parse(parser, args)
+    options = all_options(args)
     with results(BENCHMARK, options) as store:
         if not options.report:
-            measure(store, all_parts(options), again=options.again)
-        elif not any("/one_pass/" in key for key in store.records):
-            raise ValueError(f"{store.path} holds no forward pass to report; measure first, without --report")
+            measure(store, all_parts(options, store), again=options.again)
+        elif not store.records:
+            raise ValueError(f"{store.path} holds nothing to report; measure first, without --report")
         text = tables.markdown(store.records, quick=store.quick)
         write_report(store, text, pictures.all_pictures(store.records, quick=store.quick))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,278 +10,424 @@ from typing import Any
 from amortopt.cli.picture import duration
 from benchmarks.harness.numbers import difference, summary
 from benchmarks.harness.store import Record, Records
-from benchmarks.harness.tables import any_of, bold, bullets, document, machines, plus_minus, table
-from benchmarks.one_shot.cells import CELLS, OPTIMIZERS, Method
+from benchmarks.harness.tables import bold, bullets, document, made_by, plus_minus, table
+from benchmarks.one_shot.baselines import mean_score
+from benchmarks.one_shot.cells import UNSEEN
 
-ACTIVATIONS = {"tanh": "tanh", "relu": "ReLU"}
-SYMMETRIES = {"scale": "ScaleGMN", "permutation": "symmetry-broken twin"}
-METHODS = [
-    kind + noise for kind in ("sgd", "adam", "muon", "prox-sgd", "prox-adam") for noise in ("", "-noise")
-]
-"""Kinds of fine-tuning in the order of the tables; those of CE and L1 share a row."""
-HEAD = (
-    "CE: accuracy %", "max %", "time / net",
-    "L1: accuracy %", "test loss", "L1-norm cut %", "objective", "time / net",
-)  # fmt: skip
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "muon": "Muon"}
+NETWORKS = {"mlp": "MLP", "cnn": "CNN", "siren": "SIREN"}
+ACTIVATIONS = {"relu": "ReLU", "sin": ""}
+READINGS = {"batch": "reads the examples", "function": "reads the function only", "both": "reads both"}
+TITLES = {"mnist1d": "MNIST-1D", "digits": "digits", "mnist": "MNIST", "mnist5k": "MNIST"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a cell's table.
+
+    Attributes:
+        name: What was done to the networks.
+        seeds: Size N -> one mapping from sets of problems to numbers, for each meta-training seed.
+        kind: ``"start"``, ``"pass"``, ``"memorised"``, ``"training"``, ``"prototype"`` or ``"control"``.
+        epochs: Length of training; None for what is none.
+    """
+
+    name: str
+    seeds: dict[int, list[dict[str, Record]]]
+    kind: str
+    epochs: int | None = None
+
+    def numbers(self, size: int, place: str, measure: str = "score") -> list[list[float | None]]:
+        """Values per seed in a set of problems; empty where it was not measured."""
+        return [sets[place][measure] for sets in self.seeds.get(size, []) if measure in sets.get(place, {})]
+
+    def text(self, size: int, place: str, measure: str, digits: int) -> str:
+        """Mean and interval."""
+        numbers = self.numbers(size, place, measure)
+        return plus_minus(summary(numbers), digits) if numbers else ""
+
+    def mean(self, size: int, place: str = UNSEEN) -> float:
+        """Mean score over seeds and problems; minus infinity if it was not measured or is not finite."""
+        scores = [mean_score({"sets": sets}, place) for sets in self.seeds.get(size, [])]
+        return sum(scores) / len(scores) if scores else -math.inf
 
 
 @dataclass
 class CellResults:
-    """Everything that was measured on a cell; each part may be missing.
+    """Everything that was measured on a cell.
 
     Attributes:
-        label: The cell's label.
-        start: The networks as they start.
-        rows: Key of a method -> its rows.
-        curves: Key of a method -> its curve.
-        timing: Key of a method, with noise -> seconds of an epoch.
-        passes: Symmetry -> one record per meta-training seed.
-        latency: Symmetry -> rows of each seed.
-        records: All of the cell's records.
+        label: Its label, such as ``curves_mlp_tanh``.
+        records: Rest of the key -> result.
+        identity: Of one of them.
     """
 
     label: str
-    start: Record = field(default_factory=dict)
-    rows: dict[str, list[Record]] = field(default_factory=dict)
-    curves: dict[str, Record] = field(default_factory=dict)
-    timing: dict[str, Record] = field(default_factory=dict)
-    passes: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
-    latency: dict[str, list[list[Record]]] = field(default_factory=lambda: defaultdict(list))
-    records: dict[str, Record] = field(default_factory=dict)
+    records: dict[str, Any] = field(default_factory=dict)
+    identity: Record = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        problem, family, activation = self.label.rsplit("_", 2)
-        return f"{problem}, {family.upper()} with {ACTIVATIONS.get(activation, activation)}"
+        """Such as ``curves, MLP with tanh``."""
+        problems, network, activation = self.label.rsplit("_", 2)
+        name = ACTIVATIONS.get(activation, activation)
+        return f"{problems}, {NETWORKS.get(network, network)}" + (f" with {name}" if name else "")
 
-    def seconds(self, method: str, epochs: int, *, alone: bool = False) -> float | None:
-        """Time of fine-tuning per network, all networks at once or one at a time."""
-        timed = self.timing.get(method if method.endswith("-noise") else f"{method}-noise")
-        return None if timed is None else epochs * timed["alone" if alone else "per_network"]
+    @property
+    def accuracy(self) -> bool:
+        """Whether scores are accuracies, else they are PSNR."""
+        return self.identity["problems"]["name"] != "images"
 
-    def pass_seconds(self, symmetry: str, *, alone: bool = False) -> float | None:
-        """Time of one pass per network, all at once or one at a time; mean over seeds."""
-        rows = [latency[0 if alone else -1]["per_network"] for latency in self.latency.get(symmetry, [])]
-        return sum(rows) / len(rows) if rows else None
+    @property
+    def measure(self) -> str:
+        return "test accuracy %" if self.accuracy else "PSNR dB"
 
+    def of(self, *start: str) -> dict[tuple[str, ...], Any]:
+        """Results whose key begins so: rest of the key -> result."""
+        found = {}
+        for key, result in self.records.items():
+            parts = tuple(key.split("/"))
+            if parts[: len(start)] == start:
+                found[parts[len(start) :]] = result
+        return found
 
-@dataclass(frozen=True)
-class Entry:
-    """A row of a table.
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers N of examples."""
+        return sorted({int(rest[-1]) for part in ("start", "pass") for rest in self.of(part)})
 
-    Attributes:
-        name: What was done to the networks.
-        ce: Results with λ = 0, one per meta-training seed; empty for none.
-        l1: Results with the table's λ, likewise.
-        seconds: Times per network of both; None is unknown.
-        epochs: Length of fine-tuning; None for what is none.
-    """
+    @property
+    def sets(self) -> list[str]:
+        """Sets of problems: the unseen ones first."""
+        names: dict[str, None] = {UNSEEN: None}
+        for result in self.of("start").values():
+            names |= dict.fromkeys(result["sets"])
+        return list(names)
 
-    name: str
-    ce: Sequence[Record]
-    l1: Sequence[Record]
-    seconds: tuple[float | None, float | None] = (None, None)
-    epochs: int | None = None
+    def checkpoints(self) -> dict[str, Record]:
+        """Name of a checkpoint -> what is known of it."""
+        return {name: result["checkpoint"] for (name, _), result in self.of("pass").items()}
 
-    def cells(self, *, interval: bool = True) -> list[str]:
-        """The columns of ``HEAD``."""
-
-        def mean(records: Sequence[Record], measure: str, digits: int, *, interval: bool = False) -> str:
-            if not records or measure not in records[0]:
-                return ""
-            over = summary([record[measure] for record in records])
-            return plus_minus(over if interval else over | {"half": None}, digits)
-
-        best = summary([record["accuracy"] for record in self.ce])["max"] if self.ce else None
-        ce_time, l1_time = ("" if s is None else duration(s) for s in self.seconds)
-        return [
-            mean(self.ce, "accuracy", 1, interval=interval),
-            "" if best is None else f"{best:.1f}",
-            ce_time,
-            mean(self.l1, "accuracy", 1, interval=interval),
-            mean(self.l1, "loss", 3),
-            mean(self.l1, "cut", 1),
-            mean(self.l1, "objective", 3, interval=interval),
-            l1_time,
-        ]
+    def groups(self) -> dict[str, list[str]]:
+        """Text for tables -> checkpoints that differ in their meta-training seed alone."""
+        groups: dict[str, list[str]] = {}
+        for name, about in self.checkpoints().items():
+            reads = [c for c in about["conditions"] if c == "l1"]
+            twin = "symmetry-broken twin, " if about["respects"] != "scale" else ""
+            groups.setdefault(f"{twin}R = {about['rounds']}" + ", reads λ" * bool(reads), []).append(name)
+        return groups
 
 
 def by_cell(records: Records) -> list[CellResults]:
-    """The records of a results file, by cell, in the order of ``CELLS``."""
+    """The records of a results file, by cell; those of memorised checkpoints are left out."""
     cells: dict[str, CellResults] = {}
     for key in sorted(records):
-        label, part, *rest = key.split("/")
-        cell, result = cells.setdefault(label, CellResults(label)), records[key]["result"]
-        cell.records[key] = records[key]
-        if part == "start":
-            cell.start = result
-        elif part == "rows":
-            cell.rows[rest[0]] = result["rows"]
-        elif part == "curve":
-            cell.curves[rest[0]] = result
-        elif part == "timing":
-            cell.timing = result
-        elif part == "one_pass":
-            cell.passes[rest[0]].append(result)
-        elif part == "latency":
-            cell.latency[rest[0]].append(result)
-    order = list(dict.fromkeys([*CELLS, *sorted(cells)]))
-    return sorted(cells.values(), key=lambda cell: order.index(cell.label))
-
-
-def method_name(key: str) -> str:
-    """A method's key for people: ``SGD + noise``, ``proximal Adam + noise``."""
-    method = Method.from_key(key)
-    return "proximal " * method.proximal + OPTIMIZERS[method.optimizer] + " + noise" * method.noisy
-
-
-def markdown(records: Records, *, quick: bool = False) -> str:
-    """Everything, for people: one table per cell, a row per method and length."""
-    cells = by_cell(records)
-    parts = ["# SGD against one forward pass", explanation(cells, quick=quick)]
-    for cell in cells:
-        parts += [f"## {cell.title}", _full_table(cell)]
-        parts += [
-            f"{SYMMETRIES.get(symmetry, symmetry)}: `{p['checkpoint']['name']}`, seeds "
-            f"{p['checkpoint']['seeds']}, {p['checkpoint']['parameters']:,} parameters, CE accuracy "
-            f"{plus_minus(summary([p['ce']['accuracy']]) | {'half': None}, 1)} %."
-            for symmetry, passes in cell.passes.items()
-            for p in passes
-        ]
-        if lines := [*verdicts(cell), *_cost(cell)]:
-            parts.append(bullets(lines))
-    return document(parts)
-
-
-def block(records: Records, *, quick: bool = False) -> str:
-    """The table of the docs: all cells, the lengths of a method in one row."""
-    cells, rows = by_cell(records), []
-    for cell in cells:
-        rows += [[f"**{cell.title}**"] + [""] * len(HEAD), *_short_rows(cell)]
-    notes = [explanation(cells, quick=quick), *(line for cell in cells for line in _cost(cell))]
-    return table(["mean over the networks, test data", *HEAD], rows) + "\n\n" + bullets(notes)
-
-
-def explanation(cells: Sequence[CellResults], *, quick: bool) -> str:
-    """What the numbers are."""
-    records = {key: record for cell in cells for key, record in cell.records.items()}
-    identities = [record["identity"] for record in records.values()]
-    counts = any_of(i["networks"] for i in identities if "networks" in i)
-    noises = any_of(i["noise"] for i in identities if i.get("noise"))
-    passes = [p["l1"]["l1"] for c in cells for some in c.passes.values() for p in some if p["l1"]]
-    rows = [r["identity"]["l1"] for key, r in records.items() if "/rows/l1-" in key]
-    return (
-        f"{counts} networks from seeds that no checkpoint was trained on; one pass: mean over "
-        "meta-training seeds; ±: 95 % interval over networks and, where there are several, seeds (variance "
-        "of the seed means over their number + variance of the network means over theirs, Student's t by "
-        "Welch and Satterthwaite). SGD (momentum 0.9), Adam and their proximal forms (soft thresholds) start "
-        "from the same networks; rate and schedule (constant or cosine) are chosen for every row on other "
-        "networks, by accuracy (CE) or objective (L1) on validation data; noise: Gaussian, "
-        f"{noises}, on their training inputs, as in meta-training. L1: objective CE + λ‖θ‖₁, λ = "
-        f"{any_of([*passes, *rows])}; cut: of the norm at the start. Time: all networks at once, over their "
-        f"number; of fine-tuning, that of an epoch times epochs ({machines(records)})."
-        + (" A quick run: fewer networks, lengths and rates." if quick else "")
+        label, _, rest = key.partition("/")
+        if label == "memorised":
+            continue
+        cell = cells.setdefault(label, CellResults(label))
+        cell.records[rest] = records[key]["result"]
+        cell.identity = cell.identity or records[key]["identity"]
+    order = {"curves": 0, "glyphs": 1, "images": 2}
+    return sorted(
+        cells.values(), key=lambda c: (order.get(c.label.split("_")[0], 3), "cnn" in c.label, c.label)
     )
 
 
-def verdicts(cell: CellResults) -> list[str]:
-    """One pass against the best baseline of the longest length."""
+def rows_of(cell: CellResults, records: Records) -> list[Row]:
+    """All rows of a cell's table."""
+    rows = [Row("as they start", {int(n): [r["sets"]] for (n,), r in cell.of("start").items()}, "start")]
+    groups = cell.groups()
+    for text, names in groups.items():
+        base = text.rpartition("R = ")[0]
+        more = ", reads λ" * text.endswith("λ")
+        seeds = f", {len(names)} seeds" if len(names) > 1 else ""
+        found = {
+            size: [r for r in (cell.records.get(f"pass/{n}/{size}") for n in names) if r]
+            for size in cell.sizes
+        }
+        keys = dict.fromkeys(k for results in found.values() for r in results for k in r["rows"] if "/" in k)
+        for key in keys:
+            reading, rounds = key.split("/")
+            every = text.rpartition("R = ")[2].partition(",")[0]
+            of = f" of {every}" * (every != "1")
+            name = f"one pass, {base}R = {rounds}{of}{more}, {READINGS[reading]}{seeds}"
+            rows.append(Row(name, _sizes(found, key), "pass"))
+    rows += _memorised_rows(cell, records)
+    for optimizer, title in OPTIMIZERS.items():
+        results = {int(n): result["rows"] for (n,), result in cell.of("training", optimizer).items()}
+        for epochs in sorted({row["epochs"] for some in results.values() for row in some}):
+            lasting = {n: [r["sets"] for r in some if r["epochs"] == epochs] for n, some in results.items()}
+            rows.append(Row(f"{title}, {epochs} {_unit(cell)}", lasting, "training", epochs))
+    natural = {int(n): result["rows"] for (n,), result in cell.of("natural").items()}
+    for steps in sorted({row["steps"] for some in natural.values() for row in some}):
+        lasting = {n: [r["sets"] for r in some if r["steps"] == steps] for n, some in natural.items()}
+        rows.append(Row(f"natural gradient, {steps} step{'s' * (steps > 1)}", lasting, "training", steps))
+    for text, names in groups.items():
+        suffix = f" ({text})" if len(groups) > 1 else ""
+        for optimizer in ("sgd", "adam"):
+            results: dict[int, list[Any]] = {}
+            for name in names:
+                for (n,), result in cell.of("prototype", name, optimizer).items():
+                    results.setdefault(int(n), []).append(result["rows"])
+            lengths = sorted({row["epochs"] for some in results.values() for one in some for row in one})
+            for epochs in lengths:
+                lasting = {
+                    n: [row["sets"] for one in some for row in one if row["epochs"] == epochs]
+                    for n, some in results.items()
+                }
+                title = f"learned prototype{suffix}, {OPTIMIZERS[optimizer]}, {epochs} {_unit(cell)}"
+                rows.append(Row(title, lasting, "prototype", epochs))
+        found = {
+            size: [r for r in (cell.records.get(f"pass/{n}/{size}") for n in names) if r]
+            for size in cell.sizes
+        }
+        for key, title in (
+            ("prototype", "learned prototype alone, a constant output"),
+            ("aligned", "average of the aligned networks, a constant output"),
+            ("swapped batch", "one pass, reads another problem's examples"),
+            ("swapped function", "one pass, reads another network's function"),
+        ):
+            if any(key in r["rows"] for some in found.values() for r in some):
+                rows.append(Row(title + suffix, _sizes(found, key), "control"))
+    return [row for row in rows if any(row.seeds.values())]
+
+
+def _unit(cell: CellResults) -> str:
+    return "epochs" if cell.accuracy else "steps"
+
+
+def _sizes(found: dict[int, list[Any]], key: str) -> dict[int, list[dict[str, Record]]]:
+    return {size: [r["rows"][key] for r in results if key in r["rows"]] for size, results in found.items()}
+
+
+def _memorised_rows(cell: CellResults, records: Records) -> list[Row]:
+    """Checkpoints that know one real data set, on that data set, where the cell's networks are theirs."""
+    rows = []
+    for key, record in records.items():
+        result = record["result"]
+        if not key.startswith("memorised/") or result["family"] != cell.identity["family"]:
+            continue
+        place = result["problem"]["name"]
+        if place in cell.sets:
+            sets = {place: {"score": result["score"]}}
+            name = f"`{result['name']}`, meta-trained on this very data set"
+            rows.append(Row(name, {size: [sets] for size in cell.sizes}, "memorised"))
+    return rows
+
+
+def cell_table(cell: CellResults, rows: Sequence[Row], measure: str = "score") -> str:
+    """A row per method; for every number of examples a column for each set of problems."""
+    digits = 1 if measure == "score" else 3
+    head = [cell.measure if measure == "score" else "test loss"]
+    columns = []
+    for size in cell.sizes:
+        for place in cell.sets:
+            if any(row.numbers(size, place, measure) for row in rows if row.kind != "memorised"):
+                unit = "examples" if cell.accuracy else "pixels"
+                first = f"{size:,} {unit}: " if place == UNSEEN else ""
+                head.append(first + TITLES.get(place, place))
+                columns.append((size, place))
     lines = []
-    for symmetry, passes in cell.passes.items():
-        for objective, measure, sign in (
-            ("ce", "accuracy", 1), ("ce", "loss", -1), ("l1", "objective", -1), ("l1", "accuracy", 1),
-        ):  # fmt: skip
-            best = strongest(cell, objective, measure, sign)
-            if best is None or any(p[objective] is None for p in passes):
+    for row in rows:
+        cells = [row.text(size, place, measure, digits) for size, place in columns]
+        if any(cells):
+            line = [row.name, *cells]
+            lines.append(bold(line) if row.kind == "pass" and "twin" not in row.name else line)
+    return table(head, lines)
+
+
+def verdicts(cell: CellResults, rows: Sequence[Row]) -> list[str]:
+    """The best pass against the strongest training from the start and from the prototype, for every N."""
+    lines = []
+    for size in cell.sizes:
+        passes = [
+            row
+            for row in rows
+            if row.kind == "pass" and "twin" not in row.name and row.mean(size) > -math.inf
+        ]
+        if not passes:
+            continue
+        best = max(passes, key=lambda row: row.mean(size))
+        against = []
+        for kinds, most in ((("training",), 150), (("training",), math.inf), (("prototype",), math.inf)):
+            rivals = [
+                row
+                for row in rows
+                if row.kind in kinds and (row.epochs or 0) <= most and row.mean(size) > -math.inf
+            ]
+            if not rivals:
                 continue
-            method, row = best
-            gain = summary([difference(p[objective][measure], row[measure], sign) for p in passes])
-            digits, unit = (1, " points") if measure == "accuracy" else (3, "")
-            lines.append(
-                f"{SYMMETRIES.get(symmetry, symmetry)}, {objective.upper()}, {measure}: gain "
-                f"{plus_minus(gain, digits, sign='+')}{unit} over {method_name(method)}, {row['epochs']} "
-                "epochs (positive: ahead)"
-            )
+            rival = max(rivals, key=lambda row: row.mean(size))
+            if rival.name not in [name for name, _ in against]:
+                against.append((rival.name, paired_gain(best, rival, size)))
+        texts = [f"{gain} over {name}" for name, gain in against]
+        if texts:
+            lines.append(f"N = {size:,}, {best.name}: {'; '.join(texts)} (positive: ahead).")
     return lines
 
 
-def strongest(cell: CellResults, objective: str, measure: str, sign: int) -> tuple[str, Record] | None:
-    """The baseline that is best in a measure at the longest length: key and row."""
-    rows = [
-        (key, row)
-        for key, some in cell.rows.items()
-        if key.startswith(objective)
-        for row in some
-        if measure in row and None not in row[measure]
-    ]
-    longest = max((row["epochs"] for _, row in rows), default=0)
-    rows = [(key, row) for key, row in rows if row["epochs"] == longest]
-    return max(rows, key=lambda pair: sign * sum(pair[1][measure]), default=None)
+def paired_gain(a: Row, b: Row, size: int) -> str:
+    """Paired difference in the unseen problems that both were measured on."""
+    (rival, *_), ours = b.numbers(size, UNSEEN), a.numbers(size, UNSEEN)
+    count = min(len(rival), *(len(one) for one in ours))
+    gain = summary([difference(one[:count], rival[:count]) for one in ours])
+    return plus_minus(gain, 1, sign="+")
 
 
-def _full_table(cell: CellResults) -> str:
-    rows = []
-    for entry in entries(cell):
-        chosen = [
-            f"{some[0]['learning_rate']:g}, {some[0]['schedule']}" if some else "–"
-            for some in (entry.ce, entry.l1)
-        ] if entry.epochs else []  # fmt: skip
-        row = [entry.name, *entry.cells(), "; ".join(chosen)]
-        rows.append(bold(row) if entry.name.startswith("one pass, ScaleGMN") else row)
-    return table(["", *HEAD, "rate, schedule (CE; L1)"], rows)
-
-
-def entries(cell: CellResults) -> list[Entry]:
-    """The rows of a cell's table."""
-    rows = [Entry("as they start", [cell.start], [cell.start])] if cell.start else []
-    known = [symmetry for symmetry in SYMMETRIES if symmetry in cell.passes]
-    for symmetry in [*known, *sorted(cell.passes.keys() - set(known))]:
-        passes, seconds = cell.passes[symmetry], cell.pass_seconds(symmetry)
-        l1 = [p["l1"] for p in passes] if all(p["l1"] for p in passes) else []
-        name = f"one pass, {SYMMETRIES.get(symmetry, symmetry)}, {len(passes)} seed{'s' * (len(passes) != 1)}"
-        rows.append(Entry(name, [p["ce"] for p in passes], l1, (seconds, seconds if l1 else None)))
-    for kind in METHODS:
-        pair = f"ce-{kind}", f"l1-{kind}"
-        for epochs in sorted({row["epochs"] for key in pair for row in cell.rows.get(key, [])}):
-            ce, l1 = ([r for r in cell.rows.get(key, []) if r["epochs"] == epochs] for key in pair)
-            ce_time, l1_time = (
-                cell.seconds(key, epochs) if some else None for key, some in zip(pair, (ce, l1), strict=True)
+def cost_lines(cell: CellResults) -> list[str]:
+    """A pass against SGD, in the same run."""
+    lines = []
+    for (name,), timed in cell.of("timing").items():
+        texts = []
+        for key, which in (("batched", f"{timed['networks']} networks at once"), ("alone", "one alone")):
+            one, epoch, epochs = timed[key]["pass"], timed[key]["sgd"], timed["epochs"]
+            training = f"{epochs} {_unit(cell)} of SGD ({duration(epochs * epoch)})"
+            texts.append(
+                f"{which} {duration(one)} per network, {_digits(epochs * epoch / one)} times cheaper than "
+                f"{training}, as much as {_digits(one / epoch)} of them"
             )
-            name = f"{method_name(pair[0])}, {epochs} epochs"
-            rows.append(Entry(name, ce, l1, (ce_time, l1_time), epochs))
-    return rows
+        lines.append(f"`{name}`, a pass that reads {timed['size']:,} examples: {'; '.join(texts)}.")
+    return lines
 
 
-def _short_rows(cell: CellResults) -> list[list[str]]:
-    """Rows of the docs' table: a method's lengths stand behind each other, as in the paper's table."""
-    rows: list[list[str]] = []
-    grouped: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries(cell):
-        if entry.epochs:
-            grouped[entry.name.rpartition(", ")[0]].append(entry)
-        else:
-            row = [entry.name, *entry.cells()]
-            rows.append(bold(row) if entry.name.startswith("one pass, ScaleGMN") else row)
-    for method, members in grouped.items():
-        columns = zip(*(entry.cells(interval=False) for entry in members), strict=True)
-        cells = [" / ".join(text or "–" for text in column) if any(column) else "" for column in columns]
-        rows.append([f"{method}, {' / '.join(str(entry.epochs) for entry in members)} epochs", *cells])
-    return rows
+def _digits(value: float) -> str:
+    return f"{float(f'{value:.2g}'):g}"
 
 
-def _cost(cell: CellResults) -> list[str]:
-    """One pass against the longest SGD: the ratio of the times."""
-    lengths = [row["epochs"] for key, rows in cell.rows.items() if key.startswith("ce-sgd") for row in rows]
-    epochs = max(lengths, default=0)
-    times: list[tuple[float, float]] = []
-    for alone in (False, True):
-        sgd, one = cell.seconds("ce-sgd", epochs, alone=alone), cell.pass_seconds("scale", alone=alone)
-        if not sgd or not one:
-            return []
-        times.append((sgd, one))
-    ratios = [f"{float(f'{sgd / one:.2g}'):g}x" for sgd, one in times]
-    spent: list[Any] = [f"({duration(one)} and {duration(sgd)})" for sgd, one in times]
-    return [
-        f"{cell.title}: one pass is {ratios[0]} cheaper per network than {epochs} epochs of SGD, both on all "
-        f"networks at once {spent[0]}, and {ratios[1]} one network at a time {spent[1]}."
+def quality_table(cell: CellResults) -> str:
+    """Starting networks of every quality, and what a pass makes of them."""
+    every = [row for result in cell.of("quality").values() for row in result]
+    names, lines = dict.fromkeys(key for row in every for key in row["passes"]), []
+    for (name,), result in cell.of("quality").items():
+        for row in result:
+            trained = {0: "none", 8: "1 to 8"}.get(row["epochs"], str(row["epochs"]))
+            cells = [_mean(row["passes"].get(key)) for key in names]
+            lines.append([f"`{name}`", trained, _mean(row["start"]), *cells])
+    unit = _unit(cell)
+    return (
+        table(["checkpoint", f"{unit} of training before", "as they start", *names], lines) if lines else ""
+    )
+
+
+def outside_table(cell: CellResults) -> str:
+    """Problems outside of the family."""
+    lines, readings = [], {}
+    for result in cell.of("outside_pass").values():
+        readings |= dict.fromkeys(result["passes"])
+    for (name, variant), result in cell.of("outside_pass").items():
+        training = cell.records.get(f"outside/{variant}", {})
+        cells = [_mean(result["passes"].get(reading)) for reading in readings]
+        lines.append(
+            [f"`{name}`", variant, _mean(training.get("start")), *cells, _mean(training.get("training"))]
+        )
+    head = ["checkpoint", "problems", "as they start", *(f"one pass, {READINGS[r]}" for r in readings)]
+    return table([*head, "tuned training"], lines, "ll" + "r" * (len(head) - 1)) if lines else ""
+
+
+def l1_table(cell: CellResults) -> str:
+    """Score, cut and objective for every L1 strength."""
+    curves = {f"one pass, `{name}`": points for (name,), points in cell.of("l1_pass").items()}
+    curves |= {
+        {"sgd": "SGD", "proximal adam": "proximal Adam"}[name] + f", {r['epochs']} {_unit(cell)}": r["points"]
+        for (name,), r in cell.of("l1").items()
+    }
+    lines = [
+        [title, f"{p['l1']:g}", _mean(p["score"]), _mean(p["cut"]), plus_minus(summary([p["objective"]]), 3)]
+        for title, points in curves.items()
+        for p in points
     ]
+    return table(["", "λ", cell.measure, "L1 norm cut %", "objective"], lines) if lines else ""
+
+
+def _mean(scores: Sequence[float | None] | None) -> str:
+    return plus_minus(summary([scores]), 1) if scores else ""
+
+
+def explanation(cell: CellResults) -> str:
+    """What the numbers are."""
+    first = next(iter(cell.of("training").values()), None)
+    start = next(iter(cell.of("start").values()), {"sets": {}})["sets"]
+    counts = ", ".join(f"{len(rows['score'])} {TITLES.get(n, n)}" for n, rows in start.items())
+    sets = first["rows"][0]["sets"] if first else {}
+    trained = len(sets[UNSEEN]["score"]) if sets else 0
+    names = sorted(cell.checkpoints())
+    lengths = sorted({row[0] for row in first["tuning"]["rows"]}) if first else []
+    return (
+        f"Mean and 95 % interval over networks ({counts}), each with a problem, examples and a start of its "
+        f"own: trained for 1 to 8 {_unit(cell)} on these examples. Training and natural gradient: the first "
+        f"{trained} of the unseen problems. Checkpoints: {', '.join(f'`{n}`' for n in names) or 'none yet'}. "
+        "Learning rate and input noise are chosen on validation problems for "
+        f"{' and '.join(map(str, lengths))} {_unit(cell)}, and from the prototype for every length; other "
+        "lengths take the nearest."
+    )
+
+
+def sections(cell: CellResults, rows: Sequence[Row]) -> list[str]:
+    """Everything about a cell but its large tables."""
+    parts = []
+    if lines := [*verdicts(cell, rows), *cost_lines(cell)]:
+        parts.append(bullets(lines))
+    for title, text in (
+        ("Starts of every quality", quality_table(cell)),
+        ("Outside of the family", outside_table(cell)),
+        ("One checkpoint for every L1 strength", l1_table(cell)),
+    ):
+        if text:
+            parts += [f"**{title}**, {cell.measure}", text]
+    return parts
+
+
+def markdown(records: Records, *, quick: bool = False) -> str:
+    """Everything, for people."""
+    parts = ["# One pass on problems never seen"]
+    if quick:
+        parts.append("A quick run: fewer problems, lengths and rates.")
+    for cell in by_cell(records):
+        rows = rows_of(cell, records)
+        parts += [f"## {cell.title}", explanation(cell), cell_table(cell, rows), *sections(cell, rows)]
+        parts += ["**Loss**", cell_table(cell, rows, "loss")]
+        if settings := _settings(cell):
+            parts += ["**Settings that were chosen**", settings]
+    if text := memorised_table(records):
+        parts += ["## Meta-trained on the very data set", text]
+    return document([*parts, made_by(records)] if records else parts)
+
+
+def _settings(cell: CellResults) -> str:
+    lines = []
+    for (*start, optimizer, size), result in sorted((cell.of("training") | cell.of("prototype")).items()):
+        for row in result["rows"]:
+            where = f"prototype of `{start[0]}`" if start else "start"
+            lines.append(
+                [
+                    where,
+                    OPTIMIZERS[optimizer],
+                    size,
+                    str(row["epochs"]),
+                    f"{row['rate']:g}",
+                    f"{row['noise']:g}",
+                ]
+            )
+    return table(["from", "optimizer", "N", _unit(cell), "rate", "noise"], lines, "llrrrr") if lines else ""
+
+
+def memorised_table(records: Records) -> str:
+    """Checkpoints that know one data set."""
+    lines = [
+        [f"`{r['name']}`", TITLES.get(r["problem"]["name"], ""), _mean(r["start"]), _mean(r["score"])]
+        for key, record in sorted(records.items())
+        if key.startswith("memorised/") and (r := record["result"])
+    ]
+    return table(["checkpoint", "data set", "fresh networks", "one pass"], lines, "llrr") if lines else ""
+
+
+def block(records: Records) -> str:
+    """The tables of docs/results: scores, verdicts, sections."""
+    parts: list[str] = []
+    for cell in by_cell(records):
+        rows = rows_of(cell, records)
+        parts += [f"### {cell.title}", cell_table(cell, rows), explanation(cell), *sections(cell, rows)]
+    if text := memorised_table(records):
+        parts += ["### Meta-trained on the very data set", text]
+    return "\n\n".join(parts)

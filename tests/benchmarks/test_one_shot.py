@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,64 +14,57 @@ import matplotlib.image
 import pytest
 import torch
 
-from amortopt import load_release, save_release
-from amortopt.metanets import make
-from amortopt.zoo import ZooConfig
+from amortopt import Release, save_release
+from amortopt.metanets import L1Range, Rounds
+from amortopt.symmetry import extract
+from amortopt.tasks import make_family, make_problem_family
 from benchmarks.harness.store import Store, read_records
-from benchmarks.one_shot import baselines, cells, passes, pictures, run, tables
-from benchmarks.one_shot.cells import Method
+from benchmarks.one_shot import baselines, cells, passes, pictures, run, summary, tables
+from benchmarks.one_shot.baselines import Setting, trained
+from benchmarks.one_shot.natural import natural_gradient
 from tests.releases import untrained_release
 
-FILE = "sgd_vs_amortized.json"
-CELL = "mnist1d_mlp_tanh"
+FILE = "one_shot.json"
+CELL = "curves_mlp_tanh"
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Iterator[Any]:
+def tiny() -> Iterator[cells.Plan]:
     """A plan of seconds in place of the quick one."""
     plan = replace(
-        cells.QUICK,
-        networks=4,
-        tuning=2,
-        lengths=(1, 2),
-        methods=(
-            Method.from_key("ce-sgd-noise"),
-            Method.from_key("l1-sgd-noise"),
-            Method.from_key("l1-prox-adam-noise", 2),
-        ),
-        curve=(Method.from_key("l1-sgd-noise"),),
-        **{"strengths": 2, "dense": 3, "curve_networks": 2, "curve_tuning": 1},
-        **{"timed": 1, "repeats": 1, "widen": 2, "sgd": 0.004},
-    )
+        cells.QUICK, problems=4, trained=3, tuned_on=2, real=2, tested=30, sizes=(20, 40), few=20,
+        lengths=(1, 2), long=(3,), anchors=(1, 2), prototype_lengths=(1,), natural=(1,), noises=(0.0, 0.3),
+        widen=1, l1_size=20, l1_length=1, strengths=(1e-4, 1e-2), qualities=(0, 8), repeats=1,
+    )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cells, "QUICK", plan)
         yield plan
 
 
-def reading_release(root: Path, seed: int, **config: Any) -> Path:
-    """An untrained checkpoint that reads λ."""
-    release = load_release(untrained_release(root / "plain"))
-    name = f"tiny-{config.get('respects', 'scale')}-{seed}"
-    torch.manual_seed(seed)
-    metanet = make(
-        "scalegmn", release.module.spec, **{**release.module.config, "conditions": ["l1"], **config}
+def reader(root: Path, name: str, **config: Any) -> Path:
+    """An untrained checkpoint that reads its problem."""
+    family = make_family("mlp", widths=[40, 6, 10])
+    network = family.build()
+    torch.manual_seed(len(name))
+    metanet = Rounds(
+        extract(network, family.example_input()),
+        shapes={key: list(p.shape) for key, p in network.named_parameters()},
+        **{"rounds": 2, "channels": 2, "hidden": 4, "conditions": ["batch", "l1"], **config},
     )
-    with torch.no_grad():
-        # Untrained, a metanet returns its input.
-        for p in metanet.parameters():
-            p.add_(0.02 * torch.randn_like(p))
-    recipe, seeds = {"data": {"input_noise": 0.4}}, {"metanet and draws": seed}
-    made = replace(release, module=metanet, name=name, recipe=recipe, seeds=seeds, card=None)
-    return save_release(root / "many" / name, made)
+    trained_on = {"problem": make_problem_family("curves").to_config(), "family": family.to_config()}
+    l1_range = L1Range(1e-4, 1e-2) if "l1" in metanet.conditions else None
+    return save_release(root / name, Release(metanet, name, [trained_on], l1_range=l1_range))
 
 
 @pytest.fixture(scope="module")
-def folder(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tiny: cells.Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("benchmark")
-    for seed in (0, 1):
-        reading_release(root, seed)
-    reading_release(root, 0, respects="permutation")
-    run.main(["--quick", "--out", str(root / "out"), "--checkpoints", str(root / "many")])
+    for seed in range(2):
+        reader(root / "many", f"tiny-{seed}")
+    reader(root / "many", "twin", respects="permutation", conditions=["batch"])
+    known = untrained_release(root)
+    arguments = ["--checkpoints", str(root / "many"), str(known)]
+    run.main(["--quick", "--out", str(root / "out"), *arguments])
     return root / "out"
 
 
@@ -80,48 +73,129 @@ def records(folder: Path) -> dict[str, Any]:
     return read_records(folder / FILE, run.BENCHMARK)
 
 
+@pytest.fixture(scope="module")
+def cell(tiny: cells.Plan) -> cells.Cell:
+    return cells.cell_of({"name": "curves"}, {"name": "mlp", "widths": [40, 6, 10]}, quick=True)
+
+
 def test_one_shot_measures_every_part(records: dict[str, Any]) -> None:
-    assert set(records) == {
-        f"{CELL}/{part}"
-        for part in (
-            "start", "timing", "rows/ce-sgd-noise", "rows/l1-sgd-noise", "rows/l1-prox-adam-noise",
-            "curve/l1-sgd-noise", "one_pass/scale/0", "one_pass/scale/1", "one_pass/permutation/0",
-            "latency/scale/0", "latency/scale/1", "latency/permutation/0",
-        )
-    }  # fmt: skip
+    sizes, names = (20, 40), ("tiny-0", "tiny-1", "twin")
+    expected = {
+        f"{part}/{n}" for part in ("start", "training/sgd", "training/adam", "natural") for n in sizes
+    }
+    expected |= {f"outside/{variant}" for variant in cells.VARIANTS["curves"]} | {
+        "l1/sgd",
+        "l1/proximal adam",
+    }
+    for name in names:
+        expected |= {f"pass/{name}/{n}" for n in sizes} | {f"quality/{name}", f"timing/{name}"}
+        expected |= {f"prototype/{name}/{optimizer}/{n}" for optimizer in ("sgd", "adam") for n in sizes}
+        expected |= {f"outside_pass/{name}/{variant}" for variant in cells.VARIANTS["curves"]}
+    expected |= {f"l1_pass/{name}" for name in ("tiny-0", "tiny-1")}
+    assert set(records) == {f"{CELL}/{key}" for key in expected} | {"memorised/mnist1d-mlp-tanh"}
     for record in records.values():
         assert record["made"]["hardware"] and record["made"]["versions"]["torch"]
-    rows = records[f"{CELL}/rows/l1-sgd-noise"]["result"]["rows"]
-    assert [row["epochs"] for row in rows] == [1, 2]
-    for row in rows:
-        assert all(len(row[name]) == 4 for name in ("accuracy", "loss", "objective", "cut"))
-        assert all(a > b for a, b in zip(row["objective"], row["loss"], strict=True))
-    curve = records[f"{CELL}/one_pass/scale/0"]["result"]["curve"]
-    assert [point["l1"] for point in curve] == pytest.approx([1e-4, 1e-3, 1e-2])
 
 
-def test_one_shot_proximal_rows_have_exact_zeros(records: dict[str, Any]) -> None:
-    zeros = {
-        name: records[f"{CELL}/rows/{name}"]["result"]["rows"][-1]["zeros"]
-        for name in ("l1-sgd-noise", "l1-prox-adam-noise")
-    }
-    assert zeros["l1-sgd-noise"] == 0 < zeros["l1-prox-adam-noise"]
+def test_one_shot_rows_have_every_network_of_every_set(records: dict[str, Any]) -> None:
+    rows = records[f"{CELL}/pass/tiny-0/20"]["result"]["rows"]
+    assert set(rows) == {"prototype", "batch/1", "batch/2", "swapped batch"}
+    training = records[f"{CELL}/training/sgd/20"]["result"]["rows"]
+    assert [row["epochs"] for row in training] == [1, 2, 3]
+    for sets, unseen in [(rows["batch/2"], 4), (training[0]["sets"], 3)]:
+        assert {name: len(numbers["score"]) for name, numbers in sets.items()} == {
+            "unseen": unseen,
+            "mnist1d": 2,
+        }
 
 
-@pytest.mark.parametrize("key, column, sign", [("ce-sgd-noise", 4, 1), ("l1-sgd-noise", 5, -1)])
-def test_one_shot_chooses_by_validation_and_widens_the_grid(
-    tiny: Any, records: dict[str, Any], key: str, column: int, sign: int
+def test_one_shot_rounds_end_in_what_the_public_call_returns(folder: Path) -> None:
+    (checkpoint,), _ = passes.find_checkpoints([str(folder.parent / "many" / "tiny-0")], quick=True)
+    fleet = checkpoint.cell.fleet("test", 20)
+    proposals = checkpoint.rounds(fleet.start, fleet.read)
+    public = checkpoint.improved(fleet.start, fleet.read)
+    assert len(proposals) == 3
+    for name, p in public.items():
+        torch.testing.assert_close(proposals[-1][name], p)
+
+
+def test_one_shot_swapped_passes_read_the_problem_of_another_network(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = records[f"{CELL}/rows/{key}"]["result"]
-    tuning = result["tuning"]["rows"]
+    (checkpoint,), _ = passes.find_checkpoints([str(folder.parent / "many" / "twin")], quick=True)
+    fleet = checkpoint.cell.fleet("test", 20)
+    seen = []
+    after = passes.Checkpoint.rounds
+    monkeypatch.setattr(
+        passes.Checkpoint,
+        "rounds",
+        lambda self, p, read, **kw: seen.append(read) or after(self, p, read, **kw),
+    )
+    passes.pass_rows(checkpoint, 20)
+    for b, x in enumerate(seen[-1].x):
+        assert any(torch.equal(x, other) for other in fleet.read.x[:4])
+        assert not torch.equal(x, fleet.read.x[b])
+
+
+def test_one_shot_settings_are_chosen_on_validation_problems_and_grids_are_widened(
+    tiny: cells.Plan, records: dict[str, Any]
+) -> None:
+    result = records[f"{CELL}/training/adam/40"]["result"]
+    tried = result["tuning"]["rows"]
     for row in result["rows"]:
-        tried = [t for t in tuning if t[2] == row["epochs"]]
-        best = max(sign * t[column] for t in tried)
-        assert best in [
-            sign * t[column] for t in tried if t[1:4:2] == [row["schedule"], row["learning_rate"]]
-        ]
-    # The grid starts far below the best rate.
-    assert max(t[3] for t in tuning) == pytest.approx(tiny.sgd * tiny.factor ** (tiny.reach + tiny.widen))
+        scores = {(rate, noise): score for epochs, rate, noise, score in tried if epochs == row["epochs"]}
+        assert scores[row["rate"], row["noise"]] == max(scores.values())
+        # The best rate is inside of the grid, or the grid went on beyond it once.
+        rates = sorted({rate for rate, _ in scores})
+        assert len(rates) == 5 or rates[0] < row["rate"] < rates[-1]
+
+
+def test_one_shot_smaller_fleets_have_the_first_examples_of_larger_ones(cell: cells.Cell) -> None:
+    small, large = cell.fleet("test", 20), cell.fleet("test", 40)
+    assert torch.equal(small.read.x[:4], large.read.x[:4, :20]) and torch.equal(
+        small.judged.x, large.judged.x
+    )
+    assert small.sets == {"unseen": slice(0, 4), "mnist1d": slice(4, 6)}
+    assert cell.fleet("val", 20).sets == {"unseen": slice(0, 2)}
+    first = large.first(3)
+    assert first.sets == {"unseen": slice(0, 3), "mnist1d": slice(3, 5)}
+    assert torch.equal(first.read.x[3:], large.read.x[4:])
+
+
+def test_one_shot_steps_of_an_epoch_are_full(cell: cells.Cell) -> None:
+    assert [cell.batch_size(n) for n in (50, 200, 1000, 4000)] == [10, 25, 125, 125]
+
+
+def test_one_shot_settings_at_once_train_as_each_alone(cell: cells.Cell) -> None:
+    fleet = cell.fleet("val", 20)
+    settings = [Setting("sgd", 0.1, 0.0), Setting("sgd", 0.5, 0.0), Setting("adam", 0.01, 0.3)]
+    together = trained(cell, fleet, fleet.start, settings, 2)
+    for setting, params in zip(settings, together, strict=True):
+        (alone,) = trained(cell, fleet, fleet.start, [setting], 2)
+        for name, p in params.items():
+            torch.testing.assert_close(p, alone[name])
+
+
+def test_one_shot_natural_gradient_is_newtons_step_for_a_linear_model() -> None:
+    """For squared error and one linear layer the matrix is the Hessian, so one step ends at the minimum."""
+    plan = replace(cells.QUICK, problems=2, tuned_on=2, real=1)
+    problems = make_problem_family("images", side=4)
+    cell = cells.Cell(problems, make_family("mlp", widths=[2, 1]), plan)
+    fleet = cell.fleet("val", 16)
+    after = natural_gradient(cell, fleet, 1e-6, [1])[1]
+    for b in range(2):
+        design = torch.cat([fleet.read.x[b], torch.ones(16, 1)], 1)
+        best = torch.linalg.lstsq(design, fleet.read.y[b]).solution
+        got = torch.cat([after["0.weight"][b].mT, after["0.bias"][b][None]])
+        torch.testing.assert_close(got, best, rtol=1e-3, atol=1e-4)
+
+
+def test_one_shot_resampled_signals_are_stretched_about_their_middle() -> None:
+    ramp = cells.Examples(torch.arange(40.0).expand(1, 2, 40), torch.zeros(1, 2), shared=False)
+    dense = cells.resampled(ramp, 2.0).x[0, 0]
+    torch.testing.assert_close(dense, 19.5 + (torch.arange(40) - 19.5) / 2)
+    sparse = cells.resampled(ramp, 0.5).x[0, 0]
+    torch.testing.assert_close(sparse, (19.5 + (torch.arange(40) - 19.5) * 2).clamp(0, 39))
 
 
 def test_one_shot_goes_on_where_it_was_stopped(
@@ -129,100 +203,111 @@ def test_one_shot_goes_on_where_it_was_stopped(
 ) -> None:
     path = folder / FILE
     everything, before = json.loads(path.read_text()), path.read_bytes()
-    lost = everything["records"].pop(f"{CELL}/timing")
+    lost = everything["records"].pop(f"{CELL}/start/20")
     path.write_text(json.dumps(everything))
-    monkeypatch.setattr(baselines.Baselines, "rows", lambda *_: pytest.fail("measured again"))
-    checkpoints = str(folder.parent / "many")
-    run.main(["--quick", "--out", str(folder), "--checkpoints", checkpoints])
-    assert "11 of 12 parts" in capsys.readouterr().out
+    monkeypatch.setattr(baselines, "training_rows", lambda *_: pytest.fail("measured again"))
+    root = folder.parent
+    run.main(["--quick", "--out", str(folder), "--checkpoints", str(root / "many")])
+    count = len(everything["records"])
+    assert f"{count - 1} of {count} parts" in capsys.readouterr().out
     again = json.loads(path.read_text())["records"]
-    assert again[f"{CELL}/timing"]["identity"] == lost["identity"]
-    run.main(["--quick", "--out", str(folder), "--checkpoints", checkpoints])
-    assert "12 of 12 parts" in capsys.readouterr().out
+    assert again[f"{CELL}/start/20"]["identity"] == lost["identity"]
     path.write_bytes(before)
 
 
-def test_one_shot_measures_anew_what_has_changed(tiny: Any, folder: Path) -> None:
+def test_one_shot_a_retrained_checkpoint_needs_no_new_baselines(folder: Path, tmp_path: Path) -> None:
     store = Store(folder / FILE, run.BENCHMARK, quick=True)
-    cell = cells.cell_of_recipe(CELL, quick=True)
-
-    def kept(plan: Any, noise: float = 0.4, chunk: int = 64) -> dict[str, bool]:
-        changed = replace(cell, plan=plan, setting=replace(cell.setting, noise=noise))
-        parts = run.baseline_parts(changed, ("baselines", "timing"))
-        return {part.key.partition("/")[2]: store.has(part.key, part.identity) for part in parts}
-
-    assert all(kept(tiny).values()) and all(kept(replace(tiny, chunk=7)).values())
-    assert not any(kept(replace(tiny, networks=5)).values())
-    assert [name for name, same in kept(tiny, noise=0.3).items() if same] == ["start"]
-    other = [name for name, same in kept(replace(tiny, adam=0.01)).items() if not same]
-    assert other == ["rows/l1-prox-adam-noise"]
+    again = reader(tmp_path, "tiny-0", channels=3)
+    options = run.all_options(["--quick", "--checkpoints", str(again)])
+    parts = run.all_parts(options, store)
+    kept = {
+        part.key.split("/")[1]
+        for part in parts
+        if store.has(part.key, part.identity() if callable(part.identity) else part.identity)
+    }
+    assert kept == {"start", "training", "natural", "outside", "l1"}
 
 
-def test_one_shot_baselines_need_no_checkpoint(
-    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_shot_baselines_need_no_checkpoint(tiny: cells.Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "list_shipped", lambda: pytest.fail("checkpoints were looked for"))
-    run.main(["--quick", "--parts", "baselines", "--only", CELL, "--out", str(tmp_path)])
-    records = read_records(tmp_path / FILE, run.BENCHMARK)
-    assert {key.split("/")[1] for key in records} == {"start", "rows", "curve"}
-    assert (tmp_path / "sgd_vs_amortized_l1.png").is_file()
+    options = run.all_options(["--quick", "--cells", CELL])
+    parts = run.all_parts(options, Store(Path("none.json"), run.BENCHMARK, quick=True))
+    kinds = {part.key.split("/")[1] for part in parts}
+    assert kinds == {"start", "training", "natural", "outside"}
+    with pytest.raises(ValueError, match="mnist1d_mlp_tanh is for mnist1d, expected a family of problems"):
+        cells.cell_of_recipe("mnist1d_mlp_tanh", quick=True)
 
 
-def test_one_shot_of_a_checkpoint_that_reads_no_l1_has_no_l1_columns(tiny: Any, tmp_path: Path) -> None:
-    source = untrained_release(tmp_path)
-    out = ["--out", str(tmp_path / "out")]
-    run.main(["--quick", "--parts", "one_pass", "--checkpoints", str(source), *out])
-    (record,) = read_records(tmp_path / "out" / FILE, run.BENCHMARK).values()
-    assert record["result"]["l1"] is None and record["result"]["curve"] == []
-    # Untrained, it changes nothing.
-    assert record["result"]["ce"]["cut"] == [0.0] * 4
+def test_one_shot_checkpoints_of_one_name_are_refused(tiny: cells.Plan, tmp_path: Path) -> None:
+    for root in ("a", "b"):
+        reader(tmp_path / root, "same")
+    with pytest.raises(ValueError, match="both called same; leave one out"):
+        passes.find_checkpoints([str(tmp_path / "a"), str(tmp_path / "b")], quick=True)
 
 
-def test_one_shot_checkpoints_that_do_not_fit_are_refused(tiny: Any, tmp_path: Path) -> None:
-    release = load_release(reading_release(tmp_path, 0))
-    save_release(tmp_path / "many" / "twice", replace(release, name="twice"))
-    with pytest.raises(ValueError, match="both of mnist1d_mlp_tanh, symmetry and meta-training seed scale/0"):
-        passes.find_checkpoints([str(tmp_path / "many")], quick=True)
-    noisy = replace(release, recipe={"data": {"input_noise": 0.1}})
-    with pytest.raises(ValueError, match=r"input noise 0.1, expected 0.4 as the baselines"):
-        cells.cell_of_release(noisy, quick=True)
-    family = release.family | {"widths": [40, 64, 32, 10]}
-    wider = replace(release, problems=[{"problem": release.problem, "family": family}])
-    with pytest.raises(ValueError, match="both would be called mnist1d_mlp_tanh"):
-        cells.cell_of_release(wider, quick=True)
-
-
-def test_one_shot_tables_have_the_papers_columns_and_every_method(records: dict[str, Any]) -> None:
-    text = tables.markdown(records, quick=True)
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    names = [line.split("|")[1].strip(" *") for line in lines[2:]]
-    assert names == [
-        "as they start", "one pass, ScaleGMN, 2 seeds", "one pass, symmetry-broken twin, 1 seed",
-        "SGD + noise, 1 epochs", "SGD + noise, 2 epochs", "proximal Adam + noise, 2 epochs",
+def test_one_shot_tables_have_every_method_and_the_intervals(records: dict[str, Any]) -> None:
+    (shown,) = tables.by_cell(records)
+    rows = tables.rows_of(shown, records)
+    assert [row.name for row in rows] == [
+        "as they start",
+        "one pass, R = 1 of 2, reads λ, reads the examples, 2 seeds",
+        "one pass, R = 2 of 2, reads λ, reads the examples, 2 seeds",
+        "one pass, symmetry-broken twin, R = 1 of 2, reads the examples",
+        "one pass, symmetry-broken twin, R = 2 of 2, reads the examples",
+        *(f"{title}, {k} epochs" for title in ("SGD", "Adam") for k in (1, 2, 3)),
+        "natural gradient, 1 step",
+    ] + [
+        f"{text} ({group})"
+        for group in ("R = 2, reads λ", "symmetry-broken twin, R = 2")
+        for text in (
+            "learned prototype, SGD, 1 epochs", "learned prototype, Adam, 1 epochs",
+            "learned prototype alone, a constant output", "one pass, reads another problem's examples",
+        )
     ]  # fmt: skip
-    sgd = records[f"{CELL}/rows/l1-sgd-noise"]["result"]["rows"][1]["accuracy"]
-    assert f"{sum(sgd) / 4:.1f} ±" in next(line for line in lines if "SGD + noise, 2" in line).split("|")[5]
-    assert "x cheaper per network than 2 epochs of SGD" in text
+    text = tables.markdown(records, quick=True)
+    start = records[f"{CELL}/start/20"]["result"]["sets"]["unseen"]["score"]
+    assert f"| as they start | {sum(start) / 4:.1f} ± " in text
+    assert "A quick run" in text and "Meta-trained on the very data set" in text
+    for name in ("Starts of every quality", "Outside of the family", "One checkpoint for every L1 strength"):
+        assert f"**{name}**" in text
 
 
-def test_one_shot_pictures_have_a_panel_per_cell(records: dict[str, Any], folder: Path) -> None:
-    names = {f"sgd_vs_amortized_{name}.png" for name in ("time", "networks", "l1")}
-    assert names == {path.name for path in folder.glob("*.png")}
-    more = dict(records)
-    for activation in ("relu", "gelu", "sin"):
-        for key, record in records.items():
-            more[key.replace("tanh", activation)] = copy.deepcopy(record)
-    one, four = (pictures.all_pictures(some, quick=True) for some in (records, more))
-    for name, png in one.items():
-        shapes = [matplotlib.image.imread(io.BytesIO(picture)).shape for picture in (png, four[name])]
-        assert shapes[1][0] > 1.4 * shapes[0][0] and shapes[1][1] > 1.2 * shapes[0][1]
+def test_one_shot_gains_are_paired_over_problems(records: dict[str, Any]) -> None:
+    (shown,) = tables.by_cell(records)
+    rows = tables.rows_of(shown, records)
+    one = next(row for row in rows if row.kind == "pass")
+    sgd = next(row for row in rows if row.kind == "training")
+    ours, (rival,) = one.numbers(20, "unseen"), sgd.numbers(20, "unseen")
+    expected = sum(sum(seed[k] - rival[k] for k in range(3)) / 3 for seed in ours) / 2  # type: ignore[operator]
+    gain = tables.paired_gain(one, sgd, 20)
+    assert float(gain.split(" ± ")[0]) == pytest.approx(expected, abs=0.051)
 
 
-def test_one_shot_cells_are_the_zoos_recipes_with_seeds_of_their_own() -> None:
-    for label in cells.CELLS:
-        cell = cells.cell_of_recipe(label, quick=False)
-        if cell is None:
-            continue
-        assert cells.label_of(cell.problem.to_config(), cell.family.to_config()) == label
-        assert cell.zoo.seed not in (cell.plan.seed, cell.plan.seed + 1) and cell.plan.networks >= 64
-        assert ZooConfig().seed not in (cell.plan.seed, cell.plan.seed + 1)
+def test_one_shot_summary_has_a_row_for_the_sizes_of_readme(
+    records: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "SHORT", (20,))
+    monkeypatch.setattr(summary, "LENGTH", 2)
+    *_, line = summary.block(records).splitlines()
+    cells_of_line = [text.strip(" *") for text in line.split("|")[1:-1]]
+    assert cells_of_line[:2] == ["curves, MLP with tanh", "20"]
+    assert all(text.endswith("%") for text in cells_of_line[2:6]) and "of the training" in cells_of_line[-1]
+
+
+def test_one_shot_reports_what_is_there_yet(records: dict[str, Any]) -> None:
+    some = {key: record for key, record in records.items() if "/training/" in key or "/start/20" in key}
+    assert "| SGD, 1 epochs |" in tables.markdown(some) and "none yet" in tables.markdown(some)
+    assert pictures.all_pictures(some, quick=True) == {}
+
+
+def test_one_shot_pictures_show_every_cell(folder: Path, records: dict[str, Any]) -> None:
+    drawn = pictures.all_pictures(records, quick=True)
+    assert set(drawn) == {"_examples", "_time", "_l1"}
+    for name, png in drawn.items():
+        height, width, _ = matplotlib.image.imread(io.BytesIO(png)).shape
+        assert width > height > 400 and (folder / f"one_shot{name}.png").is_file()
+
+
+def test_one_shot_scores_that_are_not_finite_win_nothing() -> None:
+    assert baselines.mean_score({"sets": {"unseen": {"score": [50.0, None]}}}) == -math.inf
+    assert baselines.mean_score({"sets": {}}) == -math.inf

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import matplotlib.image
 import pytest
 
 from amortopt.cli import demo as demo_module
-from amortopt.cli.demo import CHECKPOINTS, SGD_RATES, demo
+from amortopt.cli.demo import CHECKPOINTS, demo
 from amortopt.cli.main import main
 from tests.releases import untrained_release
 
@@ -69,14 +68,3 @@ def test_demo_refuses_nothing_to_do(arguments: dict, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected at least one network"):
         demo(out=tmp_path / "demo.png", **arguments)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(("activation", "noisy"), list(SGD_RATES))
-def test_demo_rates_are_those_of_the_committed_benchmark(activation: str, noisy: bool) -> None:
-    path = Path(__file__).parents[2] / "benchmarks" / "results" / "sgd_vs_amortized.json"
-    records = json.loads(path.read_text(encoding="utf-8"))["records"]
-    rows = records[f"mnist1d_mlp_{activation}/rows/ce-sgd{'-noise' * noisy}"]["result"]["rows"]
-    chosen = {row["epochs"]: row["learning_rate"] for row in rows}
-    for epochs, rate in SGD_RATES[activation, noisy].items():
-        # A step of the benchmark's grid, whose schedule may be the constant one.
-        assert 1 / 2.5 <= rate / chosen[epochs] <= 2.5

@@ -1,1 +1,0 @@
-"""One pass over networks whose data sets no meta-training saw."""
