@@ -105,8 +105,10 @@ class Plan:
     qualities: tuple[int, ...] = (0, 8, 25, 150)
     repeats: int = 5
 
-    def lengths_at(self, size: int) -> tuple[int, ...]:
-        """Epochs of training from the start on so many examples."""
+    def lengths_of(self, optimizer: OptimizerName, size: int) -> tuple[int, ...]:
+        """Epochs of training from the start on so many examples; of Muon, which costs most, the anchors."""
+        if optimizer == "muon":
+            return self.anchors
         return self.lengths + self.long if size <= self.few else self.lengths
 
 

@@ -62,8 +62,8 @@ def baseline_parts(store: Store, cell: Cell, *, l1: bool) -> list[Part]:
             f"start/{size}", cell.identity(size),
             lambda _, size=size: baselines.start_row(cell, size), 8.0 * size * plan.problems,
         )  # fmt: skip
-        lengths = plan.lengths_at(size)
         for optimizer in plan.optimizers:
+            lengths = plan.lengths_of(optimizer, size)
             rates = len(RATES[optimizer]) * len(cell.noises())
             add(
                 f"training/{optimizer}/{size}",

@@ -176,7 +176,7 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
                     n: [row["sets"] for one in some for row in one if row["epochs"] == epochs]
                     for n, some in results.items()
                 }
-                title = f"learned prototype{suffix}, {OPTIMIZERS[optimizer]}, {epochs} {_unit(cell)}"
+                title = f"learned prototype, {OPTIMIZERS[optimizer]}, {epochs} {_unit(cell)}{suffix}"
                 rows.append(Row(title, lasting, "prototype", epochs))
         found = {
             size: [r for r in (cell.records.get(f"pass/{n}/{size}") for n in names) if r]
