@@ -313,8 +313,12 @@ def resampled(examples: Examples, density: float) -> Examples:
     return replace(examples, x=new.view_as(x))
 
 
-def _real(problem: Problem, size: int, networks: int, tested: int) -> tuple[Examples, Examples] | None:
+def _real(
+    problem: Problem | ProblemFamily, size: int, networks: int, tested: int
+) -> tuple[Examples, Examples] | None:
     """Examples [B, N, ...] of a real data set, drawn anew for each network; None if there are not so many."""
+    if isinstance(problem, ProblemFamily):
+        return problem.draw("test", 0, networks, size, tested)
     train, val, test = (problem.split(which) for which in ("train", "val", "test"))
     x, y = torch.cat([train.x, val.x]), torch.cat([train.y, val.y])
     if len(x) < size:

@@ -10,7 +10,7 @@ from amortopt.cli.picture import COLOURS, GREY, STAR, TWIN, Curve, Figures, Pane
 from benchmarks.harness.numbers import summary
 from benchmarks.harness.store import Records
 from benchmarks.one_shot.cells import UNSEEN
-from benchmarks.one_shot.tables import OPTIMIZERS, CellResults, Row, by_cell, rows_of
+from benchmarks.one_shot.tables import OPTIMIZERS, CellResults, Row, by_cell, has_time, rows_of
 
 LINES = {"SGD": COLOURS["sgd", True], "Adam": COLOURS["adam", True], "Muon": "#3a8f5c"}
 
@@ -87,11 +87,12 @@ def _time(cells: Sequence[CellResults], records: Records, note: str) -> bytes | 
     """Accuracy against time per network, where most examples are read."""
     panels = []
     for cell in cells:
-        timed = next(iter(cell.of("timing").values()), None)
-        rows, size = rows_of(cell, records), max(cell.sizes, default=0)
-        best = _best_pass(rows, size)
-        if timed is None or best is None or not cell.accuracy or best.mean(size) == -math.inf:
+        if not has_time(cell):
             continue
+        timed = next(iter(cell.of("timing").values()))
+        rows, size = rows_of(cell, records), max(cell.sizes)
+        best, start = _best_pass(rows, size), next(row for row in rows if row.kind == "start")
+        assert best is not None
         curves = []
         for optimizer in ("sgd", "adam"):
             lasting = [
@@ -114,7 +115,6 @@ def _time(cells: Sequence[CellResults], records: Records, note: str) -> bytes | 
                     names=[f"{row.epochs} ep." for row in lasting] if optimizer == "sgd" else (),
                 )
             )
-        start = next(row for row in rows if row.kind == "start")
         score = summary(best.numbers(size, UNSEEN))
         panels.append(
             Panel(

@@ -29,7 +29,7 @@ def block(records: Records) -> str:
                 continue
             training = [row for row in rows if row.kind == "training" and row.epochs == LENGTH]
             prototype = [row for row in rows if row.kind == "prototype"]
-            start = next(row for row in rows if row.kind == "start")
+            start = next((row for row in rows if row.kind == "start"), None)
             shown = [_shown(row, size) for row in (start, best)]
             shown += [
                 _shown(max(some, key=lambda row: row.mean(size), default=None), size)

@@ -102,6 +102,8 @@ class CellResults:
         names: dict[str, None] = {UNSEEN: None}
         for result in self.of("start").values():
             names |= dict.fromkeys(result["sets"])
+        for result in self.of("pass").values():
+            names |= dict.fromkeys(result["rows"]["prototype"])
         return list(names)
 
     def checkpoints(self) -> dict[str, Record]:
@@ -422,9 +424,20 @@ def memorised_table(records: Records) -> str:
     return table(["checkpoint", "data set", "fresh networks", "one pass"], lines, "llrr") if lines else ""
 
 
+def has_time(cell: CellResults) -> bool:
+    """Whether score against time can be drawn."""
+    largest = str(max(cell.sizes, default=0))
+    measured = all(any(rest[-1] == largest for rest in cell.of(part)) for part in ("start", "pass"))
+    return measured and cell.accuracy and bool(cell.of("timing"))
+
+
 def block(records: Records) -> str:
-    """The tables of docs/results: scores, verdicts, sections."""
+    """The tables of docs/results: scores, verdicts, sections; and the pictures, as far as there are results."""
     parts: list[str] = []
+    if any(has_time(cell) for cell in by_cell(records)):
+        parts.append("![Test accuracy against time: one pass, and SGD and Adam](files/one_shot_time.png)")
+    if any("/l1_pass/" in key for key in records):
+        parts.append("![Test accuracy against the cut of the L1 norm, over λ](files/one_shot_l1.png)")
     for cell in by_cell(records):
         rows = rows_of(cell, records)
         parts += [f"### {cell.title}", cell_table(cell, rows), explanation(cell), *sections(cell, rows)]
