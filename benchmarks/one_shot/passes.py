@@ -5,23 +5,24 @@ Legend: B networks, N examples, R rounds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from amortopt import ScaleGMNOptimizer, load_release
 from amortopt._types import Params
 from amortopt.cli.one_shot import problem_batch
 from amortopt.functional.networks import num_networks
 from amortopt.metanets import Conditions, Rounds
-from amortopt.optim.running import Batch
 from amortopt.release import Release, parameter_count
 from amortopt.release.folder import CONFIG
-from amortopt.tasks import Examples, evaluate_many, init_many
+from amortopt.tasks import Examples, Objective, evaluate_many, init_many, loss_and_grad_many
 from benchmarks.harness.numbers import values
 from benchmarks.harness.store import Record
 from benchmarks.harness.timing import in_turns
@@ -105,7 +106,7 @@ class Checkpoint:
         """
         count = num_networks(params)
         strengths = torch.full((count,), l1) if self.reads_l1 else None
-        gradient = partial(Batch(read, self.cell.problems.objective).gradient, self.cell.module)
+        gradient = mean_gradient(self.cell.module, read, self.cell.problems.objective)
         conditions = Conditions(gradient, strengths, read.counts(count))
         with torch.no_grad():
             return self.metanet.after_rounds(params, conditions, rounds)
@@ -116,8 +117,23 @@ class Checkpoint:
 
     def improved(self, params: Params, read: Examples) -> Params:
         """A whole pass that reads a batch, by the public call."""
-        pairs = list(zip(read.x, read.y, strict=True))
-        return self.opt.one_shot_params(params, batch=pairs)
+        with warnings.catch_warnings():
+            # Problems outside of the family are measured too.
+            warnings.simplefilter("ignore", UserWarning)
+            return self.opt.one_shot_params(params, batch=list(zip(read.x, read.y, strict=True)))
+
+
+def mean_gradient(module: nn.Module, read: Examples, objective: Objective) -> Callable[[Params], Params]:
+    """The gradient of each network's objective on all that it reads, some examples at a time."""
+
+    def gradient(params: Params) -> Params:
+        mean = {name: torch.zeros_like(p) for name, p in params.items()}
+        for part in read.chunks(1000):
+            for name, g in loss_and_grad_many(module, params, part, objective)[1].items():
+                mean[name] += g * (len(part) / len(read))
+        return mean
+
+    return gradient
 
 
 def find_checkpoints(sources: Sequence[str], *, quick: bool) -> tuple[list[Checkpoint], list[str]]:

@@ -34,7 +34,7 @@ def _examples(cells: Sequence[CellResults], records: Records, note: str) -> byte
     shown = [(cell, rows_of(cell, records)) for cell in cells if cell.checkpoints() and len(cell.sizes) > 1]
     if not shown:
         return None
-    title = "Data sets never seen: one pass against tuned training on the same examples"
+    title = "Data sets never seen: one pass, and tuned training"
     with Figures([cell.title for cell, _ in shown], title) as figures:
         for ax, (cell, rows) in zip(figures.axes, shown, strict=True):
             ax.set_xscale("log")
@@ -77,7 +77,7 @@ def _lines(rows: Sequence[Row], cell: CellResults) -> list[tuple[Row, dict[str, 
             if kind == "training" and epochs == 25 and any(row.kind == kind for row, _ in chosen):
                 continue  # only where nothing longer was measured
             for row in same[:1]:
-                label = f"{title}, {epochs} epochs" + " from the learned prototype" * (kind == "prototype")
+                label = title + " from the prototype" * (kind == "prototype") + f", {epochs} epochs"
                 style = "--" if kind == "prototype" else "-"
                 chosen.append((row, {"color": colour, "label": label, "linestyle": style, "linewidth": 1.6}))
     return chosen
@@ -127,7 +127,7 @@ def _time(cells: Sequence[CellResults], records: Records, note: str) -> bytes | 
         "run of its own, with learning rate and input noise chosen on other data sets. Times: those of all "
         "networks at once, over their number."
     )
-    title = "Data sets never seen: one pass against tuned training"
+    title = "Data sets never seen: one pass, and tuned training"
     return draw(panels, title=title, note=explanation + note) if panels else None
 
 

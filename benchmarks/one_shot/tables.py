@@ -131,9 +131,8 @@ def by_cell(records: Records) -> list[CellResults]:
         cell.records[rest] = records[key]["result"]
         cell.identity = cell.identity or records[key]["identity"]
     order = {"curves": 0, "glyphs": 1, "images": 2}
-    return sorted(
-        cells.values(), key=lambda c: (order.get(c.label.split("_")[0], 3), "cnn" in c.label, c.label)
-    )
+    shown = [cell for cell in cells.values() if cell.sizes]
+    return sorted(shown, key=lambda c: (order.get(c.label.split("_")[0], 3), "cnn" in c.label, c.label))
 
 
 def rows_of(cell: CellResults, records: Records) -> list[Row]:
@@ -348,21 +347,25 @@ def _mean(scores: Sequence[float | None] | None) -> str:
 
 def explanation(cell: CellResults) -> str:
     """What the numbers are."""
-    first = next(iter(cell.of("training").values()), None)
-    start = next(iter(cell.of("start").values()), {"sets": {}})["sets"]
-    counts = ", ".join(f"{len(rows['score'])} {TITLES.get(n, n)}" for n, rows in start.items())
-    sets = first["rows"][0]["sets"] if first else {}
-    trained = len(sets[UNSEEN]["score"]) if sets else 0
-    names = sorted(cell.checkpoints())
-    lengths = sorted({row[0] for row in first["tuning"]["rows"]}) if first else []
-    return (
-        f"Mean and 95 % interval over networks ({counts}), each with a problem, examples and a start of its "
-        f"own: trained for 1 to 8 {_unit(cell)} on these examples. Training and natural gradient: the first "
-        f"{trained} of the unseen problems. Checkpoints: {', '.join(f'`{n}`' for n in names) or 'none yet'}. "
-        "Learning rate and input noise are chosen on validation problems for "
-        f"{' and '.join(map(str, lengths))} {_unit(cell)}, and from the prototype for every length; other "
-        "lengths take the nearest."
-    )
+    unit = _unit(cell)
+    every = [r["sets"] for r in cell.of("start").values()]
+    every += [r["rows"]["prototype"] for r in cell.of("pass").values()]
+    counts = {TITLES.get(place, place): len(sets[place]["score"]) for sets in every for place in sets}
+    networks = ", ".join(f"{count} {place}" for place, count in counts.items())
+    texts = [
+        f"Mean and 95 % interval over networks ({networks}), each with a problem, examples and a start of "
+        f"its own: trained for 1 to 8 {unit} on these examples.",
+        "Checkpoints: " + (", ".join(f"`{n}`" for n in sorted(cell.checkpoints())) or "none yet") + ".",
+    ]
+    if trained := list(cell.of("training").values()):
+        lengths = sorted({row[0] for row in trained[0]["tuning"]["rows"]})
+        count = len(trained[0]["rows"][0]["sets"][UNSEEN]["score"])
+        texts.append(
+            f"Training and natural gradient: the first {count} of the unseen problems; learning rate and "
+            f"input noise are chosen on validation problems for {' and '.join(map(str, lengths))} {unit} "
+            "and from the prototype for every length; other lengths take those of the nearest."
+        )
+    return " ".join(texts)
 
 
 def sections(cell: CellResults, rows: Sequence[Row]) -> list[str]:
@@ -432,7 +435,7 @@ def has_time(cell: CellResults) -> bool:
 
 
 def block(records: Records) -> str:
-    """The tables of docs/results: scores, verdicts, sections; and the pictures, as far as there are results."""
+    """The tables of docs/results, and the pictures that there are results for."""
     parts: list[str] = []
     if any(has_time(cell) for cell in by_cell(records)):
         parts.append("![Test accuracy against time: one pass, and SGD and Adam](files/one_shot_time.png)")
