@@ -22,7 +22,14 @@ from amortopt.functional.networks import num_networks
 from amortopt.metanets import Conditions, Rounds
 from amortopt.release import Release, parameter_count
 from amortopt.release.folder import CONFIG
-from amortopt.tasks import Examples, Objective, evaluate_many, init_many, loss_and_grad_many
+from amortopt.tasks import (
+    Examples,
+    Objective,
+    answers_many,
+    evaluate_many,
+    init_many,
+    loss_and_grad_many,
+)
 from benchmarks.harness.numbers import values
 from benchmarks.harness.store import Record
 from benchmarks.harness.timing import in_turns
@@ -104,23 +111,30 @@ class Checkpoint:
             rounds: At most so many; by default all.
             l1: Strength λ, for checkpoints that read it.
         """
-        count = num_networks(params)
+        count, module, objective = num_networks(params), self.cell.module, self.cell.problems.objective
         strengths = torch.full((count,), l1) if self.reads_l1 else None
-        gradient = mean_gradient(self.cell.module, read, self.cell.problems.objective)
-        conditions = Conditions(gradient, strengths, read.counts(count))
+        gradient = examples = function = None
+        if "batch" in READINGS[reading]:
+            gradient, examples = mean_gradient(module, read, objective), read.counts(count)
+        if "function" in READINGS[reading]:
+            assert self.metanet.probes is not None
+            answers = answers_many(module, params, self.metanet.probes)
+            function = mean_gradient(module, answers, objective.matching())
         with torch.no_grad():
+            conditions = Conditions(gradient, strengths, examples, function)
             return self.metanet.after_rounds(params, conditions, rounds)
 
     def prototype(self, fleet: Fleet) -> Params:
         """The learned prototype, written into the networks' gauge."""
-        return self.rounds(fleet.start, fleet.read, rounds=0)[0]
+        return self.rounds(fleet.start, fleet.read, reading=self.readings[0], rounds=0)[0]
 
     def improved(self, params: Params, read: Examples) -> Params:
-        """A whole pass that reads a batch, by the public call."""
+        """A whole pass that reads a batch, or the function where it reads no batch, by the public call."""
         with warnings.catch_warnings():
             # Problems outside of the family are measured too.
             warnings.simplefilter("ignore", UserWarning)
-            return self.opt.one_shot_params(params, batch=list(zip(read.x, read.y, strict=True)))
+            pairs = list(zip(read.x, read.y, strict=True))
+            return self.opt.one_shot_params(params, batch=pairs if "batch" in self.readings else None)
 
 
 def mean_gradient(module: nn.Module, read: Examples, objective: Objective) -> Callable[[Params], Params]:

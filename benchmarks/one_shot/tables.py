@@ -110,13 +110,14 @@ class CellResults:
         """Name of a checkpoint -> what is known of it."""
         return {name: result["checkpoint"] for (name, _), result in self.of("pass").items()}
 
-    def groups(self) -> dict[str, list[str]]:
-        """Text for tables -> checkpoints that differ in their meta-training seed alone."""
-        groups: dict[str, list[str]] = {}
+    def groups(self) -> dict[tuple[str, int, str], list[str]]:
+        """Twin or not, rounds, and what else is read -> checkpoints that differ in their seed alone."""
+        groups: dict[tuple[str, int, str], list[str]] = {}
         for name, about in self.checkpoints().items():
-            reads = [c for c in about["conditions"] if c == "l1"]
             twin = "symmetry-broken twin, " if about["respects"] != "scale" else ""
-            groups.setdefault(f"{twin}R = {about['rounds']}" + ", reads λ" * bool(reads), []).append(name)
+            texts = {"l1": ", reads λ", "function": ", reads functions too"}
+            more = "".join(text for key, text in texts.items() if key in about["conditions"])
+            groups.setdefault((twin, about["rounds"], more), []).append(name)
         return groups
 
 
@@ -139,20 +140,13 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
     """All rows of a cell's table."""
     rows = [Row("as they start", {int(n): [r["sets"]] for (n,), r in cell.of("start").items()}, "start")]
     groups = cell.groups()
-    for text, names in groups.items():
-        base = text.rpartition("R = ")[0]
-        more = ", reads λ" * text.endswith("λ")
+    for (twin, every, more), names in groups.items():
         seeds = f", {len(names)} seeds" if len(names) > 1 else ""
-        found = {
-            size: [r for r in (cell.records.get(f"pass/{n}/{size}") for n in names) if r]
-            for size in cell.sizes
-        }
-        keys = dict.fromkeys(k for results in found.values() for r in results for k in r["rows"] if "/" in k)
-        for key in keys:
+        found = _found(cell, names)
+        for key in dict.fromkeys(k for some in found.values() for r in some for k in r["rows"] if "/" in k):
             reading, rounds = key.split("/")
-            every = text.rpartition("R = ")[2].partition(",")[0]
-            of = f" of {every}" * (every != "1")
-            name = f"one pass, {base}R = {rounds}{of}{more}, {READINGS[reading]}{seeds}"
+            of = f" of {every}" * (every != 1) + (more if len(groups) > 1 else "")
+            name = f"one pass, {twin}R = {rounds}{of}, {READINGS[reading]}{seeds}"
             rows.append(Row(name, _sizes(found, key), "pass"))
     rows += _memorised_rows(cell, records)
     for optimizer, title in OPTIMIZERS.items():
@@ -164,8 +158,8 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
     for steps in sorted({row["steps"] for some in natural.values() for row in some}):
         lasting = {n: [r["sets"] for r in some if r["steps"] == steps] for n, some in natural.items()}
         rows.append(Row(f"natural gradient, {steps} step{'s' * (steps > 1)}", lasting, "training", steps))
-    for text, names in groups.items():
-        suffix = f" ({text})" if len(groups) > 1 else ""
+    for (twin, every, more), names in groups.items():
+        suffix = f" ({twin}R = {every}{more})" if len(groups) > 1 else ""
         for optimizer in ("sgd", "adam"):
             results: dict[int, list[Any]] = {}
             for name in names:
@@ -179,10 +173,7 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
                 }
                 title = f"learned prototype, {OPTIMIZERS[optimizer]}, {epochs} {_unit(cell)}{suffix}"
                 rows.append(Row(title, lasting, "prototype", epochs))
-        found = {
-            size: [r for r in (cell.records.get(f"pass/{n}/{size}") for n in names) if r]
-            for size in cell.sizes
-        }
+        found = _found(cell, names)
         for key, title in (
             ("prototype", "learned prototype alone, a constant output"),
             ("aligned", "average of the aligned networks, a constant output"),
@@ -196,6 +187,12 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
 
 def _unit(cell: CellResults) -> str:
     return "epochs" if cell.accuracy else "steps"
+
+
+def _found(cell: CellResults, names: Sequence[str]) -> dict[int, list[Any]]:
+    """Size N -> what is there of some checkpoints' passes."""
+    results = {size: [cell.records.get(f"pass/{name}/{size}") for name in names] for size in cell.sizes}
+    return {size: [result for result in some if result] for size, some in results.items()}
 
 
 def _sizes(found: dict[int, list[Any]], key: str) -> dict[int, list[dict[str, Record]]]:

@@ -62,6 +62,8 @@ def folder(tiny: cells.Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(2):
         reader(root / "many", f"tiny-{seed}")
     reader(root / "many", "twin", respects="permutation", conditions=["batch"])
+    both = {"conditions": ["batch", "function"], "input_shape": [40], "probes": 8}
+    reader(root / "many", "functions", **both, rounds=1)
     known = untrained_release(root)
     arguments = ["--checkpoints", str(root / "many"), str(known)]
     run.main(["--quick", "--out", str(root / "out"), *arguments])
@@ -79,7 +81,7 @@ def cell(tiny: cells.Plan) -> cells.Cell:
 
 
 def test_one_shot_measures_every_part(records: dict[str, Any]) -> None:
-    sizes, names = (20, 40), ("tiny-0", "tiny-1", "twin")
+    sizes, names = (20, 40), ("tiny-0", "tiny-1", "twin", "functions")
     expected = {
         f"{part}/{n}" for part in ("start", "training/sgd", "training/adam", "natural") for n in sizes
     }
@@ -100,6 +102,10 @@ def test_one_shot_measures_every_part(records: dict[str, Any]) -> None:
 def test_one_shot_rows_have_every_network_of_every_set(records: dict[str, Any]) -> None:
     rows = records[f"{CELL}/pass/tiny-0/20"]["result"]["rows"]
     assert set(rows) == {"prototype", "batch/1", "batch/2", "swapped batch"}
+    more = records[f"{CELL}/pass/functions/20"]["result"]["rows"]
+    assert set(more) == {
+        "prototype", "batch/1", "function/1", "both/1", "swapped batch", "swapped function",
+    }  # fmt: skip
     training = records[f"{CELL}/training/sgd/20"]["result"]["rows"]
     assert [row["epochs"] for row in training] == [1, 2, 3]
     for sets, unseen in [(rows["batch/2"], 4), (training[0]["sets"], 3)]:
@@ -250,6 +256,9 @@ def test_one_shot_tables_have_every_method_and_the_intervals(records: dict[str, 
     rows = tables.rows_of(shown, records)
     assert [row.name for row in rows] == [
         "as they start",
+        "one pass, R = 1, reads functions too, reads the examples",
+        "one pass, R = 1, reads functions too, reads the function only",
+        "one pass, R = 1, reads functions too, reads both",
         "one pass, R = 1 of 2, reads λ, reads the examples, 2 seeds",
         "one pass, R = 2 of 2, reads λ, reads the examples, 2 seeds",
         "one pass, symmetry-broken twin, R = 1 of 2, reads the examples",
@@ -258,10 +267,11 @@ def test_one_shot_tables_have_every_method_and_the_intervals(records: dict[str, 
         "natural gradient, 1 step",
     ] + [
         f"{text} ({group})"
-        for group in ("R = 2, reads λ", "symmetry-broken twin, R = 2")
+        for group in ("R = 1, reads functions too", "R = 2, reads λ", "symmetry-broken twin, R = 2")
         for text in (
             "learned prototype, SGD, 1 epochs", "learned prototype, Adam, 1 epochs",
             "learned prototype alone, a constant output", "one pass, reads another problem's examples",
+            *["one pass, reads another network's function"] * ("functions" in group),
         )
     ]  # fmt: skip
     text = tables.markdown(records, quick=True)
@@ -275,7 +285,7 @@ def test_one_shot_tables_have_every_method_and_the_intervals(records: dict[str, 
 def test_one_shot_gains_are_paired_over_problems(records: dict[str, Any]) -> None:
     (shown,) = tables.by_cell(records)
     rows = tables.rows_of(shown, records)
-    one = next(row for row in rows if row.kind == "pass")
+    one = next(row for row in rows if "2 seeds" in row.name)
     sgd = next(row for row in rows if row.kind == "training")
     ours, (rival,) = one.numbers(20, "unseen"), sgd.numbers(20, "unseen")
     expected = sum(sum(seed[k] - rival[k] for k in range(3)) / 3 for seed in ours) / 2  # type: ignore[operator]
