@@ -10,7 +10,7 @@ import torch
 from amortopt import Release, save_release
 from amortopt.metanets import L1Range, UNFRule, make
 from amortopt.symmetry import extract
-from amortopt.tasks import make_family, make_problem
+from amortopt.tasks import make_family, make_problem, make_problem_family
 from tests.optim.metanets import PROBLEM, SPEC, TANH
 
 FILES = ["README.md", "config.json", "model.safetensors"]
@@ -52,4 +52,16 @@ def untrained_release(root: Path, activation: str = "tanh", **config: object) ->
         **{"width": 8, "channels": 2, "layers": 1, "heads": 2, **config},
     )
     trained_on = {"problem": make_problem("mnist1d").to_config(), "family": family.to_config()}
+    return save_release(root / name, Release(metanet, name, [trained_on]))
+
+
+def untrained_reader(root: Path, activation: str = "tanh") -> Path:
+    """A folder ``root / curves-mlp-ACTIVATION``: rounds that have learned nothing."""
+    family = make_family("mlp", activation=activation)
+    name = f"curves-mlp-{activation}"
+    torch.manual_seed(0)
+    network = family.build()
+    shapes = {key: list(p.shape) for key, p in network.named_parameters()}
+    metanet = make("rounds", extract(network, family.example_input()), shapes=shapes, channels=2, hidden=4)
+    trained_on = {"problem": make_problem_family("curves").to_config(), "family": family.to_config()}
     return save_release(root / name, Release(metanet, name, [trained_on]))

@@ -1,9 +1,8 @@
-"""The command `amortopt demo`: one forward pass against tuned SGD, on networks that nobody trained on."""
+"""The command `amortopt demo`: one forward pass against training, on networks that nobody trained on."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -14,16 +13,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from amortopt._types import Params
+from amortopt.cli import demo_fleet
+from amortopt.cli.demo_fleet import Advance, compare_fleet
 from amortopt.cli.one_shot import problem_batch
 from amortopt.cli.picture import COLOURS, Curve, Panel, draw, duration
 from amortopt.optim import ScaleGMNOptimizer
 from amortopt.release import list_shipped
 from amortopt.system.files import write_whole
-from amortopt.tasks import Problem, evaluate_many
+from amortopt.tasks import Problem, ProblemFamily, evaluate_many
 from amortopt.training import Stepper, train_epochs
 from amortopt.zoo.build import START_EPOCHS, starting_networks
 
-CHECKPOINTS = ("mnist1d-mlp-tanh", "mnist1d-mlp-relu")
+CHECKPOINTS = ("curves-mlp-tanh", "curves-mlp-relu")
+"""Shown by default, those that came with the installation; a checkpoint that is added here gets a panel."""
+NETWORKS = {"problem": 8, "family": 31}
+"""Networks for checkpoints of one problem, and for those of a family of problems."""
 EPOCHS = (25, 150)
 STOPS = (1, 2, 3, 5, 8, 12, 18, 25, 40, 60, 90, 120)
 """Epochs after which SGD's curves have a point, beside the last."""
@@ -41,27 +45,34 @@ SGD_RATES = {
 """(activation, with input noise) -> epochs -> learning rate of SGD with cosine schedule, chosen beforehand on
 validation networks by validation data."""
 
-Advance = Callable[[str, int], None]
-"""Called with what is being done and the epochs that were done since."""
+NOTE = f"+ noise: Gaussian noise of {NOISE} on the inputs in training."
+FLEET_NOTE = (
+    f"All read the same examples; training adds Gaussian noise of {demo_fleet.NOISE} to their inputs. "
+    "Crosses: what the call comes to without its problem."
+)
 
 
 def demo(
     checkpoint: str | None = None,
     out: Path = Path("demo.png"),
-    networks: int = 8,
+    networks: int | None = None,
+    examples: int = 50,
     epochs: list[int] | None = None,
     seed: int = SEED,
 ) -> None:
-    """Train fresh networks a little, improve them in one forward pass, and fine-tune copies with tuned SGD.
+    """Improve fresh networks in one forward pass, and train copies on the same examples.
 
-    Prints one table per checkpoint and writes one picture. Needs no network connection.
+    For checkpoints that read their problem: networks for data sets never seen, with a few labelled examples
+    each. For those of one data set: networks after a little training on it. Prints one table per checkpoint
+    and writes one picture. Needs no network connection.
 
     Args:
         checkpoint: Name of a shipped checkpoint, a folder, or a hub id; by default the shipped ones for MLPs
-            on mnist1d.
+            on curves.
         out: Picture to write, a PNG file.
-        networks: Number of networks.
-        epochs: Lengths of fine-tuning; by default 25 and 150.
+        networks: Number of networks; by default 31 for a family of problems, 8 for one problem.
+        examples: Labelled examples of each data set, for checkpoints that read their problem.
+        epochs: Lengths of training; by default 25 and 150. For a family of problems the longest.
         seed: Seed of the networks.
 
     Raises:
@@ -69,10 +80,10 @@ def demo(
         FileNotFoundError: No such checkpoint.
     """
     lengths = sorted(set(EPOCHS if epochs is None else epochs))
-    if networks < 1 or not lengths or lengths[0] < 1:
+    if (networks is not None and networks < 1) or examples < 1 or not lengths or lengths[0] < 1:
         raise ValueError(
-            f"networks, epochs: got {networks} and {lengths}, expected at least one network and one length "
-            "of at least one epoch"
+            f"networks, examples, epochs: got {networks}, {examples} and {lengths}, expected at least one "
+            "network, one example and one length of at least one epoch"
         )
     names = [checkpoint] if checkpoint is not None else [n for n in CHECKPOINTS if n in list_shipped()]
     if not names:
@@ -85,24 +96,35 @@ def demo(
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         job = bar.add_task("", total=len(optimizers) * (START_EPOCHS + 2 * sum(lengths)))
+        compared, notes = [], []
 
         def advance(what: str, steps: int) -> None:
             bar.update(job, description=what, advance=steps)
 
-        compared = [compare(opt, networks, lengths, seed, advance) for opt in optimizers]
+        for opt in optimizers:
+            if isinstance(opt.problem, ProblemFamily):
+                count = NETWORKS["family"] if networks is None else networks
+                compared.append(compare_fleet(opt, count, examples, lengths[-1], seed, advance))
+                notes.append(FLEET_NOTE)
+            else:
+                count = NETWORKS["problem"] if networks is None else networks
+                compared.append(compare(opt, count, lengths, seed, advance))
+                notes.append(NOTE)
     for table, _ in compared:
         console.print(table)
     threads = torch.get_num_threads()
-    note = (
-        f"Test data; {networks} networks from seeds that no checkpoint was trained on. Time per network = "
-        f"time for all {networks} / {networks}, on {threads} CPU thread{'s' * (threads != 1)}. One pass: a "
-        "call of one_shot_params (checks, metanet, copies), without loading the checkpoint. SGD: all "
-        "networks take each step at once, momentum 0.9, cosine schedule, learning rate chosen beforehand on "
-        f"other networks; + noise: Gaussian noise of {NOISE} on the inputs in training."
+    note = " ".join(
+        [
+            "Test data; networks from seeds that no checkpoint was trained on. Time per network: that of all "
+            f"at once by their number, on {threads} CPU thread{'s' * (threads != 1)}. One pass: a call of "
+            "one_shot_params (checks, metanet, copies), without loading the checkpoint. SGD and Adam: all "
+            "networks take each step at once, cosine schedule, learning rate chosen on other networks.",
+            *dict.fromkeys(notes),
+        ]
     )
     console.print(note, style="dim", highlight=False)
     panels = [panel for _, panel in compared]
-    write_whole(out, draw(panels, title="One forward pass against tuned SGD", note=note))
+    write_whole(out, draw(panels, title="One forward pass against training", note=note))
     console.print(f"picture: {out}", highlight=False)
 
 

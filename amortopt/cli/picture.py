@@ -50,6 +50,19 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Control:
+    """What the forward pass would come to without something: a cross at the time of the pass.
+
+    Attributes:
+        label: What it is, in a few words.
+        accuracy: Mean test accuracy in %.
+    """
+
+    label: str
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class Panel:
     """One checkpoint's part of the picture.
 
@@ -60,6 +73,7 @@ class Panel:
         accuracy: Mean test accuracy after it, in %.
         interval: Half-width of its interval in %; None to draw none.
         curves: The methods that it is compared with.
+        controls: What the pass would come to without its prototype, its batch, ...
     """
 
     title: str
@@ -68,6 +82,7 @@ class Panel:
     accuracy: float
     interval: float | None = None
     curves: Sequence[Curve] = ()
+    controls: Sequence[Control] = ()
 
 
 class Figures:
@@ -189,6 +204,15 @@ def draw(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
                 fmt="*", linestyle="none", markersize=17, markeredgewidth=0.9, elinewidth=1.3, capsize=3,
                 zorder=5, **white,
             )  # fmt: skip
+            for k, control in enumerate(panel.controls):
+                ax.plot(
+                    [panel.seconds], [control.accuracy], color=STAR, marker="x", linestyle="none",
+                    markersize=6, label="controls" if k == 0 else None, zorder=4,
+                )  # fmt: skip
+            if panel.controls:
+                listed = "\n".join(f"x {c.label}: {c.accuracy:.1f} %" for c in panel.controls)
+                style = {"color": STAR, "fontsize": 8, "va": "top", "linespacing": 1.4}
+                ax.annotate(listed, (panel.seconds, panel.accuracy), xytext=(12, 2), **style, **offset)
             seconds = [panel.seconds, *(s for curve in panel.curves for s in curve.seconds)]
             low, high = min(seconds) / 2.2, max(seconds) * 2.6
             ax.set_xlim(low, high)
@@ -201,6 +225,7 @@ def draw(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
             style = {"ha": "right", "color": GREY, "fontsize": 8.5}
             ax.annotate(started, (high, panel.start), xytext=(-2, 4), **style, **offset)
             heights = [panel.start, panel.accuracy, *(a for curve in panel.curves for a in curve.accuracy)]
+            heights += [control.accuracy for control in panel.controls]
             room = 0.09 * max(max(heights) - min(heights), 5)
             ax.set_ylim(min(heights) - room, max(heights) + 1.7 * room)
         figures.label("time per network (log scale)", "test accuracy, mean over networks (%)")

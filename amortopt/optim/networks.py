@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
 from torch.nn.parameter import is_lazy
 
 from amortopt._types import Params
+from amortopt.metanets import Metanet, Rounds
 from amortopt.symmetry import (
     Block,
     FamilyMismatchError,
@@ -33,7 +35,7 @@ _VALUES = (bool, int, str, bytes, complex, type(None), torch.dtype, torch.device
 
 
 class OutOfFamilyWarning(UserWarning):
-    """A network has other hidden widths than the checkpoint was trained on; nothing is promised there."""
+    """A network or its problem is outside of what the checkpoint was made for; nothing is promised there."""
 
 
 def warn_widths(changes: set[str]) -> None:
@@ -45,6 +47,22 @@ def warn_widths(changes: set[str]) -> None:
             OutOfFamilyWarning,
             stacklevel=3,
         )
+
+
+def check_widths(changes: set[str], metanet: Metanet) -> None:
+    """Raise an error for other hidden widths if the metanet proposes weights of the family's widths alone."""
+    if changes and isinstance(metanet, Rounds):
+        raise FamilyMismatchError(
+            f"other hidden widths than the checkpoint's: {'; '.join(sorted(changes))}; the weights that it "
+            "proposes fit its own widths alone; use networks of these, or meta-train with others"
+        )
+
+
+def check_flags(**flags: object) -> None:
+    """Raise a ``ValueError`` unless each is True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}: got {value!r}, expected True or False")
 
 
 def as_list(models: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
@@ -191,7 +209,9 @@ def read_networks(
                 with warnings.catch_warnings():
                     # What has no rule and matters makes the match fail, with the operation's name.
                     warnings.simplefilter("ignore", UnknownOperationWarning)
-                    known[key] = match(spec, extract(traced, inputs))
+                    found = extract(traced, inputs)
+                known[key] = match(spec, found)
+                _check_buffers(found, where(i))
             except ValueError as error:
                 text, kind = f"{where(i)}{error}", type(error)
                 if example_input is None and family is not None and "example_input: " in text:
@@ -205,6 +225,26 @@ def read_networks(
         tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
         networks.append(Network(model, known[key], known[key].of_family(tensors)))
     return networks
+
+
+def _check_buffers(spec: SymmetrySpec, where: str) -> None:
+    """Raise a ``ValueError`` if a saved buffer belongs to hidden units, which a pass gives another order."""
+    moved = [
+        block.param
+        for block in spec.blocks
+        if block.buffer
+        and any(
+            axis.group is not None
+            and (spec.group(axis.group).permutable or spec.group(axis.group).kind != "none")
+            for axis in block.axes
+        )
+    ]
+    if moved:
+        raise ValueError(
+            f"{where}the buffers {', '.join(dict.fromkeys(moved))} hold numbers of each hidden unit, but a "
+            "pass proposes parameters alone, whose units would not fit them; fold them into the parameters, "
+            "as torch.nn.utils.fusion does with batch norms, or leave this network out"
+        )
 
 
 def fingerprint(value: Any, seen: dict[int, int] | None = None) -> Hashable:
@@ -284,6 +324,11 @@ def align(family: SymmetrySpec, params: Params) -> Alignment:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"params[{key!r}]: got {got}, expected a floating-point tensor")
+    if any(is_batchedtensor(value) for value in params.values()):
+        raise ValueError(
+            "params: got tensors inside torch.vmap, where no value can be checked; call one_shot_params once "
+            "outside of it, with a leading axis for the networks"
+        )
     _check_devices(params, "params: ")
     if len(params) != len(family.params):
         raise ValueError(

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.metanets import Conditions, L1Range, Metanet
+from amortopt.metanets import L1Range, Metanet
 from amortopt.optim.networks import (
     align,
     as_list,
+    check_flags,
     check_networks,
+    check_widths,
     copied,
     is_better,
     plain,
@@ -25,13 +27,62 @@ from amortopt.optim.networks import (
     warn_widths,
     write,
 )
-from amortopt.optim.running import checked_batch, checked_l1, device_of, improve, run
-from amortopt.release import Release, check_passes, load_release, parameter_count, save_release
+from amortopt.optim.passes import Call, improve_networks, improve_stack, keep_back, warn_of
+from amortopt.optim.report import Report
+from amortopt.optim.running import (
+    Code,
+    Fleet,
+    check_rounds,
+    checked_batch,
+    checked_l1,
+    device_of,
+    function_is_read,
+)
+from amortopt.release import (
+    FamilyStatistics,
+    Release,
+    check_passes,
+    load_release,
+    measure_statistics,
+    parameter_count,
+    save_release,
+)
 from amortopt.symmetry import SymmetrySpec
 from amortopt.system.extras import needed_for
-from amortopt.tasks import Family, Problem, make_family, make_problem_or_family
+from amortopt.system.threads import PROCESS_STATE
+from amortopt.tasks import (
+    Family,
+    Problem,
+    ProblemFamily,
+    init_many,
+    make_family,
+    make_problem_or_family,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 M = TypeVar("M", bound=nn.Module)
+Pair: TypeAlias = tuple[Tensor, Tensor]
+
+
+class _ParamsOptions(TypedDict, total=False):
+    """Keyword arguments of ``one_shot_params``; see there."""
+
+    batch: Pair | Sequence[Pair] | None
+    function: bool | None
+    l1: float | Sequence[float] | Tensor | None
+    passes: int | None
+    rounds: int | None
+
+
+class _Options(_ParamsOptions, total=False):
+    """Keyword arguments of ``one_shot``; see there."""
+
+    inplace: bool
+    accept: Callable[[Any], float] | Literal["holdout"] | None
+    frozen: Literal["error", "keep"]
+    example_input: Tensor | tuple[Tensor, ...] | None
 
 
 class ScaleGMNOptimizer:
@@ -50,6 +101,8 @@ class ScaleGMNOptimizer:
         name: Name for ``repr`` and ``save_pretrained``.
         l1_range: L1 strengths that the metanet was trained for; others get a warning. None: not known.
         passes: How often it was applied in a row in training, the default of ``one_shot``.
+        statistics: What problems of its family look like to it, so that ``one_shot`` warns of others; see
+            ``measure_statistics``. None: not known.
 
     Raises:
         ValueError: A family or problem that does not exist, or ``passes`` that is no positive whole number.
@@ -64,6 +117,7 @@ class ScaleGMNOptimizer:
         name: str = "untitled",
         l1_range: L1Range | None = None,
         passes: int = 1,
+        statistics: FamilyStatistics | None = None,
     ) -> None:
         check_passes(passes)
         self.metanet = metanet
@@ -72,6 +126,7 @@ class ScaleGMNOptimizer:
         self.name = name
         self.l1_range = l1_range
         self.passes = passes
+        self.statistics = statistics
         self._release: Release | None = None
 
     @classmethod
@@ -87,13 +142,21 @@ class ScaleGMNOptimizer:
 
         Raises:
             FileNotFoundError: No such checkpoint, or one of its files is missing.
-            ValueError: A file was truncated, altered, or is of another version.
+            ValueError: A file was truncated, altered, or is of another version, or there is no such device.
         """
-        release = load_release(source, "metanet")
+        with PROCESS_STATE:
+            release = load_release(source, "metanet")
         assert isinstance(release.module, Metanet)
         if device is not None:
-            release.module.to(device)
-        facts = {key: getattr(release, key) for key in ("family", "problem", "name", "l1_range", "passes")}
+            try:
+                release.module.to(device)
+            except (RuntimeError, AssertionError) as error:
+                raise ValueError(
+                    f"device: got {str(device)!r}, which PyTorch cannot use here "
+                    f"({str(error).splitlines()[0]}); pass device='cpu', or leave it out"
+                ) from error
+        keys = ("family", "problem", "name", "l1_range", "passes", "statistics")
+        facts = {key: getattr(release, key) for key in keys}
         optimizer = cls(release.module, **facts)
         optimizer._release = release
         return optimizer
@@ -105,47 +168,41 @@ class ScaleGMNOptimizer:
 
     @overload
     def one_shot(
-        self,
-        models: M,
-        *,
-        inplace: bool = ...,
-        accept: Callable[[M], float] | None = ...,
-        batch: tuple[Tensor, Tensor] | Sequence[tuple[Tensor, Tensor]] | None = ...,
-        l1: float | Sequence[float] | Tensor | None = ...,
-        frozen: Literal["error", "keep"] = ...,
-        example_input: Tensor | tuple[Tensor, ...] | None = ...,
-        passes: int | None = ...,
+        self, models: M, *, return_report: Literal[False] = ..., **options: Unpack[_Options]
     ) -> M: ...
     @overload
     def one_shot(
-        self,
-        models: Sequence[M],
-        *,
-        inplace: bool = ...,
-        accept: Callable[[M], float] | None = ...,
-        batch: tuple[Tensor, Tensor] | Sequence[tuple[Tensor, Tensor]] | None = ...,
-        l1: float | Sequence[float] | Tensor | None = ...,
-        frozen: Literal["error", "keep"] = ...,
-        example_input: Tensor | tuple[Tensor, ...] | None = ...,
-        passes: int | None = ...,
+        self, models: M, *, return_report: Literal[True], **options: Unpack[_Options]
+    ) -> tuple[M, Report]: ...
+    @overload
+    def one_shot(
+        self, models: Sequence[M], *, return_report: Literal[False] = ..., **options: Unpack[_Options]
     ) -> list[M]: ...
+    @overload
+    def one_shot(
+        self, models: Sequence[M], *, return_report: Literal[True], **options: Unpack[_Options]
+    ) -> tuple[list[M], Report]: ...
     def one_shot(
         self,
         models: Any,
         *,
         inplace: bool = False,
-        accept: Callable[[Any], float] | None = None,
-        batch: tuple[Tensor, Tensor] | Sequence[tuple[Tensor, Tensor]] | None = None,
+        accept: Callable[[Any], float] | Literal["holdout"] | None = None,
+        batch: Pair | Sequence[Pair] | None = None,
+        function: bool | None = None,
         l1: float | Sequence[float] | Tensor | None = None,
         frozen: Literal["error", "keep"] = "error",
         example_input: Tensor | tuple[Tensor, ...] | None = None,
         passes: int | None = None,
+        rounds: int | None = None,
+        return_report: bool = False,
     ) -> Any:
         """Improve one network or many.
 
         Class and parameter names do not matter: each network is traced and matched to the family by
         structure. Networks of equal shapes run as one batch. Everything is checked and computed before
-        anything is written, so an error leaves all networks as they were.
+        anything is written, so an error leaves all networks as they were. Threads may call it at once; they
+        take turns.
 
         Args:
             models: A network, or a list of networks of any mix of widths.
@@ -153,10 +210,13 @@ class ScaleGMNOptimizer:
                 copying the networks.
             accept: Validation loss of a network; where the new network's is not lower (NaN is not), the
                 original's weights are kept. It gets copies, in the network's own mode, and may do as it likes
-                with them.
+                with them. Or ``"holdout"``: a fifth of every batch is kept back, about a fifth of each class,
+                and the loss on it decides.
             batch: Inputs [N, ...] and targets [N, *target_shape] of the problem, such as labels [N], for
                 checkpoints that read gradients; all networks read the same. Or a list of such pairs, one for
                 each network, of any sizes.
+            function: Whether to read what each network itself answers, for checkpoints that do: by default
+                where no batch is given. True with a batch: both are read.
             l1: L1 strength >= 0, one or one per network, for checkpoints that read it; 0 if not given.
             frozen: What to do with parameters that do not require gradients: ``"error"``, or ``"keep"`` to
                 leave them as they are.
@@ -164,10 +224,13 @@ class ScaleGMNOptimizer:
                 input shape.
             passes: How often the metanet is applied in a row, gradients being computed anew each time; by
                 default as often as in training, ``passes``, which is once for most checkpoints.
+            rounds: Gradients in a pass, for checkpoints that have several; by default all.
+            return_report: Return a [Report][amortopt.optim.Report] too.
 
         Returns:
             New networks with buffers, mode, device, dtype and ``requires_grad`` of the given ones, or with
-            ``inplace`` the given ones: one for one, a list for a list, in order.
+            ``inplace`` the given ones: one for one, a list for a list, in order. With ``return_report``, a
+            pair of that and the report.
 
         Raises:
             FamilyMismatchError: A network is outside the family; the first difference is named. A ValueError.
@@ -176,104 +239,214 @@ class ScaleGMNOptimizer:
                 dtype cannot hold.
 
         Warns:
-            OutOfFamilyWarning: Other hidden widths than the family's; once per call.
+            OutOfFamilyWarning: Other hidden widths than the family's; once per call. A problem outside of the
+                family, by the checkpoint's ``statistics``; a network that came out worse on its own batch, or
+                was confident of other answers than the batch has; once per call, all of them.
             OutOfRangeWarning: An L1 strength outside of ``l1_range``; once per call.
         """
+        started = time.perf_counter()
         single = isinstance(models, nn.Module)
         where = lambda i: "" if single else f"models[{i}]: "  # noqa: E731
         # 1. Check everything.
         many = as_list(models)
-        passes = self.passes if passes is None else passes
-        check_passes(passes)
-        if accept is not None and not callable(accept):
+        check_flags(inplace=inplace, return_report=return_report)
+        if accept is not None and not callable(accept) and accept != "holdout":
             raise ValueError(
-                f"accept: got {accept!r}, expected a callable that takes a model and returns a loss"
+                f"accept: got {accept!r}, expected a callable that takes a model and returns a loss, or "
+                "'holdout'"
             )
         shape = None if self.family is None else self.family.input_shape
         if example_input is not None:
             shape = example_input.shape[1:] if isinstance(example_input, Tensor) else None
-        data = checked_batch(
-            batch, self.metanet, self.problem, shape, len(many), symbols=self._reads_symbols(example_input)
+        call = self._call(
+            batch,
+            function,
+            l1,
+            passes,
+            rounds,
+            len(many),
+            shape,
+            holdout=accept == "holdout",
+            exact=return_report,
+            symbols=self._reads_symbols(example_input),
         )
         check_networks(many, inplace=inplace, frozen=frozen, where=where)
-        strengths = checked_l1(l1, len(many), self.metanet, self.l1_range)
         # 2. Compute.
-        with plain():
+        with PROCESS_STATE, plain():
             networks = read_networks(self.spec, many, example_input, self.family, where)
-            warn_widths({change for network in networks for change in network.match.width_changes})
-            better = improve(self.metanet, networks, data, strengths, passes, where)
+            changes = {change for network in networks for change in network.match.width_changes}
+            check_widths(changes, self.metanet)
+            warn_widths(changes)
+            better, reports = improve_networks(call, networks, where)
+        warn_of(reports, single)
         # 3. Write.
-        results, accepted = many, set(range(len(many)))
-        if not inplace or accept is not None:
+        if callable(accept):
             results = [write(copied(m, where(i)), better[i]) for i, m in enumerate(many)]
-        if accept is not None:
-            accepted = {i for i, m in enumerate(many) if is_better(accept, results[i], m, where(i))}
-        if inplace:
-            results = [write(m, better[i]) if i in accepted else m for i, m in enumerate(many)]
-        else:
-            results = [results[i] if i in accepted else copied(m, where(i)) for i, m in enumerate(many)]
-        return results[0] if single else results
+            taken = [is_better(accept, results[i], m, where(i)) for i, m in enumerate(many)]
+            reports = [replace(report, accepted=taken[i]) for i, report in enumerate(reports)]
+        results = []
+        if not inplace:
+            results = [copied(m, where(i)) for i, m in enumerate(many)]
+        for i, model in enumerate(results or many):
+            if reports[i].accepted:
+                write(model, better[i])
+        results = results or many
+        result = results[0] if single else results
+        return (result, Report(tuple(reports), time.perf_counter() - started)) if return_report else result
 
+    @overload
+    def one_shot_params(
+        self, params: Params, *, return_report: Literal[False] = ..., **options: Unpack[_ParamsOptions]
+    ) -> Params: ...
+    @overload
+    def one_shot_params(
+        self, params: Params, *, return_report: Literal[True], **options: Unpack[_ParamsOptions]
+    ) -> tuple[Params, Report]: ...
     def one_shot_params(
         self,
         params: Params,
         *,
-        batch: tuple[Tensor, Tensor] | Sequence[tuple[Tensor, Tensor]] | None = None,
+        batch: Pair | Sequence[Pair] | None = None,
+        function: bool | None = None,
         l1: float | Sequence[float] | Tensor | None = None,
         passes: int | None = None,
-    ) -> Params:
+        rounds: int | None = None,
+        return_report: bool = False,
+    ) -> Any:
         """Improve networks given as tensors.
 
         Args:
             params: The family's parameter names, or others in the same order, -> tensors; all with one more,
                 leading axis for B networks or none. Not modified.
             batch: As for ``one_shot``.
+            function: As for ``one_shot``.
             l1: As for ``one_shot``.
             passes: As for ``one_shot``.
+            rounds: As for ``one_shot``.
+            return_report: As for ``one_shot``.
 
         Returns:
-            New tensors that require no gradient, with the keys, shapes, dtypes and device of ``params``.
+            New tensors that require no gradient, with the keys, shapes, dtypes and device of ``params``; with
+            ``return_report``, a pair of these and the report.
 
         Raises:
             ValueError: Names, number or shapes of ``params`` do not fit the family, they are NaN or infinite,
                 or what ``one_shot`` raises for the other arguments.
 
         Warns:
-            OutOfFamilyWarning: Other hidden widths than the family's.
+            OutOfFamilyWarning: As for ``one_shot``.
             OutOfRangeWarning: An L1 strength outside of ``l1_range``.
         """
+        started = time.perf_counter()
+        check_flags(return_report=return_report)
         alignment = align(self.spec, params)
         batched, names = alignment.batched, alignment.names
-        passes = self.passes if passes is None else passes
-        check_passes(passes)
         count = len(next(iter(params.values()))) if batched else 1
-        strengths = checked_l1(l1, count, self.metanet, self.l1_range)
         shape = None if self.family is None else self.family.input_shape
-        data = checked_batch(
-            batch, self.metanet, self.problem, shape, count, symbols=self._reads_symbols(None)
+        call = self._call(
+            batch,
+            function,
+            l1,
+            passes,
+            rounds,
+            count,
+            shape,
+            exact=return_report,
+            symbols=self._reads_symbols(None),
         )
+        check_widths(set(alignment.width_changes), self.metanet)
         warn_widths(set(alignment.width_changes))
-        gradient = None
-        with plain():
-            if data is not None:
-                if self.family is None:
-                    raise ValueError(
-                        "batch: this optimizer knows no family to compute gradients with; pass family= to "
-                        "its constructor"
-                    )
-                with torch.random.fork_rng(devices=[]):
-                    gradient = partial(data.gradient, self.family.build())
-            tensors = {name: params[key].detach() for name, key in names.items()}
-            better = run(
-                self.metanet,
-                tensors if batched else {name: value[None] for name, value in tensors.items()},
-                Conditions(gradient, strengths, None if data is None else data.examples.counts(count)),
-                passes,
-                lambda b, name: f"params[{names[name]!r}]" + (f", network {b}," if batched else ""),
+        if (call.batch is not None or call.function is not None) and self.family is None:
+            raise ValueError(
+                "batch, function: this optimizer knows no family to compute gradients with; pass family= to "
+                "its constructor"
             )
+
+        def label(b: int, name: str) -> str:
+            return f"params[{names[name]!r}]" + (f", network {b}," if batched else "")
+
+        with PROCESS_STATE, plain():
+            module: nn.Module = nn.Identity()
+            if self.family is not None:
+                with torch.random.fork_rng(devices=[]):
+                    module = self.family.build()
+            device = device_of(self.metanet)
+            tensors = {name: params[key].detach().to(device) for name, key in names.items()}
+            if not batched:
+                tensors = {name: value[None] for name, value in tensors.items()}
+            device = next(iter(params.values())).device
+            fleet = Fleet([Code(module.to(device), list(range(count)), None, device)])
+            better, reports = improve_stack(call, fleet, tensors, label)
             by_key = {key: better[name] if batched else better[name][0] for name, key in names.items()}
             # Copies: a metanet may return the very tensors that it got.
-            return {key: by_key[key].to(p.device, copy=True) for key, p in params.items()}
+            new = {key: by_key[key].to(p.device, copy=True) for key, p in params.items()}
+        warn_of(reports, not batched)
+        return (new, Report(tuple(reports), time.perf_counter() - started)) if return_report else new
+
+    def _call(
+        self,
+        batch: Any,
+        function: bool | None,
+        l1: Any,
+        passes: int | None,
+        rounds: int | None,
+        count: int,
+        shape: Sequence[int] | None,
+        *,
+        exact: bool,
+        symbols: bool,
+        holdout: bool = False,
+    ) -> Call:
+        """Check what is read beside ``count`` networks; raises a ``ValueError``."""
+        passes = self.passes if passes is None else passes
+        check_passes(passes)
+        check_rounds(rounds, self.metanet)
+        read = function_is_read(function, batch, self.metanet)
+        if read and self.problem is None:
+            raise ValueError(
+                "function: this optimizer knows no problem to take the loss from; pass problem= to its "
+                "constructor"
+            )
+        objective = self.problem.objective if read and self.problem is not None else None
+        data = checked_batch(batch, self.metanet, self.problem, shape, count, symbols=symbols)
+        held = None
+        if holdout:
+            if data is None:
+                raise ValueError(
+                    "accept: got 'holdout', but no batch is read to keep a part of back; pass a callable "
+                    "that returns a validation loss"
+                )
+            data, held = keep_back(data, count)
+        strengths = checked_l1(l1, count, self.metanet, self.l1_range)
+        return Call(self.metanet, data, objective, held, strengths, passes, rounds, self.statistics, exact)
+
+    def measure_statistics(self, problems: int = 512) -> FamilyStatistics | None:
+        """Measure what problems of the family look like to this checkpoint, and warn of others from now on.
+
+        It runs passes on validation problems, which takes seconds to a minute. ``save_pretrained`` writes the
+        statistics.
+
+        Args:
+            problems: How many; at most all that the family has.
+
+        Returns:
+            The statistics, also in ``statistics``; None where the checkpoint reads no batch or has fewer than
+            16 problems for validation.
+
+        Raises:
+            ValueError: It was not trained on a family of problems, or knows no family of networks.
+        """
+        if not isinstance(self.problem, ProblemFamily) or self.family is None:
+            raise ValueError(
+                f"statistics: {self.name} was trained on {self.problem} and networks of {self.family}, "
+                "expected a family of problems and one of networks; pass problem= and family="
+            )
+        with PROCESS_STATE, plain():
+            fresh = init_many(self.family.build, range(64))
+            with torch.random.fork_rng(devices=[]):
+                network = self.family.build().to(device_of(self.metanet))
+            self.statistics = measure_statistics(self.metanet, network, fresh, self.problem, count=problems)
+        return self.statistics
 
     def _reads_symbols(self, example_input: Any) -> bool:
         """Whether the networks may take integers, as far as an example tells."""
@@ -294,7 +467,9 @@ class ScaleGMNOptimizer:
         trained_on = {"problem": self.problem, "family": self.family}
         entry = {key: value.to_config() for key, value in trained_on.items() if value is not None}
         release = self._release or Release(self.metanet, self.name, [entry] if entry else [])
-        now = {"module": self.metanet, "l1_range": self.l1_range, "passes": self.passes}
+        now = {"module": self.metanet} | {
+            key: getattr(self, key) for key in ("l1_range", "passes", "statistics")
+        }
         return save_release(folder, replace(release, **now))
 
     def push_to_hub(

@@ -6,7 +6,7 @@ Legend: B networks, N examples, C classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +16,18 @@ from torch.func import functional_call
 
 from amortopt._types import Params
 from amortopt.functional.networks import eval_mode
-from amortopt.metanets import Conditions, L1Range, Metanet
+from amortopt.metanets import Conditions, L1Range, Metanet, Rounds
 from amortopt.optim.networks import Network
-from amortopt.tasks import Examples, Objective, loss_and_grad_many
+from amortopt.symmetry import Match
+from amortopt.tasks import Examples, Objective, answers_many, loss_and_grad_many, loss_many
 
 
 class OutOfRangeWarning(UserWarning):
     """An L1 strength that the checkpoint was not trained for; nothing is promised there."""
 
 
-_CHUNK = 4096
-"""Examples per network in one forward pass, which bounds the memory of a gradient."""
+_ELEMENTS = 2**22
+"""Input elements of all networks in one forward pass, which bounds the memory of a gradient."""
 
 
 @dataclass(frozen=True)
@@ -36,98 +37,208 @@ class Batch:
     examples: Examples
     objective: Objective
 
-    def gradient(self, module: nn.Module, params: Params) -> Params:
-        """Gradients [B, ...] at params [B, ...] of the module in eval mode, which is left as it was."""
-        first = next(iter(params.values()))
-        count = len(first)
-        total = self.examples.counts(count).to(first)
-        mean = {name: torch.zeros_like(p) for name, p in params.items()}
-        with eval_mode(module):
-            for part in self.examples.chunks(_CHUNK):
-                part = part.to(first.device, first.dtype)
-                gradient = loss_and_grad_many(module, params, part, self.objective)[1]
-                share = part.counts(count).to(first) / total
-                for name, g in gradient.items():
-                    mean[name] += share.view(-1, *[1] * (g.ndim - 1)) * g
-        return mean
-
     def of(self, networks: list[int]) -> Batch:
         """The batch of some networks, by their positions."""
         return Batch(self.examples.of(torch.tensor(networks)), self.objective)
 
+    def some(self, most: int) -> Batch:
+        """At most so many examples, evenly spread over the batch."""
+        step = -(-len(self.examples) // most)
+        return self if step == 1 else Batch(self.examples.take(slice(None, None, step)), self.objective)
+
+
+@dataclass(frozen=True)
+class Code:
+    """Networks of a stack that one module runs.
+
+    Attributes:
+        module: What they compute; its own parameters are not read.
+        rows: Their positions in the stack.
+        match: Which of the module's parameters is which of the family's; None: they have the same names.
+        device: Where the module's buffers are.
+    """
+
+    module: nn.Module
+    rows: list[int]
+    match: Match | None
+    device: torch.device
+
+    def of_network(self, params: Params) -> Params:
+        """Params by the family's names -> by the module's."""
+        return params if self.match is None else self.match.of_network(params)
+
+    def of_family(self, params: Params) -> Params:
+        """Params by the module's names -> by the family's."""
+        return params if self.match is None else self.match.of_family(params)
+
+
+class Fleet:
+    """A stack of networks of equal shapes, whose params go by the family's names, with what runs them."""
+
+    def __init__(self, codes: Sequence[Code]) -> None:
+        self.codes = codes
+        self.count = sum(len(code.rows) for code in codes)
+
+    @classmethod
+    def of(cls, networks: Sequence[Network]) -> Fleet:
+        """Those that run the same code go together, but those with buffers alone: buffers are not stacked."""
+        rows: dict[tuple[Any, ...], list[int]] = {}
+        for b, network in enumerate(networks):
+            alone = b if next(network.model.buffers(), None) is not None else None
+            device = next(iter(network.params.values())).device
+            rows.setdefault((id(network.match), device, alone), []).append(b)
+        return cls(
+            [
+                Code(networks[some[0]].model, some, networks[some[0]].match, device)
+                for (_, device, _), some in rows.items()
+            ]
+        )
+
+    def loss_and_gradient(self, params: Params, batch: Batch) -> tuple[Tensor, Params]:
+        """Mean loss of each network on its batch [B], and its gradient [B, ...], at params [B, ...]."""
+        gradient = {name: torch.zeros_like(p) for name, p in params.items()}
+        losses = next(iter(params.values())).new_zeros(self.count)
+        for code, part, examples, share in self._parts(params, batch):
+            loss, computed = loss_and_grad_many(code.module, part, examples, batch.objective)
+            losses[code.rows] += (share * loss).to(losses)
+            for name, g in code.of_family(computed).items():
+                gradient[name][code.rows] += (share.view(-1, *[1] * (g.ndim - 1)) * g).to(gradient[name])
+        return losses, gradient
+
+    def losses(self, params: Params, batch: Batch) -> Tensor:
+        """Mean loss of each network on its batch, [B], at params [B, ...]."""
+        losses = next(iter(params.values())).new_zeros(self.count)
+        for code, part, examples, share in self._parts(params, batch):
+            losses[code.rows] += (share * loss_many(code.module, part, examples, batch.objective)).to(losses)
+        return losses
+
+    def answers(self, params: Params, probes: Tensor, objective: Objective) -> Batch:
+        """What each network answers at params [B, ...] to the same inputs [n, ...], as a batch to match."""
+        many: list[tuple[list[int], Tensor]] = []
+        dtype = next(iter(params.values())).dtype
+        for code in self.codes:
+            part = code.of_network({name: p[code.rows].to(code.device) for name, p in params.items()})
+            with eval_mode(code.module):
+                answered = answers_many(code.module, part, probes.to(code.device, dtype))
+            many.append((code.rows, answered.y.to(probes.device)))
+        y = torch.cat([y for _, y in many])
+        order = torch.tensor([row for rows, _ in many for row in rows]).argsort()
+        x = probes.to(dtype).expand(self.count, *probes.shape)
+        return Batch(Examples(x, y[order], shared=False), objective.matching())
+
+    def _parts(self, params: Params, batch: Batch) -> Iterator[tuple[Code, Params, Examples, Tensor]]:
+        """What runs at once: code, its params, examples, and their share in each network's batch [b]."""
+        dtype = next(iter(params.values())).dtype
+        for code in self.codes:
+            part = code.of_network({name: p[code.rows].to(code.device) for name, p in params.items()})
+            data = batch.of(code.rows).examples
+            total = data.counts(len(code.rows)).double()
+            width = max(64, data.x[0 if data.shared else (0, 0)].numel())
+            size = max(16, min(4096, _ELEMENTS // (len(code.rows) * width)))
+            with eval_mode(code.module):
+                for examples in data.chunks(size):
+                    share = examples.counts(len(code.rows)) / total
+                    yield code, part, examples.to(code.device, dtype), share.to(code.device, dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Improved:
+    """What a pass made of B networks of equal shapes.
+
+    Attributes:
+        params: New params [B, ...] by the family's names, in the dtypes of the given ones.
+        given: Loss on the batch of the networks as given [B]; None without a batch.
+        losses: Loss [B] of every proposal that a gradient was taken at, and last of the result.
+        gradients: Norm [B] of each of these gradients.
+    """
+
+    params: Params
+    given: Tensor | None = None
+    losses: Sequence[Tensor] = ()
+    gradients: Sequence[Tensor] = ()
+
 
 def improve(
     metanet: Metanet,
-    networks: Sequence[Network],
+    fleet: Fleet,
+    params: Params,
     batch: Batch | None,
     l1: Tensor | None,
-    passes: int,
-    where: Callable[[int], str],
-) -> list[Params]:
-    """New values for networks of any mix of widths; those of equal shapes and dtypes run as one batch.
+    label: Callable[[int, str], str],
+    *,
+    function: Objective | None = None,
+    passes: int = 1,
+    rounds: int | None = None,
+    most: int | None = None,
+) -> Improved:
+    """Apply a metanet to networks of equal shapes.
 
     Args:
         metanet: The metanet.
-        networks: B networks; not modified.
+        fleet: What runs the networks.
+        params: The family's names -> [B, ...], on the metanet's device; not modified.
         batch: For gradients, if the metanet reads them.
         l1: L1 strengths [B], if the metanet reads them.
+        label: Text that names network b and a parameter, to begin an error with.
+        function: What the networks' answers to the metanet's probes are for, if the metanet reads them.
         passes: How often the metanet is applied in a row.
-        where: Text that names network i in an error, in front of the message.
-
-    Returns:
-        Values by the parameter names of each network, in its dtypes, on the metanet's device.
+        rounds: Gradients in a pass, for metanets with rounds; None: all.
+        most: Examples at most on which the losses as given and after are taken; None: all.
 
     Raises:
         ValueError: Weights, gradients or results are not finite.
     """
-    alike: dict[tuple[Any, ...], list[int]] = {}
-    for i, network in enumerate(networks):
-        alike.setdefault(tuple((p.shape, p.dtype) for p in network.params.values()), []).append(i)
-    better: list[Params] = [{} for _ in networks]
-    for members in alike.values():
-        group = [networks[i] for i in members]
-        device = device_of(metanet)
-        params = {name: torch.stack([n.params[name].to(device) for n in group]) for name in group[0].params}
+    losses: list[Tensor] = []
+    norms: list[Tensor] = []
 
-        some = None if batch is None else batch.of(members)
-
-        def gradient(params: Params, group: list[Network] = group, some: Batch | None = some) -> Params:
-            assert some is not None
-            # Networks that run the same code at once, but those with buffers alone: buffers are not stacked.
-            same_code: dict[tuple[Any, ...], list[int]] = {}
-            for b, network in enumerate(group):
-                alone = b if next(network.model.buffers(), None) is not None else None
-                device = next(iter(network.params.values())).device
-                same_code.setdefault((id(network.match), device, alone), []).append(b)
-            gradients = {name: torch.empty_like(value) for name, value in params.items()}
-            for (_, device, _), rows in same_code.items():
-                match = group[rows[0]].match
-                part = match.of_network({name: value[rows].to(device) for name, value in params.items()})
-                computed = match.of_family(some.of(rows).gradient(group[rows[0]].model, part))
-                for name, value in computed.items():
-                    gradients[name][rows] = value.to(gradients[name].device)
-            return gradients
-
-        def label(b: int, name: str, members: list[int] = members) -> str:
-            return f"{where(members[b])}parameter {networks[members[b]].match.params[name]!r}"
-
-        conditions = Conditions(
-            gradient if batch else None,
-            None if l1 is None else l1[members],
-            None if some is None else some.examples.counts(len(members)),
+    def gradient(at: Params) -> Params:
+        assert batch is not None
+        loss, gradients = fleet.loss_and_gradient(at, batch)
+        _check_finite(
+            gradients,
+            lambda b, name: f"batch: the gradient of {label(b, name)}",
+            "pass x and y of the checkpoint's problem",
         )
-        new = run(metanet, params, conditions, passes, label)
-        for b, i in enumerate(members):
-            better[i] = networks[i].match.of_network({name: value[b] for name, value in new.items()})
-    return better
+        losses.append(loss)
+        norms.append(torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt())
+        return gradients
+
+    def conditions(now: Params) -> Conditions:
+        """What a pass reads that begins at these params."""
+        toward = None
+        if function is not None:
+            assert metanet.probes is not None
+            answers = fleet.answers(now, metanet.probes, function)
+            toward = lambda at: fleet.loss_and_gradient(at, answers)[1]  # noqa: E731
+        like = next(iter(now.values()))
+        return Conditions(
+            None if batch is None else gradient,
+            None if l1 is None else l1.to(like),
+            None if batch is None else batch.examples.counts(fleet.count).to(like),
+            toward,
+        )
+
+    new = run(metanet, params, conditions, passes, label, rounds=rounds)
+    if batch is None:
+        return Improved(new)
+    judged = batch if most is None else batch.some(most)
+    given, after = (fleet.losses({n: wide(p) for n, p in at.items()}, judged) for at in (params, new))
+    return Improved(new, given, [*losses, after], norms)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In float32 at least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def run(
     metanet: Metanet,
     params: Params,
-    conditions: Conditions,
+    conditions: Callable[[Params], Conditions],
     passes: int,
     label: Callable[[int, str], str],
+    *,
+    rounds: int | None = None,
 ) -> Params:
     """Apply a metanet, in eval mode, to stacked params.
 
@@ -136,15 +247,16 @@ def run(
     Args:
         metanet: The metanet; not modified.
         params: The family's names -> [B, ...]; not modified.
-        conditions: What the metanet reads, on any device.
+        conditions: From params, on the metanet's device and as it computes, to what a pass reads there.
         passes: How often it is applied in a row.
         label: Text that names network b and a parameter, to begin an error with.
+        rounds: Gradients in a pass, for metanets with rounds; None: all.
 
     Returns:
         New values in the dtypes of ``params``, on the metanet's device.
 
     Raises:
-        ValueError: Weights, gradients or results are not finite.
+        ValueError: Weights or results are not finite.
     """
     _check_finite(params, label, "give the network finite weights, such as a checkpoint from before")
     state = {**dict(metanet.named_parameters()), **dict(metanet.named_buffers())}
@@ -152,27 +264,13 @@ def run(
     for value in [*params.values(), *(t for t in state.values() if t.is_floating_point())]:
         dtype = torch.promote_types(dtype, value.dtype)
     state = {key: t.to(dtype) if t.is_floating_point() else t for key, t in state.items()}
-    compute, l1 = conditions.gradient, conditions.l1
-
-    def gradient(params: Params) -> Params:
-        assert compute is not None
-        gradients = compute(params)
-        _check_finite(
-            gradients,
-            lambda b, name: f"batch: the gradient of {label(b, name)}",
-            "pass x and y of the checkpoint's problem",
-        )
-        return gradients
-
-    conditions = Conditions(
-        gradient if compute else None,
-        None if l1 is None else l1.to(device, dtype),
-        None if conditions.examples is None else conditions.examples.to(device, dtype),
-    )
     new = {name: value.to(device, dtype) for name, value in params.items()}
+    pass_ = metanet if rounds is None else _Shortened(metanet, rounds)
+    prefix = "" if rounds is None else "metanet."
     with eval_mode(metanet), torch.autocast(device.type, enabled=False):
         for _ in range(passes):
-            new = functional_call(metanet, state, (new, conditions))
+            reading = conditions(new)
+            new = functional_call(pass_, {prefix + key: t for key, t in state.items()}, (new, reading))
     new = {name: new[name].to(value.dtype) for name, value in params.items()}
     _check_finite(
         new,
@@ -180,6 +278,29 @@ def run(
         "the checkpoint cannot improve such weights and nothing was changed; leave this network out",
     )
     return new
+
+
+class _Shortened(nn.Module):
+    """A metanet that stops after some of its rounds."""
+
+    def __init__(self, metanet: Metanet, rounds: int) -> None:
+        super().__init__()
+        assert isinstance(metanet, Rounds)
+        self.metanet, self.rounds = metanet, rounds
+
+    def forward(self, params: Params, conditions: Conditions) -> Params:
+        return self.metanet.after_rounds(params, conditions, self.rounds)[-1]
+
+
+def check_rounds(rounds: object, metanet: Metanet) -> None:
+    """Raise a ``ValueError`` unless the metanet can stop after so many rounds; None is all of them."""
+    if rounds is None:
+        return
+    if not isinstance(metanet, Rounds):
+        raise ValueError(f"rounds: got {rounds!r}, but this checkpoint has no rounds; leave rounds out")
+    most = metanet.rounds
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= most:
+        raise ValueError(f"rounds: got {rounds!r}, expected a whole number from 1 to {most}, which it has")
 
 
 def device_of(metanet: Metanet) -> torch.device:
@@ -241,9 +362,37 @@ def checked_l1(l1: Any, count: int, metanet: Metanet, trained: L1Range | None) -
             f"l1: got {listed}, but this checkpoint was trained for {trained}; results are not measured "
             "outside of it, check them (accept= does)",
             OutOfRangeWarning,
-            stacklevel=3,
+            stacklevel=4,  # checked_l1, _call, one_shot
         )
     return values
+
+
+def function_is_read(function: object, batch: object, metanet: Metanet) -> bool:
+    """Whether the networks' own answers are read.
+
+    Args:
+        function: What was asked for; None: where there is no batch.
+        batch: The user's.
+        metanet: Says what it reads.
+
+    Raises:
+        ValueError: ``function`` is no bool, or it does not fit what the checkpoint reads.
+    """
+    if function is not None and not isinstance(function, bool):
+        raise ValueError(f"function: got {function!r}, expected True, False or None")
+    if "function" not in metanet.conditions:
+        if function:
+            raise ValueError(
+                "function: this checkpoint does not read what networks answer; leave function out"
+            )
+        return False
+    if batch is None:
+        if function is False:
+            raise ValueError(
+                "function: got False and no batch, so there is nothing to read; pass batch=(x, y)"
+            )
+        return True
+    return bool(function)
 
 
 def checked_batch(
@@ -266,7 +415,10 @@ def checked_batch(
     """
     if "batch" not in metanet.conditions:
         if batch is not None:
-            raise ValueError("batch: this checkpoint reads weights alone; leave batch out")
+            what = "what networks answer" if "function" in metanet.conditions else "weights alone"
+            raise ValueError(f"batch: this checkpoint reads {what}; leave batch out")
+        return None
+    if batch is None and "function" in metanet.conditions:
         return None
     if batch is None:
         raise ValueError("batch: this checkpoint reads gradients; pass batch=(x, y) with data of its problem")

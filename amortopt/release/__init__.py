@@ -9,3 +9,5 @@ from amortopt.release.release import Release as Release
 from amortopt.release.release import load_release as load_release
 from amortopt.release.release import parameter_count as parameter_count
 from amortopt.release.release import save_release as save_release
+from amortopt.release.statistics import FamilyStatistics as FamilyStatistics
+from amortopt.release.statistics import measure_statistics as measure_statistics

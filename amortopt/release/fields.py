@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
+from amortopt.release.statistics import FamilyStatistics
+
 Kind: TypeAlias = Literal["metanet", "functional", "rule"]
 """What a release holds: a metanet (params to params), a functional (params to numbers), an update rule."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -95,6 +97,11 @@ def check_fields(config: Mapping[str, Any], where: str) -> None:
         check_passes(config["passes"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+    if config.get("statistics") is not None:
+        try:
+            FamilyStatistics.from_config(config["statistics"])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
     for key, (is_right, expected) in _FIELDS.items():
         if not is_right(config[key]):
             raise ValueError(f"{where}: {key}: got {config[key]!r:.80}, expected {expected}")

@@ -33,6 +33,7 @@ from amortopt.release.folder import (
     state_bytes,
     write_release,
 )
+from amortopt.release.statistics import FamilyStatistics
 from amortopt.symmetry import SymmetrySpec
 from amortopt.tasks import (
     family_names,
@@ -65,6 +66,7 @@ class Release:
         commit: Commit of the code that made it; None if unknown.
         l1_range: L1 strengths that it was trained for; None if it reads none, or they were not recorded.
         passes: How often it was applied in a row in training.
+        statistics: What problems of its family look like to it; None if that was not measured.
         card: Text of the model card; None: written from the other fields.
         sha256: Checksum of the weights file that it was read from.
         versions: Versions of amortopt and torch that wrote that file.
@@ -79,6 +81,7 @@ class Release:
     commit: str | None = None
     l1_range: L1Range | None = None
     passes: int = 1
+    statistics: FamilyStatistics | None = None
     card: str | None = None
     sha256: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -147,6 +150,7 @@ def save_release(folder: str | os.PathLike[str], release: Release) -> Path:
             "results": release.results,
             "l1_range": None if release.l1_range is None else release.l1_range.to_config(),
             "passes": release.passes,
+            "statistics": None if release.statistics is None else release.statistics.to_config(),
             "commit": release.commit,
             "versions": {"amortopt": __version__, "torch": str(torch.__version__)},
         }
@@ -192,6 +196,9 @@ def load_release(source: str | os.PathLike[str], kind: Kind | None = None) -> Re
         module=module.eval(),
         **{key: config[key] for key in described},
         l1_range=None if config["l1_range"] is None else L1Range.from_config(config["l1_range"]),
+        statistics=None
+        if not config.get("statistics")
+        else FamilyStatistics.from_config(config["statistics"]),
         card=read_card(folder),
         sha256=config["sha256"][WEIGHTS],
     )

@@ -41,7 +41,7 @@ class Inputs:
             module: The network; a dict whose keys its ``forward`` accepts is taken as keyword arguments.
 
         Raises:
-            ValueError: There is no tensor in it.
+            ValueError: There is no tensor in it, or one has no rows or is NaN.
         """
         inputs = cls((example_input,), {})
         if isinstance(example_input, tuple) and not hasattr(example_input, "_fields"):
@@ -59,6 +59,19 @@ class Inputs:
                 f"example_input: got {got}, expected what forward takes, with at least one tensor: a tensor, "
                 "a tuple of arguments, a dict of keyword arguments or (args, kwargs)"
             )
+        for tensor in inputs.tensors:
+            if tensor.ndim and len(tensor) == 0:
+                raise ValueError(
+                    f"example_input: got a tensor of shape {list(tensor.shape)}, expected at least one "
+                    "example on its first axis; pass a row of your data"
+                )
+            # Tensors without values, such as those of tracers, have a class of their own or are meta.
+            plain = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta
+            if plain and tensor.is_floating_point() and bool(tensor.isnan().any()):
+                raise ValueError(
+                    f"example_input: got NaN in a tensor of shape {list(tensor.shape)}, expected what "
+                    "forward takes; pass zeros or a row of your data"
+                )
         return inputs
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amortopt.functional.networks import params_of
-from amortopt.metanets import make
+from amortopt.metanets import Metanet, make
 from amortopt.optim import ScaleGMNOptimizer
-from amortopt.symmetry import FamilyMismatchError
+from amortopt.symmetry import FamilyMismatchError, SymmetrySpec, extract
 from amortopt.tasks import make_family
 from tests.cases import HandWritten
 from tests.optim.metanets import PROBLEM, SPEC, TANH, optimizer
@@ -246,3 +247,65 @@ def test_one_shot_without_family_or_problem_says_what_to_pass() -> None:
 
 def test_one_shot_accept_has_to_be_callable() -> None:
     refused(r"accept: got 'loss', expected a callable", TANH.build(), accept="loss")
+
+
+@pytest.mark.parametrize("flag", ["inplace", "return_report"])
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_one_shot_flag_that_is_no_bool(flag: str, value: Any) -> None:
+    refused(f"{flag}: got {value!r}, expected True or False", TANH.build(), **{"inplace": False, flag: value})
+
+
+def test_one_shot_example_input_without_values() -> None:
+    refused("example_input: got NaN", TANH.build(), example_input=torch.full((1, 40), torch.nan))
+    refused(
+        r"example_input: .* \[0, 40\], expected at least one", TANH.build(), example_input=torch.zeros(0, 40)
+    )
+
+
+def test_one_shot_params_inside_of_vmap() -> None:
+    params = {name: torch.stack([p, p]) for name, p in params_of(TANH.build()).items()}
+    with pytest.raises(ValueError, match=r"params: got tensors inside torch.vmap.* leading axis"):
+        torch.vmap(optimizer().one_shot_params)(params)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_from_pretrained_device_that_is_not_there(tmp_path: Path) -> None:
+    folder = optimizer().save_pretrained(tmp_path / "one")
+    with pytest.raises(
+        ValueError, match=r"^device: got 'cuda', which PyTorch cannot use .* device='cpu'"
+    ) as caught:
+        ScaleGMNOptimizer.from_pretrained(folder, device="cuda")
+    assert "\n" not in str(caught.value)
+
+
+def rounds(spec: SymmetrySpec, network: nn.Module) -> Metanet:
+    shapes = {name: list(p.shape) for name, p in network.named_parameters()}
+    return make("rounds", spec, shapes=shapes, channels=2, hidden=4)
+
+
+@pytest.mark.parametrize("width", [16, 31, 33, 64])
+def test_one_shot_rounds_refuse_other_hidden_widths(width: int) -> None:
+    opt = ScaleGMNOptimizer(rounds(SPEC, TANH.build()), family=TANH, problem=PROBLEM)
+    model = make_family("mlp", widths=(40, width, 32, 10)).build()
+    before = params_of(model)
+    for call in (
+        lambda: opt.one_shot(model, batch=BATCH, inplace=True),
+        lambda: opt.one_shot_params(params_of(model), batch=BATCH),
+    ):
+        with pytest.raises(
+            FamilyMismatchError, match=rf"other hidden widths .* has {width} units, the family 32"
+        ):
+            call()
+    torch.testing.assert_close(params_of(model), before, rtol=0, atol=0)
+
+
+def test_one_shot_buffers_along_hidden_units_are_refused() -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(40, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10)).eval()
+
+    spec = extract(build(), torch.zeros(2, 40))
+    opt = ScaleGMNOptimizer(make("test-scale", spec))
+    with pytest.raises(
+        ValueError, match=r"buffers 1.running_mean, 1.running_var hold numbers of each hidden unit"
+    ):
+        opt.one_shot(build(), example_input=torch.zeros(2, 40))

@@ -66,6 +66,8 @@ def test_one_shot_params_of_a_live_module_requires_no_grad() -> None:
     assert not any(p.requires_grad for p in new.values())
 
 
+# The metanet of this test makes weights larger, and so the objective with an L1 term worse.
+@pytest.mark.filterwarnings("ignore:outside of what this checkpoint:amortopt.OutOfFamilyWarning")
 def test_one_shot_params_reads_gradients_and_l1() -> None:
     model, batch = TANH.build(), (torch.randn(8, 40), torch.randint(10, (8,)))
     opt = optimizer("batch", "l1")

@@ -17,8 +17,8 @@ import amortopt
 from amortopt.meta.one_pass.data import ZooDataModule
 from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.meta.one_pass.problem_data import ProblemDataModule
-from amortopt.release import Release, save_release
-from amortopt.tasks import evaluate_many
+from amortopt.release import Release, measure_statistics, save_release
+from amortopt.tasks import ProblemFamily, evaluate_many
 
 
 @torch.no_grad()
@@ -86,6 +86,15 @@ def write_release(
         "seconds": round(seconds, 1),
         "hardware": hardware(module.device),
     }
+    statistics = None
+    if isinstance(data, ProblemDataModule) and isinstance(module.problem, ProblemFamily):
+        statistics = measure_statistics(
+            module.average,
+            module.network,
+            networks,
+            module.problem,
+            examples=data.read[1],
+        )
     release = Release(
         module.average,
         name,
@@ -96,6 +105,7 @@ def write_release(
         commit=commit,
         l1_range=data.l1_range,
         passes=module.passes,
+        statistics=statistics,
     )
     save_release(folder, release)
     return results
