@@ -26,7 +26,7 @@ from amortopt.symmetry.trace.program import (
     arguments,
     check_module,
     has_readers,
-    lies_in_order,
+    memory_steps,
     module_path,
     operator_name,
     shape_of,
@@ -243,7 +243,7 @@ class _Extraction:
             named, op = {"self": self.traced.softsigns[node]}, "aten.softsign"
         args = {key: map_arg(arg, self.values.get) for key, arg in named.items()}
         if op == "aten.as_strided":
-            args["in_order"] = lies_in_order(node)
+            args["own"] = memory_steps(node)
         output = node.meta.get("val")
         outputs = output if isinstance(output, list | tuple) else [output]
         shapes = tuple(shape_of(part) for part in outputs)
@@ -253,6 +253,8 @@ class _Extraction:
         call = Call(op, args, whole, module_path(node), shapes, self.training, integer)
         self.read |= dict.fromkeys(value.param for value in tensors(args) if value.param is not None)
         hidden = [value for source in node.all_input_nodes for value in self.hidden.get(source, ())]
+        # A number computed from what nothing moves is a constant.
+        hidden = [value for value in hidden if self.labels.variables(*value.dims)]
         try:
             result = self._applied(call, output, hidden)
             inputs = [self.traced.softsigns[node]] if node in self.traced.softsigns else node.all_input_nodes

@@ -267,6 +267,31 @@ def test_a_parameter_with_two_names_stands_once() -> None:
     assert extract(_tied(), torch.zeros(2, 4)).params == ("0.weight", "0.bias", "2.bias")
 
 
+class _PaddedBySizes(nn.Module):
+    """A convolution that computes its padding from sizes, which it keeps as a buffer."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(4, 5, 3), nn.Linear(5, 2)
+        self.register_buffer("sizes", torch.tensor([3, 2], dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = int(torch.ceil(x.shape[-1] / self.sizes[1] - self.sizes[0] / self.sizes[1]))
+        return self.head(torch.tanh(self.conv(F.pad(x, (0, width)))).mean(-1))
+
+
+def test_sizes_kept_as_integers_may_decide_shapes() -> None:
+    net, x = _PaddedBySizes(torch.int64), torch.randn(3, 4, 9)
+    spec = extract(net, x)
+    assert any(group.permutable for group in spec.groups)
+    assert_function_preserved(net, x, spec)
+
+
+def test_weights_may_not_decide_shapes() -> None:
+    with pytest.raises(ValueError, match="takes a number out of a tensor"):
+        extract(_PaddedBySizes(torch.float32), torch.randn(3, 4, 9))
+
+
 @pytest.mark.parametrize("build", [bad.Masked, bad.MaskByValue])
 def test_shapes_and_constants_that_export_cannot_follow_are_traced_by_running(
     build: Callable[[], nn.Module],

@@ -125,6 +125,16 @@ _OPERATIONS: dict[str, tuple[Callable[..., Tensor], str, bool]] = {
         *("positive", True),
     ),
     "overlapping windows": (lambda h, g: _windows(h.relu()).mean(2), "positive", True),
+    "windows of a transposed tensor": (
+        lambda h, g: (
+            h.transpose(0, 1)
+            .contiguous()
+            .transpose(0, 1)
+            .as_strided((3, 4, 2, H), (H, 3 * H, 3 * H, 1))
+            .mean(2)
+        ),
+        *("free", True),
+    ),
     "windows that cut units": (
         lambda h, g: h.contiguous().as_strided((3, 9, H), (5 * H, 3, 1)).mean(1, keepdim=True) + g,
         *("none", False),
@@ -148,10 +158,21 @@ def test_what_an_operation_leaves_to_hidden_units(name: str) -> None:
     assert _of(_extracted(function)) == (kind, permutable)
 
 
-def test_windows_of_a_tensor_that_lies_in_another_order_are_refused() -> None:
-    net = Between(lambda h, g: h.transpose(0, 1).as_strided((3, 4, 2, H), (5 * H, H, H, 1)).mean(2))
-    with pytest.raises(UnknownOperationError, match="does not lie in memory in order"):
+def test_windows_beyond_a_tensor_are_refused() -> None:
+    net = Between(lambda h, g: h[:, :2].as_strided((3, 4, H), (5 * H, H, 1)))
+    with pytest.raises(UnknownOperationError, match="beyond its tensor"):
         extract(net, torch.randn(3, 5, 4), strict=True)
+
+
+def test_windows_of_copies_in_one_memory_are_refused() -> None:
+    net = Between(lambda h, g: h[:, :1].expand(3, 5, H).as_strided((3, 4, 2, H), (5 * H, 0, 0, 1)).mean(2))
+    with pytest.raises(UnknownOperationError, match="share memory"):
+        extract(net, torch.randn(3, 5, 4), strict=True)
+
+
+def test_a_number_from_constants_costs_nothing() -> None:
+    net = Between(lambda h, g: h * torch.full((1,), torch.arange(1, 3)[1].item()))
+    assert not extract(net, torch.randn(3, 5, 4), strict=True).group("h1").trivial
 
 
 def test_distances_leave_signs_and_permutations_of_coordinates() -> None:

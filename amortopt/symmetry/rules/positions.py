@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 from amortopt.symmetry.rules.arithmetic import gated, multiplied, together
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule, settings
@@ -130,35 +130,38 @@ def windows(labels: Labels, call: Call) -> Result:
 
 @rule("as_strided")
 def overlapping(labels: Labels, call: Call) -> Result:
-    """Windows over the first axes of a tensor that lies in memory in order; the last axes stay as they are.
+    """Windows over the first axes of a tensor, by steps in memory; the last axes, and the batch, stay.
 
-    x [2, 8, 6], memory steps (48, 6, 1), as [2, 3, 4, 6] with steps (48, 12, 6, 1): along the last axis size
-    and step are the same, and the others step over whole rows of it. So these are three windows of four
-    positions each, and axis 0 is still the batch, since no window leaves its 48 numbers.
+    x [2, 8, 6], memory steps (48, 6, 1), as [2, 3, 4, 6] with steps (48, 12, 6, 1): the first axis and the
+    last have the same size and step in both. The others begin at 0, 6, 12, ... 42, each a place of x's axis
+    1. So these are three windows of four positions.
     """
-    x, sizes, steps = call.value("self"), call.setting("size"), call.setting("stride")
-    if not call.args.get("in_order"):
-        raise NoRule("its tensor does not lie in memory in order")
-    lengths = [math.prod(x.shape[axis + 1 :]) for axis in range(x.ndim)]
-    same = 0  # axes at the end that stay
-    while same < min(x.ndim, len(sizes)) and (sizes[-1 - same], steps[-1 - same]) == (
-        x.shape[-1 - same],
-        lengths[-1 - same],
-    ):
-        same += 1
-    before, after = x.ndim - same, len(sizes) - same
-    while before < x.ndim and any(step % math.prod(x.shape[before:]) for step in steps[:after]):
-        before, after = before + 1, after + 1
-    span = sum((size - 1) * step for size, step in zip(sizes[1:], steps[1:], strict=True))
-    whole = (
-        before > 0 and after > 0 and (sizes[0], steps[0]) == (x.shape[0], lengths[0]) and span < lengths[0]
-    )
+    x, sizes, steps, own = call.value("self"), call.setting("size"), call.setting("stride"), call.args["own"]
+    if own is None:
+        raise NoRule("it begins elsewhere, or elements of its tensor share memory")
+    before, after = list(zip(x.shape, own, strict=True)), list(zip(sizes, steps, strict=True))
+    for last, first in product(range(min(len(before), len(after)), -1, -1), (1, 0)):
+        if first + last > min(len(before), len(after)):
+            continue
+        kept = before[:first] == after[:first] and before[len(before) - last :] == after[len(after) - last :]
+        if kept and _places(after[first : len(after) - last]) <= _places(before[first : len(before) - last]):
+            break
+    else:
+        raise NoRule("it reads beyond its tensor")
     dims = x.dims
-    for axis in range(1 if whole else 0, before):
+    for axis in range(first, x.ndim - last):
         dims = replaced(dims, axis, unordered(labels, dims, axis, x.shape[axis], call.name))
-    start = dims[:1] if whole else ()
-    config = (("size", str(sizes[len(start) :])), ("stride", str(steps)))
-    return Result((*start, *places(sizes[len(start) : after]), *dims[before:]), call.name, config)
+    inside = places(sizes[first : len(sizes) - last])
+    config = (("size", str(sizes[first:])), ("stride", str(steps)))
+    return Result((*dims[:first], *inside, *dims[x.ndim - last :]), call.name, config)
+
+
+def _places(axes: Iterable[tuple[int, int]]) -> set[int]:
+    """All sums of an index times its step, over axes of (size, step)."""
+    found = {0}
+    for size, step in axes:
+        found = {place + index * step for place in found for index in range(size)}
+    return found
 
 
 @rule("im2col")

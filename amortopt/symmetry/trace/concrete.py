@@ -60,7 +60,14 @@ def concrete_graph(
     with _Decisions() as decisions:
         graph = _traced(module, params, inputs)
     holders = [node.name for node in graph.nodes if node.op == "placeholder"]
-    vary, total = _check_values(graph, branches)
+    buffers = dict(module.named_buffers())
+    # Integers that a network keeps, such as sizes: no symmetry moves them, and only training changes them.
+    still = [
+        holder
+        for holder, buffer in zip(holders[len(params) :], buffers.values(), strict=False)
+        if not (module.training or buffer.is_floating_point() or buffer.is_complex())
+    ]
+    vary, total = _check_values(graph, branches, still)
     # If every truth value that left the tensors is in the graph, only those that vary are negated.
     turn = vary if total == decisions.count else range(decisions.count)
     if vary and not (
@@ -71,7 +78,6 @@ def concrete_graph(
         )
     if any(node.op == "get_attr" for node in graph.nodes):
         _check_constants(module, params, inputs, graph)
-    buffers = [name for name, _ in module.named_buffers()]
     by_name = dict(zip(holders, (*params, *buffers), strict=False))
     return (
         graph,
@@ -154,8 +160,8 @@ def live(nodes: tuple[torch.fx.Node, ...], training: bool = False) -> tuple[torc
     return tuple(node for node in nodes if node in needed)
 
 
-def _check_values(graph: torch.fx.Graph, branches: bool) -> tuple[list[int], int]:
-    """Numbers may leave the tensors only where they are computed from constants.
+def _check_values(graph: torch.fx.Graph, branches: bool, still: Sequence[str]) -> tuple[list[int], int]:
+    """Numbers may leave the tensors only where they are computed from constants, or from nodes ``still``.
 
     Returns:
         Indices of the truth values that leave the tensors and vary, and the number of all that leave them.
@@ -164,7 +170,8 @@ def _check_values(graph: torch.fx.Graph, branches: bool) -> tuple[list[int], int
     vary: list[int] = []
     total = 0
     for node in graph.nodes:
-        if node.op == "placeholder" or any(source in varies for source in node.all_input_nodes):
+        moves = node.op == "placeholder" and node.name not in still
+        if moves or any(source in varies for source in node.all_input_nodes):
             varies.add(node)
         name = str(node.target).removeprefix("aten.").split(".")[0]
         if node.op != "call_function":

@@ -276,13 +276,21 @@ def has_readers(target: torch.fx.Node, writer: torch.fx.Node) -> bool:
     return bool(others) or target.op != "call_function" or operator_name(target) not in _ALLOCATES
 
 
-def lies_in_order(node: torch.fx.Node) -> bool:
-    """Whether what ``as_strided`` reads begins where its tensor does and lies in memory without gaps."""
+def memory_steps(node: torch.fx.Node) -> tuple[int, ...] | None:
+    """Steps in memory of the tensor that ``as_strided`` reads.
+
+    None if it begins to read elsewhere than its tensor does, or elements of that share memory.
+    """
     source, offset = node.args[0], arguments(node).get("storage_offset")
     value = source.meta.get("val") if isinstance(source, torch.fx.Node) else None
-    if not isinstance(value, Tensor) or not value.is_contiguous():
-        return False
-    return offset is None or offset == value.storage_offset()
+    if not isinstance(value, Tensor) or offset not in (None, value.storage_offset()):
+        return None
+    reach = 0  # of the axes with smaller steps
+    for step, size in sorted(zip(value.stride(), value.shape, strict=True)):
+        if size > 1 and step <= reach:
+            return None
+        reach += (size - 1) * step
+    return tuple(int(step) for step in value.stride())
 
 
 def module_path(node: torch.fx.Node) -> str:

@@ -20,14 +20,14 @@ def _timm(name: str, size: int = 64, **options: Any) -> tuple[nn.Module, Any]:
 
 
 _TIMM = (
-    *("bat_resnext26ts", "convnext_atto", "convnextv2_atto", "dla34", "dm_nfnet_f0"),
+    *("convnext_atto", "convnextv2_atto", "dla34", "dm_nfnet_f0"),
     *("eca_nfnet_l0", "eca_resnet33ts", "edgenext_xx_small", "efficientnet_b0", "ese_vovnet19b_dw"),
     *("gcresnext26ts", "ghostnet_100", "ghostnetv2_100", "hrnet_w18_small", "mobilevit_xxs"),
     *("mobilevitv2_050", "nf_regnet_b0", "poolformer_s12", "poolformerv2_s12", "regnety_002"),
     *("res2net50_26w_4s", "resnest14d", "resnet26d", "resnet50_gn", "resnetblur18", "resnetv2_50"),
     *("resnetv2_50d_evos", "seresnet18", "skresnet18", "tf_efficientnetv2_b0"),
 )
-_TIMM_AT_256 = ("botnet26t_256", "halonet26t", "sehalonet33ts", "lambda_resnet26t")
+_TIMM_AT_256 = ("bat_resnext26ts", "botnet26t_256", "halonet26t", "sehalonet33ts", "lambda_resnet26t")
 
 
 def _torchvision(build: Callable[[Any], nn.Module], *shape: int) -> tuple[nn.Module, Any]:

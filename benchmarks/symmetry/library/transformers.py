@@ -181,7 +181,7 @@ def _deformable_detr() -> tuple[nn.Module, Any]:
         use_pretrained_backbone=False,
         backbone=None,
         backbone_config=_backbone(),
-        **_DETR,
+        **_DETR | {"decoder_layers": 2},
         num_feature_levels=3,
     )
     return hf.DeformableDetrForObjectDetection(config), _pixels(64, batch=1)
@@ -609,7 +609,7 @@ _IMAGES: dict[str, Factory] = {
     "clip_vision": partial(_network, "CLIPVisionModelWithProjection", "CLIPVisionConfig", _pixels, **_IMAGE),
     "convnextv2": _stages("ConvNextV2", "ForImageClassification", **_CONVNEXT),
     "cvt": _stages(
-        "Cvt", "ForImageClassification", embed_dim=[8, 16, 32], num_heads=[1, 2, 2], depth=[1, 1, 1]
+        "Cvt", "ForImageClassification", embed_dim=[8, 16, 32], num_heads=[1, 2, 2], depth=[1, 2, 3]
     ),
     "deformable_detr": _deformable_detr,
     "deit": _image("DeiT", "ForImageClassification"),
