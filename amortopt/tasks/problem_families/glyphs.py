@@ -20,6 +20,8 @@ from amortopt.tasks.problem import Problem, Which
 from amortopt.tasks.problem_families.base import GeneratedFamily, register_problem_family
 
 _SIDE, _CLASSES, _WAYS, _STROKES, _STEPS = 16, 10, 2, 3, 24
+_CHUNK = 4096
+"""Examples whose distances to all pixels are in memory at once, 74 kB each."""
 
 
 @register_problem_family("glyphs")
@@ -235,7 +237,11 @@ def rendered(points: Tensor, thickness: Tensor, blur: Tensor) -> Tensor:
     centre = torch.arange(_SIDE) + 0.5
     grid = torch.stack(torch.meshgrid(centre, centre, indexing="xy"), -1).view(-1, 2)
     flat = points.flatten(1, 2)
-    # |p - q|^2 = |p|^2 - 2 p q + |q|^2, with the smallest over the points q of all strokes
-    square = torch.baddbmm(flat.square().sum(-1)[:, None], grid.expand(len(flat), -1, -1), flat.mT, alpha=-2)
-    distance = (square.amin(-1) + grid.square().sum(-1)).clamp(min=0).sqrt()
+    nearest = []
+    for some in flat.split(_CHUNK):
+        # |p - q|^2 = |p|^2 - 2 p q + |q|^2, with the smallest over the points q of all strokes
+        pixels = grid.expand(len(some), -1, -1)
+        square = torch.baddbmm(some.square().sum(-1)[:, None], pixels, some.mT, alpha=-2)  # [m, 256, S T]
+        nearest.append(square.amin(-1))
+    distance = (torch.cat(nearest) + grid.square().sum(-1)).clamp(min=0).sqrt()
     return torch.sigmoid((thickness - distance) / blur)
