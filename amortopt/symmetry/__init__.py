@@ -13,12 +13,13 @@ The room, in the order in which a network goes through it:
   (``labels``, with a worked example), and how the table is read off at the end (``table``).
 - ``spec`` and ``axes`` are that table, ``SymmetrySpec``; ``blocks`` reads and writes blocks of parameters.
 - ``action`` moves parameters by an element, ``proof/`` runs a network before and after, ``gauge`` counts,
-  ``match`` compares two networks.
+  ``match`` compares two networks, ``alignment/`` brings them into one gauge and averages them.
 """
 
 from __future__ import annotations
 
 from amortopt.symmetry.action import Element, act, compose, identity, inverse, sample
+from amortopt.symmetry.alignment.align import align, aligning_element, measure_statistics, merge
 from amortopt.symmetry.axes import Axis, Block, NeuronGroup, Operation, ScaleKind, meet
 from amortopt.symmetry.extract import UnknownOperationError, UnknownOperationWarning, extract
 from amortopt.symmetry.gauge import GaugeDimension, NullDirections, null_directions
@@ -27,11 +28,13 @@ from amortopt.symmetry.proof.probes import Larger
 from amortopt.symmetry.proof.verify import Proof, verify
 from amortopt.symmetry.rules import RuleError
 from amortopt.symmetry.spec import SymmetrySpec
+from amortopt.symmetry.trace.clock import ExtractionTimeoutError
 
 __all__ = [
     "Axis",
     "Block",
     "Element",
+    "ExtractionTimeoutError",
     "FamilyMismatchError",
     "GaugeDimension",
     "Larger",
@@ -46,12 +49,16 @@ __all__ = [
     "UnknownOperationError",
     "UnknownOperationWarning",
     "act",
+    "align",
+    "aligning_element",
     "compose",
     "extract",
     "identity",
     "inverse",
     "match",
+    "measure_statistics",
     "meet",
+    "merge",
     "null_directions",
     "sample",
     "verify",

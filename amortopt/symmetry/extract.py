@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from amortopt.symmetry.solve.dims import Dim, fixed, is_fixed, size_of
 from amortopt.symmetry.solve.labels import Labels
 from amortopt.symmetry.solve.table import Labelled, table_of
 from amortopt.symmetry.spec import SymmetrySpec
+from amortopt.symmetry.trace.clock import Clock
 from amortopt.symmetry.trace.program import (
     CHECKS,
     Trace,
@@ -45,19 +47,25 @@ class UnknownOperationError(ValueError):
     """The same under ``strict=True``."""
 
 
-def extract(module: nn.Module, example_input: Any, *, strict: bool = False) -> SymmetrySpec:
+def extract(
+    module: nn.Module, example_input: Any, *, strict: bool = False, seconds: float | None = None
+) -> SymmetrySpec:
     """Find what may be permuted and rescaled in a network without changing its function in eval mode.
 
     The forward pass is traced; every dimension of every value is labelled with the neuron groups that it is
     made of (see `solve.labels`), and a rule per operation constrains them. The answer may be smaller than the
     true symmetry, never larger.
 
+    No value of a weight is read, only shapes: a network on the meta device, or made of fake tensors, has the
+    table of the same network with weights, at no cost of memory. Its proof needs values.
+
     Args:
-        module: The base network; not modified.
+        module: The base network; not modified. On any device; ``example_input`` on the same one.
         example_input: What ``forward`` takes: a tensor, whose first axis is the batch; a tuple of arguments;
             a dict of keyword arguments; or ``(args, kwargs)``. Beside tensors there may be None, numbers,
             lists and objects, which are taken as they are.
         strict: Raise where an operation without a rule costs symmetry, instead of warning.
+        seconds: Limit of time; None for none. It is looked at between operations.
 
     Returns:
         The symmetry of all named parameters.
@@ -66,6 +74,7 @@ def extract(module: nn.Module, example_input: Any, *, strict: bool = False) -> S
         ValueError: The module has no parameters, lazy, integer or complex ones, does not take this input, or
             cannot be traced.
         UnknownOperationError: Under ``strict``, an operation without a rule; a ValueError.
+        ExtractionTimeoutError: It took longer than ``seconds``; a ValueError.
         RuleError: A rule failed, which is a bug in it; with the operation and its module path.
 
     Warns:
@@ -78,11 +87,19 @@ def extract(module: nn.Module, example_input: Any, *, strict: bool = False) -> S
         h1^+1 in^-1
     """
     check_module(module)
-    inputs = Inputs.of(example_input, module)
-    extraction = _Extraction(trace(module, inputs), strict, movable_buffers(module, inputs))
-    if any(parameter not in extraction.read for parameter in extraction.traced.shapes):
-        extraction.read_training(module, inputs)
-    return extraction.spec()
+    inputs, clock = Inputs.of(example_input, module), Clock(seconds)
+    try:
+        with clock if seconds is not None else contextlib.nullcontext():
+            extraction = _Extraction(trace(module, inputs), strict, movable_buffers(module, inputs), clock)
+            if any(parameter not in extraction.read for parameter in extraction.traced.shapes):
+                extraction.read_training(module, inputs)
+            spec = extraction.spec()
+    except Exception:
+        # What stopped may have been taken for a failure of the network.
+        clock.check()
+        raise
+    clock.check()
+    return spec
 
 
 def movable_buffers(module: nn.Module, inputs: Inputs) -> dict[str, bool]:
@@ -97,15 +114,16 @@ def movable_buffers(module: nn.Module, inputs: Inputs) -> dict[str, bool]:
     runner = Runner(module, inputs, dtype=torch.float32)
     try:
         _, after = runner.run({}, training=True)
-    except Exception:
+        return {name: name in after and after[name].equal(runner.buffers[name]) for name in buffers}
+    except Exception:  # it does not run in training mode, or its tensors have no values
         return dict.fromkeys(buffers, False)
-    return {name: name in after and after[name].equal(runner.buffers[name]) for name in buffers}
 
 
 class _Extraction:
     """Labels and what was read from one graph, or two."""
 
-    def __init__(self, traced: Trace, strict: bool, buffers: dict[str, bool]) -> None:
+    def __init__(self, traced: Trace, strict: bool, buffers: dict[str, bool], clock: Clock) -> None:
+        self.clock = clock
         self.traced = traced
         self.strict = strict
         self.training = False
@@ -162,6 +180,7 @@ class _Extraction:
 
     def _read(self) -> None:
         for node in self.traced.nodes:
+            self.clock.check()
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
             elif node.op == "output":
@@ -293,7 +312,11 @@ class _Extraction:
                 raise NoRule("a tensor has no elements")
             result = rule(self.labels, call)
         except NoRule as declined:
-            settings = {k: str(v) for k, v in call.args.items() if not tensors(v) and v is not None}
+            settings = {
+                k: str(v)
+                for k, v in call.args.items()
+                if not tensors(v) and v is not None and k not in ("device", "layout", "pin_memory")
+            }
             result = Result((), call.op, tuple(settings.items()))
             return result, self._without_rule(call, output, str(declined), hidden)
         outputs = output if isinstance(output, list | tuple) else [output]

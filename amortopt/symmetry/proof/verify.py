@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from amortopt.symmetry.action import sample
 from amortopt.symmetry.proof.probes import Larger, search
@@ -130,7 +131,7 @@ def verify(
 
     Raises:
         ValueError: Parameters or buffers of the spec are not those of the model, the model does not run on
-            the input, or an option is out of range.
+            the input or has no values (meta device), or an option is out of range.
 
     Examples:
         >>> import torch
@@ -147,6 +148,11 @@ def verify(
     if unknown := [mode for mode in modes if mode not in MODES] or not modes:
         raise ValueError(f"modes: got {unknown or 'none'}, expected some of {MODES}")
     params, state = dict(model.named_parameters()), dict(model.named_buffers())
+    if empty := [n for n, t in {**params, **state}.items() if t.is_meta or isinstance(t, FakeTensor)]:
+        raise ValueError(
+            f"model: {empty[0]!r} is on the meta device or fake and has no values, so nothing can be run; "
+            "load the weights, or extract and verify the same class with small widths and few layers"
+        )
     missing = [name for name in params if name not in spec.params]
     unknown = [name for name in spec.params if name not in params]
     unknown += [name for name in spec.buffers if name not in state]
