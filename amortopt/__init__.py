@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from amortopt import metanets as metanets
     from amortopt import symmetry as symmetry
     from amortopt import testing as testing
+    from amortopt.meta.fleet import meta_train as meta_train
     from amortopt.optim.networks import OutOfFamilyWarning as OutOfFamilyWarning
     from amortopt.optim.one_shot import ScaleGMNOptimizer as ScaleGMNOptimizer
     from amortopt.optim.stepwise import UNFOptimizer as UNFOptimizer
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "list_shipped",
     "load_release",
+    "meta_train",
     "metanets",
     "save_release",
     "symmetry",
@@ -44,6 +46,7 @@ _HOME = {
     "OutOfFamilyWarning": "amortopt.optim",
     "ScaleGMNOptimizer": "amortopt.optim",
     "UNFOptimizer": "amortopt.optim",
+    "meta_train": "amortopt.meta.fleet",
     "Release": "amortopt.release",
     "list_shipped": "amortopt.release",
     "load_release": "amortopt.release",

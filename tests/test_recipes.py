@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from torch import nn
 
 from amortopt import load_release
 from amortopt.cli.main import main
@@ -19,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml"))
 ZOOS = [path for path in RECIPES if path.startswith("recipes/zoo/")]
 RULES = [path for path in RECIPES if path.startswith("recipes/unf_")]
-FITS = [path for path in RECIPES if path not in ZOOS + RULES]
+FLEETS = ["recipes/fleet.yaml"]
+FITS = [path for path in RECIPES if path not in ZOOS + RULES + FLEETS]
 
 STAND_INS: dict[str, Callable[[Path], Any]] = {
     "cifar10_gray": write_cifar10,
@@ -124,6 +127,26 @@ def test_fit_recipe_takes_five_steps(path: str, scratch: Path, tmp_path: Path) -
     assert (release.l1_range is None) == (strengths is None)
     if release.l1_range is not None:
         assert [release.l1_range.low, release.l1_range.high] == strengths
+
+
+@pytest.mark.parametrize("path", FLEETS)
+def test_fleet_recipe_takes_two_steps(path: str, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for k in range(12):
+        x, y = draw.normal(size=(30, 2)), np.arange(30) % 2
+        np.savez(tmp_path / f"{k}.npz", x_train=x[:20], y_train=y[:20], x_test=x[20:], y_test=y[20:])
+    small = ["--steps", "2", "--networks", "4", "--progress", "false", "--out", str(tmp_path / "out")]
+    problems = ["--family.module", "tests.test_recipes:small_network", "--problems", str(tmp_path)]
+    assert main(["fit", "--config", path, *problems, "--name", "small", *small]) == 0
+    release = load_release(tmp_path / "out")
+    assert release.results["training"]["steps"] == 2
+    recipe = release.recipe
+    assert isinstance(recipe, dict)
+    assert all(recipe[key] == value for key, value in read(path).items() if key in recipe and key != "steps")
+
+
+def small_network() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
 
 
 @pytest.mark.parametrize("path", RULES)

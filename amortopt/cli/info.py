@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
 import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amortopt.symmetry import UnknownOperationWarning, extract
 from amortopt.system.files import write_whole
+from amortopt.system.imports import import_named
 
 _ELEMENTS = 3
 _FORM = "sizes separated by commas, such as 1,3,64,64, or 1,16:50 for integers below 50"
@@ -83,26 +81,7 @@ def info(
 
 
 def _network(name: str) -> nn.Module:
-    path, colon, attribute = name.partition(":")
-    parts = [*path.split("."), *attribute.split(".")]
-    if not colon or not all(part.isidentifier() for part in parts):
-        raise ValueError(
-            f"module: got {name!r}, expected package.module:name, such as torchvision.models:resnet18"
-        )
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        target: Any = importlib.import_module(path)
-    except Exception as error:
-        # A missing module is a wrong name, or something that the file itself imports.
-        absent = isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(f"{error.name}.")
-        wrong = f"got {name!r}, but there is no module {path!r}; check the name and what is installed"
-        failed = f"importing {path} failed, in its own code: {type(error).__name__}: {error}"
-        raise ValueError(f"module: {wrong if absent else failed}") from error
-    for part in attribute.split("."):
-        if not hasattr(target, part):
-            raise ValueError(f"module: got {name!r}, but {path} has no {attribute!r}; check the name")
-        target = getattr(target, part)
+    target = import_named(name, "module")
     if isinstance(target, nn.Module):
         return target.eval()
     if not callable(target):

@@ -48,7 +48,7 @@ COMMANDS = {
         extra="train",
     ),
     "fit": Command(
-        "amortopt.meta.fit", "main", "train a metanet by a recipe", parses_itself=True, extra="train"
+        "amortopt.cli.fit", "main", "train a metanet by a recipe", parses_itself=True, extra="train"
     ),
     "one-shot": Command(
         "amortopt.cli.one_shot", "one_shot", "apply a trained metanet to stored weights once"

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,24 +21,13 @@ from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.meta.one_pass.problem_data import ProblemDataModule
 from amortopt.meta.one_pass.results import commit, write_release
 from amortopt.meta.progress import FitProgress
+from amortopt.meta.quiet import quiet
 from amortopt.meta.rule.module import UpdateRuleModule
 from amortopt.meta.rule.results import write_rule_release
 from amortopt.meta.state import LAST, WholeStateIO, state_to_resume
 from amortopt.release import check_name, check_target
 from amortopt.system.recipes import recipes_first
 from amortopt.tasks import problem_family_names
-
-_IRRELEVANT_WARNINGS = (
-    r"\s*``instantiate_classes`` was deprecated",  # jsonargparse, called by Lightning
-    r"\s*By default only one JsonargparseDeprecationWarning",
-    r".*does not have many workers.*",
-    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
-    r".*Checkpoint directory .* exists and is not empty.*",
-    r".*ModelCheckpoint.*",
-    r".*GPU available but not used.*",
-    r"Grad strides do not match bucket view strides",  # of axes of size 1, under DDP
-)
-_IRRELEVANT_LOGS = re.compile(r"💡 Tip: |[GTH]PU available: ")  # Lightning's Trainer, on every start
 
 
 class FitCLI(LightningCLI):
@@ -183,7 +168,7 @@ def main(args: list[str]) -> None:
         ValueError: If the arguments or the recipe are wrong.
         OSError: If a file cannot be read or written.
     """
-    with _quiet():
+    with quiet():
         cli = FitCLI(recipes_first(args, "fit"))
         trainer, module, data = cli.trainer, cli.model, getattr(cli, "datamodule", None)
         commit_at_start = commit()
@@ -260,21 +245,3 @@ def model_of(args: list[str]) -> dict[str, Any]:
     if not isinstance(model.get("problem"), dict):
         model["problem"] = {}
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's advice about other ways to train, and without its greetings."""
-
-    def is_relevant(record: logging.LogRecord) -> bool:
-        return not _IRRELEVANT_LOGS.match(record.getMessage())
-
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addFilter(is_relevant)
-    try:
-        with warnings.catch_warnings():
-            for message in _IRRELEVANT_WARNINGS:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        logger.removeFilter(is_relevant)

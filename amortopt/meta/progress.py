@@ -13,10 +13,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 
 class FitProgress(ProgressBar):
-    """A bar over the budget, and a line after every validation that stays."""
+    """A bar over the budget, and a line after every validation that stays.
 
-    def __init__(self) -> None:
+    Args:
+        goal: What validation has to beat, shown beside it.
+    """
+
+    def __init__(self, goal: str = "") -> None:
         super().__init__()
+        self._goal = f"  to beat: {goal}" if goal else ""
         self._enabled = True
         self._bar: Progress | None = None
         self._job: TaskID | None = None
@@ -53,7 +58,8 @@ class FitProgress(ProgressBar):
             return
         self._drawn = time.monotonic()
         progress = pl_module.progress() if trainer.world_size == 1 else 0.0
-        text = f"step {trainer.global_step}{_shown(trainer, ('train_loss', 'val_accuracy', 'val_psnr'))}"
+        shown = _shown(trainer, ("train_loss", "val_accuracy", "val_psnr", "val_r2"))
+        text = f"step {trainer.global_step}{shown}{self._goal}"
         self._bar.update(self._job, completed=progress, description=text)
         self._bar.refresh()
 
@@ -68,7 +74,8 @@ class FitProgress(ProgressBar):
         names += getattr(pl_module, "reported", ())
         skipped = f"; {pl_module.skipped} steps skipped" if getattr(pl_module, "skipped", 0) else ""
         self._bar.console.print(
-            f"{elapsed} step {trainer.global_step}{_shown(trainer, names)}{skipped}", highlight=False
+            f"{elapsed} step {trainer.global_step}{_shown(trainer, names)}{self._goal}{skipped}",
+            highlight=False,
         )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

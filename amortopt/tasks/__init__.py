@@ -23,6 +23,7 @@ from amortopt.tasks.objective import (
     SquaredError,
     make_objective,
 )
+from amortopt.tasks.own_networks import ModuleFamily, register_network
 from amortopt.tasks.problem import ArrayProblem, Problem, make_problem, problem_names, register_problem
 from amortopt.tasks.problem_families import (
     ProblemFamily,
@@ -53,6 +54,7 @@ __all__ = [
     "Mlp",
     "Mnist",
     "Mnist1d",
+    "ModuleFamily",
     "Objective",
     "Problem",
     "ProblemFamily",
@@ -79,6 +81,7 @@ __all__ = [
     "problem_family_names",
     "problem_names",
     "register_family",
+    "register_network",
     "register_problem",
     "register_problem_family",
 ]

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import save_file
 
 from amortopt.cli.main import main
@@ -23,6 +24,7 @@ SMALL = {
     "zoo tiny-rnn": "--count 2 --out {tmp}/zoo --progress false",
     "fit": "--data.zoo {tmp}/zoo --data.networks 2 --data.examples 16 --data.val_networks 2 "
     "--runs {tmp}/runs --trainer.max_steps 2 --trainer.enable_progress_bar false --model.metanet.width 8",
+    "fit of a fleet": "--steps 2 --networks 4 --progress false --metanet.hidden 4 --metanet.channels 2",
     "fit of a rule": "--runs {tmp}/runs --trainer.max_steps 2 --trainer.enable_progress_bar false "
     "--model.rule.width 4 --model.estimator.truncation 2 --model.horizon 2",
 }
@@ -33,7 +35,7 @@ def kind(command: str) -> str:
     """Key of ``SMALL`` for a command."""
     words = command.split()
     if words[1] == "fit":
-        return "fit of a rule" if "unf_" in command else "fit"
+        return "fit of a fleet" if "--problems" in words else "fit of a rule" if "unf_" in command else "fit"
     return " ".join(words[1:3]) if words[1] == "zoo" else words[1]
 
 
@@ -44,10 +46,16 @@ def run_command(command: str, tmp: Path) -> int:
         Its exit status.
     """
     args = shlex.split(command)[1:]
-    if args[0] == "info":
+    if args[0] == "info" or kind(command) == "fit of a fleet":
         snippet = re.search(r"^```python\n(.*?)^```", (ROOT / NET).read_text(encoding="utf-8"), re.M | re.S)
         assert snippet
         Path("mynet.py").write_text(snippet[1].partition("opt =")[0])
+    if kind(command) == "fit of a fleet":
+        folder, draw = Path(args[args.index("--problems") + 1]), np.random.default_rng(0)
+        folder.mkdir()
+        for k in range(12):
+            x, y = draw.normal(size=(30, 40)), np.arange(30) % 10
+            np.savez(folder / f"{k}.npz", x_train=x[:20], y_train=y[:20], x_test=x[20:], y_test=y[20:])
     if args[0] == "one-shot":
         save_file(params_of(make_family("mlp").build()), "weights.safetensors")
     if kind(command) == "fit":

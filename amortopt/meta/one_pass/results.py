@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import amortopt
 from amortopt.meta.one_pass.data import ZooDataModule
+from amortopt.meta.one_pass.fleet_data import FleetDataModule
 from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.meta.one_pass.problem_data import ProblemDataModule
 from amortopt.release import Release, measure_statistics, save_release
@@ -25,7 +27,7 @@ from amortopt.tasks import ProblemFamily, evaluate_many
 def write_release(
     folder: str | os.PathLike[str],
     module: OnePassModule,
-    data: ZooDataModule | ProblemDataModule,
+    data: ZooDataModule | ProblemDataModule | FleetDataModule,
     *,
     name: str,
     recipe: dict[str, Any],
@@ -33,6 +35,8 @@ def write_release(
     steps: int,
     seconds: float,
     commit: str | None,
+    rivals: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure what the averaged metanet does to test networks, on the test data; write its release.
 
@@ -46,6 +50,9 @@ def write_release(
         steps: Steps of the run.
         seconds: Time of training.
         commit: Commit of the code that trained; see [commit][amortopt.meta.one_pass.results.commit].
+        rivals: What other ways to improve the same test networks are called -> losses [n] and scores [n] that
+            they reach.
+        facts: What else to record among the results.
 
     Returns:
         Scores (accuracies in [0, 1], PSNR in dB) and losses ``"before"`` and ``"after"`` all passes, number
@@ -72,7 +79,9 @@ def write_release(
         "data": "test",
         "l1_norm_ratio": 1 - first.l1_cut.mean().item(),
         "before": summary(loss, score),
+        **{key: summary(*reached) for key, reached in (rivals or {}).items()},
         "after": summary(first.loss, first.score),
+        **(facts or {}),
     }
     if data.l1_range is not None:
         results["by l1"] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +50,13 @@ def test_files_stay_in_their_part_when_others_are_added(tmp_path: Path) -> None:
     before = Folder(str(folder(tmp_path, 10)))
     after = Folder(str(folder(tmp_path, 30)))
     for which in ("train", "val", "test"):
-        assert set(before._files[which]) <= set(after._files[which])
+        assert set(before._items[which]) <= set(after._items[which])
 
 
 def test_real_targets_mean_squared_error(tmp_path: Path) -> None:
     for k in range(8):
         data = arrays(seed=k)
-        np.savez(
-            tmp_path / f"{k}.npz", **data | {key: data[key][:, None] / 2 for key in ("y_train", "y_test")}
-        )
+        np.savez(tmp_path / f"{k}.npz", **data | {key: data[key] / 2 for key in ("y_train", "y_test")})
     family = Folder(str(tmp_path), val=0.0, test=0.0)
     assert family.objective == SquaredError((1,))
     assert family.draw("train", 0, 8, 6, 4)[0].y.dtype == torch.float32
@@ -77,6 +77,66 @@ def test_real_targets_mean_squared_error(tmp_path: Path) -> None:
 def test_broken_file_is_named_with_its_key(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Folder(str(folder(tmp_path, **changes)))
+
+
+def test_every_part_gets_a_file_where_there_are_few(tmp_path: Path) -> None:
+    for k in range(3):
+        np.savez(tmp_path / f"{k}.npz", **arrays(seed=k))
+    family = Folder(str(tmp_path))
+    assert [family.count(which) for which in ("train", "val", "test")] == [1, 1, 1]
+
+
+def test_header_that_claims_more_than_the_file_has_is_refused(tmp_path: Path) -> None:
+    file = folder(tmp_path) / "problem-003.npz"
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for claimed, message in (((10**9, 5), "more than 2147483648 bytes"), ((10**6, 5), "the file is damaged")):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "<f8", "fortran_order": False, "shape": claimed}
+        )
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, header.getvalue() if name == "x_train.npy" else content)
+        with pytest.raises(ValueError, match=rf"problem-003.npz: x_train has .*{message}"):
+            Folder(str(tmp_path))
+
+
+def test_array_of_noise_is_named(tmp_path: Path) -> None:
+    file = folder(tmp_path) / "problem-003.npz"
+    with zipfile.ZipFile(file, "w") as archive:
+        for key in ("x_train", "y_train", "x_test", "y_test"):
+            archive.writestr(f"{key}.npy", b"no array at all")
+    with pytest.raises(ValueError, match=r"problem-003.npz: is no .npz file, or a damaged one"):
+        Folder(str(tmp_path))
+
+
+def test_labels_outside_of_the_classes_are_named(tmp_path: Path) -> None:
+    path = str(folder(tmp_path, y_test=np.array([0, 1, -1, 2])))
+    with pytest.raises(ValueError, match=r"problem-007.npz: y_test: got labels from -1 to 2"):
+        Folder(path, val=0.0, test=0.0).draw("train", 0, 20, 9, 9)
+    with pytest.raises(ValueError, match=r"y_train: got labels from 0 to 2 in y, expected .* 0 to 1"):
+        Folder(path, CrossEntropy(2).to_config(), val=0.0, test=0.0).draw("train", 0, 20, 9, 9)
+
+
+def test_numbers_too_large_for_float32_are_named(tmp_path: Path) -> None:
+    family = Folder(str(folder(tmp_path, x_test=np.full((4, 5), 1e200))), val=0.0, test=0.0)
+    with pytest.raises(ValueError, match=r"problem-007\.npz: x_test has NaN or infinite"):
+        family.draw("train", 0, 20, 6, 4)
+
+
+def test_folder_without_data_is_what_a_checkpoint_knows(tmp_path: Path) -> None:
+    config = Folder(str(folder(tmp_path))).to_config()
+    del config["path"]
+    family = make_problem_family(**config)
+    assert family.input_shape == (5,) and family.objective == CrossEntropy(3)
+    assert family.count("train") == 0
+    with pytest.raises(ValueError, match="has no data: it comes from a checkpoint"):
+        family.draw("train", 0, 1, 1, 1)
+    with pytest.raises(ValueError, match="objective, input_shape: got None, None"):
+        Folder()
+    with pytest.raises(ValueError, match=r"input_shape: got \(4,\), but the inputs of the data"):
+        Folder(str(tmp_path), input_shape=[4])
 
 
 def test_truncated_file_is_named(tmp_path: Path) -> None:
