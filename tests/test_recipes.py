@@ -142,7 +142,10 @@ def test_fleet_recipe_takes_two_steps(path: str, tmp_path: Path) -> None:
     assert release.results["training"]["steps"] == 2
     recipe = release.recipe
     assert isinstance(recipe, dict)
-    assert all(recipe[key] == value for key, value in read(path).items() if key in recipe and key != "steps")
+    assert recipe["metanet"] == {"name": "rounds", **read(path)["metanet"]}
+    assert all(
+        recipe[key] == read(path)[key] for key in ("minutes", "seed", "input_noise", "mix_classes", "lr")
+    )
 
 
 def small_network() -> nn.Module:
