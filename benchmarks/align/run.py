@@ -168,8 +168,8 @@ def block(records: Records) -> str:
     rows.append(["loss of the networks themselves", *ends])
     pairs = max(len(_lines(records, name, "none")) for name in names)
     notes = [
-        f"Barrier of the training loss on MNIST-1D: loss at the midpoint less the mean of both ends, mean of "
-        f"{pairs} pairs of networks.",
+        f"Barrier of the training loss on MNIST-1D: loss at the midpoint less the mean of both ends; "
+        f"{'one pair' if pairs == 1 else f'mean of {pairs} pairs'} of networks, {EPOCHS} epochs each.",
         "git-re-basin: Algorithm 1 of the paper with a table written by hand for each architecture; align "
         "needs none.",
     ]
@@ -193,7 +193,7 @@ def picture(records: Records) -> bytes:
                     losses = [mean(values) for values in zip(*(one["train"] for one in lines), strict=True)]
                     ax.plot(t, losses, color=LINES[method], label=title, linewidth=1.7)
         figures.label("from a (0) to b (1)", "training loss")
-        return figures.png("MNIST-1D, mean over pairs of networks; batch norms measured anew at every point.")
+        return figures.png("MNIST-1D; batch norms measured anew at every point.")
 
 
 def markdown(records: Records) -> str:

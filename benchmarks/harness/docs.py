@@ -26,6 +26,7 @@ BLOCKS = {
     "learned": ("learned_optimizers", "optimizers.tables"),
     "coverage": ("symmetry_coverage", "symmetry.coverage_tables"),
     "gauge": ("gauge_freedom", "symmetry.gauge"),
+    "align": ("align", "align.run"),
     "tiny-rnn": ("tiny_rnn_zoo", "weights.tables"),
 }
 """Name of a block -> benchmark, and the module below benchmarks/ whose ``block(records)`` makes it.
