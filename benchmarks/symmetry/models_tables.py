@@ -23,6 +23,11 @@ def markdown(records: Records) -> str:
     return document(parts)
 
 
+def block(records: Records) -> str:
+    """The table of the docs: a row per library."""
+    return summary(records) + "\n\n" + explanation(records)
+
+
 def summary(records: Records) -> str:
     """A row per library, and one of all."""
     rows = []
@@ -58,7 +63,7 @@ def explanation(records: Records) -> str:
         "table was found. Proof holds: the network computes the same, in float64, at weights moved by random "
         "elements; a proof that fails would be a wrong claim. Movable: share of the parameters that some "
         "element moves or rescales. Without a rule: operations whose groups are taken as trivial. Seconds: "
-        "of extraction. "
+        "of extraction, on a machine that does other work beside. "
         f"{machines(records)}."
     )
 
