@@ -40,12 +40,14 @@ class Batch:
         examples: For the loss; shared by all networks, or per network where noise makes them differ.
         read: Another minibatch, for gradients that the metanet reads.
         l1: L1 strength per network [B]; None if the metanet reads none.
+        classes: Number that each class of a network's own answers has in the examples, [B, C]; None: its own.
     """
 
     params: Params
     examples: Examples
     read: Examples
     l1: Tensor | None
+    classes: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -229,6 +229,7 @@ class OnePassModule(L.LightningModule):
         l1: Tensor | None,
         *,
         reading: Reading | None = None,
+        classes: Tensor | None = None,
     ) -> Conditions:
         """What a metanet reads of networks [B, ...]; gradients can be differentiated where params can.
 
@@ -238,6 +239,7 @@ class OnePassModule(L.LightningModule):
             read: Examples for gradients.
             l1: L1 strengths [B].
             reading: Which of batch and function are read; by default the batch where it is declared.
+            classes: Number that each class of a network's own answers has in ``read``, [B, C].
         """
 
         def gradient_on(examples: Examples, objective: Objective) -> Callable[[Params], Params]:
@@ -258,6 +260,10 @@ class OnePassModule(L.LightningModule):
             assert metanet.probes is not None
             with torch.no_grad():
                 answers = answers_many(self.network, params, metanet.probes)
+                if classes is not None:
+                    # Column classes[c] of the answers is what the network says of class c.
+                    order = classes.argsort(1)[:, None].expand_as(answers.y)
+                    answers = replace(answers, y=answers.y.gather(2, order))
             function = gradient_on(answers, objective.matching())
         return Conditions(
             gradient,
@@ -275,6 +281,7 @@ class OnePassModule(L.LightningModule):
         *,
         reading: Reading | None = None,
         rounds: int | None = None,
+        classes: Tensor | None = None,
     ) -> list[Params]:
         """New params [B, ...] after each round of a metanet that has rounds, or after each pass.
 
@@ -285,11 +292,12 @@ class OnePassModule(L.LightningModule):
             l1: L1 strengths [B].
             reading: As for ``conditions``.
             rounds: Rounds of a pass; by default all.
+            classes: As for ``conditions``.
         """
         results = [params]
         for _ in range(self.passes):
             now = results[-1]
-            conditions = self.conditions(metanet, now, read, l1, reading=reading)
+            conditions = self.conditions(metanet, now, read, l1, reading=reading, classes=classes)
             if isinstance(metanet, Rounds):
                 results += metanet.after_rounds(now, conditions, rounds)[1:]
             else:
@@ -303,6 +311,7 @@ class OnePassModule(L.LightningModule):
         read: Examples,
         l1: Tensor | None,
         penalty: Tensor | None = None,
+        classes: Tensor | None = None,
     ) -> Tensor:
         """Mean over networks of the loss after the rounds or passes, or of its log, weighted over these.
 
@@ -312,9 +321,12 @@ class OnePassModule(L.LightningModule):
             read: Examples for gradients that the metanet reads.
             l1: L1 strengths [B] that the metanet reads.
             penalty: L1 strengths [B] of the loss; by default the same.
+            classes: As for ``conditions``.
         """
         penalty, stage = l1 if penalty is None else penalty, self.stage()
-        results = self.improve(self.metanet, params, read, l1, reading=stage.reading, rounds=stage.rounds)
+        results = self.improve(
+            self.metanet, params, read, l1, reading=stage.reading, rounds=stage.rounds, classes=classes
+        )
         # Every pass counts alike; of rounds the last one counts most.
         weights = [1 / len(results)] * len(results)
         if isinstance(self.metanet, Rounds) and len(results) > 1:
@@ -408,7 +420,12 @@ class OnePassModule(L.LightningModule):
         else:
             # Let the first rounds see gradients of their usual size.
             conditions = self.conditions(
-                self.metanet, batch.params, batch.read, batch.l1, reading=stage.reading
+                self.metanet,
+                batch.params,
+                batch.read,
+                batch.l1,
+                reading=stage.reading,
+                classes=batch.classes,
             )
             self.metanet.calibrate(conditions)
             self.average.load_state_dict(self.metanet.state_dict())
@@ -421,7 +438,7 @@ class OnePassModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Meta-loss of a batch."""
         penalty = None if batch.l1 is None else batch.l1 * self.penalty_factor()
-        loss = self._loss(batch.params, batch.examples, batch.read, batch.l1, penalty)
+        loss = self._loss(batch.params, batch.examples, batch.read, batch.l1, penalty, batch.classes)
         value = loss.detach()
         # Sum and number of the finite losses, without waiting for the device.
         added = torch.stack([torch.nan_to_num(value, 0, 0, 0), value.isfinite().to(value.dtype)])

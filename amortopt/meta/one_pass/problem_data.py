@@ -6,6 +6,7 @@ Legend: B networks, P problems of the pool, N examples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from amortopt.meta.one_pass.data import Batch, DrawnDataModule, Held, draw_stren
 from amortopt.meta.one_pass.starts import Starts
 from amortopt.metanets import L1Range
 from amortopt.system.extras import needed_for
-from amortopt.tasks import Examples, Family, ProblemFamily, init_many
+from amortopt.tasks import CrossEntropy, Examples, Family, ProblemFamily, init_many
 from amortopt.tasks.problem import Which
 
 
@@ -38,6 +39,8 @@ class ProblemDataModule(DrawnDataModule):
         l1_zero: Share of networks with strength 0 instead, in [0, 1).
         val_networks: Problems for validation, and for the test at the end.
         val_read: Examples that a pass reads in validation and test.
+        permute_classes: Whether every drawn problem gets its classes in a random order, which makes many
+            problems of one; for cross-entropy, where what a class is called says nothing.
         starts: How networks are trained whose functions are read, for metanets that read functions.
         seed: Seed of the draws.
 
@@ -57,10 +60,13 @@ class ProblemDataModule(DrawnDataModule):
         l1_zero: float = 0.1,
         val_networks: int = 64,
         val_read: int = 1000,
+        permute_classes: bool = False,
         starts: Starts | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.permute_classes = permute_classes
+        self._classes: int | None = None
         counts = {
             "pool": pool,
             "networks": networks,
@@ -112,6 +118,13 @@ class ProblemDataModule(DrawnDataModule):
                 f"family: {family} takes inputs of shape {family.input_shape}, but {problems} has "
                 f"{problems.input_shape}; change one of the two"
             )
+        if self.permute_classes:
+            objective = problems.objective
+            if not isinstance(objective, CrossEntropy) or objective.target_shape:
+                raise ValueError(
+                    f"data.permute_classes: got True, expected false: {problems} has no classes ({objective})"
+                )
+            self._classes = objective.num_classes
         device = torch.device(device)
         count = _at_most(self.pool, problems.count("train"))
         pair = problems.draw("train", 0, count, self.read[1], self.examples)
@@ -195,7 +208,12 @@ class ProblemDataModule(DrawnDataModule):
         if self.l1_range is not None:
             l1 = draw_strengths(self.l1_range, self.l1_zero, self.networks, generator)
         target = judged.of(which).noisy(self.input_noise, generator)
-        return Batch(params, target, read.of(which).take(order), l1)
+        some, classes = read.of(which).take(order), None
+        if self._classes is not None:
+            shape = (self.networks, self._classes)
+            classes = torch.rand(shape, generator=generator, device=device).argsort(1)
+            some, target = (replace(each, y=classes.gather(1, each.y)) for each in (some, target))
+        return Batch(params, target, some, l1, classes)
 
     def validation(self) -> Held:
         """What a validation reads: problems that no step has."""

@@ -11,9 +11,12 @@ import torch
 
 from amortopt import ScaleGMNOptimizer
 from amortopt.cli.main import main
+from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.meta.one_pass.problem_data import ProblemDataModule
+from amortopt.meta.one_pass.starts import Starts
+from amortopt.metanets import Rounds
 from amortopt.tasks import Examples, evaluate_many, make_family, make_problem_family
-from amortopt.tasks.problem_families import Curves
+from amortopt.tasks.problem_families import Curves, Images
 from tests.meta.tiny import error_of
 
 RECIPE = """
@@ -176,3 +179,38 @@ def test_recipe_that_misfits_its_data_is_refused(tmp_path: Path, capsys: pytest.
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     args = ["--config", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path), "--trainer.logger", "false"]
     assert "data.l1" in error_of([*args, "--data.l1", "[0.001, 0.01]"], capsys)
+
+
+def test_permuted_classes_are_those_of_the_networks_answers() -> None:
+    starts = Starts(20, (1,), examples=40)
+    plain, data = (loaded(permute_classes=permute, starts=starts) for permute in (False, True))
+    batch, before = data.draw(2, trained=True), plain.draw(2, trained=True)
+    assert batch.classes is not None and before.classes is None
+    assert torch.equal(batch.classes.sort(1).values, torch.arange(10).expand(4, -1))
+    for each, old in ((batch.read, before.read), (batch.examples, before.examples)):
+        assert torch.equal(each.x, old.x)
+        assert torch.equal(each.y, batch.classes.gather(1, old.y))
+    module = OnePassModule(
+        {"name": "curves"},
+        {"name": "mlp", "widths": [40, 6, 10]},
+        {"name": "rounds", "hidden": 4, "channels": 2, "conditions": ["batch", "function"], "probes": 8},
+    )
+    assert isinstance(module.metanet, Rounds) and module.metanet.probes is not None
+    module.metanet.probes.copy_(data.probes(8))
+    # The gradient of the function is that of a network whose outputs are named anew.
+    renamed = dict(batch.params)
+    for name in ("2.weight", "2.bias"):
+        renamed[name] = torch.stack(
+            [p[order] for p, order in zip(batch.params[name], batch.classes.argsort(1), strict=True)]
+        )
+    options = {"read": batch.read, "l1": None, "reading": "function"}
+    given = module.conditions(module.metanet, batch.params, classes=batch.classes, **options).function
+    expected = module.conditions(module.metanet, renamed, **options).function
+    assert given is not None and expected is not None
+    for name, value in expected(before.params).items():
+        torch.testing.assert_close(given(before.params)[name], value)
+
+
+def test_problems_without_classes_cannot_be_permuted() -> None:
+    with pytest.raises(ValueError, match=r"data\.permute_classes: got True, expected false"):
+        ProblemDataModule(permute_classes=True).load(Images(), make_family("mlp", widths=(2, 4, 1)))
