@@ -115,14 +115,18 @@ def demo(
     threads = torch.get_num_threads()
     note = " ".join(
         [
-            "Test data; networks from seeds that no checkpoint was trained on. Time per network: that of all "
-            f"at once by their number, on {threads} CPU thread{'s' * (threads != 1)}. One pass: a call of "
-            "one_shot_params (checks, metanet, copies), without loading the checkpoint. SGD and Adam: all "
-            "networks take each step at once, cosine schedule, learning rate chosen on other networks.",
+            "Test data. Time per network: that of all at once by their number, on "
+            f"{threads} CPU thread{'s' * (threads != 1)}. Learning rates were chosen on other networks.",
             *dict.fromkeys(notes),
         ]
     )
-    console.print(note, style="dim", highlight=False)
+    console.print(
+        "Networks from seeds that no checkpoint was trained on. One pass: a call of one_shot_params (checks, "
+        "metanet, copies), without loading the checkpoint. SGD and Adam: all networks take each step at "
+        f"once, cosine schedule. {note}",
+        style="dim",
+        highlight=False,
+    )
     panels = [panel for _, panel in compared]
     write_whole(out, draw(panels, title="One forward pass against training", note=note))
     console.print(f"picture: {out}", highlight=False)
