@@ -420,7 +420,9 @@ class ScaleGMNOptimizer:
         strengths = checked_l1(l1, count, self.metanet, self.l1_range)
         return Call(self.metanet, data, objective, held, strengths, passes, rounds, self.statistics, exact)
 
-    def measure_statistics(self, problems: int = 512) -> FamilyStatistics | None:
+    def measure_statistics(
+        self, problems: int = 512, *, fewest: int = 1, examples: int = 1000
+    ) -> FamilyStatistics | None:
         """Measure what problems of the family look like to this checkpoint, and warn of others from now on.
 
         It runs passes on validation problems, which takes seconds to a minute. ``save_pretrained`` writes the
@@ -428,6 +430,8 @@ class ScaleGMNOptimizer:
 
         Args:
             problems: How many; at most all that the family has.
+            fewest: Fewest examples of a problem that passes are to read.
+            examples: Most examples; at most as many as a problem has.
 
         Returns:
             The statistics, also in ``statistics``; None where the checkpoint reads no batch or has fewer than
@@ -445,7 +449,15 @@ class ScaleGMNOptimizer:
             fresh = init_many(self.family.build, range(64))
             with torch.random.fork_rng(devices=[]):
                 network = self.family.build().to(device_of(self.metanet))
-            self.statistics = measure_statistics(self.metanet, network, fresh, self.problem, count=problems)
+            self.statistics = measure_statistics(
+                self.metanet,
+                network,
+                fresh,
+                self.problem,
+                count=problems,
+                fewest=fewest,
+                examples=examples,
+            )
         return self.statistics
 
     def _reads_symbols(self, example_input: Any) -> bool:

@@ -181,6 +181,7 @@ def measure_statistics(
     problems: ProblemFamily,
     *,
     count: int = PROBLEMS,
+    fewest: int = 1,
     examples: int = 1000,
 ) -> FamilyStatistics | None:
     """Measure what a metanet meets on validation problems of its family.
@@ -193,6 +194,7 @@ def measure_statistics(
         fresh: Untrained networks [n, ...], used in turn.
         problems: The family of problems.
         count: Problems; fewer if the family has fewer for validation.
+        fewest: Fewest examples N that are read: of fewer than it was trained for, nothing is to be expected.
         examples: Most examples N that are read.
 
     Returns:
@@ -204,7 +206,7 @@ def measure_statistics(
     if count < _FEWEST or "batch" not in metanet.conditions:
         return None
     device = next(iter(metanet.parameters())).device
-    sizes = [n for n in _SIZES if n < examples] + [examples]
+    sizes = sorted({fewest, examples, *(n for n in _SIZES if fewest < n < examples)})
     width = max(64, math.prod(problems.input_shape))
     at_once = max(1, min(64, _CHUNK // (examples * width)))
     met: dict[int, list[dict[str, Tensor]]] = {n: [] for n in sizes}

@@ -123,6 +123,11 @@ def test_statistics_are_saved_and_loaded(opt: ScaleGMNOptimizer, tmp_path: Path)
     assert "standard deviation 5" in warned(again, 5 * X, Y)
 
 
+def test_statistics_are_of_the_numbers_of_examples_that_are_read() -> None:
+    statistics = rounds_optimizer().measure_statistics(problems=16, fewest=20, examples=100)
+    assert statistics is not None and statistics.sizes == (20, 64, 100)
+
+
 def test_statistics_may_be_absent(tmp_path: Path) -> None:
     folder = rounds_optimizer().save_pretrained(tmp_path / "one")
     assert json.loads((folder / "config.json").read_text())["statistics"] is None

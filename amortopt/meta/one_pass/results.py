@@ -102,6 +102,7 @@ def write_release(
             module.network,
             networks,
             module.problem,
+            fewest=data.read[0],
             examples=data.read[1],
         )
     release = Release(

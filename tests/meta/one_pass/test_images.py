@@ -80,7 +80,9 @@ def test_validation_and_results_are_psnr(run: tuple[Path, str]) -> None:
     release, metrics = run
     columns = metrics.splitlines()[0].split(",")
     assert "val_psnr" in columns and "val_psnr_raw" in columns and "val_accuracy" not in columns
-    after = json.loads((release / "config.json").read_text())["results"]["after"]
+    config = json.loads((release / "config.json").read_text())
+    after = config["results"]["after"]
+    assert config["statistics"]["sizes"] == [64]
     assert set(after) == {"mean_psnr", "max_psnr", "min_psnr", "mean_loss"}
     assert "mean_psnr" in (release / "README.md").read_text()
 
