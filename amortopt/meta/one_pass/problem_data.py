@@ -39,8 +39,6 @@ class ProblemDataModule(DrawnDataModule):
         l1_zero: Share of networks with strength 0 instead, in [0, 1).
         val_networks: Problems for validation, and for the test at the end.
         val_read: Examples that a pass reads in validation and test.
-        permute_classes: Whether every drawn problem gets its classes in a random order, which makes many
-            problems of one; for cross-entropy, where what a class is called says nothing.
         starts: How networks are trained whose functions are read, for metanets that read functions.
         seed: Seed of the draws.
 
@@ -60,12 +58,10 @@ class ProblemDataModule(DrawnDataModule):
         l1_zero: float = 0.1,
         val_networks: int = 64,
         val_read: int = 1000,
-        permute_classes: bool = False,
         starts: Starts | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.permute_classes = permute_classes
         self._classes: int | None = None
         counts = {
             "pool": pool,
@@ -118,11 +114,11 @@ class ProblemDataModule(DrawnDataModule):
                 f"family: {family} takes inputs of shape {family.input_shape}, but {problems} has "
                 f"{problems.input_shape}; change one of the two"
             )
-        if self.permute_classes:
+        if self.starts.permute_classes:
             objective = problems.objective
             if not isinstance(objective, CrossEntropy) or objective.target_shape:
                 raise ValueError(
-                    f"data.permute_classes: got True, expected false: {problems} has no classes ({objective})"
+                    f"data.starts.permute_classes: got True, expected false: {problems} has no classes ({objective})"
                 )
             self._classes = objective.num_classes
         device = torch.device(device)
@@ -209,7 +205,7 @@ class ProblemDataModule(DrawnDataModule):
             l1 = draw_strengths(self.l1_range, self.l1_zero, self.networks, generator)
         target = judged.of(which).noisy(self.input_noise, generator)
         some, classes = read.of(which).take(order), None
-        if self._classes is not None:
+        if trained and self._classes is not None:
             shape = (self.networks, self._classes)
             classes = torch.rand(shape, generator=generator, device=device).argsort(1)
             some, target = (replace(each, y=classes.gather(1, each.y)) for each in (some, target))

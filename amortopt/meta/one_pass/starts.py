@@ -29,6 +29,8 @@ class Starts:
         examples: Examples N that each is trained on.
         learning_rate: At the start.
         input_noise: Standard deviation of Gaussian noise on the inputs.
+        permute_classes: Whether each gets its classes in a random order whenever it is drawn, which makes many
+            networks of one; for cross-entropy, where what a class is called says nothing.
     """
 
     problems: int = 0
@@ -36,6 +38,7 @@ class Starts:
     examples: int = 4000
     learning_rate: float = 0.03
     input_noise: float = 0.2
+    permute_classes: bool = False
 
     def check(self) -> None:
         """Raise a ``ValueError`` that names the value that is out of its range."""

@@ -182,8 +182,10 @@ def test_recipe_that_misfits_its_data_is_refused(tmp_path: Path, capsys: pytest.
 
 
 def test_permuted_classes_are_those_of_the_networks_answers() -> None:
-    starts = Starts(20, (1,), examples=40)
-    plain, data = (loaded(permute_classes=permute, starts=starts) for permute in (False, True))
+    plain, data = (
+        loaded(starts=Starts(20, (1,), examples=40, permute_classes=permute)) for permute in (False, True)
+    )
+    assert data.draw(2).classes is None
     batch, before = data.draw(2, trained=True), plain.draw(2, trained=True)
     assert batch.classes is not None and before.classes is None
     assert torch.equal(batch.classes.sort(1).values, torch.arange(10).expand(4, -1))
@@ -212,5 +214,7 @@ def test_permuted_classes_are_those_of_the_networks_answers() -> None:
 
 
 def test_problems_without_classes_cannot_be_permuted() -> None:
-    with pytest.raises(ValueError, match=r"data\.permute_classes: got True, expected false"):
-        ProblemDataModule(permute_classes=True).load(Images(), make_family("mlp", widths=(2, 4, 1)))
+    with pytest.raises(ValueError, match=r"data\.starts\.permute_classes: got True, expected false"):
+        ProblemDataModule(starts=Starts(permute_classes=True)).load(
+            Images(), make_family("mlp", widths=(2, 4, 1))
+        )
