@@ -118,7 +118,8 @@ class ProblemDataModule(DrawnDataModule):
             objective = problems.objective
             if not isinstance(objective, CrossEntropy) or objective.target_shape:
                 raise ValueError(
-                    f"data.starts.permute_classes: got True, expected false: {problems} has no classes ({objective})"
+                    f"data.starts.permute_classes: got True, expected false: {problems} has no "
+                    f"classes ({objective})"
                 )
             self._classes = objective.num_classes
         device = torch.device(device)

@@ -29,8 +29,8 @@ class Starts:
         examples: Examples N that each is trained on.
         learning_rate: At the start.
         input_noise: Standard deviation of Gaussian noise on the inputs.
-        permute_classes: Whether each gets its classes in a random order whenever it is drawn, which makes many
-            networks of one; for cross-entropy, where what a class is called says nothing.
+        permute_classes: Whether each gets its classes in a random order whenever it is drawn, which makes
+            many networks of one; for cross-entropy, where what a class is called says nothing.
     """
 
     problems: int = 0
