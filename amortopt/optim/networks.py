@@ -338,8 +338,11 @@ def align(family: SymmetrySpec, params: Params) -> Alignment:
     same = params.keys() == set(family.params)
     keys = list(family.params) if same else list(params)
     names = dict(zip(family.params, keys, strict=True))
+    # Axes of length 1 are free to be there or not, so a stack of one network would pass as one network too.
+    axes = {name: len(family.blocks_of(name)[0].axes) for name in names}
+    stacked = all(params[key].ndim == axes[name] + 1 and len(params[key]) == 1 for name, key in names.items())
     failures: list[ValueError] = []
-    for lead in (0, 1):
+    for lead in (1, 0) if stacked else (0, 1):
         try:
             sizes = _group_sizes(family, {name: params[key] for name, key in names.items()}, names, lead)
         except ValueError as error:
@@ -353,8 +356,8 @@ def align(family: SymmetrySpec, params: Params) -> Alignment:
         return Alignment(names, bool(lead), changes)
     # A network axis was meant where every tensor has one axis more.
     first = family.params[0]
-    axes = len(family.blocks_of(first)[0].axes)
-    raise failures[1 if params[names[first]].ndim > axes else 0]
+    batched = params[names[first]].ndim > axes[first]
+    raise failures[1 if batched and not stacked else 0]
 
 
 def _group_sizes(family: SymmetrySpec, params: Params, names: dict[str, str], lead: int) -> dict[str, int]:

@@ -162,3 +162,8 @@ def test_one_shot_params_nan_names_the_network() -> None:
     given = stack([params(), params(**{"4_bias": torch.full((10,), torch.nan)})])
     with pytest.raises(ValueError, match=r"params\['4.bias'\], network 1, has 10 NaN"):
         optimizer().one_shot_params(given)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_shot_params_stack_of_any_number_is_a_stack(count: int) -> None:
+    assert align(SPEC, stack([params()] * count)).batched and not align(SPEC, params()).batched
