@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from amortopt._types import Params
-from amortopt.metanets.update_rule.fast import FastRule, is_fast
 from amortopt.metanets.update_rule.layout import UpdateLayout
 from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.optim.stepwise_inputs import (
@@ -40,15 +39,15 @@ _SKIPPED_IN_A_ROW = 5  # steps, before there is a warning: a GradScaler may need
 
 
 class UNFOptimizer(torch.optim.Optimizer):
-    r"""Steps that a metanet computes from weights, gradients and their history, for any architecture.
+    r"""Muon and Adam with what a metanet adds to their directions, for any architecture.
 
-    .. math:: W \leftarrow (1 - \eta\lambda) W - \eta\, u(W, \nabla, \text{history}, t)
+    .. math:: W \leftarrow (1 - \eta\lambda) W - \eta\, d(W, \nabla, \text{history})
 
-    with the learned update u (Zhou, Finn and Harrison 2024, sec. 4.3; see
-    [UNFRule][amortopt.metanets.UNFRule]), the learning rate η, a factor on what was learned, and
-    decoupled weight decay λ. The rule reads all parameters of the model at once, whichever group they are
-    in. It and its state are float32, on the model's device; each parameter is rounded to its own dtype at
-    the end.
+    with the direction d of [UNFRule][amortopt.metanets.UNFRule], a learning rate η that means what Muon's
+    does, and decoupled weight decay λ. The root mean square of d over a tensor has a bound that is stated
+    there, whatever the gradients are, so a step cannot replace a network. The rule reads all parameters of
+    the model at once, whichever group they are in. It and its state, four numbers per weight, are float32, on
+    the model's device; each parameter is rounded to its own dtype at the end.
 
     Parameters that are in no group, do not require gradients or have ``grad=None`` stay as they are; to the
     rule their gradients are zero, and so are weights that are no floating-point numbers, or are infinite and
@@ -62,28 +61,31 @@ class UNFOptimizer(torch.optim.Optimizer):
     Args:
         model: The network; compiled or within ``DistributedDataParallel`` is the same as plain.
         example_input: What its forward takes, or a tuple of that, on its device: the model is traced once to
-            find its symmetry. Not needed with ``spec``.
+            find its symmetry. Not needed with ``spec``. A model that cannot be traced is read tensor by
+            tensor, with a warning that says why.
         spec: What may be permuted in the model, from [extract][amortopt.symmetry.extract].
         rule: The update rule, which is copied; or where to load it from, see
             [load_release][amortopt.load_release].
         param_groups: Groups with options of their own: ``{"params": [names or tensors], "lr": ...}``. What is
             in no group stays as it is. By default all parameters are one group.
-        lr: Learning rate η >= 0, a factor: 1 is what the rule was trained for.
-        weight_decay: λ >= 0, per step and unit of η.
+        lr: Learning rate η >= 0, as Muon's; any scheduler of torch may change it.
+        weight_decay: λ >= 0, decoupled: per step and unit of η, as in AdamW.
         nonfinite: What to do where gradients or weights are NaN, infinite or so large that their squares are:
             ``"skip"`` the step, count it in ``skipped`` and warn after five in a row; or ``"raise"`` a
             ``ValueError``. In both cases weights and state stay as they are. The same where the update is not
             finite, but then the state already has the gradients in it.
+        strict: Whether a model that cannot be traced is an error.
 
     Raises:
         ValueError: An argument is out of its range, the spec is not this model's, parameters are on several
-            devices or no real numbers, or a group holds a tensor that is not the model's.
+            devices or no real numbers, a group holds a tensor that is not the model's, or ``strict`` is True
+            and the model cannot be traced.
 
     Examples:
         >>> import torch, amortopt
         >>> from amortopt.metanets import UNFRule
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
-        >>> opt = amortopt.UNFOptimizer(net, torch.zeros(5, 4), rule=UNFRule(), lr=0.5)
+        >>> opt = amortopt.UNFOptimizer(net, torch.zeros(5, 4), rule=UNFRule(), lr=0.05)
         >>> net(torch.ones(5, 4)).square().mean().backward()
         >>> opt.step()
         >>> opt.skipped
@@ -98,9 +100,10 @@ class UNFOptimizer(torch.optim.Optimizer):
         spec: SymmetrySpec | None = None,
         rule: UNFRule | str | os.PathLike[str] = "unf-small",
         param_groups: Iterable[Mapping[str, Any]] | None = None,
-        lr: float = 1.0,
+        lr: float = 0.02,
         weight_decay: float = 0.0,
         nonfinite: Nonfinite = "skip",
+        strict: bool = False,
     ) -> None:
         if nonfinite not in get_args(Nonfinite):
             raise ValueError(f"nonfinite: got {nonfinite!r}, expected 'skip' or 'raise'")
@@ -108,7 +111,7 @@ class UNFOptimizer(torch.optim.Optimizer):
         base = unwrapped(model)
         self._params = read_parameters(base)
         self._names: dict[Tensor, str] = {p: name for name, p in self._params.items()}
-        spec = spec_of(base, example_input, spec)
+        spec = spec_of(base, example_input, spec, strict=strict)
         integers = {name for name, p in self._params.items() if not p.is_floating_point()}
         shapes = {n: p.shape for n, p in self._params.items() if n in spec.params or n not in integers}
         self._layout = UpdateLayout(spec, shapes)
@@ -372,21 +375,17 @@ class _Work:
         self._values = torch.zeros(2, layout.size, dtype=torch.float32, device=layout.device)
         self.weights, self.gradients = self._values
         self.state = FlatState(rule, layout)
-        self._fast = FastRule(rule, layout) if is_fast(rule) else None
 
     def compute(self) -> Tensor:
-        """The update [N], and the state after one more step; the next call overwrites both."""
+        """The direction [N], and the state after one more step, which the next call overwrites."""
         flat = self.state.flat
         with torch.autocast(self.weights.device.type, enabled=False):
-            if self._fast is not None:
-                update = self._fast(self._values, flat)
-            else:
-                state = {**flat, "step": flat["step"].to(self.weights.device)}
-                update, new = self._rule(self._layout, self.weights, self.gradients, state, inplace=True)
-                flat["step"].copy_(new["step"])
+            state = {**flat, "step": flat["step"].to(self.weights.device)}
+            direction, new = self._rule(self._layout, self.weights, self.gradients, state, inplace=True)
+            flat["step"].copy_(new["step"])
         self.state.write_copies()
-        slowest = flat["second" if "second" in flat else "momenta"][-1]
-        return update.masked_fill_(slowest == 0, 0.0)  # elements that never had a gradient
+        untouched = (flat["momenta"][-1] == 0) & (flat["second"][-1] == 0)
+        return direction.masked_fill_(untouched, 0.0)  # elements that never had a gradient
 
 
 def _whole(value: Tensor) -> Tensor:

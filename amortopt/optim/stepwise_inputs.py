@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.release import load_release
-from amortopt.symmetry import SymmetrySpec, extract
+from amortopt.symmetry import Axis, Block, NeuronGroup, SymmetrySpec, extract
 
 COMPILED = "_orig_mod."
 
@@ -136,9 +137,13 @@ def read_rule(rule: UNFRule | str | os.PathLike[str]) -> UNFRule:
 
 
 def spec_of(
-    model: nn.Module, example_input: Tensor | tuple[Any, ...] | None, spec: SymmetrySpec | None
+    model: nn.Module,
+    example_input: Tensor | tuple[Any, ...] | None,
+    spec: SymmetrySpec | None,
+    *,
+    strict: bool,
 ) -> SymmetrySpec:
-    """The spec, or what is extracted from the model."""
+    """The spec, or what is extracted from the model; without ``strict``, by shape where that fails."""
     if spec is not None and not isinstance(spec, SymmetrySpec):
         raise ValueError(f"spec: got {type(spec).__name__}, expected a SymmetrySpec, from extract()")
     if (spec is None) == (example_input is None):
@@ -156,7 +161,40 @@ def spec_of(
                 if not p.is_floating_point():
                     delattr(module, name)
                     module.register_buffer(name, p.detach())
-    return extract(model, example_input)  # type: ignore[arg-type]
+    try:
+        return extract(model, example_input)  # type: ignore[arg-type]
+    except ValueError as error:
+        if strict:
+            raise
+        warnings.warn(
+            "UNFOptimizer: the model could not be traced, so every tensor is read by itself, and its shape "
+            f"decides between Muon and Adam; strict=True makes this an error. {error}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return spec_by_shape(model)
+
+
+def spec_by_shape(model: nn.Module) -> SymmetrySpec:
+    """Every axis of every tensor, kernel positions apart, as units that no other tensor has.
+
+    What a tracer would call inputs and outputs is guessed: the rows of embeddings and of the last matrix.
+    """
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    params = [(name, p) for name, p in model.named_parameters() if p.is_floating_point() and p.numel()]
+    last = next((name for name, p in reversed(params) if p.ndim > 1 and id(p) not in embeddings), None)
+    groups, blocks = [], []
+    for name, p in params:
+        axes = []
+        for position, size in enumerate(p.shape):
+            if position > 1:
+                axes.append(Axis(None, 0, size, "kernel"))
+                continue
+            outside = position == 0 and (name == last or id(p) in embeddings)
+            groups.append(NeuronGroup(f"{name}.{position}", size, "none", not outside, name))
+            axes.append(Axis(groups[-1].name, 0, size))
+        blocks.append(Block(name, tuple(axes)))
+    return SymmetrySpec(tuple(groups), tuple(blocks))
 
 
 def as_groups(groups: Any) -> list[dict[str, Any]]:

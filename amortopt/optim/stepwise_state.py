@@ -21,7 +21,7 @@ from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.optim.stepwise_inputs import step_options
 from amortopt.symmetry.blocks import cut
 
-FORMAT = 1
+FORMAT = 2
 _ALTERED = "it was altered"
 
 

@@ -38,7 +38,7 @@ _FUNCTIONAL_LIMITS = """\
 
 _RULE_LIMITS = """\
 - Other architectures and data run without a warning: what was measured is in the table above.
-- The learning rate is a factor; 1 is what the rule was trained for."""
+- The learning rate has Muon's meaning. A rule that has learned nothing is Muon and Adam."""
 
 
 def model_card(config: Mapping[str, Any], parameters: int) -> str:

@@ -1,6 +1,7 @@
-"""What is measured: baselines, tuned and then run on the test initialisations, and learned rules on the same.
+"""What is measured: baselines and rules, tuned on the same grid and then run on the test initialisations.
 
-Keys of the records are ``baseline/SETTING/STEPS/OPTIMIZER``, ``rule/NAME/SETTING`` and ``cost/NETWORK``.
+Keys of the records are ``baseline/SETTING/STEPS/OPTIMIZER``, ``rule/NAME/SETTING/STEPS`` and
+``cost/NETWORK``.
 """
 
 from __future__ import annotations
@@ -18,30 +19,40 @@ from benchmarks.harness.command import Advance, Part
 from benchmarks.harness.numbers import values
 from benchmarks.harness.store import Record, Store
 from benchmarks.optimizers.settings import HORIZON, LONGER, Plan, Setting
-from benchmarks.optimizers.steppers import Config, Learned, Name, stepper_of
+from benchmarks.optimizers.steppers import Config, Learned, stepper_of
 from benchmarks.optimizers.training import Run, Starts, train, train_loss
 from benchmarks.optimizers.tuning import Tuner
 
 DIGITS = 5
-LONG: tuple[Name, ...] = ("sgd", "adam")
+LONG = ("sgd", "adam")
 """Baselines of unseen settings and of longer runs."""
+DEFAULT = Config("", 0.02)
+"""How a rule runs if nobody tunes it."""
+MUON = "muon"
+"""Name of the rule that has learned nothing: Muon and Adam."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A trained rule that takes part.
+    """A rule that takes part.
 
     Attributes:
-        name: Of its release.
+        name: Of its release, or ``MUON``.
         rule: The rule.
-        sha256: Of its weights.
-        role: ``main``, or ``rival``: another metanet at the same budget, run for the horizon only.
+        sha256: Of its weights; empty for one that has learned nothing.
+        role: ``baseline`` for that one; ``main``; or ``rival``: another metanet at the same budget, run for
+            the horizon only.
     """
 
     name: str
     rule: UNFRule
     sha256: str
     role: str
+
+
+def muon() -> Entry:
+    """The rule that has learned nothing."""
+    return Entry(MUON, UNFRule(), "", "baseline")
 
 
 def read_rules(sources: Sequence[str], role: str) -> list[Entry]:
@@ -55,15 +66,15 @@ def read_rules(sources: Sequence[str], role: str) -> list[Entry]:
 
 
 def baseline_parts(setting: Setting, plan: Plan, store: Store, *, horizon: int = HORIZON) -> list[Part]:
-    """The baselines of a setting: at the horizon and, for one that rules were trained on, at a longer one."""
+    """The baselines of a setting: at the horizon and, for a known task, at a longer one."""
 
-    def part(name: Name, steps: int, around: str = "", coarse: bool = True) -> Part:
+    def part(name: str, steps: int, around: str = "", coarse: bool = True) -> Part:
         return _baseline(setting, steps, name, plan, store, around, coarse=coarse)
 
-    def key(label: str, name: Name) -> str:
+    def key(label: str, name: str) -> str:
         return f"baseline/{label}/{horizon}/{name}"
 
-    if setting.kind != "seen":
+    if setting.kind != "known":
         return [part(name, horizon, key(setting.near, name)) for name in LONG]
     adam = key(setting.label, "adam")
     parts = [part(name, horizon, adam if name == "adamw" else "", coarse=False) for name in plan.baselines]
@@ -72,7 +83,7 @@ def baseline_parts(setting: Setting, plan: Plan, store: Store, *, horizon: int =
 
 
 def _baseline(
-    setting: Setting, steps: int, optimizer: Name, plan: Plan, store: Store, around: str, *, coarse: bool
+    setting: Setting, steps: int, optimizer: str, plan: Plan, store: Store, around: str, *, coarse: bool
 ) -> Part:
     """Tune around the best settings of the record ``around``, if there is one, and test."""
 
@@ -100,25 +111,42 @@ def _baseline(
     return Part(f"baseline/{setting.label}/{steps}/{optimizer}", identity, work, networks * steps)
 
 
-def rule_part(entry: Entry, setting: Setting, plan: Plan, *, horizon: int = HORIZON) -> Part:
-    """A rule on a setting."""
-    longer = plan.longer and entry.role == "main" and setting.kind == "seen"
-    steps = LONGER * horizon if longer else horizon
+def rule_parts(entry: Entry, setting: Setting, plan: Plan, *, horizon: int = HORIZON) -> list[Part]:
+    """A rule on a setting: at the horizon and, on a known task, at a longer one.
 
-    def identity() -> Any:
-        return {
+    Rules are tuned on half-decades and one schedule, which is the baselines' coarse grid, and run at their
+    default as well.
+    """
+    longer = plan.longer and entry.role != "rival" and setting.kind == "known"
+    grid = plan.coarse(plan.schedules[0])
+    rules = {entry.name: entry.rule}
+
+    def part(steps: int) -> Part:
+        def work(advance: Advance) -> Record:
+            tuned = Tuner(setting, steps, grid, advance, rules).tune(entry.name)
+            tried = [
+                {"config": config, "losses": [round(loss, DIGITS) for loss in losses]}
+                for config, losses in tuned.tried.items()
+            ]
+            found: Record = {"config": tuned.best, "tried": tried}
+            for key, config in (("", tuned.best), ("default", DEFAULT)):
+                rate = torch.full((plan.test_seeds,), config.learning_rate, dtype=torch.float64)
+                stepper = Learned(entry.rule, setting.inner.layout, rate, config.schedule)
+                tested = _test(setting, stepper, steps, (), plan, advance)
+                found |= {key: tested["final"]} if key else tested
+            return found
+
+        identity = {
             "setting": setting.identity,
             "steps": steps,
             "rule": {"sha256": entry.sha256, "config": entry.rule.config, "role": entry.role},
-            "plan": {"test_seeds": plan.test_seeds, "stretch": plan.stretch},
+            "plan": grid.identity,
         }
+        # A step of a rule costs about as much as a step of training does.
+        networks = 4 * plan.tuning_seeds + 2 * plan.test_seeds
+        return Part(f"rule/{entry.name}/{setting.label}/{steps}", identity, work, 2 * networks * steps)
 
-    def work(advance: Advance) -> Record:
-        stepper = Learned(entry.rule, setting.inner.layout)
-        return _test(setting, stepper, steps, (horizon,), plan, advance)
-
-    # A step of a rule costs about as much as a step of training does.
-    return Part(f"rule/{entry.name}/{setting.label}", identity, work, 2 * plan.test_seeds * steps)
+    return [part(steps) for steps in ((horizon, LONGER * horizon) if longer else (horizon,))]
 
 
 def _test(
@@ -164,5 +192,5 @@ def all_parts(
         if "baselines" in kinds:
             parts += baseline_parts(setting, plan, store)
         if "rules" in kinds:
-            parts += [rule_part(entry, setting, plan) for entry in entries]
+            parts += [part for entry in entries for part in rule_parts(entry, setting, plan)]
     return parts

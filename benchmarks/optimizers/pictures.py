@@ -29,9 +29,9 @@ def all_pictures(records: Records, *, quick: bool) -> dict[str, bytes]:
     """Suffix of the file's name -> PNG: ``""``, ``_longer`` and ``_unseen``, where there are results."""
     lines = lines_of(records)
     titles = {
-        "seen": ("", f"Training to the horizon of meta-training, {HORIZON} steps"),
-        "longer": ("_longer", f"Training for {LONGER} horizons"),
-        "unseen": ("_unseen", "Widths and problems that the rules have not seen"),
+        "known": ("", f"Training for {HORIZON} steps"),
+        "longer": ("_longer", f"Training for {LONGER * HORIZON} steps"),
+        "unseen": ("_unseen", "Other widths and problems"),
     }
     made = {}
     for kind, (suffix, title) in titles.items():

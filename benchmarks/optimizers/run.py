@@ -1,10 +1,11 @@
-"""Learned optimizers against tuned ones: SGD with momentum, Adam and AdamW, on problems seen and unseen.
+"""Learned optimizers against tuned ones: SGD with momentum, Adam, AdamW and Muon, on many problems.
 
     python benchmarks/optimizers            # everything -> benchmarks/results/learned_optimizers.*; 80 min
     python benchmarks/optimizers --quick    # little of everything -> runs/learned_optimizers_quick; 5 min
     python benchmarks/optimizers --parts baselines          # needs no rule
     python benchmarks/optimizers --parts cost --threads 1   # what a step costs, against Adam's; 2 min
-    python benchmarks/optimizers --parts baselines --baselines muon
+    python benchmarks/optimizers --parts baselines --baselines nadam
+    python benchmarks/optimizers --parts suite              # networks that no meta-training saw; see suite.py
     python benchmarks/optimizers --rules FOLDER --only mlp cnn --out runs/try
     python benchmarks/optimizers --rivals runs/nfn/release runs/deepset/release runs/mlp/release
     python benchmarks/optimizers --report    # measures nothing: tables and pictures
@@ -25,16 +26,19 @@ from benchmarks.harness.command import Part, command_line, measure, parse, resul
 from benchmarks.harness.store import RESULTS, Store
 from benchmarks.optimizers import pictures, tables
 from benchmarks.optimizers.cost import cost_parts
-from benchmarks.optimizers.parts import Entry, all_parts, read_rules
-from benchmarks.optimizers.settings import QUICK, QUICK_UNSEEN, SEEN, SETTINGS, Plan, Setting
+from benchmarks.optimizers.parts import Entry, all_parts, muon, read_rules
+from benchmarks.optimizers.settings import KNOWN, QUICK, QUICK_UNSEEN, SETTINGS, Plan, Setting
+from benchmarks.optimizers.suite import suite_parts
+from benchmarks.optimizers.suite_tasks import TASKS
 
 BENCHMARK = "learned_optimizers"
-PARTS = ("baselines", "rules", "cost")
+QUICK_TASKS = ("resnet", "friedman", "logistic")
+PARTS = ("baselines", "rules", "suite", "cost")
 
 
 def chosen_settings(only: Sequence[str], *, quick: bool) -> list[Setting]:
-    """The settings, those that were seen in meta-training first."""
-    labels = list(only) or ([*(s.label for s in SEEN), *QUICK_UNSEEN] if quick else list(SETTINGS))
+    """The settings, the known tasks first."""
+    labels = list(only) or ([*(s.label for s in KNOWN), *QUICK_UNSEEN] if quick else list(SETTINGS))
     return [setting for label, setting in SETTINGS.items() if label in labels]
 
 
@@ -46,22 +50,29 @@ def parts_of(options: Any, store: Store) -> list[Part]:
     """
     sources = list_shipped("rule") if options.rules is None else options.rules
     entries: list[Entry] = []
-    if {"rules", "cost"} & set(options.parts):
-        entries = read_rules(options.rivals, "rival") + read_rules(sources, "main")
-        if not entries and "baselines" not in options.parts:
+    if {"rules", "suite", "cost"} & set(options.parts):
+        entries = [muon(), *read_rules(options.rivals, "rival"), *read_rules(sources, "main")]
+        if len(entries) == 1 and "baselines" not in options.parts:
             raise ValueError("rules: got none, expected at least one; pass --rules with names or folders")
         names = [entry.name for entry in entries]
         if len(set(names)) < len(names):
             raise ValueError(
                 f"rules: got the names {', '.join(names)}, expected all different; train with --name"
             )
-    settings = chosen_settings(options.only, quick=options.quick)
+    known = [name for name in options.only if name in SETTINGS]
+    wanted = {"baselines", "rules"} & set(options.parts) and (known or not options.only)
+    settings = chosen_settings(known, quick=options.quick) if wanted else []
     for moved in (*(setting.inner for setting in settings), *(entry.rule for entry in entries)):
         moved.to(options.device)
     plan = QUICK if options.quick else Plan()
     if options.baselines:
         plan = replace(plan, baselines=tuple(options.baselines))
     parts = all_parts(settings, entries, plan, store, options.parts)
+    tasks = [name for name in options.only if name in TASKS]
+    if "suite" in options.parts and (tasks or not options.only):
+        parts += suite_parts(
+            entries, quick=options.quick, only=tasks or (QUICK_TASKS if options.quick else ())
+        )
     for entry in [entry for entry in entries if entry.role == "main" and "cost" in options.parts][:1]:
         parts += cost_parts(entry.rule.cpu(), quick=options.quick)
     return parts
@@ -69,13 +80,13 @@ def parts_of(options: Any, store: Store) -> list[Part]:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = command_line(__doc__, parts=PARTS, only=list(SETTINGS))
+    parser = command_line(__doc__, parts=PARTS, only=[*SETTINGS, *TASKS])
     parser.add_argument("--rules", nargs="*", help="names or folders; by default the shipped ones")
     parser.add_argument("--rivals", nargs="*", default=[], help="rules of other metanets, likewise")
     parser.add_argument("--baselines", nargs="*", choices=tables.OPTIMIZERS, help="in place of the plan's")
     parser.add_argument("--drop", nargs="*", default=[], help="rules to delete from the results, by name")
     parser.add_argument("--device", default="cpu", help="device of the base networks and rules")
-    options = parse(parser, args, list(SETTINGS))
+    options = parse(parser, args, [*SETTINGS, *TASKS])
     also = RESULTS / f"{BENCHMARK}.json"
     with results(BENCHMARK, options, also=also, device=options.device) as store:
         for name in options.drop:

@@ -7,14 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
-import yaml
-
 from amortopt.meta.rule.inner import InnerProblem
 from amortopt.tasks import make_family, make_problem
-from benchmarks.harness.store import ROOT
-from benchmarks.optimizers.steppers import Name, Schedule
+from amortopt.training import Schedule
 
-Kind: TypeAlias = Literal["seen", "width", "problem"]
+Kind: TypeAlias = Literal["known", "width", "problem"]
 
 
 @dataclass(frozen=True)
@@ -26,15 +23,15 @@ class Setting:
         problem: Arguments of ``make_problem``.
         family: Arguments of ``make_family``.
         batch: Examples per step.
-        kind: Whether the shipped rule was meta-trained on it (``seen``), or on another width or problem.
-        near: Label of the seen setting that resembles it most; its learning rates are where tuning starts.
+        kind: Whether it is one of the four ``known`` tasks, or another width or problem.
+        near: Label of the known setting that resembles it most; its learning rates are where tuning starts.
     """
 
     label: str
     problem: Mapping[str, Any]
     family: Mapping[str, Any]
     batch: int
-    kind: Kind = "seen"
+    kind: Kind = "known"
     near: str = ""
 
     @cached_property
@@ -62,20 +59,21 @@ class Setting:
         return replace(self, label=label, family={**self.family, **family}, kind="width", near=self.label)
 
 
-RECIPE: dict[str, Any] = yaml.safe_load((ROOT / "recipes" / "unf_small.yaml").read_text(encoding="utf-8"))[
-    "model"
-]
-"""What the shipped rule was meta-trained on."""
-HORIZON: int = RECIPE["horizon"]
-"""Steps T of meta-training."""
+HORIZON = 500
+"""Steps T."""
 LONGER = 4
-"""Rules are also run for this multiple of the horizon."""
+"""The known tasks are also run for this multiple of the horizon."""
 
-SEEN = tuple(
-    Setting(entry["family"]["name"], entry["problem"], entry["family"], entry["batch"])
-    for entry in RECIPE["inner"]
+TEXT = {"name": "pydoc_text", "length": 32}
+KNOWN = (
+    Setting(
+        "mlp", {"name": "mnist1d"}, {"name": "mlp", "activation": "relu", "widths": [40, 32, 32, 10]}, 64
+    ),
+    Setting("cnn", {"name": "digits"}, {"name": "cnn", "activation": "relu", "input_shape": [1, 16, 16]}, 32),
+    Setting("char_rnn", TEXT, {"name": "char_rnn", "embedding": 32, "hidden": 64}, 8),
+    Setting("transformer", TEXT, {"name": "transformer", "width": 32, "heads": 4, "blocks": 2}, 8),
 )
-MLP, CNN, RNN, TRANSFORMER = SEEN
+MLP, CNN, RNN, TRANSFORMER = KNOWN
 DIGITS_MLP = {"name": "mlp", "activation": "gelu", "widths": (256, 32, 32, 10), "input_shape": (1, 16, 16)}
 MNIST1D_CNN = {"name": "cnn", "activation": "tanh", "channels": (16, 16, 16), "input_shape": (1, 40)}
 UNSEEN = (
@@ -87,7 +85,7 @@ UNSEEN = (
     Setting("mlp-digits", {"name": "digits"}, DIGITS_MLP, 32, "problem", "mlp"),
     Setting("cnn-mnist1d", {"name": "mnist1d", "channel_axis": True}, MNIST1D_CNN, 32, "problem", "cnn"),
 )
-SETTINGS = {setting.label: setting for setting in (*SEEN, *UNSEEN)}
+SETTINGS = {setting.label: setting for setting in (*KNOWN, *UNSEEN)}
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class Plan:
     screen: int = 1024
     decays: tuple[float, ...] = (0.01, 0.1)
     stretch: int = 10
-    baselines: tuple[Name, ...] = ("sgd", "adam", "adamw")
+    baselines: tuple[str, ...] = ("sgd", "adam", "adamw")
     longer: bool = True
 
     @property

@@ -1,10 +1,10 @@
-"""Optimizers that are compared: hand-made ones with their settings, and learned rules."""
+"""Optimizers that are compared: hand-made ones with their settings, and rules with theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from amortopt._types import Params
 from amortopt.metanets.update_rule.layout import UpdateLayout
 from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.training import Schedule, Stepper
+from amortopt.training.stepper import OptimizerName, schedule_factor
 
-Name: TypeAlias = Literal["sgd", "adam", "adamw", "muon"]
+HAND_MADE: tuple[str, ...] = get_args(OptimizerName)
 
 
 @dataclass(frozen=True)
@@ -22,20 +23,27 @@ class Config:
     """An optimizer with its settings.
 
     Attributes:
-        optimizer: SGD with momentum 0.9, Adam, AdamW or Muon.
+        optimizer: One of ``HAND_MADE``, or the name of a rule.
         learning_rate: Of the schedule's top.
         schedule: ``constant``, ``cosine`` to zero at the last step, or ``warmup`` and cosine.
-        weight_decay: Of AdamW, decoupled.
+        weight_decay: Decoupled, of AdamW.
     """
 
-    optimizer: Name
+    optimizer: str
     learning_rate: float
     schedule: Schedule = "constant"
     weight_decay: float = 0.0
 
 
-def stepper_of(configs: Sequence[Config]) -> Stepper:
+def stepper_of(
+    configs: Sequence[Config], rules: Mapping[str, UNFRule] | None = None, layout: UpdateLayout | None = None
+) -> Stepper | Learned:
     """The stepper of B networks, each with its settings; optimizer and schedule have to be the same.
+
+    Args:
+        configs: Per network.
+        rules: Rules by name.
+        layout: Of the networks, for rules.
 
     Raises:
         ValueError: There are several optimizers or schedules, or none.
@@ -48,25 +56,33 @@ def stepper_of(configs: Sequence[Config]) -> Stepper:
         torch.tensor([getattr(config, name) for config in configs], dtype=torch.float64)
         for name in ("learning_rate", "weight_decay")
     )
-    return Stepper(optimizer, rate, schedule, weight_decay=decay if bool(decay.any()) else 0.0)
+    if optimizer not in HAND_MADE:
+        assert rules is not None and layout is not None
+        return Learned(rules[optimizer], layout, rate, schedule)
+    name: Any = optimizer
+    return Stepper(name, rate, schedule, weight_decay=decay if bool(decay.any()) else 0.0)
 
 
+@dataclass(frozen=True, eq=False)
 class Learned:
-    """A learned rule that steps as a [Stepper][amortopt.training.Stepper] does.
+    """A rule that steps as a [Stepper][amortopt.training.Stepper] does.
 
-    Args:
+    Attributes:
         rule: The rule; not modified.
         layout: Of the base networks.
+        learning_rate: Of every network [B], at the schedule's top.
+        schedule: As of a Stepper.
     """
 
+    rule: UNFRule
+    layout: UpdateLayout
+    learning_rate: Tensor
+    schedule: Schedule = "constant"
     penalty = None
-
-    def __init__(self, rule: UNFRule, layout: UpdateLayout) -> None:
-        self.rule, self.layout = rule, layout
 
     def of(self, networks: Tensor | slice) -> Learned:
         """The same for some of the networks."""
-        return self
+        return replace(self, learning_rate=self.learning_rate[networks])
 
     def start(self, params: Params) -> Params:
         """State before the first step."""
@@ -76,7 +92,10 @@ class Learned:
     def step(self, params: Params, grads: Params, state: Params, *, steps: int | Tensor = 1) -> None:
         """Take a step, in place."""
         flat, flat_grads = self.layout.pack(params), self.layout.pack(grads)
-        update, new = self.rule(self.layout, flat, flat_grads, state, inplace=True)
+        done = int(state["step"].flatten()[0])
+        rate = self.learning_rate * schedule_factor(self.schedule, done, steps)
+        direction, new = self.rule(self.layout, flat, flat_grads, state, inplace=True)
         state.update(new)
-        for name, p in self.layout.unpack(flat - update).items():
+        moved = flat - rate.to(flat).unsqueeze(1) * direction
+        for name, p in self.layout.unpack(moved).items():
             params[name].copy_(p)

@@ -10,10 +10,17 @@ from benchmarks.harness.numbers import Values, difference, summary
 from benchmarks.harness.store import Record, Records
 from benchmarks.harness.tables import any_of, bullets, document, machines, made_by, plus_minus, table
 from benchmarks.optimizers.cost import cost_table
-from benchmarks.optimizers.settings import HORIZON, LONGER, SEEN, SETTINGS
+from benchmarks.optimizers.settings import HORIZON, KNOWN, LONGER, SETTINGS
+from benchmarks.optimizers.suite import suite_tables
 
-OPTIMIZERS = {"sgd": "SGD, momentum 0.9", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}
-NETS = {"mlp": "per-parameter MLP", "deepset": "Deep Set", "nfn": "NFN", "unf": "UNF"}
+OPTIMIZERS = {
+    "sgd": "SGD, momentum 0.9",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+    "muon": "Muon and Adam",
+}
+NETS = {"mlp": "per-parameter MLP", "deepset": "Deep Set", "unf": "UNF"}
 ROLES = ("baseline", "rival", "main")
 Place = tuple[str, int]
 """Setting and steps."""
@@ -51,16 +58,20 @@ def lines_of(records: Records) -> list[Line]:
     lines: dict[tuple[str, str], Line] = {}
     for key, record in records.items():
         kind, *rest = key.split("/")
-        if kind == "cost":
+        if kind in ("cost", "suite"):
             continue
         result, identity = record["result"], record["identity"]
         if kind == "baseline":
             setting, _, name = rest
             line = Line(name, OPTIMIZERS[name], "baseline", rank=list(OPTIMIZERS).index(name))
         else:
-            name, setting = "/".join(rest[:-1]), rest[-1]
+            name, setting, steps = "/".join(rest[:-2]), rest[-2], int(rest[-1])
             rule, net = identity["rule"], identity["rule"]["config"]["net"]
-            line = Line(name, f"{NETS[net]} (`{name}`)", rule["role"], rank=list(NETS).index(net))
+            title = OPTIMIZERS.get(name, f"{NETS[net]} (`{name}`)")
+            line = Line(name, title, rule["role"], rank=list(NETS).index(net) + len(OPTIMIZERS))
+            usual = Line(f"{name} default", f"{title}, lr 0.02 constant", rule["role"], rank=line.rank)
+            usual = lines.setdefault((kind, usual.key), usual)
+            usual.losses[setting, steps] = result["default"][str(steps)]
         line = lines.setdefault((kind, name), line)
         line.curves[setting, identity["steps"]] = result["curve"]
         line.losses |= {(setting, int(at)): losses for at, losses in result["final"].items()}
@@ -70,12 +81,12 @@ def lines_of(records: Records) -> list[Line]:
 
 
 def places(lines: Sequence[Line], kind: str) -> list[Place]:
-    """(setting, steps) that something was measured at, in order: ``seen``, ``longer`` or ``unseen``."""
-    seen, order = {setting.label for setting in SEEN}, list(SETTINGS)
+    """(setting, steps) that something was measured at, in order: ``known``, ``longer`` or ``unseen``."""
+    known, order = {setting.label for setting in KNOWN}, list(SETTINGS)
     chosen = [
         (setting, steps)
         for setting, steps in {place for line in lines for place in line.losses}
-        if (setting in seen) == (kind != "unseen") and (steps == LONGER * HORIZON) == (kind == "longer")
+        if (setting in known) == (kind != "unseen") and (steps == LONGER * HORIZON) == (kind == "longer")
     ]
     return sorted(chosen, key=lambda place: order.index(place[0]))
 
@@ -113,21 +124,25 @@ def block(records: Records, *, quick: bool = False) -> str:
 def _tables(lines: Sequence[Line], records: Records) -> list[tuple[str, str]]:
     """Titles and tables, of those that there are results for."""
     tables = [(title, loss_table(lines, kind)) for kind, title in _titles().items()]
-    tables.append(("Cost of a step, against Adam(foreach=True)", cost_table(records)))
+    titles = {**OPTIMIZERS, **{line.key: line.title for line in lines}}
+    tables += suite_tables(records, titles)
+    tables.append(("Cost of a step", cost_table(records)))
     return [(title, text) for title, text in tables if text]
 
 
 def _titles() -> dict[str, str]:
     return {
-        "seen": f"Training loss after {HORIZON} steps, the horizon of meta-training; unseen initialisations",
-        "longer": f"Training loss after {LONGER * HORIZON} steps, {LONGER} horizons",
-        "unseen": f"Training loss after {HORIZON} steps, unseen widths and problems",
+        "known": f"Training loss after {HORIZON} steps",
+        "longer": f"Training loss after {LONGER * HORIZON} steps",
+        "unseen": f"Training loss after {HORIZON} steps, other widths and problems",
     }
 
 
 def explanation(records: Records, *, quick: bool) -> str:
     """What the numbers are."""
-    runs = {key: record for key, record in records.items() if not key.startswith("cost/")}
+    runs = {key: record for key, record in records.items() if key.startswith(("baseline/", "rule/"))}
+    if not runs:
+        return f"{machines(records)}."
     seeds = any_of(len(next(iter(record["result"]["final"].values()))) for record in runs.values())
     return (
         f"Nats on the whole train split, mean over {seeds} initialisations, 95 % interval "
@@ -135,8 +150,9 @@ def explanation(records: Records, *, quick: bool) -> str:
         "Baselines are tuned on other initialisations for the lowest final training loss: rates on a grid of "
         "quarter-decades, widened until the best is inside, times constant, cosine, and linear warm-up with "
         "cosine (AdamW: Adam's schedule, times weight decay); for longer runs and unseen settings on "
-        "half-decades around what is best at the horizon and on the related setting. Learned rules run as "
-        f"they are, at learning rate 1. {machines(runs)}."
+        f"half-decades around what is best at {HORIZON} steps and on the related setting. Muon, which is the "
+        "rule with nothing learned, and learned rules have half-decades and the cosine everywhere, which is "
+        f"less, and a row at their default rate. {machines(runs)}."
         + (" A quick run: fewer initialisations and rates." if quick else "")
     )
 
@@ -165,19 +181,20 @@ def verdicts(lines: Sequence[Line]) -> list[str]:
     """The rules in question against the best baseline and against their rivals, paired by initialisation."""
     texts = []
     baselines, rivals, mains = ([line for line in lines if line.role == role] for role in ROLES)
-    spans = {"seen": "the horizon", "longer": f"{LONGER} horizons", "unseen": "unseen settings"}
+    spans = {"known": f"{HORIZON} steps", "longer": f"{LONGER * HORIZON} steps", "unseen": "other settings"}
     for rule in mains:
         for kind, name in spans.items():
             columns = [place for place in places(lines, kind) if place in rule.losses]
             if against := [text for place in columns if (text := _against_best(rule, baselines, place))]:
                 texts.append(f"{rule.title} minus the best baseline, {name}: {'; '.join(against)}.")
         if growth := _growth(rule):
-            texts.append(f"{rule.title}, loss at {LONGER} horizons over that at one, worst of all: {growth}.")
+            steps = f"{LONGER * HORIZON} steps over that after {HORIZON}"
+            texts.append(f"{rule.title}, loss after {steps}, worst of all: {growth}.")
     # Rivals share a budget; the rules in question had it too only if there is no UNF among the rivals.
     for rule in [line for line in rivals if line.title.startswith("UNF")] or mains:
         for rival in (rival for rival in rivals if rival is not rule):
             shared = [
-                place for kind in ("seen", "unseen") for place in places(lines, kind)
+                place for kind in ("known", "unseen") for place in places(lines, kind)
                 if place in rule.losses and place in rival.losses
             ]  # fmt: skip
             if shared:

@@ -9,17 +9,21 @@ rules a candidate out.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from amortopt.metanets.update_rule.rule import UNFRule
+from amortopt.training import Schedule
 from benchmarks.harness.command import Advance
 from benchmarks.harness.numbers import mean
 from benchmarks.optimizers.settings import Plan, Setting
-from benchmarks.optimizers.steppers import Config, Name, Schedule, stepper_of
+from benchmarks.optimizers.steppers import Config, stepper_of
 from benchmarks.optimizers.training import CHUNK, Starts, train, train_loss
 
-GRID_STARTS: dict[Name, int] = {"sgd": -4, "adam": -10, "adamw": -10, "muon": -7}
-"""Quarter-decades that the search starts from where nothing better is known: 0.1, 0.003 and 0.02."""
+GRID_STARTS = {"sgd": -4, "adam": -10, "adamw": -10, "nadam": -10}
+"""Quarter-decades that the search starts from where nothing better is known: 0.1 and 0.003."""
+RULE_START = -6
+"""The same for Muon and all rules: 0.03."""
 MOVES = 6
 """A grid moves on at most so often."""
 
@@ -50,22 +54,29 @@ class Tuner:
         steps: Steps T.
         plan: What to try.
         advance: Called with the network-steps done since.
+        rules: Rules by name.
     """
 
     def __init__(
-        self, setting: Setting, steps: int, plan: Plan, advance: Advance = lambda count: None
+        self,
+        setting: Setting,
+        steps: int,
+        plan: Plan,
+        advance: Advance = lambda count: None,
+        rules: Mapping[str, UNFRule] | None = None,
     ) -> None:
         self.setting, self.steps, self.plan, self.advance = setting, steps, plan, advance
+        self.rules = rules
         self.starts = Starts(setting.inner, "tuning", plan.tuning_seeds)
 
-    def tune(self, optimizer: Name, around: Config | None = None) -> Tuned:
+    def tune(self, optimizer: str, around: Config | None = None) -> Tuned:
         """Find the best settings of an optimizer.
 
         Args:
             optimizer: Which.
             around: Settings to start from. AdamW takes its schedule from there and tries weight decays.
         """
-        near = _quarter(around.learning_rate) if around else GRID_STARTS[optimizer]
+        near = _quarter(around.learning_rate) if around else GRID_STARTS.get(optimizer, RULE_START)
         kinds: list[tuple[Schedule, float]]
         if optimizer == "adamw":
             schedule = around.schedule if around else self.plan.schedules[0]
@@ -85,7 +96,7 @@ class Tuner:
         return Tuned(_best(longer), tried | longer)
 
     def _search(
-        self, optimizer: Name, schedule: Schedule, decay: float, near: int
+        self, optimizer: str, schedule: Schedule, decay: float, near: int
     ) -> dict[Config, list[float]]:
         """Grow the grid around the best until that is in its middle; then once more with half its step."""
         losses: dict[Config, list[float]] = {}
@@ -104,7 +115,8 @@ class Tuner:
         for schedule in dict.fromkeys(config.schedule for config in configs):
             alike = [config for config in configs if config.schedule == schedule]
             for some in (alike[i : i + room] for i in range(0, len(alike), room)):
-                stepper = stepper_of([config for config in some for _ in range(starts.seeds)])
+                each = [config for config in some for _ in range(starts.seeds)]
+                stepper = stepper_of(each, self.rules, self.setting.inner.layout)
                 run = train(starts, stepper, self.steps, repeats=len(some), advance=self.advance)
                 losses = train_loss(self.setting.inner, run.params[self.steps], self.plan.screen)
                 result |= dict(zip(some, losses.view(len(some), -1).tolist(), strict=True))

@@ -17,7 +17,19 @@ import torch
 from amortopt import Release, save_release
 from amortopt.metanets.update_rule.rule import UNFRule
 from benchmarks.harness.store import read_records
-from benchmarks.optimizers import cost, parts, pictures, run, settings, steppers, tables, training, tuning
+from benchmarks.optimizers import (
+    cost,
+    parts,
+    pictures,
+    run,
+    settings,
+    steppers,
+    suite,
+    suite_tasks,
+    tables,
+    training,
+    tuning,
+)
 
 
 @pytest.fixture
@@ -34,10 +46,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     for module in (run, tables):
         monkeypatch.setattr(module, "SETTINGS", chosen)
     for module in (run, tables):
-        monkeypatch.setattr(module, "SEEN", (seen,))
+        monkeypatch.setattr(module, "KNOWN", (seen,))
     for module in (tables, pictures):
         monkeypatch.setattr(module, "HORIZON", 6)
-    for name in ("baseline_parts", "rule_part"):
+    for name in ("baseline_parts", "rule_parts"):
         monkeypatch.setattr(parts, name, partial(getattr(parts, name), horizon=6))
     monkeypatch.setattr(run, "QUICK", plan)
     monkeypatch.setattr(run, "QUICK_UNSEEN", ("mlp-16",))
@@ -72,15 +84,16 @@ def test_optimizers_learned_rule_steps_as_the_rule_says(tiny: Any) -> None:
     torch.manual_seed(0)
     inner, rule = tiny.settings["mlp"].inner, UNFRule("unf", width=4)
     starts = training.Starts(inner, "test", 2)
-    run = training.train(starts, steppers.Learned(rule, inner.layout), 3)
+    rates = torch.tensor([0.1, 0.02], dtype=torch.float64)
+    run = training.train(starts, steppers.Learned(rule, inner.layout, rates, "cosine"), 3)
     flat, draw = inner.layout.pack(starts.params), starts.stream()
     state = rule.init_state(inner.layout, flat)
-    for _ in range(3):
+    for factor in (1.0, 0.75, 0.25):
         part = draw()
         _, grads = inner.losses_and_grads(flat, part.x, part.y)
         with torch.no_grad():
-            update, state = rule(inner.layout, flat, grads, state)
-        flat = flat - update
+            direction, state = rule(inner.layout, flat, grads, state)
+        flat = flat - factor * rates.float().unsqueeze(1) * direction
     torch.testing.assert_close(inner.layout.pack(run.params[3]), flat)
 
 
@@ -152,26 +165,31 @@ def test_optimizers_benchmark_measures_and_goes_on(
     rule, rival = release(tmp_path, "unf"), release(tmp_path, "mlp")
     monkeypatch.setattr(cost, "CASES", (cost.Case("small", (4, 3, 2), 8),))
     monkeypatch.setattr(cost, "QUICK_SECONDS", 0.01)
-    command = ["--quick", "--out", str(tmp_path / "out"), "--rules", rule, "--rivals", rival]
+    chosen = ["--parts", "baselines", "rules", "cost"]
+    command = ["--quick", "--out", str(tmp_path / "out"), "--rules", rule, "--rivals", rival, *chosen]
     run.main(command)
     path = tmp_path / "out" / "learned_optimizers.json"
     first = read_records(path, run.BENCHMARK)
     assert set(first) == {
         *(f"baseline/mlp/6/{name}" for name in ("sgd", "adam", "adamw")),
         *(f"baseline/{at}/{name}" for at in ("mlp/24", "mlp-16/6") for name in ("sgd", "adam")),
-        *(f"rule/tiny-{net}/{label}" for net in ("unf", "mlp") for label in ("mlp", "mlp-16")),
+        *(f"rule/{name}/{at}" for name in ("muon", "tiny-unf") for at in ("mlp/6", "mlp/24", "mlp-16/6")),
+        *(f"rule/tiny-mlp/{label}/6" for label in ("mlp", "mlp-16")),
         "cost/small",
     }
     assert first["cost/small"]["result"]["seconds"]["adam"] > 0 and first["cost/small"]["result"]["ratio"] > 0
-    assert set(first["rule/tiny-unf/mlp"]["result"]["final"]) == {"6", "24"}
-    assert {"commit", "hardware", "seconds"} <= set(first["rule/tiny-unf/mlp"]["made"])
+    assert set(first["rule/tiny-unf/mlp/24"]["result"]["default"]) == {"24"}
+    # A rule that has learned nothing is Muon: so far this one is.
+    found, muon = (first[f"rule/{name}/mlp/6"]["result"]["final"]["6"] for name in ("tiny-unf", "muon"))
+    assert found == pytest.approx(muon, abs=1e-3)
+    assert {"commit", "hardware", "seconds"} <= set(first["rule/tiny-unf/mlp/6"]["made"])
     run.main(command)
     assert read_records(path, run.BENCHMARK) == first
 
     # Another rule: its baselines are there already.
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / path.name).write_text(path.read_text())
-    run.main(["--quick", "--out", str(tmp_path / "other"), "--rules", rival, "--only", "mlp"])
+    run.main(["--quick", "--out", str(tmp_path / "other"), "--rules", rival, "--only", "mlp", *chosen])
     second = read_records(tmp_path / "other" / path.name, run.BENCHMARK)
     assert second["baseline/mlp/6/adam"] == first["baseline/mlp/6/adam"]
 
@@ -186,13 +204,40 @@ def test_optimizers_benchmark_measures_and_goes_on(
         assert matplotlib.image.imread(io.BytesIO(png)).std() > 0.01
 
 
+def test_optimizers_suite_runs_everyone_on_networks_of_other_kinds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "QUICK_STEPS", 4)
+    monkeypatch.setattr(suite, "GRIDS", {"adam": (0.003, 0.01)})
+    monkeypatch.setattr(suite, "RULE_GRID", (0.01, 0.03))
+    rule = release(tmp_path, "unf")
+    out = str(tmp_path / "out")
+    run.main(["--quick", "--out", out, "--rules", rule, "--parts", "suite", "--only", "sets", "logistic"])
+    records = read_records(tmp_path / "out" / "learned_optimizers.json", run.BENCHMARK)
+    optimizers, tasks = ("adam", "muon", "tiny-unf"), ("sets", "logistic")
+    assert set(records) == {f"suite/{task}/4/{name}" for task in tasks for name in optimizers}
+    result = records["suite/sets/4/adam"]["result"]
+    assert result["rate"] in (0.003, 0.01) and len(result["tuned"]["train"]) == 1
+    assert all(value is not None for value in (*result["tried"], *result["default"]["held_out"]))
+    text = (tmp_path / "out" / "learned_optimizers.md").read_text()
+    assert "Held-out loss after 4 steps" in text and "UNF (`tiny-unf`), default rate" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(suite_tasks.TASKS))
+def test_optimizers_suite_tasks_take_a_step(name: str) -> None:
+    task = suite_tasks.TASKS[name]
+    found = suite.train(task, "muon", parts.muon(), 0.01, 2, 0, falling=True)
+    assert found["train"] is not None and found["held_out"] is not None and found["worst"] < 3
+
+
 def test_optimizers_table_marks_the_lowest_and_divergence(tiny: Any) -> None:
     lines = [
         tables.Line("sgd", "SGD", "baseline", {("mlp", 6): [1.0, 1.1]}),
         tables.Line("x", "UNF", "main", {("mlp", 6): [0.5, 0.7]}),
-        tables.Line("y", "NFN", "rival", {("mlp", 6): [0.5, None]}),
+        tables.Line("y", "Deep Set", "rival", {("mlp", 6): [0.5, None]}),
     ]
-    text = tables.loss_table(lines, "seen")
+    text = tables.loss_table(lines, "known")
     assert "**0.600 ±" in text and "**1.050" not in text and "diverges" in text
     assert "-0.450" in tables.verdicts(lines)[0]
 

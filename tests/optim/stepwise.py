@@ -17,13 +17,13 @@ Y = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 def any_rule(seed: int = 0, **config: Any) -> UNFRule:
-    """A rule with random weights, none of which are zero, and long steps."""
+    """A rule with random weights, none of which are zero."""
     torch.manual_seed(seed)
-    rule = UNFRule(**{"width": 4, "alpha": 0.02, "beta": 0.5, **config})
+    rule = UNFRule(**{"width": 4, **config})
     with torch.no_grad():
         for p in rule.parameters():
-            if p.ndim and not p.any():
-                p.normal_(std=0.05)
+            if not p.any():
+                p.normal_(std=0.2)
     return rule
 
 

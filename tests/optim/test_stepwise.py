@@ -50,7 +50,7 @@ def test_steps_are_those_of_the_rule(build: type[nn.Module]) -> None:
         opt.step()
         with torch.no_grad():
             update, state = rule(layout, flat, grads, state)
-            update[state["second"][1] == 0] = 0.0  # elements that never had a gradient
+            update[state["second"][0] == 0] = 0.0  # elements that never had a gradient
             flat = flat * (1 - 0.7 * 0.1) - 0.7 * update
         torch.testing.assert_close(layout.pack(weights(model)), flat, rtol=1e-4, atol=1e-6)
         for name, p in model.named_parameters():
@@ -62,7 +62,7 @@ def test_steps_are_those_of_the_rule(build: type[nn.Module]) -> None:
 
 def test_loss_falls_with_a_fresh_rule() -> None:
     model = mlp()
-    opt = optimizer(model, rule=any_rule(beta=1e-3))
+    opt = optimizer(model, rule=any_rule(), lr=0.1)
     first = backward(model)
     train(model, opt, 150)
     assert backward(model) < 0.8 * first
@@ -108,7 +108,7 @@ def test_groups_have_their_own_rate_and_decay() -> None:
     backward(twin)
     for name, p in twin.named_parameters():
         p.requires_grad_(name in ("0.weight", "0.bias", "2.weight"))
-    optimizer(twin).step()
+    optimizer(twin, lr=1.0).step()
     opt.step()
     plain = weights(twin)
     for name, value in weights(model).items():
@@ -207,7 +207,7 @@ def test_steps_that_are_not_finite_raise_if_asked_to() -> None:
 def test_updates_that_are_not_finite_move_nothing() -> None:
     rule = any_rule()
     with torch.no_grad():
-        rule.log_alpha.fill_(float("nan"))
+        rule.out.fill_(float("nan"))
     model = mlp()
     before = weights(model)
     backward(model)
@@ -250,7 +250,7 @@ def test_a_parameter_without_axes_is_moved() -> None:
     model = Scaled()
     opt = optimizer(model)
     train(model, opt, 2)
-    assert float(model.scale.detach()) != 1.0 and opt.state[model.scale]["momenta"].shape == (7,)
+    assert float(model.scale.detach()) != 1.0 and opt.state[model.scale]["momenta"].shape == (3,)
 
 
 def test_a_closure_is_called_once_with_gradients_and_may_return_nothing() -> None:
@@ -277,13 +277,13 @@ def test_a_closure_is_called_once_with_gradients_and_may_return_nothing() -> Non
 
 def test_the_rule_that_was_given_is_not_touched() -> None:
     rule = any_rule().double()
-    rule.log_alpha.requires_grad_(True)
+    rule.out.requires_grad_(True)
     model = mlp()
     opt = UNFOptimizer(model, X, rule=rule)
     with torch.no_grad():
-        rule.log_alpha.fill_(50.0)
+        rule.out.fill_(50.0)
     train(model, opt, 1)
-    assert rule.log_alpha.dtype == torch.float64 and rule.log_alpha.requires_grad
+    assert rule.out.dtype == torch.float64 and rule.out.requires_grad
     assert all(bool(p.abs().max() < 10) for p in model.parameters())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 
 from amortopt import UNFOptimizer
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.symmetry import SymmetrySpec, extract
+from amortopt.training.muon import Muon
 from tests.optim.stepwise import X, any_rule, backward, mlp, optimizer, weights
 
 
@@ -132,3 +135,46 @@ def test_sparse_gradients_are_refused() -> None:
     model(x).sum().backward()
     with pytest.raises(ValueError, match=r"got a sparse one for '0\.weight', expected dense.*sparse=False"):
         opt.step()
+
+
+class Untraceable(nn.Module):
+    """Its forward depends on values, which no tracer follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.a, self.head = nn.Embedding(9, 5), nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.a(self.embedding(x).mean(1))
+        return self.head(torch.tanh(h) if float(h.sum()) > 0 else torch.relu(h))
+
+
+def test_a_model_that_cannot_be_traced_is_read_tensor_by_tensor_with_a_warning() -> None:
+    torch.manual_seed(0)
+    model, x = Untraceable(), torch.arange(12).view(6, 2) % 9
+    with pytest.warns(
+        RuntimeWarning, match=r"could not be traced, so every tensor is read by itself"
+    ) as seen:
+        opt = UNFOptimizer(model, x, rule=UNFRule(adam_rate=0.1))
+    assert len(str(seen[0].message)) > 150  # it names what could not be followed
+    twin = copy.deepcopy(model)
+    weights = dict(twin.named_parameters())
+    others = [p for name, p in weights.items() if name != "a.weight"]
+    by_shape = Muon(
+        [
+            {"params": [weights["a.weight"]], "muon": True, "lr": 0.02},
+            {"params": others, "muon": False, "lr": 0.002, "betas": (0.9, 0.99)},
+        ]
+    )
+    for _ in range(5):
+        for net, each in ((model, opt), (twin, by_shape)):
+            each.zero_grad()
+            nn.functional.cross_entropy(net(x), torch.tensor([0, 1, 2, 0, 1, 2])).backward()
+            each.step()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p, weights[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_cannot_be_traced_is_refused_if_strict() -> None:
+    with pytest.raises(ValueError):
+        UNFOptimizer(Untraceable(), torch.zeros(2, 2, dtype=torch.int64), rule=any_rule(), strict=True)

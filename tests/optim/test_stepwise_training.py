@@ -229,3 +229,71 @@ def test_sharded_parameters_take_the_same_steps() -> None:
     sharded = results.get()
     for name, p in model.named_parameters():
         torch.testing.assert_close(torch.tensor(sharded[name]), p.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1e4])
+def test_the_scale_of_the_loss_changes_nothing(factor: float) -> None:
+    model, twin = mlp(), mlp()
+    opt, other = optimizer(model), optimizer(twin)
+    for seed in range(20):
+        for net, each, scale in ((model, opt, 1.0), (twin, other, factor)):
+            each.zero_grad()
+            (scale * _loss(net, seed)).backward()
+            each.step()
+    assert _loss(twin, 0).item() == pytest.approx(_loss(model, 0).item(), abs=0.02)
+
+
+def test_a_first_step_at_the_default_rate_does_not_wreck_a_trained_network() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    train(model, torch.optim.AdamW(model.parameters(), 3e-3), 150)
+    before = float(_loss(model, 0).detach())
+    opt = UNFOptimizer(model, X)
+    train(model, opt, 1)
+    assert before < 0.5 and float(_loss(model, 0).detach()) < 1.2 * before
+
+
+def test_a_fresh_regression_never_rises_at_the_default_rate() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    x = torch.randn(200, 10)
+    y = x[:, :1] - x[:, 1:2] * x[:, 2:3]
+    opt, losses = UNFOptimizer(model, x[:2]), []
+    for _ in range(30):
+        opt.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        opt.step()
+        losses.append(float(loss.detach()))
+    assert max(losses) < 1.1 * losses[0] and losses[-1] < 0.7 * losses[0]
+
+
+class Residual(nn.Module):
+    """A small ResNet with batch norms, for images [3, 8, 8]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            *(nn.Conv2d(8, 8, 3, padding=1) for _ in "ab"),
+        )
+        self.norm, self.norm_a, self.norm_b = (nn.BatchNorm2d(8) for _ in range(3))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.norm(self.stem(x)))
+        h = torch.relu(h + self.norm_b(self.b(torch.relu(self.norm_a(self.a(h))))))
+        return self.head(h.mean((2, 3)))
+
+
+def test_loss_of_a_resnet_falls_at_the_default_rate() -> None:
+    torch.manual_seed(0)
+    model, x, y = Residual(), torch.randn(24, 3, 8, 8), torch.arange(24) % 3
+    opt, losses = UNFOptimizer(model, x), []
+    for _ in range(50):
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        opt.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0] and max(losses) < 1.5 * losses[0]

@@ -20,6 +20,7 @@ from amortopt.tasks import Family, Problem, make_family, make_problem
 from amortopt.tasks.examples import Examples
 from amortopt.tasks.families import init_many
 from amortopt.tasks.problem import Which
+from amortopt.training.stepper import schedule_factor
 
 FINAL = 32
 """Minibatches that a final loss is measured on."""
@@ -121,24 +122,40 @@ class InnerProblem:
         chosen = torch.randint(len(data), (count, self.batch), generator=generator).to(self.device)
         return data.x[chosen], data.y[chosen]
 
-    def losses(self, flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of every network on examples of its own, [B] in nats: of flat [B, N], x and y [B, n, ...]."""
-        outputs = apply_many(self.network, self.layout.unpack(flat), x, shared=False)
+    def losses(self, flat: Tensor, x: Tensor, y: Tensor, scales: Tensor | None = None) -> Tensor:
+        """Loss of every network on examples of its own, [B] in nats.
+
+        Args:
+            flat: Parameters [B, N].
+            x: Inputs [B, n, ...].
+            y: Targets [B, n, ...].
+            scales: The networks compute with parameters times these, [B, N]: a reparametrisation.
+        """
+        params = self.layout.unpack(flat if scales is None else flat * scales)
+        outputs = apply_many(self.network, params, x, shared=False)
         return self.problem.objective.loss(outputs, y)
 
     def losses_and_grads(
-        self, flat: Tensor, x: Tensor, y: Tensor, *, create_graph: bool = False
+        self,
+        flat: Tensor,
+        x: Tensor,
+        y: Tensor,
+        scales: Tensor | None = None,
+        *,
+        create_graph: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """``losses`` [B] and their gradients [B, N]; with ``create_graph``, both can be differentiated."""
         with torch.enable_grad():
             at = flat if create_graph and flat.requires_grad else flat.detach().requires_grad_()
-            losses = self.losses(at, x, y)
+            losses = self.losses(at, x, y, scales)
             (grads,) = torch.autograd.grad(losses.sum(), at, create_graph=create_graph)
         return (losses, grads) if create_graph else (losses.detach(), grads)
 
 
 @torch.no_grad()
-def validate(rule: UNFRule, inner: InnerProblem, count: int, steps: int) -> tuple[Tensor, Tensor]:
+def validate(
+    rule: UNFRule, inner: InnerProblem, count: int, steps: int, lr: float = 0.02
+) -> tuple[Tensor, Tensor, Tensor]:
     """Train networks, always from the same unseen initialisations and on the same minibatches.
 
     Args:
@@ -146,19 +163,23 @@ def validate(rule: UNFRule, inner: InnerProblem, count: int, steps: int) -> tupl
         inner: Problem and family.
         count: Networks B.
         steps: Inner steps.
+        lr: Learning rate of the first step; it falls to 0 as a cosine.
 
     Returns:
-        Mean over steps of the loss on minibatches [B], and the loss after the last step, on further
-        minibatches [B], in nats.
+        Mean over steps of the loss on minibatches [B]; and the loss after the last step, on further
+        minibatches [B] and on held-out ones [B]; in nats.
     """
     generator = torch.Generator().manual_seed(2**31)
     flat = inner.init(count, generator)
     state = rule.init_state(inner.layout, flat)
     losses = []
-    for _ in range(steps):
+    for step in range(steps):
         loss, grads = inner.losses_and_grads(flat, *inner.draw(count, generator))
-        update, state = rule(inner.layout, flat, grads, state, inplace=True)
-        flat = flat - update
+        direction, state = rule(inner.layout, flat, grads, state, inplace=True)
+        flat = flat - float(lr * schedule_factor("cosine", step, steps)) * direction
         losses.append(loss)
-    final = [inner.losses(flat, *inner.draw(count, generator)) for _ in range(FINAL)]
-    return torch.stack(losses).mean(0), torch.stack(final).mean(0)
+    final, held_out = (
+        torch.stack([inner.losses(flat, *inner.draw(count, generator, which)) for _ in range(FINAL)]).mean(0)
+        for which in ("train", "val")
+    )
+    return torch.stack(losses).mean(0), final, held_out

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from amortopt.meta.one_pass.module import MOST_SKIPPED
+from amortopt.meta.rule import problems as problems
 from amortopt.meta.rule.inner import InnerProblem, validate
 from amortopt.meta.rule.pes import PersistentES
-from amortopt.meta.rule.runs import InnerRuns, horizon_at
+from amortopt.meta.rule.runs import Draws, InnerRuns, horizon_at
 from amortopt.meta.rule.truncated import Estimate, TruncatedBackprop
 from amortopt.meta.schedule import budget_used, rate_factor, update_average
 from amortopt.metanets.update_rule.rule import UNFRule
@@ -45,6 +46,8 @@ class UpdateRuleModule(L.LightningModule):
         growth: Share of the budget in which the horizon grows.
         shortest: Runs end after so many inner steps to the horizon, log-uniformly; by default all at the
             horizon.
+        draws: Arguments of [Draws][amortopt.meta.rule.runs.Draws]: learning rates, schedules and
+            reparametrisations of the runs.
         together: Whether a meta step is about all inner problems; otherwise they take turns.
         balance: Whether the gradient of every problem is divided by its running root mean square norm.
         clip: Largest norm of the gradient of a problem, after balancing; 0 for no bound.
@@ -55,6 +58,7 @@ class UpdateRuleModule(L.LightningModule):
         ema: Decay of the average of the rule's weights, which is what is validated and released.
         val_networks: Networks per problem, of unseen initialisations, that a validation trains.
         val_horizon: Inner steps for which it does; by default ``horizon``.
+        val_lr: Learning rate at the start of those; it falls as a cosine.
         compile: Whether to compile the rule with ``torch.compile``, once per inner problem, for the estimator
             ``"truncated"``: some minutes each on a CPU, for faster steps.
 
@@ -78,6 +82,7 @@ class UpdateRuleModule(L.LightningModule):
         first_horizon: int | None = None,
         growth: float = 0.5,
         shortest: int | None = None,
+        draws: dict[str, Any] | None = None,
         together: bool = False,
         balance: bool = True,
         clip: float = 1.0,
@@ -88,6 +93,7 @@ class UpdateRuleModule(L.LightningModule):
         ema: float = 0.99,
         val_networks: int = 2,
         val_horizon: int | None = None,
+        val_lr: float = 0.02,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -102,6 +108,7 @@ class UpdateRuleModule(L.LightningModule):
         if not isinstance(name, str) or name not in ESTIMATORS:
             raise ValueError(f"estimator.name: got {name!r}, expected one of {', '.join(ESTIMATORS)}")
         self.estimator: Estimator = construct(ESTIMATORS[name], f"estimator {name!r}", options)
+        self.draws: Draws = construct(Draws, "draws", dict(draws or {}))
         if not inner:
             raise ValueError(
                 "inner: got no problem, expected at least one; add an entry with problem and family"
@@ -144,6 +151,7 @@ class UpdateRuleModule(L.LightningModule):
                     self.seed + 1000 + k,
                     copies=self.estimator.copies,
                     shortest=self.hparams["shortest"],
+                    draws=self.draws,
                 )
                 for k, (inner, networks) in enumerate(zip(self.inner, self.networks, strict=True))
             ]
@@ -257,10 +265,12 @@ class UpdateRuleModule(L.LightningModule):
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Training losses of networks of unseen initialisations, mean and final, with the average."""
         steps = self.hparams["val_horizon"] or self.hparams["horizon"]
-        mean, final = validate(self.average, self.inner[batch_idx], self.hparams["val_networks"], steps)
+        networks, lr = self.hparams["val_networks"], self.hparams["val_lr"]
+        mean, final, held_out = validate(self.average, self.inner[batch_idx], networks, steps, lr)
         self.log("val_loss", mean.mean(), batch_size=1)  # over problems
         self.log(f"val_loss/{self.names[batch_idx]}", mean.mean(), batch_size=1)
         self.log(f"val_final/{self.names[batch_idx]}", final.mean(), batch_size=1)
+        self.log(f"val_held_out/{self.names[batch_idx]}", held_out.mean(), batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add inner runs, what is trained, and what is counted, to the state."""
@@ -304,8 +314,9 @@ class UpdateRuleModule(L.LightningModule):
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    if not 0 < options["lr"] < float("inf"):
-        raise ValueError(f"lr: got {options['lr']}, expected a positive learning rate")
+    for key in ("lr", "val_lr"):
+        if not 0 < options[key] < float("inf"):
+            raise ValueError(f"{key}: got {options[key]}, expected a positive learning rate")
     for key in ("growth", "hold", "ema"):
         if not 0 <= options[key] <= 1:
             raise ValueError(f"{key}: got {options[key]}, expected a number in [0, 1]")

@@ -15,8 +15,7 @@ from torch.nn.utils import parameters_to_vector
 
 from amortopt.meta.rule.runs import InnerRuns
 from amortopt.meta.rule.truncated import Data, Estimate, Objective, check_estimator, check_flag
-from amortopt.metanets.update_rule.features import RuleState
-from amortopt.metanets.update_rule.rule import UNFRule, is_number
+from amortopt.metanets.update_rule.rule import RuleState, UNFRule, is_number
 
 
 @dataclass(frozen=True)
@@ -73,16 +72,16 @@ class PersistentES:
 
         before: list[Tensor] = []  # losses of W_0 ... W_K, [B] each
         held_out: list[Tensor] = []  # of W_1 ... W_K
-        for _ in range(self.truncation):
-            loss, grads = inner.losses_and_grads(flat, *runs.draw())
-            update, state = vmap(step)(many, flat, grads, state)
-            flat = flat - update
+        for k in range(self.truncation):
+            loss, grads = inner.losses_and_grads(flat, *runs.draw(), runs.scales)
+            direction, state = vmap(step)(many, flat, grads, state)
+            flat = flat - runs.rate(k) * direction
             before.append(loss)
-            if self.data == "val":
-                held_out.append(inner.losses(flat, *runs.draw("val")))
-        before.append(inner.losses(flat, *runs.draw()))
+            if self.data != "train":
+                held_out.append(inner.losses(flat, *runs.draw("val"), runs.scales))
+        before.append(inner.losses(flat, *runs.draw(), runs.scales))
         losses = torch.stack(before)
-        measured = torch.stack(held_out) if self.data == "val" else losses[1:]
+        measured = torch.stack([*([] if self.data == "val" else losses[1:]), *held_out])
         top = runs.top(losses[0]).expand_as(measured)
         measured = torch.where(measured.isfinite(), measured, top).minimum(top)
         gains = (measured.log() if self.objective == "log" else measured).mean(0)

@@ -8,6 +8,7 @@ from typing import Any
 from amortopt.meta.one_pass.results import hardware
 from amortopt.meta.rule.inner import validate
 from amortopt.meta.rule.module import UpdateRuleModule
+from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.release import Release, save_release
 
 
@@ -36,24 +37,32 @@ def write_rule_release(
 
     Returns:
         ``"horizon"`` in inner steps; ``"problems"``: per inner problem the number of networks, the mean over
-        steps of the loss on minibatches, and the mean and largest final loss, in nats; ``"training"``.
+        steps of the loss on minibatches, and the mean and largest final loss and the mean held-out one, in
+        nats, and the final ones of a rule that has learned nothing, which is Muon and Adam; ``"training"``.
 
     Raises:
         ValueError: If the weights are not finite, or the folder holds something else.
         OSError: If it cannot be written.
     """
-    horizon, networks = module.hparams["horizon"], module.hparams["val_networks"]
+    networks, lr = module.hparams["val_networks"], module.hparams["val_lr"]
+    horizon = module.hparams["val_horizon"] or module.hparams["horizon"]
+    fresh = UNFRule(**module.rule.config).to(module.device)
     problems = {}
     for problem, inner in zip(module.names, module.inner, strict=True):
-        mean, final = validate(module.average, inner.to(module.device), networks, horizon)
-        problems[problem] = {
-            "networks": networks,
-            "batch": inner.batch,
-            "mean_loss": mean.mean().item(),
-            "final_loss": final.mean().item(),
-            "max_final_loss": final.max().item(),
+        measured = {}
+        for which, rule in (("trained", module.average), ("untrained", fresh)):
+            mean, final, held_out = validate(rule, inner.to(module.device), networks, horizon, lr)
+            measured[which] = {
+                "mean_loss": mean.mean().item(),
+                "final_loss": final.mean().item(),
+                "max_final_loss": final.max().item(),
+                "held_out_loss": held_out.mean().item(),
+            }
+        untrained = {
+            f"untrained_{key}": measured["untrained"][key] for key in ("final_loss", "held_out_loss")
         }
-    results: dict[str, Any] = {"horizon": horizon, "problems": problems}
+        problems[problem] = {"networks": networks, "batch": inner.batch, **measured["trained"], **untrained}
+    results: dict[str, Any] = {"horizon": horizon, "lr": lr, "problems": problems}
     results["training"] = {
         "steps": steps,
         "skipped_gradients": module.skipped,

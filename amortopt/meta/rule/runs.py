@@ -6,17 +6,48 @@ Legend: B networks, N elements of all parameters, K inner steps, M parameters of
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from amortopt.meta.rule.inner import InnerProblem
-from amortopt.metanets.update_rule.features import RuleState
-from amortopt.metanets.update_rule.rule import UNFRule
+from amortopt.metanets.update_rule.rule import RuleState, UNFRule, is_number
 
 GUARD = 3.0
 """A network whose loss is so many times that of its start has diverged."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What differs from one inner run to the next, beside initialisation and minibatches.
+
+    Attributes:
+        slowest: Smallest learning rate; rates are log-uniform.
+        fastest: Largest learning rate.
+        cosine: Share of runs whose rate falls to 0 at their end, as a cosine; that of the others is constant.
+        reparametrise: Every block of parameters counts times a random factor, log-uniform between one over
+            this and this. The network that such a run starts from is the same, its gradients are not.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    slowest: float = 0.02
+    fastest: float = 0.02
+    cosine: float = 1.0
+    reparametrise: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not all(is_number(rate) and 0 < rate < math.inf for rate in (self.slowest, self.fastest)):
+            raise ValueError(f"draws: got rates {self.slowest}, {self.fastest}, expected positive numbers")
+        if self.slowest > self.fastest:
+            raise ValueError(f"draws.slowest: got {self.slowest}, expected at most fastest, {self.fastest}")
+        if not is_number(self.cosine) or not 0 <= self.cosine <= 1:
+            raise ValueError(f"draws.cosine: got {self.cosine!r}, expected a share in [0, 1]")
+        if not is_number(self.reparametrise) or not 1 <= self.reparametrise < math.inf:
+            raise ValueError(f"draws.reparametrise: got {self.reparametrise!r}, expected at least 1")
 
 
 class InnerRuns:
@@ -32,9 +63,13 @@ class InnerRuns:
             What a rule does in its first steps decides about all that come after.
         copies: Networks that start alike, see the same examples and restart together: 1, or 2 for antithetic
             pairs, which are p and p + B / 2.
+        draws: What else differs from run to run.
 
     Attributes:
         flat: Parameters [B, N].
+        scales: What the networks multiply them with, [B, N]; None if all are 1.
+        rates: Learning rate of every network [B].
+        falling: Whether it falls, as a cosine, bool [B].
         state: The rule's state of every network.
         steps: Inner steps done since the start, int64 [B] on the CPU.
         limits: Inner steps after which a network starts anew, int64 [B] on the CPU.
@@ -56,15 +91,17 @@ class InnerRuns:
         *,
         copies: int = 1,
         shortest: int | None = None,
+        draws: Draws = Draws(),
     ) -> None:
         if count < 1 or count % copies:
             raise ValueError(f"networks: got {count}, expected a positive multiple of {copies}")
         if horizon < 1:
             raise ValueError(f"horizon: got {horizon}, expected at least 1 inner step")
         self.inner, self.count, self.copies, self.shortest = inner, count, copies, shortest
+        self.draws = draws
         self.generator = torch.Generator().manual_seed(seed)
         self.diverged = 0
-        self.flat = self._fresh(count // copies)
+        self.flat, self.scales, self.rates, self.falling = self._fresh(count // copies)
         self.state: RuleState = rule.init_state(inner.layout, self.flat)
         self.steps = torch.zeros(count, dtype=torch.int64)
         shares = torch.arange(1, count // copies + 1).repeat(copies) / (count // copies)
@@ -72,8 +109,26 @@ class InnerRuns:
         self.first = torch.full((count,), math.inf, device=self.flat.device)
         self.perturbations: Tensor | None = None
 
-    def _fresh(self, count: int) -> Tensor:
-        return self.inner.init(count, self.generator).repeat(self.copies, 1)
+    def _fresh(self, count: int) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Parameters, scales, learning rates and whether these fall, of runs that start."""
+        d = self.draws
+        flat, scales = self.inner.init(count, self.generator), None
+        share, chance = torch.rand(2, count, generator=self.generator)
+        rates = (d.slowest * (d.fastest / d.slowest) ** share).to(flat)
+        falling = (chance < d.cosine).to(flat.device)
+        if d.reparametrise > 1:
+            places = self.inner.layout.places
+            power = 2 * torch.rand(count, len(places), generator=self.generator) - 1
+            sizes = torch.tensor([place.stop - place.start for place in places])
+            scales = (d.reparametrise**power).repeat_interleave(sizes, dim=1).to(flat)
+            flat, scales = flat / scales, scales.repeat(self.copies, 1)
+        return flat.repeat(self.copies, 1), scales, rates.repeat(self.copies), falling.repeat(self.copies)
+
+    def rate(self, k: int) -> Tensor:
+        """Learning rate of every network in the k-th step from now, [B, 1]."""
+        done = (self.steps + k).to(self.rates.device) / self.limits.to(self.rates.device)
+        factor = torch.where(self.falling, 0.5 * (1 + torch.cos(math.pi * done.clamp(max=1))), 1.0)
+        return (self.rates * factor.to(self.rates.dtype)).unsqueeze(1)
 
     def _lengths(self, count: int, horizon: int) -> Tensor:
         """Inner steps of runs that start now, int64 [count]."""
@@ -118,7 +173,12 @@ class InnerRuns:
         if over.any():
             places = over.repeat(self.copies).nonzero().squeeze(1)
             on_device = places.to(self.flat.device)
-            self.flat = self.flat.index_copy(0, on_device, self._fresh(int(over.sum())))
+            fresh, scales, rates, falling = self._fresh(int(over.sum()))
+            self.flat = self.flat.index_copy(0, on_device, fresh)
+            self.rates = self.rates.index_copy(0, on_device, rates)
+            self.falling = self.falling.index_copy(0, on_device, falling)
+            if self.scales is not None and scales is not None:
+                self.scales = self.scales.index_copy(0, on_device, scales)
             self.state = {key: value.index_fill(0, on_device, 0.0) for key, value in self.state.items()}
             self.first = self.first.index_fill(0, on_device, math.inf)
             self.steps[places] = 0
@@ -130,7 +190,9 @@ class InnerRuns:
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on bit-exactly: tensors on the CPU."""
         saved: dict[str, Any] = {
-            key: getattr(self, key).cpu() for key in ("flat", "steps", "limits", "first")
+            key: getattr(self, key).cpu()
+            for key in ("flat", "steps", "limits", "first", "rates", "falling", "scales")
+            if getattr(self, key) is not None
         }
         saved["state"] = {key: value.cpu() for key, value in self.state.items()}
         if self.perturbations is not None:
@@ -150,6 +212,8 @@ class InnerRuns:
             )
         device = self.flat.device
         self.flat, self.first = saved["flat"].to(device), saved["first"].to(device)
+        self.rates, self.falling = saved["rates"].to(device), saved["falling"].to(device)
+        self.scales = saved["scales"].to(device) if "scales" in saved else None
         self.state = {key: value.to(device) for key, value in saved["state"].items()}
         self.steps, self.limits = saved["steps"].clone(), saved["limits"].clone()
         held = saved.get("perturbations")

@@ -17,7 +17,7 @@ from amortopt.metanets.update_rule.rule import UNFRule, is_number
 
 Objective: TypeAlias = Literal["loss", "log"]
 """What is averaged over inner steps: the loss, or its logarithm, which also weighs small losses."""
-Data: TypeAlias = Literal["train", "val"]
+Data: TypeAlias = Literal["train", "val", "both"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class TruncatedBackprop:
 
     The objective is the mean over steps k = 1 ... K and networks of :math:`L(W_k)` on a minibatch that
     :math:`W_k` has not seen. With ``data="train"`` it is the one that the next inner step learns from, and
-    costs nothing; with ``"val"`` it is a further one of held-out data. The loss of a network that
-    has diverged counts as `runs.GUARD` times that of its start.
+    costs nothing; with ``"val"`` it is a further one of held-out data; ``"both"`` is the mean of the two. The
+    loss of a network that has diverged counts as `runs.GUARD` times that of its start.
 
     Args:
         truncation: Inner steps K.
@@ -81,8 +81,8 @@ class TruncatedBackprop:
         with torch.enable_grad():
             for k in range(self.truncation):
                 at, grads = tape.read(runs, flat, moved=k > 0)
-                update, state = rule(runs.inner.layout, at, grads, state)
-                flat = at - update
+                direction, state = rule(runs.inner.layout, at, grads, state)
+                flat = at - runs.rate(k) * direction
             tape.read(runs, flat, last=True)
             objective = tape.objective()
             grads = torch.autograd.grad(objective, list(rule.parameters()), allow_unused=True)
@@ -114,7 +114,7 @@ class _Tape:
         # The gradient of this loss flows back to ``flat`` whole; that of later losses, bounded, to ``at``.
         at = cast(Tensor, _Bounded.apply(flat, self)) if moved and s.bound else flat
         losses, grads = self.inner.losses_and_grads(
-            at, x, y, create_graph=moved and not last and s.second_order
+            at, x, y, runs.scales, create_graph=moved and not last and s.second_order
         )
         self.losses.append(losses.detach())
         if len(self.losses) == 1:
@@ -125,12 +125,14 @@ class _Tape:
         self.sizes.append(grads.detach().norm(dim=1) * slope)
         if not moved:  # the first loss does not depend on the rule
             return at, grads.requires_grad_()
-        if s.data == "val":
+        terms = []
+        if s.data != "train":
             # A network that diverges is as bad as one that is about to be restarted, and no worse.
-            held_out = self.inner.losses(flat, *runs.draw("val")).minimum(self.top)
-            self.terms.append(held_out.log() if s.objective == "log" else held_out)
-        else:  # the gradient of the loss, without a second pass through the network
-            self.terms.append((flat * grads.detach().nan_to_num(0.0, 0.0, 0.0)).sum(1) * slope)
+            held_out = self.inner.losses(flat, *runs.draw("val"), runs.scales).minimum(self.top)
+            terms.append(held_out.log() if s.objective == "log" else held_out)
+        if s.data != "val":  # the gradient of the loss, without a second pass through the network
+            terms.append((flat * grads.detach().nan_to_num(0.0, 0.0, 0.0)).sum(1) * slope)
+        self.terms.append(torch.stack(terms).mean(0))
         return at, grads
 
     def objective(self) -> Tensor:

@@ -24,10 +24,11 @@ from amortopt._types import Params
 from amortopt.symmetry import Axis, Block, SymmetrySpec
 from amortopt.symmetry.blocks import cut, fits, join
 
-AXIS_ROLES = ("vector", "out", "in", "kernel", "diagonal")
-"""The only axis of a vector; the first, second or a later axis of a matrix; the diagonal of its first two."""
-CLASSES = ("vector", "matrix")
-"""A block with one axis longer than 1, or with more."""
+AXIS_ROLES = ("vector", "out", "in", "kernel")
+"""The only axis of a vector; the first, second or a later axis of a matrix."""
+CLASSES = ("vector", "table", "matrix")
+"""A block with one axis longer than 1; one with more; such a block that writes hidden units and reads others,
+so neither an embedding nor a head."""
 _ADVICE = "extract the symmetry of this model"
 
 
@@ -37,34 +38,24 @@ class Side:
 
     Attributes:
         role: Position in ``AXIS_ROLES``.
-        axis: Position in the bucket's shape; None for the diagonal of the first two axes.
+        axis: Position in the bucket's shape.
         rows: First row and the one after the last: L blocks times n units.
         units: Network-wide number of each row's unit.
     """
 
     role: int
-    axis: int | None
+    axis: int
     rows: tuple[int, int]
     units: tuple[int, ...] = field(repr=False)
 
-    def means(self, part: Tensor) -> Tensor:
-        """The rows, from the elements of the bucket: [B, L, *shape, C] -> [B, L, n, C]."""
-        if self.axis is None:
-            row = part.diagonal(dim1=2, dim2=3).movedim(-1, 2)
-            return row.flatten(3, -2).mean(3) if row.ndim > 4 else row
-        others = [dim for dim in range(2, part.ndim - 1) if dim != 2 + self.axis]
+    def means(self, part: Tensor, axes: int) -> Tensor:
+        """The rows, from the elements of a bucket of so many axes: [*lead, L, *shape] -> [*lead, L, n]."""
+        others = [axis - axes for axis in range(axes) if axis != self.axis]
         return part.mean(others) if others else part
 
     def spread(self, row: Tensor, axes: int) -> Tensor:
-        """What is added to the elements of every row: [B, L, n, D] -> [B, L, *shape, D].
-
-        Axes that all elements of a row share have length 1; beside the diagonal there are zeros.
-        """
-        if self.axis is None:
-            matrix = torch.diag_embed(row.movedim(2, -1), dim1=2, dim2=3)  # [B, L, n, n, D]
-            return matrix.reshape(*matrix.shape[:4], *[1] * (axes - 2), matrix.shape[-1])
-        lengths = [-1 if axis == self.axis else 1 for axis in range(axes)]
-        return row.reshape(*row.shape[:2], *lengths, row.shape[-1])
+        """What is added to the elements of every row: [*lead, L, n] -> [*lead, L, 1, .., n, .., 1]."""
+        return row.unflatten(-1, [-1 if axis == self.axis else 1 for axis in range(axes)])
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,6 @@ class Bucket:
         blocks: First block and the one after the last, in the order of the flat vector.
         elements: First element and the one after the last.
         sides: Axes along which the bucket has rows.
-        square: Whether the first two axes count the same units, as in a recurrent layer.
     """
 
     shape: tuple[int, ...]
@@ -85,7 +75,6 @@ class Bucket:
     blocks: tuple[int, int]
     elements: tuple[int, int]
     sides: tuple[Side, ...]
-    square: bool
 
     @property
     def count(self) -> int:
@@ -106,6 +95,7 @@ class _Piece(NamedTuple):
     """A block in the shape of its bucket; ``units`` names what each axis counts, None if it has no rows."""
 
     block: Block
+    kind: int
     shape: tuple[int, ...]
     units: tuple[str | None, ...]
 
@@ -129,20 +119,25 @@ class _Piece(NamedTuple):
             else:  # along one run of a group, indices of different runs are different units: no rows
                 name = spec.units_of(axis.group)
                 units.append(name if spec.group(name).size == axis.size else None)
-        return cls(block, tuple(shape) or (1,), tuple(units) if shape else (f"\0{block.label}",))
+        first, *others = block.axes or (None,)
+        owners = () if first is None or first.group is None else spec.owners(first.group)
+        writes_hidden = any(not spec.group(name).trivial for name in owners)
+        reads = any(axis is not None and axis.group is not None for axis in others)
+        kind = "vector" if len(shape) < 2 else "matrix" if writes_hidden and reads else "table"
+        names = tuple(units) if shape else (f"\0{block.label}",)
+        return cls(block, CLASSES.index(kind), tuple(shape) or (1,), names)
 
     @property
-    def key(self) -> tuple[int, tuple[int, ...], tuple[bool, ...], bool]:
-        """Equal within a bucket: class, shape, axes without rows, whether the first two count one group."""
-        square = len(self.shape) > 1 and self.units[0] is not None and self.units[0] == self.units[1]
-        return int(len(self.shape) > 1), self.shape, tuple(name is None for name in self.units), square
+    def key(self) -> tuple[int, tuple[int, ...], tuple[bool, ...]]:
+        """Equal within a bucket: class, shape, axes without rows."""
+        return self.kind, self.shape, tuple(name is None for name in self.units)
 
 
 class UpdateLayout:
     """Order of all elements in the flat vector, and the units that rows belong to.
 
-    Vectors come first, then matrices. A fixed axis (kernel positions) counts as units that no other block
-    has.
+    Vectors come first, then tables, then matrices. A fixed axis (kernel positions) counts as units that no
+    other block has.
 
     Args:
         spec: Symmetry of the base network.
@@ -153,8 +148,6 @@ class UpdateLayout:
         buckets: In the order of the flat vector.
         sides: Position of the bucket, and side, in the order of the rows: sorted by axis role.
         places: Every block and its elements, in the order of the flat vector.
-        pairs: Matrices between the same two groups, where there are two or more: (bucket, block in it,
-            whether transposed) each.
         slots: Row -> ``unit * len(AXIS_ROLES) + role``, int64 [R].
         shares: Row -> one over the number of rows in its slot, float32 [R, 1].
 
@@ -193,7 +186,7 @@ class UpdateLayout:
                     f"spec: the blocks of {name!r} cover {covered} of its {math.prod(shape)} elements; "
                     f"{_ADVICE}"
                 )
-        keys = sorted(by_key, key=lambda key: key[0])  # vectors, then matrices
+        keys = sorted(by_key, key=lambda key: key[0])  # by class
         pieces = [by_key[key] for key in keys]
         # Units are numbered over the whole network.
         first_unit: dict[str | None, int] = {}
@@ -204,43 +197,33 @@ class UpdateLayout:
                     first_unit[unit] = self.num_units
                     self.num_units += size
         # Rows are sorted by axis role: all rows of one role are one matrix product.
-        axes: list[tuple[int, int, int | None]] = []  # axis role, bucket, axis
-        for b, (kind, _, without, square) in enumerate(keys):
+        axes: list[tuple[int, int, int]] = []  # axis role, bucket, axis
+        for b, (kind, _, without) in enumerate(keys):
             axes += [(min(axis, 2) + 1 if kind else 0, b, axis) for axis, no in enumerate(without) if not no]
-            axes += [(AXIS_ROLES.index("diagonal"), b, None)] * square
         self.sides: list[tuple[int, Side]] = []
         self.num_rows = 0
         for role, b, axis in sorted(axes, key=lambda side: side[:2]):
-            n = pieces[b][0].shape[axis or 0]
-            units = tuple(first_unit[piece.units[axis or 0]] + k for piece in pieces[b] for k in range(n))
+            n = pieces[b][0].shape[axis]
+            units = tuple(first_unit[piece.units[axis]] + k for piece in pieces[b] for k in range(n))
             self.sides.append((b, Side(role, axis, (self.num_rows, self.num_rows + len(units)), units)))
             self.num_rows += len(units)
         # Blocks of a bucket lie behind each other.
         self.buckets: list[Bucket] = []
         self.places: list[Place] = []
         self.num_blocks = self.size = 0
-        for b, (kind, shape, _, square) in enumerate(keys):
+        for b, (kind, shape, _) in enumerate(keys):
             first, sides = self.size, tuple(side for k, side in self.sides if k == b)
             for piece in pieces[b]:
                 self.places.append(Place(piece.block, self.size, self.size + math.prod(shape)))
                 self.size += math.prod(shape)
             blocks = (self.num_blocks, self.num_blocks + len(pieces[b]))
-            self.buckets.append(Bucket(shape, kind, blocks, (first, self.size), sides, square))
+            self.buckets.append(Bucket(shape, kind, blocks, (first, self.size), sides))
             self.num_blocks = blocks[1]
         self.slots = torch.empty(self.num_rows, dtype=torch.int64)
         for _, side in self.sides:
             self.slots[slice(*side.rows)] = torch.tensor(side.units) * len(AXIS_ROLES) + side.role
         counts = torch.bincount(self.slots, minlength=self.num_units * len(AXIS_ROLES))
         self.shares = (1.0 / counts[self.slots].float()).unsqueeze(1)
-        # Matrices between the same two groups; fixed axes ("\0") belong to one block only.
-        between: dict[tuple[str, str], list[tuple[int, int, bool]]] = {}
-        for b, (kind, *_) in enumerate(keys):
-            for k, piece in enumerate(pieces[b] if kind else []):
-                out, into = piece.units[:2]
-                if out is not None and into is not None and "\0" not in out + into:
-                    flip = (into, out) in between and out != into
-                    between.setdefault((into, out) if flip else (out, into), []).append((b, k, flip))
-        self.pairs = tuple(tuple(many) for many in between.values() if len(many) > 1)
 
     @cached_property
     def rows_by_role(self) -> dict[int, tuple[int, int]]:
@@ -253,19 +236,19 @@ class UpdateLayout:
         return _joined((bucket.kind, bucket.blocks) for bucket in self.buckets)
 
     def split(self, flat: Tensor) -> list[Tensor]:
-        """The elements by bucket: [B, N, *channels] -> [B, L, *shape, *channels] for every bucket."""
+        """The elements by bucket: [*lead, N] -> [*lead, L, *shape] for every bucket."""
         sizes = [bucket.count * math.prod(bucket.shape) for bucket in self.buckets]
         # One split instead of a slice each: the backward of a slice fills a whole vector with zeros.
         return [
-            part.unflatten(1, (bucket.count, *bucket.shape))
-            for part, bucket in zip(flat.split(sizes, dim=1), self.buckets, strict=True)
+            part.unflatten(-1, (bucket.count, *bucket.shape))
+            for part, bucket in zip(flat.split(sizes, dim=-1), self.buckets, strict=True)
         ]
 
     def split_blocks(self, blocks: Tensor) -> list[Tensor]:
-        """Values of blocks by bucket, to be added to elements: [B, blocks, C] -> [B, L, 1, ..., C]."""
-        parts = blocks.split([bucket.count for bucket in self.buckets], dim=1)
+        """Numbers of blocks by bucket, to go with elements: [*lead, blocks] -> [*lead, L, 1, ..., 1]."""
+        parts = blocks.split([bucket.count for bucket in self.buckets], dim=-1)
         return [
-            part.reshape(*part.shape[:2], *[1] * len(bucket.shape), part.shape[-1])
+            part.unflatten(-1, (-1, *[1] * len(bucket.shape)))
             for part, bucket in zip(parts, self.buckets, strict=True)
         ]
 

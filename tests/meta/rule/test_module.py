@@ -117,7 +117,7 @@ def test_logs_hold_every_problem(recipe: Path, tmp_path: Path) -> None:
 
 def test_training_lowers_the_losses(recipe: Path, tmp_path: Path) -> None:
     more = ["--model.lr", "0.03", "--model.horizon", "10", "--model.val_networks", "16"]
-    more += ["--model.rule.alpha", "0.0003", "--trainer.val_check_interval", "60"]
+    more += ["--trainer.val_check_interval", "60"]
     before, after = (
         main(fit_args(recipe, tmp_path, *more, "--trainer.max_steps", steps, "--name", f"tiny-{steps}"))
         or load_release(tmp_path / f"tiny-{steps}" / "release").results["problems"]
@@ -170,8 +170,9 @@ def test_damping_may_change_when_a_run_goes_on(recipe: Path, tmp_path: Path) -> 
         (["--model.estimator.sigma", "1"], ["sigma", "truncation"]),
         (["--model.estimator.bound", "nan"], ["bound: got"]),
         (["--model.estimator.truncation", "abc"], ["truncation: got 'abc'"]),
-        (["--model.rule.alpha", "nan"], ["alpha: got"]),
-        (["--model.rule.gate", "3"], ["gate: got 3"]),
+        (["--model.rule.adam_rate", "nan"], ["adam_rate: got"]),
+        (["--model.draws", "{slowest: 1.0, fastest: 0.1}"], ["draws.slowest: got 1.0"]),
+        (["--model.draws.reparametrise", "0.5"], ["draws.reparametrise: got 0.5"]),
         (["--model.lr", "-1"], ["lr: got -1.0"]),
         (["--model.horizon", "0"], ["horizon: got 0"]),
         (["--model.inner", "[]"], ["inner: got no problem"]),

@@ -11,7 +11,7 @@ from torch import Tensor
 from amortopt.meta.rule.pes import PersistentES
 from amortopt.meta.rule.runs import InnerRuns
 from amortopt.meta.rule.truncated import TruncatedBackprop
-from tests.meta.rule.toy import ToyInner, ToyRule
+from tests.meta.rule.toy import UNIT, ToyInner, ToyRule
 
 HORIZON, TRUNCATION = 6, 2
 
@@ -24,7 +24,7 @@ def exact() -> Tensor:
     """Gradient of the mean loss over the whole horizon; the problem has no noise."""
     inner: Any = ToyInner(noise=0.0)
     rule: Any = ToyRule()
-    runs = InnerRuns(inner, rule, 1, HORIZON, seed=0)
+    runs = InnerRuns(inner, rule, 1, HORIZON, seed=0, draws=UNIT)
     return flattened(TruncatedBackprop(HORIZON, bound=0.0)(rule, runs, HORIZON).grads)
 
 
@@ -35,7 +35,7 @@ def estimates(persistent: bool, batches: int = 24, pairs: int = 400) -> Tensor:
     estimator = PersistentES(TRUNCATION, sigma=0.003, persistent=persistent)
     found = []
     for seed in range(batches):
-        runs = InnerRuns(inner, rule, 2 * pairs, HORIZON, seed=seed, copies=2)
+        runs = InnerRuns(inner, rule, 2 * pairs, HORIZON, seed=seed, copies=2, draws=UNIT)
         runs.limits[:] = HORIZON
         parts = [flattened(estimator(rule, runs, HORIZON).grads) for _ in range(HORIZON // TRUNCATION)]
         assert (runs.steps == 0).all() and runs.diverged == 0
@@ -62,7 +62,7 @@ def test_truncated_es_is_biased() -> None:
 def test_perturbations_start_anew_with_their_network() -> None:
     inner: Any = ToyInner()
     rule: Any = ToyRule()
-    runs = InnerRuns(inner, rule, 8, HORIZON, seed=0, copies=2)
+    runs = InnerRuns(inner, rule, 8, HORIZON, seed=0, copies=2, draws=UNIT)
     estimator = PersistentES(TRUNCATION)
     for _ in range(5):
         estimator(rule, runs, HORIZON)
@@ -73,7 +73,7 @@ def test_perturbations_start_anew_with_their_network() -> None:
 def test_antithetic_networks_differ_and_see_the_same() -> None:
     inner: Any = ToyInner()
     rule: Any = ToyRule()
-    runs = InnerRuns(inner, rule, 4, 100, seed=0, copies=2)
+    runs = InnerRuns(inner, rule, 4, 100, seed=0, copies=2, draws=UNIT)
     runs.limits[:] = 100
     PersistentES(2, sigma=1e-12)(rule, runs, 100)
     torch.testing.assert_close(runs.flat[:2], runs.flat[2:])
@@ -84,7 +84,7 @@ def test_antithetic_networks_differ_and_see_the_same() -> None:
 def test_saved_perturbations_go_on() -> None:
     inner: Any = ToyInner()
     rule: Any = ToyRule()
-    one, other = (InnerRuns(inner, rule, 4, 10, seed=s, copies=2) for s in (0, 1))
+    one, other = (InnerRuns(inner, rule, 4, 10, seed=s, copies=2, draws=UNIT) for s in (0, 1))
     estimator = PersistentES(2)
     estimator(rule, one, 10)
     other.load_state_dict(one.state_dict())
@@ -96,7 +96,7 @@ def test_saved_perturbations_go_on() -> None:
 def test_diverged_pair_does_not_spoil_the_estimate() -> None:
     inner: Any = ToyInner()
     rule: Any = ToyRule()
-    runs = InnerRuns(inner, rule, 4, 100, seed=0, copies=2)
+    runs = InnerRuns(inner, rule, 4, 100, seed=0, copies=2, draws=UNIT)
     runs.limits[:] = 100
     PersistentES(2)(rule, runs, 100)
     runs.flat[0] = float("nan")

@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from amortopt.meta.rule.runs import GUARD, InnerRuns, horizon_at
+from amortopt.meta.rule.inner import InnerProblem
+from amortopt.meta.rule.runs import GUARD, Draws, InnerRuns, horizon_at
 from amortopt.meta.rule.truncated import TruncatedBackprop
-from tests.meta.rule.toy import ToyInner, ToyRule
+from amortopt.metanets.update_rule.rule import UNFRule
+from amortopt.tasks import make_family, make_problem
+from tests.meta.rule.toy import UNIT, ToyInner, ToyRule
 
 
 def toy_runs(count: int = 4, horizon: int = 8, seed: int = 0, copies: int = 1) -> InnerRuns:
     inner: Any = ToyInner()
     rule: Any = ToyRule()
-    return InnerRuns(inner, rule, count, horizon, seed, copies=copies)
+    return InnerRuns(inner, rule, count, horizon, seed, copies=copies, draws=UNIT)
 
 
 def losses_of(*per_network: float, steps: int = 2) -> Tensor:
@@ -112,9 +115,55 @@ def test_horizon_grows_in_whole_truncations() -> None:
 
 
 def test_runs_last_log_uniformly() -> None:
-    runs = InnerRuns(ToyInner(), ToyRule(), 4, 1000, seed=0, shortest=10)
+    runs = InnerRuns(ToyInner(), ToyRule(), 4, 1000, seed=0, shortest=10, draws=UNIT)
     lengths = runs._lengths(4000, 1000)
     assert lengths.min() >= 10 and lengths.max() <= 1000
     # As many below the geometric mean of the two ends as above it.
     assert 0.45 < (lengths < 100).float().mean() < 0.55
     assert toy_runs()._lengths(3, 7).tolist() == [7, 7, 7]
+
+
+def inner_runs(count: int = 64, **draws: Any) -> InnerRuns:
+    family = make_family("mlp", activation="tanh", widths=(40, 6, 10))
+    inner = InnerProblem(make_problem("mnist1d"), family, 4)
+    return InnerRuns(inner, UNFRule(width=2), count, 10, seed=0, draws=Draws(**draws))
+
+
+def test_rates_are_log_uniform_and_differ_from_run_to_run() -> None:
+    runs = inner_runs(slowest=0.001, fastest=0.1, cosine=0.0)
+    rates = runs.rate(0).squeeze(1)
+    assert rates.min() >= 0.001 and rates.max() <= 0.1
+    assert 0.3 < (rates < 0.01).float().mean() < 0.7
+    assert torch.equal(runs.rate(7).squeeze(1), rates)
+
+
+def test_rates_fall_as_a_cosine_in_their_share_of_the_runs() -> None:
+    runs = inner_runs(cosine=0.5)
+    assert 0.25 < runs.falling.float().mean() < 0.75
+    runs.limits[:] = 10
+    middle, end = runs.rate(5).squeeze(1), runs.rate(10).squeeze(1)
+    torch.testing.assert_close(middle, torch.where(runs.falling, 0.01, 0.02))
+    torch.testing.assert_close(end, torch.where(runs.falling, 0.0, 0.02))
+
+
+def test_reparametrised_networks_start_as_the_same_functions() -> None:
+    plain, other = inner_runs(count=3), inner_runs(count=3, reparametrise=3.0)
+    assert plain.scales is None and other.scales is not None
+    torch.testing.assert_close(other.flat * other.scales, plain.flat)
+    assert other.scales.min() < 0.9 and other.scales.max() > 1.1
+    assert other.scales.min() >= 1 / 3 and other.scales.max() <= 3
+    per_block = other.inner.layout.split(other.scales)
+    assert all(
+        bool((part == part.flatten(2)[..., :1].view(*part.shape[:2], *[1] * (part.ndim - 2))).all())
+        for part in per_block
+    )
+
+
+def test_copies_share_their_draws() -> None:
+    family = make_family("mlp", activation="tanh", widths=(40, 6, 10))
+    inner = InnerProblem(make_problem("mnist1d"), family, 4)
+    draws = Draws(slowest=0.01, fastest=0.1, cosine=0.5, reparametrise=2.0)
+    runs = InnerRuns(inner, UNFRule(width=2), 6, 10, seed=0, copies=2, draws=draws)
+    assert runs.scales is not None
+    for value in (runs.flat, runs.scales, runs.rates, runs.falling):
+        assert torch.equal(value[:3], value[3:])

@@ -11,7 +11,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from amortopt.meta.rule.runs import InnerRuns
 from amortopt.meta.rule.truncated import TruncatedBackprop
-from tests.meta.rule.toy import ToyInner, ToyRule
+from tests.meta.rule.toy import UNIT, ToyInner, ToyRule
 
 
 def flattened(grads: list[Tensor]) -> Tensor:
@@ -20,7 +20,7 @@ def flattened(grads: list[Tensor]) -> Tensor:
 
 def runs_of(inner: Any, rule: Any, count: int = 2, steps_before: int = 2) -> InnerRuns:
     """Inner runs that are in the middle of something."""
-    runs = InnerRuns(inner, rule, count, 1000, seed=3)
+    runs = InnerRuns(inner, rule, count, 1000, seed=3, draws=UNIT)
     runs.limits[:] = 1000
     if steps_before:
         TruncatedBackprop(steps_before)(rule, runs, 1000)

@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amortopt.meta.rule.runs import Draws
+
 SIZE = 3
+UNIT = Draws(slowest=1.0, fastest=1.0, cosine=0.0)
+"""The rate is part of what ``ToyRule`` returns."""
 
 
 class ToyInner:
@@ -28,16 +32,17 @@ class ToyInner:
         x = torch.randn(count, 2, SIZE, generator=generator, dtype=torch.float64)
         return self.noise * x + (1.0 if which == "val" else 0.0), x[..., 0]
 
-    def losses(self, flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def losses(self, flat: Tensor, x: Tensor, y: Tensor, scales: Tensor | None = None) -> Tensor:
+        flat = flat if scales is None else flat * scales
         away = (flat.unsqueeze(1) - x).square()
         return 0.1 + (self.scale * (1 + 0.5 * flat.square()).unsqueeze(1) * away / 2).sum(-1).mean(-1)
 
     def losses_and_grads(
-        self, flat: Tensor, x: Tensor, y: Tensor, *, create_graph: bool = False
+        self, flat: Tensor, x: Tensor, y: Tensor, scales: Tensor | None = None, *, create_graph: bool = False
     ) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             at = flat if create_graph else flat.detach().requires_grad_()
-            losses = self.losses(at, x, y)
+            losses = self.losses(at, x, y, scales)
             (grads,) = torch.autograd.grad(losses.sum(), at, create_graph=create_graph)
         return (losses, grads) if create_graph else (losses.detach(), grads)
 
