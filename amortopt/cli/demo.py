@@ -15,6 +15,7 @@ from rich.table import Table
 from amortopt._types import Params
 from amortopt.cli import demo_fleet
 from amortopt.cli.demo_fleet import Advance, compare_fleet
+from amortopt.cli.demo_pictures import PHOTOGRAPHS, is_for_pictures, show_pictures
 from amortopt.cli.one_shot import problem_batch
 from amortopt.cli.picture import COLOURS, Curve, Panel, draw, duration
 from amortopt.optim import ScaleGMNOptimizer
@@ -24,7 +25,7 @@ from amortopt.tasks import Problem, ProblemFamily, evaluate_many
 from amortopt.training import Stepper, train_epochs
 from amortopt.zoo.build import START_EPOCHS, starting_networks
 
-CHECKPOINTS = ("curves-mlp-tanh", "curves-mlp-relu")
+CHECKPOINTS = ("curves-mlp-tanh", "curves-mlp-relu", "images-siren")
 """Shown by default, those that came with the installation; a checkpoint that is added here gets a panel."""
 NETWORKS = {"problem": 8, "family": 31}
 """Networks for checkpoints of one problem, and for those of a family of problems."""
@@ -64,11 +65,12 @@ def demo(
 
     For checkpoints that read their problem: networks for data sets never seen, with a few labelled examples
     each. For those of one data set: networks after a little training on it. Prints one table per checkpoint
-    and writes one picture. Needs no network connection.
+    and writes one picture; for a checkpoint of pictures also a strip of photographs. Needs no network
+    connection.
 
     Args:
         checkpoint: Name of a shipped checkpoint, a folder, or a hub id; by default the shipped ones for MLPs
-            on curves.
+            on curves, and for photographs.
         out: Picture to write, a PNG file.
         networks: Number of networks; by default 31 for a family of problems, 8 for one problem.
         examples: Labelled examples of each data set, for checkpoints that read their problem.
@@ -93,6 +95,16 @@ def demo(
         )
     optimizers = [ScaleGMNOptimizer.from_pretrained(name) for name in names]
     console = Console()
+    pictures = [opt for opt in optimizers if is_for_pictures(opt)]
+    optimizers = [opt for opt in optimizers if opt not in pictures]
+    for opt in pictures:
+        table, strip = show_pictures(opt, PHOTOGRAPHS if networks is None else networks, seed)
+        console.print(table)
+        beside = out.with_stem(f"{out.stem}-photographs") if optimizers else out
+        write_whole(beside, strip)
+        console.print(f"picture: {beside}", highlight=False)
+    if not optimizers:
+        return
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         job = bar.add_task("", total=len(optimizers) * (START_EPOCHS + 2 * sum(lengths)))
