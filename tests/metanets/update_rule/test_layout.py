@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from amortopt.metanets.update_rule.layout import UpdateLayout
+from amortopt.metanets.update_rule.layout import CLASSES, UpdateLayout
 from amortopt.symmetry import Axis, Block, NeuronGroup, SymmetrySpec, extract
 from tests.cases import ALL_CASES, Case
 from tests.metanets.update_rule.common import extracted, layout_of, random_params
@@ -34,11 +34,13 @@ def test_layout_keeps_batch_axes() -> None:
     assert all(torch.equal(value, params[name]) for name, value in layout.unpack(flat).items())
 
 
-def test_layout_treats_blocks_of_one_shape_in_one_bucket() -> None:
+def test_layout_treats_blocks_of_one_shape_and_class_in_one_bucket() -> None:
     layers = [module for _ in range(25) for module in (nn.Linear(6, 6), nn.ReLU())]
     network = nn.Sequential(*layers)
     layout = layout_of(network, extract(network, torch.zeros(1, 6)))
-    assert [(bucket.shape, bucket.count) for bucket in layout.buckets] == [((6,), 25), ((6, 6), 25)]
+    kinds = [(CLASSES[bucket.kind], bucket.shape, bucket.count) for bucket in layout.buckets]
+    # The last one writes the outputs.
+    assert kinds == [("vector", (6,), 25), ("table", (6, 6), 1), ("matrix", (6, 6), 24)]
 
 
 def test_layout_takes_parameters_that_the_spec_lacks() -> None:
