@@ -13,8 +13,9 @@ from amortopt.release import FamilyStatistics
 from amortopt.release.statistics import describe
 from amortopt.tasks import CrossEntropy, Objective
 
-_WRONG = 1.25
-"""Factor on the loss of guessing beyond which a network's answers are wrong with confidence."""
+_WRONG, _LEAST = 1.25, 0.5
+"""Factor on the loss of guessing beyond which a network's answers are wrong with confidence, and by how
+much at least: among few classes an untrained network may already be further off than by the factor."""
 
 
 def find_limits(
@@ -64,7 +65,9 @@ def find_limits(
         warnings.append(_outside(at, sizes[b], statistics))
         known = None if statistics is None else statistics.at("given", sizes[b])
         guessing = chance[b]
-        if guessing is not None and float(given[b]) > max(_WRONG * guessing, known[2] if known else 0):
+        if guessing is not None and float(given[b]) > max(
+            _WRONG * guessing, guessing + _LEAST, known[2] if known else 0
+        ):
             warnings[b].append(
                 f"the network was wrong on this batch with confidence (loss {float(given[b]):.3g}, guessing "
                 f"has {guessing:.3g}), as one that was trained for another problem is; its weights are "

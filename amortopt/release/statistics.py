@@ -39,7 +39,7 @@ Bounds = tuple[float, float, float]
 class FamilyStatistics:
     """Ranges of what a pass meets on problems of its family, by the number of examples that it reads.
 
-    A quantity is what [describe][amortopt.release.statistics.describe] returns, ``"given"``, the loss of a
+    A quantity is what ``describe`` returns, ``"given"``, the loss of a
     fresh network, ``"loss 0"``, ``"loss 1"``, ..., the loss on the batch after so many rounds, or
     ``"gradient 0"``, ..., the norm of the gradient that is taken there.
 

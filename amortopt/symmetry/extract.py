@@ -138,6 +138,8 @@ class _Extraction:
         self.recording = Recording(traced.shapes)
         # Values that went into a node whose result is no tensor with labels: a number, a tracer's object.
         self.hidden: dict[torch.fx.Node, list[Value]] = {}
+        # What is computed from nothing that a user passes or that a symmetry moves.
+        self.constants: set[torch.fx.Node] = set()
         # Parameters that an operation reads, in order.
         self.read: dict[str, None] = {}
         self._read()
@@ -192,6 +194,7 @@ class _Extraction:
     def _step(self, node: torch.fx.Node) -> None:
         if node.op == "get_attr":
             self.values[node] = _constant(node)
+            self.constants.add(node)
         elif node.op == "call_function" and (body := wrapped_graph(node)) is not None:
             self._inline(node, *body)
         elif node.op == "call_function" and operator_name(node) not in CHECKS:
@@ -230,6 +233,7 @@ class _Extraction:
         if node.name not in self.traced.inputs:
             name = self.traced.buffers.get(node.name)
             if name not in self.frozen:
+                self.constants.add(node)
                 return _constant(node)
             if name not in self.buffers:
                 self.buffers[name] = replace(self._fresh(name, shape), param=None, buffer=name)
@@ -242,6 +246,8 @@ class _Extraction:
         return Value(tuple(self.labels.fresh(size, name) for size in shape), shape, name)
 
     def _call(self, node: torch.fx.Node) -> None:
+        if self.constants.issuperset(node.all_input_nodes):
+            self.constants.add(node)
         if operator_name(node) == "operator.getitem":
             source, index = node.args[0], node.args[1]
             assert isinstance(source, torch.fx.Node)
@@ -271,9 +277,8 @@ class _Extraction:
         integer = isinstance(first, Tensor) and not (first.is_floating_point() or first.is_complex())
         call = Call(op, args, whole, module_path(node), shapes, self.training, integer)
         self.read |= dict.fromkeys(value.param for value in tensors(args) if value.param is not None)
-        hidden = [value for source in node.all_input_nodes for value in self.hidden.get(source, ())]
-        # A number computed from what nothing moves is a constant.
-        hidden = [value for value in hidden if self.labels.variables(*value.dims)]
+        moved = [source for source in node.all_input_nodes if source not in self.constants]
+        hidden = [value for source in moved for value in self.hidden.get(source, ())]
         try:
             result = self._applied(call, output, hidden)
             inputs = [self.traced.softsigns[node]] if node in self.traced.softsigns else node.all_input_nodes

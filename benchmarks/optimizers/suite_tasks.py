@@ -227,7 +227,7 @@ class VAE(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, log = self.encode(x).chunk(2, 1)
-        return self.decode(mean + torch.randn_like(mean) * (0.5 * log).exp()), mean, log
+        return self.decode(mean + torch.randn(mean.shape) * (0.5 * log).exp()), mean, log
 
 
 def elbo(outputs: tuple[Tensor, Tensor, Tensor], y: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ def test_cnn_of_the_small_cnn_zoo_has_its_4970_weights() -> None:
 
 
 def test_family_names_are_all_makeable() -> None:
-    assert [make_family(name).name for name in family_names()] == family_names()
+    makeable = [name for name in family_names() if name != "module"]  # that one needs its module
+    assert [make_family(name).name for name in makeable] == makeable
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_family_names_are_all_makeable() -> None:
     [
         (
             {"name": "rnn"},
-            "unknown family 'rnn', expected one of arithmetic_rnn, char_rnn, cnn, mlp, siren, tr",
+            "unknown family 'rnn', expected one of arithmetic_rnn, char_rnn, cnn, mlp, module, siren, tr",
         ),
         ({"name": "mlp", "width": 3}, r"width: family 'mlp' has no such argument; it has activation, widths"),
         ({"name": "mlp", "activation": "tan"}, "activation: got 'tan', expected one of tanh, relu"),

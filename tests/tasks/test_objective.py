@@ -134,7 +134,10 @@ def test_objective_refuses_targets_of_another_kind(objective: Objective, y: Tens
 @pytest.mark.parametrize(
     "config, message",
     [
-        ({"name": "hinge"}, "unknown objective 'hinge', expected one of cross_entropy, mean, squared_error"),
+        (
+            {"name": "hinge"},
+            "unknown objective 'hinge', expected one of cross_entropy, mean, soft_cross_entropy, ",
+        ),
         ({"name": "mean", "classes": 3}, "classes: objective 'mean' has no such argument"),
         ({"name": "cross_entropy", "num_classes": 0}, "num_classes: got 0"),
         ({"name": "squared_error", "score_kind": "mae"}, "score_kind: got 'mae', expected r2 or psnr"),

@@ -140,6 +140,7 @@ def test_fit_learns_to_read_problems_and_one_shot_does(release: Path) -> None:
     assert accuracy(swapped) < 0.16
 
 
+@pytest.mark.filterwarnings("ignore::amortopt.optim.networks.OutOfFamilyWarning")
 def test_one_shot_of_many_is_one_shot_of_each(release: Path) -> None:
     opt = ScaleGMNOptimizer.from_pretrained(release)
     nets = [make_family("mlp", widths=(40, 8, 10)).build() for _ in range(3)]
