@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode
 
 
@@ -41,5 +42,7 @@ class Clock(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.check()
+        # Leaving torch.no_grad() is such a call too: broken off, it would leave gradients switched off.
+        if func is not torch._C._set_grad_enabled:  # pyright: ignore[reportPrivateUsage]
+            self.check()
         return func(*args, **(kwargs or {}))
