@@ -188,7 +188,14 @@ def draw(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
         for ax, panel in zip(figures.axes, panels, strict=True):
             ax.set_xscale("log")
             ax.axhline(panel.start, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
-            for curve in panel.curves:
+            seconds = [panel.seconds, *(s for curve in panel.curves for s in curve.seconds)]
+            low, high = min(seconds) / 2.2, max(seconds) * 2.6
+            ax.set_xlim(low, high)
+            # What is written at the star goes to its left where the right has no room for it.
+            right = math.log(panel.seconds / low) < 0.4 * math.log(high / low)
+            beside: Any = {"ha": "left" if right else "right"}
+            across = 12 if right else -12
+            for k, curve in enumerate(panel.curves):
                 ax.errorbar(
                     curve.seconds, curve.accuracy, yerr=curve.interval, label=curve.label or None,
                     color=curve.colour, linestyle=(0, (4, 2)) if curve.dashed else "-", linewidth=1.6,
@@ -197,7 +204,7 @@ def draw(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
                 )  # fmt: skip
                 for x, y, name in zip(curve.seconds, curve.accuracy, curve.names, strict=False):
                     style = {"ha": "center", "color": curve.colour, "fontsize": 7.5}
-                    ax.annotate(name, (x, y), xytext=(0, 7), **style, **offset)
+                    ax.annotate(name, (x, y), xytext=(0, -13 if k % 2 else 7), **style, **offset)
             interval = None if panel.interval is None else [panel.interval]
             ax.errorbar(
                 [panel.seconds], [panel.accuracy], yerr=interval, label="one forward pass", color=STAR,
@@ -212,15 +219,14 @@ def draw(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
             if panel.controls:
                 listed = "\n".join(f"x {c.label}: {c.accuracy:.1f} %" for c in panel.controls)
                 style = {"color": STAR, "fontsize": 8, "va": "top", "linespacing": 1.4}
-                ax.annotate(listed, (panel.seconds, panel.accuracy), xytext=(12, 2), **style, **offset)
-            seconds = [panel.seconds, *(s for curve in panel.curves for s in curve.seconds)]
-            low, high = min(seconds) / 2.2, max(seconds) * 2.6
-            ax.set_xlim(low, high)
+                place = (panel.seconds, panel.accuracy)
+                ax.annotate(listed, place, xytext=(across, 2), **beside, **style, **offset)
             ax.xaxis.set_major_formatter(lambda value, _: duration(value))
             ax.xaxis.set_minor_formatter(lambda value, _: "")
             reached = f"{panel.accuracy:.1f} % in {duration(panel.seconds)}"
             style = {"color": STAR, "fontsize": 10, "fontweight": "bold", "zorder": 6}
-            ax.annotate(reached, (panel.seconds, panel.accuracy), xytext=(12, 9), **style, **offset)
+            place = (panel.seconds, panel.accuracy)
+            ax.annotate(reached, place, xytext=(across, 9), **beside, **style, **offset)
             started = f"as they start, {panel.start:.1f} %"
             style = {"ha": "right", "color": GREY, "fontsize": 8.5}
             ax.annotate(started, (high, panel.start), xytext=(-2, 4), **style, **offset)

@@ -19,7 +19,7 @@ The room, in the order in which a network goes through it:
 from __future__ import annotations
 
 from amortopt.symmetry.action import Element, act, compose, identity, inverse, sample
-from amortopt.symmetry.alignment.align import align, aligning_element, measure_statistics, merge
+from amortopt.symmetry.alignment.align import align, aligning_element, measure_batch_norms, merge
 from amortopt.symmetry.axes import Axis, Block, NeuronGroup, Operation, ScaleKind, meet
 from amortopt.symmetry.extract import UnknownOperationError, UnknownOperationWarning, extract
 from amortopt.symmetry.gauge import GaugeDimension, NullDirections, null_directions
@@ -56,7 +56,7 @@ __all__ = [
     "identity",
     "inverse",
     "match",
-    "measure_statistics",
+    "measure_batch_norms",
     "meet",
     "merge",
     "null_directions",

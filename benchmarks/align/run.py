@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amortopt.cli.picture import COLOURS, GREY, STAR, TWIN, Figures
-from amortopt.symmetry import align, measure_statistics
+from amortopt.symmetry import align, measure_batch_norms
 from amortopt.tasks import make_problem
 from benchmarks.align.networks import NETWORKS, TABLES, TITLES
 from benchmarks.align.rebasins import by_package, weight_matching
@@ -91,7 +91,7 @@ def line(a: nn.Module, b: nn.Module) -> dict[str, list[float]]:
             for name, parameter in between.named_parameters():
                 parameter.copy_(torch.lerp(ends_a[name], ends_b[name], t))
             if normed:
-                measure_statistics(between, x.split(500))
+                measure_batch_norms(between, x.split(500))
             logits = between(test_x)
             measured["train"].append(round(float(F.cross_entropy(between(x), y)), 4))
             measured["test"].append(round(float(F.cross_entropy(logits, test_y)), 4))

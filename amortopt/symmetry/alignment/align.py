@@ -178,15 +178,15 @@ def merge(
     if normed and inputs is None:
         warnings.warn(
             f"merge: {len(normed)} norms have running statistics, which are averaged; those of the merged "
-            "network differ: pass inputs=, batches to measure them on, or call measure_statistics",
+            "network differ: pass inputs=, batches to measure them on, or call measure_batch_norms",
             stacklevel=2,
         )
     if inputs is not None:
-        measure_statistics(merged, inputs)
+        measure_batch_norms(merged, inputs)
     return merged
 
 
-def measure_statistics(network: nn.Module, inputs: Iterable[Any]) -> None:
+def measure_batch_norms(network: nn.Module, inputs: Iterable[Any]) -> None:
     """Replace the running statistics of a network's norms by those on some batches, equally weighted.
 
     Args:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from amortopt.symmetry import align, measure_statistics, merge
+from amortopt.symmetry import align, measure_batch_norms, merge
 from tests.symmetry.alignment.test_align import difference, inputs_of, moved_copy, network
 
 
@@ -43,7 +43,7 @@ def test_merge_measures_running_statistics_on_inputs() -> None:
 def test_measuring_statistics_keeps_mode_momentum_and_parameters() -> None:
     net = batch_normed()
     before = copy.deepcopy(net)
-    measure_statistics(net, [torch.randn(9, 4)])
+    measure_batch_norms(net, [torch.randn(9, 4)])
     assert [m.training for m in net.modules()] == [m.training for m in before.modules()]
     assert net[1].momentum == before[1].momentum
     assert all(p.equal(q) for p, q in zip(net.parameters(), before.parameters(), strict=True))
@@ -52,7 +52,7 @@ def test_measuring_statistics_keeps_mode_momentum_and_parameters() -> None:
 @pytest.mark.parametrize("inputs", [[], torch.randn(9, 4)])
 def test_measuring_statistics_refuses_what_is_no_batches(inputs: object) -> None:
     with pytest.raises(ValueError, match=r"inputs: got (no batch|one Tensor), expected"):
-        measure_statistics(batch_normed(), inputs)  # type: ignore[arg-type]
+        measure_batch_norms(batch_normed(), inputs)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], []])
