@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -28,7 +29,11 @@ def name(page: Path) -> str:
 
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies of all registries, so that what a page registers is gone after it."""
+    """Copies of all registries, so that what a page registers is gone after it.
+
+    What the package itself registers when meta-training is imported has to be there before.
+    """
+    importlib.import_module("amortopt.meta.fit")
     monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
     modules = [module for key, module in sys.modules.items() if key.startswith("amortopt")]
     for registry in (value for module in modules for value in vars(module).values()):
