@@ -35,7 +35,9 @@ def make_release(kind: str, **changed: Any) -> Release:
         fields["module"] = make("test-scale", SPEC, start=0.5, conditions=["l1"])
         fields |= {"l1_range": L1Range(1e-4, 1e-2), "passes": 3}
     elif kind == "functional":
-        fields["module"] = make("unf_invariant", SPEC, out_features=2, width=2, depth=1, hidden=4)
+        fields["module"] = make(
+            "unf_functional", SPEC, head={"name": "classes", "count": 2}, width=2, layers=1, hidden=4
+        )
     else:
         fields["module"] = UNFRule(width=4, depth=1)
     return Release(**(fields | changed))

@@ -10,24 +10,32 @@ from amortopt.metanets.base import register as register
 from amortopt.metanets.base import registered as registered
 from amortopt.metanets.conditions import Conditions as Conditions
 from amortopt.metanets.conditions import L1Range as L1Range
+from amortopt.metanets.heads import Classes as Classes
+from amortopt.metanets.heads import Head as Head
+from amortopt.metanets.heads import Regression as Regression
 from amortopt.metanets.rounds import Rounds as Rounds
 from amortopt.metanets.scalegmn import ScaleGMN as ScaleGMN
+from amortopt.metanets.scalegmn import ScaleGMNFunctional as ScaleGMNFunctional
 from amortopt.metanets.unf import UNF as UNF
 from amortopt.metanets.unf import FixedUNFLayer as FixedUNFLayer
-from amortopt.metanets.unf import UNFInvariant as UNFInvariant
+from amortopt.metanets.unf import UNFFunctional as UNFFunctional
 from amortopt.metanets.unf import UNFPool as UNFPool
 from amortopt.metanets.update_rule import UNFRule as UNFRule
 
 __all__ = [
     "UNF",
+    "Classes",
     "Conditions",
     "FixedUNFLayer",
     "Functional",
+    "Head",
     "L1Range",
     "Metanet",
+    "Regression",
     "Rounds",
     "ScaleGMN",
-    "UNFInvariant",
+    "ScaleGMNFunctional",
+    "UNFFunctional",
     "UNFPool",
     "UNFRule",
     "UpdateRule",

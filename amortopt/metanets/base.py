@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.metanets.conditions import CONDITIONS, Conditions
+from amortopt.metanets.heads import make_head
 from amortopt.symmetry import SymmetrySpec
 from amortopt.system.registry import Registry
 
@@ -80,21 +81,95 @@ class Metanet(nn.Module, ABC):
 class Functional(nn.Module, ABC):
     """From the params of many base networks to numbers that do not change under the networks' symmetry.
 
+    A final class takes ``spec``, ``head`` and json-able keyword arguments, and hands all on to this
+    constructor: ``super().__init__(spec, head=head, width=width)``.
+
     Args:
         spec: Symmetry of the family that it is for.
-        **config: All keyword arguments that the final class was called with; an untrained copy is
-            ``make(self.name, spec, **config)``.
+        head: What the numbers mean: ``{"name": "classes", "count": 10}`` or ``{"name": "regression"}`` with
+            the arguments of [Classes][amortopt.metanets.Classes] or
+            [Regression][amortopt.metanets.Regression].
+        **config: All other keyword arguments that the final class was called with; an untrained copy is
+            ``make(self.name, spec, **self.config)``.
+
+    Attributes:
+        head: The head.
+
+    Raises:
+        ValueError: The head is none, or is about the units of a group that the spec lacks.
     """
 
     name: ClassVar[str] = ""
 
-    def __init__(self, spec: SymmetrySpec, **config: Any) -> None:
+    def __init__(self, spec: SymmetrySpec, *, head: Mapping[str, Any], **config: Any) -> None:
         super().__init__()
-        self.spec, self.config = spec, config
+        self.spec, self.config = spec, {"head": dict(head), **config}
+        self.head = make_head(head)
+        groups = [group.name for group in spec.groups]
+        if self.head.units is not None and self.head.units not in groups:
+            raise ValueError(f"head.units: got {self.head.units!r}, expected a group: {', '.join(groups)}")
 
     @abstractmethod
+    def raw(self, networks: Sequence[Params]) -> list[Tensor]:
+        """What the head gets, for networks of one or several architectures of the family.
+
+        Args:
+            networks: Params [B, ...] of every architecture; hidden widths may differ from the spec's.
+
+        Returns:
+            For every architecture [B, head.raw], or [B, n, head.raw] for a head about units.
+
+        Raises:
+            ValueError: A name is missing, or a shape is not the family's.
+        """
+
+    @abstractmethod
+    def standardize(self, params: Params) -> None:
+        """Divide weights by the size that they have in these networks; once, before training.
+
+        Args:
+            params: Params [B, ...], such as those of the training networks.
+        """
+
     def forward(self, params: Params) -> Tensor:
-        """Params [B, ...] -> [B, features]."""
+        """Read networks of one architecture.
+
+        Args:
+            params: Qualified name -> [B, *shape], all parameters of the spec.
+
+        Returns:
+            [B, k]: logits of classes, or numbers; [B, n, k] for a head about units.
+
+        Raises:
+            ValueError: Weights are NaN or infinite, a name is missing, or a shape is not the family's.
+        """
+        return self.forward_mixed([params])[0]
+
+    def forward_mixed(self, networks: Sequence[Params]) -> list[Tensor]:
+        """Read networks of several architectures of the family at once; the same function of each.
+
+        Args:
+            networks: Params [B, ...] of every architecture.
+
+        Returns:
+            What ``forward`` returns, for every architecture.
+        """
+        if not networks:
+            raise ValueError("networks: got none, expected params of at least one architecture")
+        for params in networks:
+            check_finite(params)
+        return [self.head(raw) for raw in self.raw(networks)]
+
+
+def check_finite(params: Params) -> None:
+    """Raise a ``ValueError`` that names the first parameter and network with NaN or infinite weights."""
+    for name, value in params.items():
+        if not bool(value.isfinite().all()):
+            bad = int((~value.reshape(len(value), -1).isfinite()).any(1).nonzero()[0])
+            raise ValueError(
+                f"params: {name!r} of network {bad} is NaN or infinite, expected finite weights; leave "
+                "diverged networks out"
+            )
 
 
 class UpdateRule(nn.Module, ABC):

@@ -1,8 +1,9 @@
-"""Predict one number from a network's weights: statistics, Deep Set; how they are trained and scored.
+"""Baselines that read weights, and how all readers are trained and scored: statistics, Deep Set.
 
-A predictor is a module ``params {block: [B, *shape]} -> logits [B]``. All of them read the same tensors, the
-blocks of the extracted symmetry (so the three gates of a GRU are tensors of their own), each divided by its
-root mean square over the train networks. Legend: B networks, c channels.
+All are functionals (see `amortopt.metanets.Functional`), so they differ in what they read and in nothing
+else. Statistics and Deep Set read the blocks of the extracted symmetry (so the three gates of a GRU are
+tensors of their own), each divided by its root mean square over the train networks. Legend: B networks,
+c channels.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amortopt._types import Params
+from amortopt.metanets import Functional
+from amortopt.symmetry import SymmetrySpec
+from amortopt.symmetry.blocks import read_all
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -30,24 +35,56 @@ def mlp(inputs: int, width: int, outputs: int = 1, dropout: float = 0.0) -> nn.S
     return nn.Sequential(*first, *second, nn.Linear(width, outputs))
 
 
-class StatNN(nn.Module):
-    """Mean, variance and quantiles of every tensor, then an MLP (Unterthiner et al. 2020, arXiv 2002.11448).
+class OfBlocks(Functional):
+    """A functional of the blocks of a spec, each divided by its size.
 
     Args:
-        shapes: Block -> shape.
-        width: Units of the MLP's hidden layers.
-        dropout: Of the MLP.
+        spec: Symmetry of the networks.
+        head: What the numbers mean.
+        width: Size of the module.
+        dropout: Of its MLP.
     """
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], width: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        count = len(shapes) * (2 + len(QUANTILES))
-        self.norm = nn.BatchNorm1d(count, affine=False)  # statistics have very different sizes
-        self.head = mlp(count, width, dropout=dropout)
+    scale: Tensor
 
-    def forward(self, params: Params) -> Tensor:
-        """Logits [B]."""
-        return self.head(self.norm(statistics(params))).squeeze(-1)
+    def __init__(
+        self, spec: SymmetrySpec, *, head: Mapping[str, Any], width: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__(spec, head=head, width=width, dropout=dropout)
+        self.shapes = {block.label: block.shape for block in spec.blocks if not block.buffer}
+        self.register_buffer("scale", torch.ones(len(self.shapes)))
+
+    @torch.no_grad()
+    def standardize(self, params: Params) -> None:
+        for number, value in enumerate(read_all(self.spec, params).values()):
+            size = value.square().mean().sqrt()
+            self.scale[number] = torch.where(size > 0, size, 1.0)
+
+    def raw(self, networks: Sequence[Params]) -> list[Tensor]:
+        return [self.of_blocks(self._scaled(params)) for params in networks]
+
+    def _scaled(self, params: Params) -> Params:
+        blocks = read_all(self.spec, params)
+        return {name: x / s for (name, x), s in zip(blocks.items(), self.scale, strict=True)}
+
+    def of_blocks(self, blocks: Params) -> Tensor:
+        """Block -> [B, *shape] to the head's numbers [B, k]."""
+        raise NotImplementedError
+
+
+class StatNN(OfBlocks):
+    """Mean, variance and quantiles of every tensor, then an MLP (Unterthiner et al. 2020)."""
+
+    def __init__(
+        self, spec: SymmetrySpec, *, head: Mapping[str, Any], width: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__(spec, head=head, width=width, dropout=dropout)
+        count = len(self.shapes) * (2 + len(QUANTILES))
+        self.norm = nn.BatchNorm1d(count, affine=False)  # statistics have very different sizes
+        self.mlp = mlp(count, width, self.head.raw, dropout=dropout)
+
+    def of_blocks(self, blocks: Params) -> Tensor:
+        return self.mlp(self.norm(statistics(blocks)))
 
 
 def statistics(params: Params) -> Tensor:
@@ -60,33 +97,30 @@ def statistics(params: Params) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
-class DeepSet(nn.Module):
+class DeepSet(OfBlocks):
     """Every parameter embedded by its tensor's MLP, the mean per tensor, then an MLP (Zaheer et al. 2017).
 
-    Two such layers: the second one also reads the first one's mean.
-
-    Args:
-        shapes: Block -> shape.
-        width: Channels c of a parameter; the head has four times as many units.
-        dropout: Of the head.
+    Two such layers: the second one also reads the first one's mean. ``width`` is the channels c of a
+    parameter; the MLP has four times as many units.
     """
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], width: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.first = nn.ParameterList([_uniform(1, 2, width) for _ in shapes])
-        self.second = nn.ModuleList([nn.Linear(width, width) for _ in shapes])
-        self.context = nn.ModuleList([nn.Linear(width, width, bias=False) for _ in shapes])
-        self.head = mlp(len(shapes) * width, 4 * width, dropout=dropout)
+    def __init__(
+        self, spec: SymmetrySpec, *, head: Mapping[str, Any], width: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__(spec, head=head, width=width, dropout=dropout)
+        self.first = nn.ParameterList([_uniform(1, 2, width) for _ in self.shapes])
+        self.second = nn.ModuleList([nn.Linear(width, width) for _ in self.shapes])
+        self.context = nn.ModuleList([nn.Linear(width, width, bias=False) for _ in self.shapes])
+        self.mlp = mlp(len(self.shapes) * width, 4 * width, self.head.raw, dropout=dropout)
 
-    def forward(self, params: Params) -> Tensor:
-        """Logits [B]."""
+    def of_blocks(self, blocks: Params) -> Tensor:
         pooled: list[Tensor] = []
-        for k, value in enumerate(params.values()):
+        for k, value in enumerate(blocks.values()):
             scale, shift = self.first[k][0]
             x = F.silu(value.flatten(1)[..., None] * scale + shift)  # [B, elements, c]
             x = F.silu(self.second[k](x) + self.context[k](x.mean(1, keepdim=True)))
             pooled.append(x.mean(1))
-        return self.head(torch.cat(pooled, dim=1)).squeeze(-1)
+        return self.mlp(torch.cat(pooled, dim=1))
 
 
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
@@ -99,7 +133,7 @@ class Data:
     """Networks of one part of the zoo.
 
     Attributes:
-        params: Block -> [n, ...], scaled.
+        params: Name -> [n, ...].
         target: Success rates [n] in [0, 1].
     """
 
@@ -129,16 +163,16 @@ class Budget:
 class Trained:
     """A trained predictor, its tau on the val networks, when it was reached, and what the training took."""
 
-    model: nn.Module
+    model: Functional
     val_tau: float
     best_step: int
     cpu_seconds: float
 
 
 def train(
-    make: Callable[[], nn.Module], data: Data, val: Data, budget: Budget, *, learning_rate: float, seed: int
+    make: Callable[[], Functional], data: Data, val: Data, budget: Budget, *, learning_rate: float, seed: int
 ) -> Trained:
-    """Train by cross-entropy against the success rates: Adam, a linear warm-up, a cosine decay.
+    """Train by the head's loss, cross-entropy to success rates: Adam, a linear warm-up, a cosine decay.
 
     Args:
         make: Makes the untrained predictor.
@@ -154,6 +188,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = make()
+        model.standardize(data.params)
         generator = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         began, best = time.process_time(), (-math.inf, 0, model.state_dict())
@@ -164,8 +199,8 @@ def train(
             rows, order = order[: budget.batch], order[budget.batch :]
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * warmup_cosine(step, budget.steps)
-            logits = model({name: p[rows] for name, p in data.params.items()})
-            loss = F.binary_cross_entropy_with_logits(logits, data.target[rows])
+            (raw,) = model.raw([{name: p[rows] for name, p in data.params.items()}])
+            loss = model.head.loss(raw, data.target[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -185,14 +220,14 @@ def warmup_cosine(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, params: Params, chunk: int = 256) -> Tensor:
-    """Logits [n] in eval mode."""
+def predict(model: Functional, params: Params, chunk: int = 256) -> Tensor:
+    """The predicted numbers [n], in eval mode."""
     training = model.training
     model.eval()
     count = len(next(iter(params.values())))
     parts = [model({k: p[i : i + chunk] for k, p in params.items()}) for i in range(0, count, chunk)]
     model.train(training)
-    return torch.cat(parts)
+    return torch.cat(parts).squeeze(-1)
 
 
 def tau(predicted: Tensor, target: Tensor) -> float:

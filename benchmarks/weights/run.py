@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
+from amortopt.metanets import Functional, UNFFunctional
 from amortopt.symmetry import SymmetrySpec, extract
-from amortopt.symmetry.blocks import read_all
+from amortopt.tasks.problem import SPLITS
 from amortopt.zoo import load_zoo
 from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, build_tiny_rnn_zoo, from_dict
 from benchmarks.harness.command import Part, command_line, measure, parse, results, write_report
@@ -42,13 +42,14 @@ from benchmarks.weights.predictors import (
     tau,
     train,
 )  # fmt: skip
-from benchmarks.weights.unf import UNF
 
 BENCHMARK = "tiny_rnn_zoo"
-MAKERS: dict[str, Callable[[SymmetrySpec, int], nn.Module]] = {
-    "unf": lambda spec, width: UNF(spec, width),
-    "statnn": lambda spec, width: StatNN({b.label: b.shape for b in spec.blocks}, width),
-    "deep_set": lambda spec, width: DeepSet({b.label: b.shape for b in spec.blocks}, width),
+RATE = {"name": "regression", "low": 0.0, "high": 1.0}
+"""Head of a predictor of success rates."""
+MAKERS: dict[str, Callable[[SymmetrySpec, int], Functional]] = {
+    "unf": lambda spec, width: UNFFunctional(spec, head=RATE, width=width),
+    "statnn": lambda spec, width: StatNN(spec, head=RATE, width=width),
+    "deep_set": lambda spec, width: DeepSet(spec, head=RATE, width=width),
 }
 COLUMNS = ("steps", "learning_rate", "init_scale", "train_size", "weight_decay", "train_loss")
 """What the zoo's table has beside the weights."""
@@ -112,15 +113,12 @@ class Networks:
 
     @cached_property
     def parts(self) -> dict[str, Data]:
-        """Blocks, divided by their root mean square over the train networks, and success rates."""
-        parts, scales = {}, {}
-        for which in ("train", "val", "test"):
-            chosen = self.zoo.select(which)
-            blocks = read_all(self.spec, chosen.params)
-            scales = scales or {label: value.square().mean().sqrt() for label, value in blocks.items()}
-            scaled = {label: value / scales[label] for label, value in blocks.items()}
-            parts[which] = Data(scaled, torch.as_tensor(chosen.table["success_rate"]).float())
-        return parts
+        """Weights and success rates."""
+        chosen = {which: self.zoo.select(which) for which in SPLITS}
+        return {
+            which: Data(zoo.params, torch.as_tensor(zoo.table["success_rate"]).float())
+            for which, zoo in chosen.items()
+        }
 
     def about(self, advance: object = None) -> Record:
         """How the success rates spread, and what else than the weights orders the test networks."""
@@ -162,15 +160,15 @@ def predictor_parts(predictor: str, plan: Plan, networks: Networks, store: Store
 
     def scored(seed: int, advance: object = None) -> Record:
         run, test = networks.train(predictor, plan.budget, *best(), seed), networks.parts["test"]
-        logits = predict(run.model, test.params)
+        predicted = predict(run.model, test.params)
         result = {
-            "tau": tau(logits, test.target),
+            "tau": tau(predicted, test.target),
             "val_tau": run.val_tau,
             "best_step": run.best_step,
             "cpu_seconds": round(run.cpu_seconds, 1),
             "parameters": sum(p.numel() for p in run.model.parameters()),
         }
-        return result if seed else result | {"predicted": [round(p, 4) for p in logits.sigmoid().tolist()]}
+        return result if seed else result | {"predicted": [round(p, 4) for p in predicted.tolist()]}
 
     tries = [
         Part(

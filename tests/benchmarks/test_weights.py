@@ -10,7 +10,6 @@ import torch
 from scipy import stats
 
 from amortopt.symmetry import SymmetrySpec, act, extract, sample
-from amortopt.symmetry.blocks import read_all
 from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, train_networks
 from benchmarks.harness.store import Store, read_records
 from benchmarks.weights import run
@@ -59,7 +58,7 @@ def test_weights_predictors_do_not_see_how_units_are_numbered(name: str, spec: S
     assert not torch.equal(moved["readout.weight"], params["readout.weight"])
     torch.manual_seed(0)
     model = run.MAKERS[name](spec, 8).double().eval()
-    got, there = model(read_all(spec, moved)), model(read_all(spec, params))
+    got, there = model(moved), model(params)
     torch.testing.assert_close(got, there, rtol=1e-9, atol=1e-12)
     assert there.std() > 1e-6
 
@@ -71,21 +70,20 @@ def test_weights_unf_sees_more_than_what_a_deep_set_sees(spec: SymmetrySpec) -> 
     torch.manual_seed(0)
     for name, blind in {"unf": False, "statnn": True, "deep_set": True}.items():
         model = run.MAKERS[name](spec, 8).double().eval()
-        same = torch.allclose(
-            model(read_all(spec, shuffled)), model(read_all(spec, params)), rtol=1e-9, atol=1e-12
-        )
+        same = torch.allclose(model(shuffled), model(params), rtol=1e-9, atol=1e-12)
         assert same == blind, name
 
 
 def test_weights_training_keeps_the_global_random_state_and_repeats(spec: SymmetrySpec) -> None:
     params, table = train_networks(CONFIG, 0, 40)
-    data = Data(read_all(spec, params), torch.as_tensor(table["success_rate"]).float())
-    shapes = {block.label: block.shape for block in spec.blocks}
+    data = Data(params, torch.as_tensor(table["success_rate"]).float())
     state = torch.get_rng_state()
 
     def once() -> torch.Tensor:
         budget = Budget(steps=6, batch=16, checks=2)
-        trained = train(lambda: StatNN(shapes, 8), data, data, budget, learning_rate=0.01, seed=4)
+        trained = train(
+            lambda: StatNN(spec, head=run.RATE, width=8), data, data, budget, learning_rate=0.01, seed=4
+        )
         return predict(trained.model, data.params, chunk=7)
 
     assert torch.equal(once(), once())

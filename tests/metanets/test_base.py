@@ -42,7 +42,7 @@ def test_register_refuses_a_taken_name() -> None:
 
 
 def test_make_makes_functionals_and_update_rules() -> None:
-    assert make("unf_invariant", SPEC, out_features=2, width=2)(
+    assert make("unf_functional", SPEC, head={"name": "classes", "count": 2}, width=2)(
         {n: p[None] for n, p in _params().items()}
     ).shape == (1, 2)
     assert isinstance(make("update_rule", width=4), UpdateRule)

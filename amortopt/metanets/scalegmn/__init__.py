@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amortopt.metanets.scalegmn.functional import ScaleGMNFunctional as ScaleGMNFunctional
 from amortopt.metanets.scalegmn.model import ScaleGMN as ScaleGMN
 
-__all__ = ["ScaleGMN"]
+__all__ = ["ScaleGMN", "ScaleGMNFunctional"]

@@ -102,6 +102,14 @@ class Wiring(ABC):
         """Mean over a set's nodes of each network, for each of them: [n, d] -> [n, d]."""
 
     @abstractmethod
+    def network_means(self, node: int, x: Tensor) -> Tensor:
+        """Mean over a set's nodes of each network: [n, d] -> [B, d]."""
+
+    @abstractmethod
+    def edge_means(self, block: GraphBlock, edges: Tensor) -> Tensor:
+        """Mean over a block's edges of each network: edges with C channels -> [B, C]."""
+
+    @abstractmethod
     def expand(self, part: Part, x: Tensor) -> Tensor:
         """What a set's nodes get from those of a part that they are about: [n of the part, d] -> [n, d]."""
 
@@ -203,6 +211,12 @@ class DenseWiring(Wiring):
     def mean(self, node: int, x: Tensor) -> Tensor:
         by_unit = x.view(-1, self.batch, x.shape[1])
         return by_unit.mean(0, keepdim=True).expand_as(by_unit).flatten(0, 1)
+
+    def network_means(self, node: int, x: Tensor) -> Tensor:
+        return x.view(-1, self.batch, x.shape[1]).mean(0)
+
+    def edge_means(self, block: GraphBlock, edges: Tensor) -> Tensor:
+        return edges.mean((2, 3))
 
     def expand(self, part: Part, x: Tensor) -> Tensor:
         if part.before * part.repeat == 1:
@@ -325,9 +339,15 @@ class PackedWiring(Wiring):
         return segment_sum(values, to, self.lengths[node], ordered=True)
 
     def mean(self, node: int, x: Tensor) -> Tensor:
-        network = self._network[node]
-        sums = segment_sum(x, network, self.batch, ordered=True)
-        return _rows(sums / self._sizes[node][:, None], network)
+        return _rows(self.network_means(node, x), self._network[node])
+
+    def network_means(self, node: int, x: Tensor) -> Tensor:
+        return segment_sum(x, self._network[node], self.batch, ordered=True) / self._sizes[node][:, None]
+
+    def edge_means(self, block: GraphBlock, edges: Tensor) -> Tensor:
+        count = self._sizes[block.out] * self._sizes[block.into]
+        network = torch.arange(self.batch, device=count.device).repeat_interleave(count)
+        return segment_sum(edges, network, self.batch, ordered=True) / count[:, None]
 
     def expand(self, part: Part, x: Tensor) -> Tensor:
         # Sets that are about others have as many nodes in all networks.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from amortopt.metanets.unf.functional import UNFFunctional as UNFFunctional
 from amortopt.metanets.unf.layer import FixedUNFLayer as FixedUNFLayer
 from amortopt.metanets.unf.layer import UNFPool as UNFPool
 from amortopt.metanets.unf.model import UNF as UNF
-from amortopt.metanets.unf.model import UNFInvariant as UNFInvariant
 
-__all__ = ["UNF", "FixedUNFLayer", "UNFInvariant", "UNFPool"]
+__all__ = ["UNF", "FixedUNFLayer", "UNFFunctional", "UNFPool"]

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amortopt._types import Params
-from amortopt.metanets.base import Functional, Metanet, register
+from amortopt.metanets.base import Metanet, register
 from amortopt.metanets.conditions import Conditions
-from amortopt.metanets.unf.layer import FixedUNFLayer, UNFPool
+from amortopt.metanets.unf.layer import FixedUNFLayer
 from amortopt.metanets.unf.tensors import WeightTensors
 from amortopt.symmetry import SymmetrySpec
 
@@ -23,7 +23,7 @@ _NONE = Conditions()
 
 
 class UNFBody(nn.Module):
-    """Standardised weights through UNF layers with ReLUs between them.
+    """Weights through UNF layers with ReLUs between them.
 
     Args:
         tensors: How params become tensors.
@@ -32,16 +32,9 @@ class UNFBody(nn.Module):
         out_channels: C of what it returns.
         depth: Number of layers, at least 1.
 
-    Attributes:
-        mean: Subtracted per tensor and channel, [tensors, in_channels]; zero until ``standardize``.
-        scale: Then multiplied with, likewise; one until ``standardize``.
-
     Raises:
         ValueError: ``depth`` or ``width`` below 1.
     """
-
-    mean: Tensor
-    scale: Tensor
 
     def __init__(
         self, tensors: WeightTensors, *, in_channels: int, width: int, out_channels: int, depth: int
@@ -54,91 +47,13 @@ class UNFBody(nn.Module):
             FixedUNFLayer(tensors.specs, before, after, runs=tensors.runs)
             for before, after in pairwise(channels)
         )
-        self.register_buffer("mean", torch.zeros(len(tensors.specs), in_channels))
-        self.register_buffer("scale", torch.ones(len(tensors.specs), in_channels))
-
-    @torch.no_grad()
-    def standardize(self, xs: Sequence[Tensor]) -> None:
-        """Set mean and scale so that these tensors have mean 0 and variance 1 each.
-
-        Args:
-            xs: Per tensor [B, *shape, C]; constant ones keep their scale.
-        """
-        for k, x in enumerate(xs):
-            rows = x.reshape(-1, x.shape[-1])
-            deviation = rows.std(dim=0, correction=0)
-            self.mean[k] = rows.mean(dim=0)
-            self.scale[k] = torch.where(deviation > 0, 1 / deviation.clamp_min(1e-12), 1.0)
 
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Per tensor [B, *shape, in_channels] -> [B, *shape, out_channels]."""
-        ys = [(x - self.mean[k]) * self.scale[k] for k, x in enumerate(xs)]
+        ys = list(xs)
         for number, layer in enumerate(self.layers):
             ys = layer(ys if number == 0 else [F.relu(y) for y in ys])
         return ys
-
-
-@register("unf_invariant")
-class UNFInvariant(Functional):
-    """A vector from weights that does not change when neurons are permuted, such as a predicted accuracy.
-
-    Args:
-        spec: Symmetry of the base networks; scalings are ignored.
-        out_features: Length of the vector.
-        width: Channels of the layers.
-        depth: Number of UNF layers.
-        hidden: Width of the two hidden layers of the MLP that reads the invariants.
-        dropout: Share of the invariants and hidden units that training drops.
-
-    Raises:
-        ValueError: A width or the depth below 1.
-    """
-
-    def __init__(
-        self,
-        spec: SymmetrySpec,
-        out_features: int,
-        *,
-        width: int = 16,
-        depth: int = 3,
-        hidden: int = 128,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(
-            spec, out_features=out_features, width=width, depth=depth, hidden=hidden, dropout=dropout
-        )
-        if out_features < 1 or hidden < 1:
-            raise ValueError(f"out_features, hidden: got {out_features} and {hidden}, expected at least 1")
-        self.tensors = WeightTensors(spec)
-        self.body = UNFBody(self.tensors, in_channels=1, width=width, out_channels=width, depth=depth)
-        self.pool = UNFPool(self.tensors.specs)
-        self.head = nn.Sequential(
-            *(nn.Dropout(dropout), nn.Linear(self.pool.num_features * width, hidden), nn.ReLU()),
-            *(nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, out_features)),
-        )
-
-    def standardize(self, params: Params) -> None:
-        """Standardise weights by the mean and variance that these networks have; once, before training.
-
-        Args:
-            params: Qualified name -> [B, *shape], such as the training networks.
-        """
-        self.body.standardize(self.tensors.read(params))
-
-    def forward(self, params: Params) -> Tensor:
-        """Predict.
-
-        Args:
-            params: Qualified name -> [B, *shape], all parameters of the spec.
-
-        Returns:
-            [B, out_features].
-
-        Raises:
-            ValueError: A parameter is missing or has another shape.
-        """
-        ys = self.body(self.tensors.read(params))
-        return self.head(self.pool([F.relu(y) for y in ys]))
 
 
 @register("unf")

@@ -106,5 +106,97 @@ class WeightTensors:
         return {name: written.get(name, value) for name, value in like.items()}
 
 
+class FoldedTensors:
+    """Params to few tensors: one for all blocks that lie along the same groups of units.
+
+    Axes along units are tensor axes, in the order of the groups' ids; all other axes (fixed ones, and units
+    that are known by their index) are folded into channels. Blocks with runs of units stay by themselves.
+
+    Args:
+        spec: Symmetry of the base networks.
+
+    Attributes:
+        blocks: The spec's blocks, as `WeightTensors` has them.
+        specs: Group id of every axis of every tensor.
+        channels: Channels of every tensor.
+        runs: As those of `WeightTensors`, for these tensors.
+    """
+
+    def __init__(self, spec: SymmetrySpec) -> None:
+        self._tensors = WeightTensors(spec)
+        self.blocks = self._tensors.blocks
+        groups: dict[int, str] = {}
+        moved: dict[tuple[int, int], bool] = {}
+        for number, (block, ids) in enumerate(zip(self.blocks, self._tensors.specs, strict=True)):
+            for place, (k, one) in enumerate(zip(_kept_axes(block), ids, strict=True)):
+                name = block.axes[k].group
+                moved[number, place] = name is not None and any(
+                    spec.group(owner).permutable for owner in spec.owners(name)
+                )
+                if name is not None and spec.owner_axis(block, k) is None:
+                    groups.setdefault(one, spec.units_of(name))
+        # Tensor -> its blocks, each with the places of its axes along units.
+        self._parts: list[list[tuple[int, list[int]]]] = []
+        self.specs: tuple[Spec, ...] = ()
+        self.runs: dict[tuple[int, int], int] = {}
+        self._groups: list[list[str | None]] = []
+        found: dict[Spec, int] = {}
+        for number, ids in enumerate(self._tensors.specs):
+            places = [place for place in range(len(ids)) if moved[number, place]]
+            own_runs = {place: along for (n, place), along in self._tensors.runs.items() if n == number}
+            own_runs = {p: a for p, a in own_runs.items() if p in places}
+            if not own_runs:
+                places.sort(key=lambda place: ids[place])
+            key = tuple(ids[place] for place in places)
+            if own_runs or key not in found:
+                if not own_runs:
+                    found[key] = len(self.specs)
+                for place, along in own_runs.items():
+                    self.runs[len(self.specs), places.index(place)] = places.index(along)
+                self.specs += (key,)
+                self._parts.append([])
+                self._groups.append([groups.get(one) for one in key])
+            tensor = len(self.specs) - 1 if own_runs else found[key]
+            self._parts[tensor].append((number, places))
+        self.channels = [
+            sum(
+                math.prod(
+                    block.axes[k].size for place, k in enumerate(_kept_axes(block)) if place not in places
+                )
+                for block, places in ((self.blocks[number], places) for number, places in parts)
+            )
+            for parts in self._parts
+        ]
+
+    def along(self, spec: SymmetrySpec, group: str) -> int:
+        """The tensor with one axis, along the units of a group.
+
+        Raises:
+            ValueError: No block is along these units alone.
+        """
+        wanted: list[str | None] = [spec.units_of(group)]
+        if wanted not in self._groups:
+            raise ValueError(
+                f"head.units: no parameter of the networks is along group {group!r} alone, such as a bias; "
+                "expected a group of which there is one"
+            )
+        return self._groups.index(wanted)
+
+    def read_blocks(self, params: Params) -> list[Tensor]:
+        """Per block [B, *axes], as `WeightTensors.read` returns them without channels."""
+        return [x[..., 0] for x in self._tensors.read(params)]
+
+    def fold(self, blocks: Sequence[Tensor]) -> list[Tensor]:
+        """Per block [B, *axes] -> per tensor [B, *units, channels]."""
+        folded = []
+        for parts in self._parts:
+            values = []
+            for number, places in parts:
+                x = blocks[number].movedim([1 + p for p in places], list(range(1, len(places) + 1)))
+                values.append(x.reshape(*x.shape[: len(places) + 1], -1))
+            folded.append(torch.cat(values, dim=-1))
+        return folded
+
+
 def _kept_axes(block: Block) -> list[int]:
     return [k for k, axis in enumerate(block.axes) if axis.group is not None or axis.size > 1]

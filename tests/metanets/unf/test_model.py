@@ -1,4 +1,4 @@
-"""UNF metanets: equivariant and invariant for every base network, and fit for the registry."""
+"""UNF metanets: equivariant for every base network, and fit for the registry."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 
 from amortopt._types import Params
 from amortopt.metanets import make
-from amortopt.metanets.unf.model import UNF, UNFInvariant
-from amortopt.symmetry import act, sample
+from amortopt.metanets.unf.model import UNF
 from amortopt.testing import assert_equivariant
 from tests.cases import Case, case
 from tests.metanets.networks import conditions_of, networks, spec_of, without_scales
@@ -38,27 +37,6 @@ def test_unf_equivariant_to_permutations(base: Case) -> None:
     assert_equivariant(lambda params: made(params), spec, _networks(base), batched=True, seeds=(0,))
 
 
-@pytest.mark.parametrize("base", SOME, ids=str)
-def test_unf_invariant_is_invariant(base: Case) -> None:
-    spec = without_scales(spec_of(base))
-    made = UNFInvariant(spec, 3, width=2, depth=2, hidden=4).double()
-    params = _networks(base)
-    made.standardize(params)
-    g = sample(spec, generator=torch.Generator().manual_seed(0), batch=2)
-    y = made(params)
-    assert y.shape == (2, 3)
-    torch.testing.assert_close(y, made(act(spec, g, params, batched=True)), rtol=1e-9, atol=1e-9)
-
-
-def test_unf_tells_networks_apart_that_differ_beyond_permutations() -> None:
-    base = case("mlp-tanh")
-    made = UNFInvariant(without_scales(spec_of(base)), 1, width=4, depth=2).double()
-    params = networks(base)
-    name = next(name for name, p in params.items() if p.ndim == 3)
-    other = {**params, name: params[name].flip(1)}  # one layer's units, but not what reads them
-    assert (made(params) - made(other)).abs().max() > 1e-6
-
-
 def test_unf_is_the_identity_at_first_and_reads_gradients_and_l1() -> None:
     base = case("cnn-1d")
     spec, params = spec_of(base), networks(base)
@@ -73,29 +51,6 @@ def test_unf_is_the_identity_at_first_and_reads_gradients_and_l1() -> None:
     name = next(iter(params))
     assert not torch.equal(changed[name], made(params, conditions_of(params, l1))[name])
     assert not torch.equal(changed[name], made(params, conditions_of(grads, l1 + 0.1))[name])
-
-
-def test_unf_other_widths_than_the_spec() -> None:
-    made = UNFInvariant(spec_of(case("mlp-tanh")), 2, width=2)
-    shapes = {
-        "0.weight": (7, 40),
-        "0.bias": (7,),
-        "2.weight": (5, 7),
-        "2.bias": (5,),
-        "4.weight": (10, 5),
-        "4.bias": (10,),
-    }
-    assert made({name: torch.randn(3, *shape) for name, shape in shapes.items()}).shape == (3, 2)
-
-
-def test_unf_standardize_gives_unit_variance() -> None:
-    base = case("mlp-relu")
-    made = UNFInvariant(spec_of(base), 1).double()
-    params = {name: 5 + 3 * p for name, p in networks(base).items()}
-    made.standardize(params)
-    for k, x in enumerate(made.tensors.read(params)):
-        y = (x - made.body.mean[k]) * made.body.scale[k]
-        assert abs(y.mean()) < 1e-9 and abs(y.std(correction=0) - 1) < 1e-9
 
 
 def test_unf_bad_input_says_what_is_expected() -> None:

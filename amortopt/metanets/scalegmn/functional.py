@@ -1,0 +1,191 @@
+"""ScaleGMN as a functional: what a network's weights say, whatever the order, signs and scales of its units.
+
+Legend: B networks, N nodes of all sets, n nodes of one set, d width, C edge channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from amortopt._types import Params
+from amortopt.metanets.base import Functional, register
+from amortopt.metanets.scalegmn.encoder import Encoded, GraphEncoder
+from amortopt.metanets.scalegmn.layer import RMSNorm
+from amortopt.metanets.scalegmn.layout import GraphLayout
+from amortopt.metanets.scalegmn.units import Respects
+from amortopt.symmetry import SymmetrySpec
+from amortopt.symmetry.phases import reduce_phases
+
+
+class UnitInvariants(nn.Module):
+    r"""Numbers of every unit that no rescaling changes: of its own features, and of the edges at it.
+
+    A unit has even features h and odd ones v. Edges :math:`E_{oi}` flip with both of their ends, so
+    :math:`(\sum_i E_{oi} B v_i) \odot A v_o` flips with none: the edge invariants of unit o; those of unit i
+    are alike. With the odd features alone, :math:`|\Gamma v|`.
+
+    Args:
+        layout: The graph's structure.
+        width: Node channels d.
+    """
+
+    def __init__(self, layout: GraphLayout, *, width: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.even_norm, self.odd_norm = RMSNorm(width), RMSNorm(width)
+        linear = lambda: nn.Linear(width, width, bias=False)  # noqa: E731
+        self.of_node, self.at_end = linear(), linear()
+        self.from_out = nn.ModuleList(linear() for _ in layout.edge_blocks)
+        self.from_in = nn.ModuleList(linear() for _ in layout.edge_blocks)
+        self.edge_norm = RMSNorm(width)
+        self.mixed = nn.Linear(3 * width, width)
+
+    def forward(self, encoded: Encoded) -> Tensor:
+        """Encoded networks to invariants [N, d]."""
+        wiring, nodes = encoded.wiring, self.layout.nodes
+        odd = self.odd_norm(encoded.odd)
+        odds = wiring.split(odd)
+        sums: list[Tensor | None] = [None] * len(nodes)
+        for b, (block, edges) in enumerate(zip(self.layout.edge_blocks, encoded.edges, strict=True)):
+            to_out = wiring.to_out(block, edges, self.from_in[b](odds[block.into]))
+            to_in = wiring.to_in(block, edges, self.from_out[b](odds[block.out]))
+            for node, message in ((block.out, to_out), (block.into, to_in)):
+                before = sums[node]
+                sums[node] = message if before is None else before + message
+        of_edges = self.edge_norm(wiring.join(sums, odd)) * self.at_end(odd)
+        parts = zip(nodes, wiring.split(self.of_node(odd)), strict=True)
+        of_nodes = wiring.join([part.abs() if node.odd else part for node, part in parts], odd)
+        invariants = torch.cat([self.even_norm(encoded.even), of_nodes, of_edges], -1)
+        return nn.functional.gelu(self.mixed(invariants))
+
+
+@register("scalegmn_functional")
+class ScaleGMNFunctional(Functional):
+    """Scale-equivariant graph layers and an invariant readout over units and edges.
+
+    The invariants of units (see `UnitInvariants`) are averaged over each node set, the squares of edge
+    features over each block; an MLP turns the averages into the head's numbers. For a head about units, a
+    linear map reads each unit's invariants beside the averages. Where a sine follows, biases are first
+    brought within a quarter of a period of zero (see `amortopt.symmetry.phases`).
+
+    Args:
+        spec: Symmetry of the family.
+        head: What the numbers mean, see [Functional][amortopt.metanets.Functional].
+        width: Node channels d.
+        channels: Edge channels C; divides ``width``.
+        layers: Rounds of messages.
+        heads: Attention heads; divides ``width``.
+        respects: ``"scale"``: permutations, scalings and phases; ``"permutation"``: permutations only, the
+            symmetry-broken twin.
+        direction: Whether messages go only along the edges (``"forward"``) or also against them
+            (``"bidirectional"``, ScaleGMN-B of Kalogeropoulos et al. 2024).
+        hidden: Units of the hidden layer of the MLP.
+        dropout: Share of the averages and hidden units that training drops.
+
+    Attributes:
+        scale: Size of the features of every block, by which they are divided; one until ``standardize``.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self,
+        spec: SymmetrySpec,
+        *,
+        head: Mapping[str, Any],
+        width: int = 64,
+        channels: int = 8,
+        layers: int = 3,
+        heads: int = 4,
+        respects: Respects = "scale",
+        direction: Literal["forward", "bidirectional"] = "bidirectional",
+        hidden: int = 128,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            spec,
+            head=head,
+            width=width,
+            channels=channels,
+            layers=layers,
+            heads=heads,
+            respects=respects,
+            direction=direction,
+            hidden=hidden,
+            dropout=dropout,
+        )
+        counts = {"width": width, "channels": channels, "layers": layers, "heads": heads, "hidden": hidden}
+        for name, value in counts.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+            if name in ("channels", "heads") and width % value:
+                raise ValueError(f"{name}: got {value}, expected a divisor of width={width}")
+        if respects not in ("scale", "permutation"):
+            raise ValueError(f"respects: got {respects!r}, expected 'scale' or 'permutation'")
+        if direction not in ("forward", "bidirectional"):
+            raise ValueError(f"direction: got {direction!r}, expected 'forward' or 'bidirectional'")
+        self.encoder = GraphEncoder(
+            spec,
+            width=width,
+            channels=channels,
+            layers=layers,
+            heads=heads,
+            respects=respects,
+            backward=direction == "bidirectional",
+            slots=False,
+        )
+        self.layout = self.encoder.layout
+        self.invariants = UnitInvariants(self.layout, width=width)
+        averages = len(self.layout.nodes) * width + len(self.layout.edge_blocks) * channels
+        self.trunk = nn.Sequential(
+            *(nn.LayerNorm(averages), nn.Dropout(dropout), nn.Linear(averages, hidden), nn.GELU()),
+            nn.Dropout(dropout),
+        )
+        units = self.head.units
+        self.node = None if units is None else _set_of(self.layout, spec, units)
+        self.last = nn.Linear(hidden + (0 if units is None else width), self.head.raw)
+        self.register_buffer("scale", torch.ones(len(self.layout.blocks)))
+
+    @torch.no_grad()
+    def standardize(self, params: Params) -> None:
+        features = self.encoder.read(self._reduced(params)).features
+        for number, feature in enumerate(features):
+            size = feature.square().mean().sqrt()
+            self.scale[number] = torch.where(size > 0, size, 1.0)
+
+    def raw(self, networks: Sequence[Params]) -> list[Tensor]:
+        read = []
+        for params in networks:
+            each = self.encoder.read(self._reduced(params))
+            scaled = [x / s for x, s in zip(each.features, self.scale.to(each.features[0]), strict=True)]
+            read.append(replace(each, features=scaled))
+        encoded = self.encoder(read)
+        wiring, units = encoded.wiring, self.invariants(encoded)
+        parts = wiring.split(units)
+        averages = [wiring.network_means(p, part) for p, part in enumerate(parts)]
+        averages += [
+            wiring.edge_means(block, edges.square())
+            for block, edges in zip(self.layout.edge_blocks, encoded.edges, strict=True)
+        ]
+        hidden = self.trunk(torch.cat(averages, -1))  # [B, hidden]
+        if self.node is None:
+            return list(self.last(hidden).split([len(next(iter(p.values()))) for p in networks]))
+        rows = torch.cat([wiring.spread(self.node, hidden), parts[self.node]], -1)
+        return wiring.unpack_nodes(self.node, self.last(rows))
+
+    def _reduced(self, params: Params) -> Params:
+        return reduce_phases(self.spec, params) if self.config["respects"] == "scale" else params
+
+
+def _set_of(layout: GraphLayout, spec: SymmetrySpec, group: str) -> int:
+    """The node set with the units of a group."""
+    units = spec.units_of(group)
+    return next(p for p, node in enumerate(layout.nodes) if node.group == units)
