@@ -47,7 +47,7 @@ def test_classes_seen_is_in_the_state() -> None:
 @pytest.mark.parametrize(
     ("head", "target", "message"),
     [
-        (Classes(3), torch.tensor([1, 1]), "labels: all 2 networks have class 1"),
+        (Classes(3), torch.tensor([1, 1]), r"labels: all 2 networks have class \[1\]"),
         (Classes(3), torch.tensor([0, 3]), "labels: got 0 to 3, expected 0 to 2: the head has 3 classes"),
         (Classes(3), torch.tensor([0.0, 1.0]), "labels: got torch.float32, expected whole numbers"),
         (Regression(), torch.tensor([0.5, 0.5]), r"targets: all 2 are \[0.5\], expected numbers that differ"),
