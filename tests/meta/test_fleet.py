@@ -93,6 +93,19 @@ def test_checkpoint_improves_networks_of_the_class_in_one_call(checkpoint: Path)
     assert accuracy(better, shift=1) < 0.55
 
 
+def test_checkpoint_notices_problems_outside_of_the_fleet(tmp_path: Path, recwarn: Any) -> None:
+    problems = [problem(k, train=20 + k % 9) for k in range(110)]
+    opt = meta_train(Net, problems, tmp_path / "fleet", steps=30, read=(10, 28), val=0.2, **QUICK)
+    assert opt.statistics is not None
+    assert opt.statistics.problems == 22
+    x, y, *_ = (torch.as_tensor(a) for a in problem(900))
+    recwarn.clear()
+    opt.one_shot(Net(), batch=(x.float(), y))
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"inputs .* standard deviation"):
+        opt.one_shot(Net(), batch=(10 * x.float(), y))
+
+
 def test_checkpoint_names_the_class_and_holds_no_place(checkpoint: Path) -> None:
     release = load_release(checkpoint)
     assert release.family == {"name": "module", "module": f"{__name__}:Net", "input_shape": [16]}

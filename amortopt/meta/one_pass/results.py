@@ -96,14 +96,12 @@ def write_release(
         "hardware": hardware(module.device),
     }
     statistics = None
-    if isinstance(data, ProblemDataModule) and isinstance(module.problem, ProblemFamily):
+    # A fleet's data stay where they are: the module's problem is only what the release records of them.
+    problems = data.problems if isinstance(data, FleetDataModule) else module.problem
+    if not isinstance(data, ZooDataModule) and isinstance(problems, ProblemFamily) and data.read is not None:
+        fewest, most = data.read
         statistics = measure_statistics(
-            module.average,
-            module.network,
-            networks,
-            module.problem,
-            fewest=data.read[0],
-            examples=data.read[1],
+            module.average, module.network, networks, problems, fewest=fewest, examples=most
         )
     release = Release(
         module.average,
