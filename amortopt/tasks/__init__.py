@@ -15,6 +15,7 @@ from amortopt.tasks.families import (
 )
 from amortopt.tasks.measure import answers_many, evaluate_many, loss_and_grad_many, loss_many
 from amortopt.tasks.mnist1d import Mnist1d
+from amortopt.tasks.mnist5k import MNIST5k
 from amortopt.tasks.objective import (
     CrossEntropy,
     Mean,
@@ -50,6 +51,7 @@ __all__ = [
     "Family",
     "FashionMnist",
     "Lm1b",
+    "MNIST5k",
     "Mean",
     "Mlp",
     "Mnist",

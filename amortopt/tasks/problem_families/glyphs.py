@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from amortopt.tasks.digits import Digits
+from amortopt.tasks.mnist5k import MNIST5k
 from amortopt.tasks.examples import Examples
 from amortopt.tasks.objective import CrossEntropy
 from amortopt.tasks.problem import Problem, Which
@@ -31,7 +32,8 @@ class Glyphs(GeneratedFamily):
     A stroke is a curve by its direction: a bend, a wave and, sometimes, a corner. Every problem has its own
     hand: how much strokes wobble, slant, size, position, thickness, blur, contrast and background noise, and
     how much these vary from example to example. Real handwriting lies inside what is drawn; it is never drawn
-    itself, ``real`` has scikit-learn's digits. Each problem is standardised by two scalars.
+    itself, ``real`` has scikit-learn's digits and 5,000 of MNIST's. Each problem is standardised by two
+    scalars.
 
     Args:
         seed: Seed of all problems.
@@ -47,7 +49,7 @@ class Glyphs(GeneratedFamily):
         return {"name": self.name, "seed": self.seed}
 
     def real(self) -> dict[str, Problem]:
-        return {"digits": Digits()}
+        return {"digits": Digits(), "mnist_5k": MNIST5k(_SIDE)}
 
     def block(
         self, which: Which, data: torch.Generator, noise: torch.Generator, train: int, test: int

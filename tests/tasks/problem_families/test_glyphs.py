@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from amortopt.tasks.problem_families import Glyphs
@@ -33,7 +34,8 @@ def test_hands_differ_between_problems() -> None:
     assert float(ink.max()) > 1.5 * float(ink.min())
 
 
-def test_real_digits_have_the_shape_of_glyphs() -> None:
-    digits = Glyphs().real()["digits"]
+@pytest.mark.parametrize("name", ["digits", "mnist_5k"])
+def test_real_digits_have_the_shape_of_glyphs(name: str) -> None:
+    digits = Glyphs().real()[name]
     assert digits.input_shape == Glyphs().input_shape
     assert digits.objective == Glyphs.objective
