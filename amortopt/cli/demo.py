@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import median
 
 import torch
 from rich.console import Console
@@ -13,16 +12,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from amortopt._types import Params
-from amortopt.cli import demo_fleet
-from amortopt.cli.demo_fleet import Advance, compare_fleet
+from amortopt.cli.demo_fleet import compare_fleet
 from amortopt.cli.demo_pictures import PHOTOGRAPHS, is_for_pictures, show_pictures
+from amortopt.cli.demo_training import NOISE, Advance, seconds_of, training_curve
 from amortopt.cli.one_shot import problem_batch
 from amortopt.cli.picture import COLOURS, Curve, Panel, draw, duration
 from amortopt.optim import ScaleGMNOptimizer
 from amortopt.release import list_shipped
 from amortopt.system.files import write_whole
 from amortopt.tasks import Problem, ProblemFamily, evaluate_many
-from amortopt.training import Stepper, train_epochs
+from amortopt.training import Stepper
 from amortopt.zoo.build import START_EPOCHS, starting_networks
 
 CHECKPOINTS = ("curves-mlp-tanh", "curves-mlp-relu", "images-siren")
@@ -30,10 +29,6 @@ CHECKPOINTS = ("curves-mlp-tanh", "curves-mlp-relu", "images-siren")
 NETWORKS = {"problem": 8, "family": 31}
 """Networks for checkpoints of one problem, and for those of a family of problems."""
 EPOCHS = (25, 150)
-STOPS = (1, 2, 3, 5, 8, 12, 18, 25, 40, 60, 90, 120)
-"""Epochs after which SGD's curves have a point, beside the last."""
-NOISE = 0.4
-"""Input noise of the shipped checkpoints' meta-objective: SGD gets it too, in separate rows."""
 SEED = 90210
 """Seed of the starting networks; the zoos' recipes use others."""
 
@@ -48,7 +43,7 @@ validation networks by validation data."""
 
 NOTE = f"+ noise: Gaussian noise of {NOISE} on the inputs in training."
 FLEET_NOTE = (
-    f"All read the same examples; training adds Gaussian noise of {demo_fleet.NOISE} to their inputs. "
+    f"All read the same examples; training adds Gaussian noise of {NOISE} to their inputs. "
     "Crosses: what the call comes to without its problem."
 )
 
@@ -190,13 +185,9 @@ def compare(
     advance(f"{opt.name}: one forward pass", START_EPOCHS)
     started = tested(start, "as they start")
     # The time is that of checks, the metanet and copies: one_shot_params traces nothing.
-    batch, times = problem_batch(opt), []
+    batch = problem_batch(opt)
     better = opt.one_shot_params(start, batch=batch)
-    for _ in range(5):
-        before = time.perf_counter()
-        opt.one_shot_params(start, batch=batch)
-        times.append(time.perf_counter() - before)
-    seconds = median(times) / networks
+    seconds = seconds_of(lambda: opt.one_shot_params(start, batch=batch), 5) / networks
     passed = tested(better, "one forward pass", seconds)
     panel = Panel(title, started, seconds, passed, curves=(curves := []))
     # 2. SGD of every length: a row, and a curve with points on the way.
@@ -205,37 +196,22 @@ def compare(
         # The rate chosen for the nearest length; for an activation without one, tanh's.
         rates = SGD_RATES.get((family.activation, noise > 0), SGD_RATES["tanh", noise > 0])
         rate = rates[min(rates, key=lambda length, epochs=epochs: abs(length - epochs))]
-        points: list[tuple[float, float]] = []
-
-        def on_stop(_: int, seconds: float, params: Params, points: list = points) -> None:
-            points.append((seconds / networks, tested(params)))
-
-        def on_epoch(_: int, what: str = f"{title}: {kind}, {epochs} epochs") -> None:
-            advance(what, 1)
-
-        trained = train_epochs(
-            module,
-            start,
-            train,
-            problem.objective,
-            Stepper("sgd", rate, "cosine"),
-            epochs=epochs,
-            seed=SEED,
-            input_noise=noise,
-            stops=[*STOPS, epochs],
-            on_stop=on_stop,
-            on_epoch=on_epoch,
-        )
-        tested(trained.params, f"{kind}, {epochs} epochs", trained.seconds / networks)
         # The short runs end so close to each other that their texts would overlap.
-        last = f"{epochs} ep." if longest or noise else ""
         curves.append(
-            Curve(
-                kind if longest else "",
-                COLOURS["sgd", noise > 0],
-                *([value[k] for value in points] for k in range(2)),
-                dashed=not longest,
-                names=[""] * (len(points) - 1) + [last],
+            training_curve(
+                Curve(kind if longest else "", COLOURS["sgd", noise > 0], (), (), dashed=not longest),
+                module,
+                start,
+                train,
+                problem.objective,
+                Stepper("sgd", rate, "cosine"),
+                epochs=epochs,
+                seed=SEED,
+                tested=tested,
+                row=f"{kind}, {epochs} epochs",
+                advance=partial(advance, f"{title}: {kind}, {epochs} epochs"),
+                end=f"{epochs} ep." if longest or noise else "",
+                input_noise=noise,
             )
         )
     return table, panel

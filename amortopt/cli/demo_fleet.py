@@ -5,29 +5,22 @@ Legend: B networks, each with a problem of its own.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from statistics import median
+from functools import partial
 from typing import Literal
 
 import torch
 from rich.table import Table
 
 from amortopt._types import Params
+from amortopt.cli.demo_training import NOISE, Advance, seconds_of, training_curve
 from amortopt.cli.picture import COLOURS, Control, Curve, Panel, duration
 from amortopt.metanets import Conditions, Rounds
 from amortopt.optim import ScaleGMNOptimizer
 from amortopt.tasks import Examples, ProblemFamily, evaluate_many, init_many
-from amortopt.training import Stepper, train_epochs
+from amortopt.training import Stepper
 
-Advance = Callable[[str, int], None]
-"""Called with what is being done and the epochs that were done since."""
-
-NOISE = 0.4
-"""Standard deviation of the noise on the inputs of SGD and Adam."""
 RATES: dict[Literal["sgd", "adam"], float] = {"sgd": 0.1, "adam": 0.003}
 """Learning rates for 50 examples and 150 epochs, chosen beforehand on other problems."""
-STOPS = (1, 2, 3, 5, 8, 12, 18, 25, 40, 60, 90, 120)
 TESTED = 500
 """Examples of each problem that networks are tested on."""
 
@@ -90,12 +83,8 @@ def compare_fleet(
     # 1. One call, and what it would come to without its problem.
     advance(f"{opt.name}: one call", 0)
     started = tested_mean(start, "as they start")
-    better, times = opt.one_shot_params(start, batch=pairs), []
-    for _ in range(3):
-        before = time.perf_counter()
-        opt.one_shot_params(start, batch=pairs)
-        times.append(time.perf_counter() - before)
-    seconds = median(times) / count
+    better = opt.one_shot_params(start, batch=pairs)
+    seconds = seconds_of(lambda: opt.one_shot_params(start, batch=pairs), 3) / count
     passed = tested_mean(better, "one call", seconds)
     swapped = opt.one_shot_params(start, batch=[*pairs[1:], pairs[0]])
     controls = [Control("reading another's examples", tested_mean(swapped, "one call, another's examples"))]
@@ -115,36 +104,23 @@ def compare_fleet(
     if first is not None:
         runs.append(("sgd", "SGD from the prototype", first, max(1, epochs // 6)))
     for name, label, begin, length in runs:
-        points: list[tuple[float, float]] = []
-
-        def on_stop(_: int, seconds: float, params: Params, points: list = points) -> None:
-            points.append((seconds / count, tested_mean(params)))
-
-        def on_epoch(_: int, what: str = f"{opt.name}: {label}") -> None:
-            advance(what, 1)
-
-        trained = train_epochs(
-            module,
-            begin,
-            read,
-            objective,
-            Stepper(name, RATES[name], "cosine"),
-            epochs=length,
-            seed=seed,
-            batch_size=min(100, examples),
-            input_noise=NOISE,
-            stops=[*(stop for stop in STOPS if stop < length), length],
-            on_stop=on_stop,
-            on_epoch=on_epoch,
-        )
-        tested_mean(trained.params, f"{label}, {length} ep.", trained.seconds / count)
+        fresh = begin is start
         curves.append(
-            Curve(
-                label,
-                COLOURS[name, begin is start],
-                *([value[k] for value in points] for k in range(2)),
-                dashed=begin is not start,
-                names=[""] * (len(points) - 1) + [f"{length} ep."],
+            training_curve(
+                Curve(label, COLOURS[name, fresh], (), (), dashed=not fresh),
+                module,
+                begin,
+                read,
+                objective,
+                Stepper(name, RATES[name], "cosine"),
+                epochs=length,
+                seed=seed,
+                tested=tested_mean,
+                row=f"{label}, {length} ep.",
+                advance=partial(advance, f"{opt.name}: {label}"),
+                end=f"{length} ep.",
+                batch_size=min(100, examples),
+                input_noise=NOISE,
             )
         )
     return table, panel
