@@ -80,9 +80,10 @@ def _parts(side: int, seed: int) -> dict[Which, Examples]:
     for digit in range(_CLASSES):
         order = generator.permutation(np.flatnonzero(y.numpy() == digit))
         test, val, train = np.split(order, [_TEST, _TEST + _VAL])
-        for which, some in (("train", train), ("val", val), ("test", test)):
-            chosen[which].append(some)
-    index = {
+        chosen["train"].append(train)
+        chosen["val"].append(val)
+        chosen["test"].append(test)
+    index: dict[Which, torch.Tensor] = {
         which: torch.from_numpy(generator.permutation(np.concatenate(chosen[which]))) for which in SPLITS
     }
     train = x[index["train"]].double()
