@@ -15,6 +15,7 @@ import torch
 
 from amortopt._types import Params
 from amortopt.functional.networks import l1_norm, num_networks
+from amortopt.symmetry import SymmetrySpec, act, aligning_element, extract
 from amortopt.tasks import evaluate_many
 from amortopt.training import OptimizerName, Stepper, train_epochs
 from benchmarks.harness.command import Advance
@@ -161,6 +162,25 @@ def start_row(cell: Cell, size: int) -> Record:
     """The networks as they start."""
     fleet = cell.fleet("test", size)
     return {"sets": cell.judge(fleet.start, fleet)}
+
+
+def average_row(cell: Cell, size: int) -> Record:
+    """One network for all problems of a set: the mean of the networks as they start, aligned."""
+    fleet = cell.fleet("test", size)
+    spec, averages = extract(cell.module, fleet.read.x[0, :2]), []
+    for place in fleet.sets.values():
+        some = {name: p[place] for name, p in fleet.start.items()}
+        count = num_networks(some)
+        averages.append({name: p.expand(count, *p.shape) for name, p in aligned_average(spec, some).items()})
+    params = {name: torch.cat([average[name] for average in averages]) for name in fleet.start}
+    return {"sets": cell.judge(params, fleet)}
+
+
+def aligned_average(spec: SymmetrySpec, params: Params) -> Params:
+    """Mean of networks [B, ...], each brought into the first one's gauge."""
+    first, *others = ({name: p[k] for name, p in params.items()} for k in range(num_networks(params)))
+    aligned = [first] + [act(spec, aligning_element(spec, first, other), other) for other in others]
+    return {name: torch.stack([each[name] for each in aligned]).mean(0) for name in params}
 
 
 def l1_rows(cell: Cell, optimizer: OptimizerName, proximal: bool, advance: Advance) -> Record:

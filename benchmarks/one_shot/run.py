@@ -62,6 +62,10 @@ def baseline_parts(store: Store, cell: Cell, *, l1: bool) -> list[Part]:
             f"start/{size}", cell.identity(size),
             lambda _, size=size: baselines.start_row(cell, size), 8.0 * size * plan.problems,
         )  # fmt: skip
+        add(
+            f"average/{size}", cell.identity(size),
+            lambda _, size=size: baselines.average_row(cell, size), 8.0 * size * plan.problems,
+        )  # fmt: skip
         for optimizer in plan.optimizers:
             lengths = plan.lengths_of(optimizer, size)
             rates = len(RATES[optimizer]) * len(cell.noises())

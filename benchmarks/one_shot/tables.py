@@ -18,7 +18,7 @@ OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "muon": "Muon"}
 NETWORKS = {"mlp": "MLP", "cnn": "CNN", "siren": "SIREN"}
 ACTIVATIONS = {"relu": "ReLU", "sin": ""}
 READINGS = {"batch": "reads the examples", "function": "reads the function only", "both": "reads both"}
-TITLES = {"mnist1d": "MNIST-1D", "digits": "digits", "mnist": "MNIST", "mnist5k": "MNIST"}
+TITLES = {"mnist1d": "MNIST-1D", "digits": "digits", "mnist": "MNIST", "mnist_5k": "MNIST-5k"}
 
 
 @dataclass(frozen=True)
@@ -176,12 +176,13 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
         found = _found(cell, names)
         for key, title in (
             ("prototype", "learned prototype alone, a constant output"),
-            ("aligned", "average of the aligned networks, a constant output"),
             ("swapped batch", "one pass, reads another problem's examples"),
             ("swapped function", "one pass, reads another network's function"),
         ):
             if any(key in r["rows"] for some in found.values() for r in some):
                 rows.append(Row(title + suffix, _sizes(found, key), "control"))
+    averages = {int(n): [result["sets"]] for (n,), result in cell.of("average").items()}
+    rows.append(Row("average of the aligned networks of a set, a constant output", averages, "control"))
     return [row for row in rows if any(row.seeds.values())]
 
 

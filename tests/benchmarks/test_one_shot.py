@@ -16,7 +16,7 @@ import torch
 
 from amortopt import Release, save_release
 from amortopt.metanets import L1Range, Rounds
-from amortopt.symmetry import extract
+from amortopt.symmetry import act, extract, sample
 from amortopt.tasks import make_family, make_problem_family
 from benchmarks.harness.store import Store, read_records
 from benchmarks.one_shot import baselines, cells, passes, pictures, run, summary, tables
@@ -83,7 +83,9 @@ def cell(tiny: cells.Plan) -> cells.Cell:
 def test_one_shot_measures_every_part(records: dict[str, Any]) -> None:
     sizes, names = (20, 40), ("tiny-0", "tiny-1", "twin", "functions")
     expected = {
-        f"{part}/{n}" for part in ("start", "training/sgd", "training/adam", "natural") for n in sizes
+        f"{part}/{n}"
+        for part in ("start", "average", "training/sgd", "training/adam", "natural")
+        for n in sizes
     }
     expected |= {f"outside/{variant}" for variant in cells.VARIANTS["curves"]} | {
         "l1/sgd",
@@ -231,7 +233,7 @@ def test_one_shot_a_retrained_checkpoint_needs_no_new_baselines(folder: Path, tm
         for part in parts
         if store.has(part.key, part.identity() if callable(part.identity) else part.identity)
     }
-    assert kept == {"start", "training", "natural", "outside", "l1"}
+    assert kept == {"start", "average", "training", "natural", "outside", "l1"}
 
 
 def test_one_shot_baselines_need_no_checkpoint(tiny: cells.Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,3 +323,15 @@ def test_one_shot_pictures_show_every_cell(folder: Path, records: dict[str, Any]
 def test_one_shot_scores_that_are_not_finite_win_nothing() -> None:
     assert baselines.mean_score({"sets": {"unseen": {"score": [50.0, None]}}}) == -math.inf
     assert baselines.mean_score({"sets": {}}) == -math.inf
+
+
+def test_average_of_one_network_in_many_gauges_is_that_network() -> None:
+    family = make_family("mlp", activation="tanh", widths=[40, 7, 10])
+    network = family.build().double()
+    spec = extract(network, torch.zeros(2, 40, dtype=torch.float64))
+    first = {name: p.detach() for name, p in network.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    others = [act(spec, sample(spec, generator=generator), first) for _ in range(3)]
+    params = {name: torch.stack([p, *(other[name] for other in others)]) for name, p in first.items()}
+    average = baselines.aligned_average(spec, params)
+    assert all(torch.allclose(average[name], p, atol=1e-9) for name, p in first.items())
