@@ -241,7 +241,7 @@ def test_one_shot_baselines_need_no_checkpoint(tiny: cells.Plan, monkeypatch: py
     options = run.all_options(["--quick", "--cells", CELL])
     parts = run.all_parts(options, Store(Path("none.json"), run.BENCHMARK, quick=True))
     kinds = {part.key.split("/")[1] for part in parts}
-    assert kinds == {"start", "training", "natural", "outside"}
+    assert kinds == {"start", "average", "training", "natural", "outside"}
     with pytest.raises(ValueError, match="mnist1d_mlp_tanh is for mnist1d, expected a family of problems"):
         cells.cell_of_recipe("mnist1d_mlp_tanh", quick=True)
 
