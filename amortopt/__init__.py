@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from amortopt.optim.networks import OutOfFamilyWarning as OutOfFamilyWarning
     from amortopt.optim.one_shot import ScaleGMNOptimizer as ScaleGMNOptimizer
     from amortopt.optim.stepwise import UNFOptimizer as UNFOptimizer
+    from amortopt.reading import load as load
+    from amortopt.reading import predict as predict
     from amortopt.release import Release as Release
     from amortopt.release import list_shipped as list_shipped
     from amortopt.release import load_release as load_release
@@ -33,9 +35,11 @@ __all__ = [
     "UNFOptimizer",
     "__version__",
     "list_shipped",
+    "load",
     "load_release",
     "meta_train",
     "metanets",
+    "predict",
     "save_release",
     "symmetry",
     "testing",
@@ -46,7 +50,9 @@ _HOME = {
     "OutOfFamilyWarning": "amortopt.optim",
     "ScaleGMNOptimizer": "amortopt.optim",
     "UNFOptimizer": "amortopt.optim",
+    "load": "amortopt.reading",
     "meta_train": "amortopt.meta.fleet",
+    "predict": "amortopt.reading",
     "Release": "amortopt.release",
     "list_shipped": "amortopt.release",
     "load_release": "amortopt.release",

@@ -1,25 +1,33 @@
-"""The commands `amortopt zoo build` and `amortopt zoo tiny-rnn`."""
+"""The commands `amortopt zoo build`, `amortopt zoo tiny-rnn` and `amortopt zoo mnist-inr`."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
+from torch import Tensor
 
+from amortopt._types import Params
+from amortopt.optim import OutOfFamilyWarning, ScaleGMNOptimizer
 from amortopt.system.recipes import recipes_first
+from amortopt.tasks import Siren, init_many
 from amortopt.zoo.build import build_zoo
 from amortopt.zoo.config import ZooConfig, recipe_parser
 from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, build_tiny_rnn_zoo
+from amortopt.zoo.images import MnistInrZooConfig, build_mnist_inr_zoo
 
 _USAGES = {
     "build": "amortopt zoo build --config RECIPE --out FOLDER [--count N] [--shard K/N] [any recipe key]",
+    "mnist-inr": "amortopt zoo mnist-inr --out FOLDER [--fits one-pass] [any key of MnistInrZooConfig]",
     "tiny-rnn": "amortopt zoo tiny-rnn --out FOLDER [--count N] [--shard K/N] [any key of TinyRNNZooConfig]",
 }
+_CONFIGS = {"build": ZooConfig, "mnist-inr": MnistInrZooConfig, "tiny-rnn": TinyRNNZooConfig}
 
 
 def main(args: list[str]) -> None:
-    """Run `amortopt zoo build` or `amortopt zoo tiny-rnn`, given the arguments after `zoo`.
+    """Run a command that builds a zoo, given the arguments after `zoo`.
 
     Raises:
         ValueError: If the arguments or the recipe are wrong.
@@ -28,11 +36,11 @@ def main(args: list[str]) -> None:
     command = args[0] if args else "--help"
     if command in ("-h", "--help"):
         print("usage: " + "\n       ".join(_USAGES.values()))
-        print("\nFor all options: amortopt zoo build --help, amortopt zoo tiny-rnn --help")
+        print("\nFor all options: amortopt zoo build --help, and so for each")
         return
     if command not in _USAGES:
         usages = " or ".join(_USAGES.values())
-        raise ValueError(f"zoo: got {command!r}, expected build or tiny-rnn; usage: {usages}")
+        raise ValueError(f"zoo: got {command!r}, expected one of {', '.join(_USAGES)}; usage: {usages}")
     parsed = build_parser(command).parse_args(recipes_first(args[1:], "zoo"))
     options: dict[str, Any] = parsed.as_dict()
     recipe = options.pop("config")
@@ -46,18 +54,21 @@ def main(args: list[str]) -> None:
     run = dict(zip(("shard", "device", "progress"), places, strict=True))
     if command == "build":
         missing = build_zoo(ZooConfig(**options), out, **run)
-    else:
+    elif command == "tiny-rnn":
         missing = build_tiny_rnn_zoo(TinyRNNZooConfig(**options), out, **run)
+    else:
+        missing = _build_mnist_inr_zoo(MnistInrZooConfig(**options), out, **run)
+    count = options["images"] * options["views"] if command == "mnist-inr" else options["count"]
     if missing:
         shards = ", ".join(map(str, missing))
         print(f"{out}: part {run['shard']} is done; shard files {shards} are for the other processes")
     else:
-        print(f"{out}: complete, {options['count']} networks; table in {out / 'metadata.csv'}")
+        print(f"{out}: complete, {count} networks; table in {out / 'metadata.csv'}")
 
 
 def build_parser(command: str = "build") -> ArgumentParser:
     """Parser of a subcommand: the keys of its recipe, and where to build."""
-    parser = recipe_parser(ZooConfig if command == "build" else TinyRNNZooConfig, command)
+    parser = recipe_parser(_CONFIGS[command], command)
     parser.add_argument("--out", type=Path, help="Zoo folder, made if it is not there.")
     parser.add_argument(
         "--shard", type=str, default="1/1", help="k/n: build the k-th of n parts, one per process."
@@ -65,3 +76,26 @@ def build_parser(command: str = "build") -> ArgumentParser:
     parser.add_argument("--device", type=str, default="cpu", help="Where to train, such as cpu or cuda.")
     parser.add_argument("--progress", type=bool, default=True, help="Whether to show a progress bar.")
     return parser
+
+
+def _build_mnist_inr_zoo(config: MnistInrZooConfig, out: Path, **run: Any) -> list[int]:
+    """Build a zoo of implicit representations; one-pass fits by the recipe's checkpoint."""
+    if config.fits == "independent":
+        return build_mnist_inr_zoo(config, out, **run)
+    optimizer = ScaleGMNOptimizer.from_pretrained(config.checkpoint, device=run["device"])
+    family = optimizer.family
+    if not isinstance(family, Siren) or "batch" not in optimizer.metanet.conditions:
+        raise ValueError(
+            f"checkpoint: {config.checkpoint} is for {family}, expected one that reads pictures for SIRENs, "
+            "such as images-siren"
+        )
+
+    def one_pass(siren: Siren, xy: Tensor, grey: Tensor, seeds: list[int]) -> Params:
+        # One start for all images of a view: the pass writes into the gauge of its start.
+        start = init_many(siren.build, [0])
+        starts = {name: p.to(xy.device).expand(len(grey), *p.shape[1:]).clone() for name, p in start.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OutOfFamilyWarning)  # digits are no photographs: psnr tells
+            return optimizer.one_shot_params(starts, batch=[(xy, each) for each in grey])
+
+    return build_mnist_inr_zoo(config, out, fit=one_pass, family=family, **run)

@@ -16,6 +16,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from amortopt.meta.functional.data import NetworksDataModule
+from amortopt.meta.functional.module import FunctionalModule
+from amortopt.meta.functional.results import write_functional_release
 from amortopt.meta.one_pass.data import ZooDataModule
 from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.meta.one_pass.problem_data import ProblemDataModule
@@ -41,9 +44,14 @@ class FitCLI(LightningCLI):
         model = model_of(args)
         self.rule = "rule" in model
         reads_problems = str(model.get("problem", {}).get("name")) in problem_family_names()
+        module, data = OnePassModule, ProblemDataModule if reads_problems else ZooDataModule
+        if self.rule:
+            module, data = UpdateRuleModule, None
+        elif "functional" in model or "editor" in model:
+            module, data = FunctionalModule, NetworksDataModule
         super().__init__(
-            UpdateRuleModule if self.rule else OnePassModule,
-            None if self.rule else ProblemDataModule if reads_problems else ZooDataModule,
+            module,
+            data,
             save_config_callback=None,  # the release holds the recipe, the loggers hold the settings
             trainer_defaults={"max_epochs": -1, "num_sanity_val_steps": 0, "enable_model_summary": False},
             seed_everything_default=0,
@@ -206,6 +214,10 @@ def _release(cli: FitCLI, commit_at_start: str | None) -> str:
         results = write_rule_release(cli.out, module, **facts)
         losses = (f"{name} {problem['final_loss']:.3f}" for name, problem in results["problems"].items())
         return f"train losses after {results['horizon']} inner steps: {', '.join(losses)}"
+    if isinstance(module, FunctionalModule):
+        results = write_functional_release(cli.out, module, **facts)
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in results["test"].items())
+        return f"{results['networks']['test']} test networks: {scores}"
     results = write_release(cli.out, module, cli.datamodule, **facts)
     passes = "one pass takes" if module.passes == 1 else f"{module.passes} passes take"
     objective = module.problem.objective
@@ -220,8 +232,8 @@ def model_of(args: list[str]) -> dict[str, Any]:
     """What the recipes and options say of the model, as far as it decides what is trained, and on what.
 
     Returns:
-        ``"rule"`` is in it if an update rule is trained; ``"problem"`` is a mapping with its name, if there
-        is one.
+        ``"rule"``, ``"functional"`` or ``"editor"`` is in it if one is trained; ``"problem"`` is a mapping
+        with its name, if there is one.
     """
     model: dict[str, Any] = {}
     for option, value in pairwise(args):
@@ -234,8 +246,8 @@ def model_of(args: list[str]) -> dict[str, Any]:
             model |= part if isinstance(part, dict) else {}
     for option, value in pairwise([*args, ""]):
         name, _, inline = option.partition("=")
-        if re.match(r"--model\.rule(\.|$)", name):
-            model["rule"] = True
+        if kind := re.match(r"--model\.(rule|functional|editor)(\.|$)", name):
+            model[kind[1]] = True
         elif name in ("--model.problem", "--model.problem.name"):
             try:
                 problem = yaml.safe_load(inline or value)

@@ -15,6 +15,7 @@ from amortopt.metanets.heads import Head as Head
 from amortopt.metanets.heads import Regression as Regression
 from amortopt.metanets.rounds import Rounds as Rounds
 from amortopt.metanets.scalegmn import ScaleGMN as ScaleGMN
+from amortopt.metanets.scalegmn import ScaleGMNEditor as ScaleGMNEditor
 from amortopt.metanets.scalegmn import ScaleGMNFunctional as ScaleGMNFunctional
 from amortopt.metanets.unf import UNF as UNF
 from amortopt.metanets.unf import FixedUNFLayer as FixedUNFLayer
@@ -34,6 +35,7 @@ __all__ = [
     "Regression",
     "Rounds",
     "ScaleGMN",
+    "ScaleGMNEditor",
     "ScaleGMNFunctional",
     "UNFFunctional",
     "UNFPool",

@@ -88,8 +88,9 @@ better = opt.one_shot({", ".join(arguments)})  # a new network; `model` stays as
         )
         limits = _FUNCTIONAL_LIMITS
         use = f"""\
-functional = amortopt.load_release("{name}").module  # if shipped; else its folder
-numbers = functional(params)  # parameter name -> [B, ...]; B networks to [B, features]"""
+predictor = amortopt.load("{name}")  # if shipped; else its folder
+print(predictor(model))  # a network of the family, any class, any names: what the weights say of it
+numbers = predictor.functional(params)  # parameter name -> [B, ...]; B networks to [B, k]"""
     else:
         purpose = (
             "updates the weights of a network of any architecture: it reads weights, gradients and their "

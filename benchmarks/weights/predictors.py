@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amortopt._types import Params
+from amortopt.meta.functional.augment import Augmentation
 from amortopt.metanets import Functional
+from amortopt.reading.scores import tau
 from amortopt.symmetry import SymmetrySpec
 from amortopt.symmetry.blocks import read_all
 
@@ -123,6 +124,20 @@ class DeepSet(OfBlocks):
         return self.mlp(torch.cat(pooled, dim=1))
 
 
+class FlatMlp(OfBlocks):
+    """An MLP on all weights in one row. What it is given should be canonical: it knows no symmetry."""
+
+    def __init__(
+        self, spec: SymmetrySpec, *, head: Mapping[str, Any], width: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__(spec, head=head, width=width, dropout=dropout)
+        count = sum(math.prod(shape) for shape in self.shapes.values())
+        self.mlp = mlp(count, width, self.head.raw, dropout=dropout)
+
+    def of_blocks(self, blocks: Params) -> Tensor:
+        return self.mlp(torch.cat([value.flatten(1) for value in blocks.values()], dim=1))
+
+
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
     bound = math.sqrt(3 / fan_in)
     return nn.Parameter(torch.empty(1, *shape).uniform_(-bound, bound))
@@ -152,35 +167,47 @@ class Budget:
         steps: Training steps.
         batch: Networks per step.
         checks: How often the val networks are looked at; the best of these states is kept.
+        weight_decay: Of AdamW.
     """
 
     steps: int = 2000
     batch: int = 64
     checks: int = 10
+    weight_decay: float = 0.0
 
 
 @dataclass
 class Trained:
-    """A trained predictor, its tau on the val networks, when it was reached, and what the training took."""
+    """A trained predictor, its score on the val networks, when it was reached, what the training took."""
 
     model: Functional
-    val_tau: float
+    val_score: float
     best_step: int
     cpu_seconds: float
 
 
 def train(
-    make: Callable[[], Functional], data: Data, val: Data, budget: Budget, *, learning_rate: float, seed: int
+    make: Callable[[], Functional],
+    data: Data,
+    val: Data,
+    budget: Budget,
+    *,
+    learning_rate: float,
+    seed: int,
+    augment: Augmentation | None = None,
+    on_step: Callable[[float], None] | None = None,
 ) -> Trained:
-    """Train by the head's loss, cross-entropy to success rates: Adam, a linear warm-up, a cosine decay.
+    """Train by the head's loss, such as cross-entropy: AdamW, a linear warm-up, a cosine decay.
 
     Args:
         make: Makes the untrained predictor.
         data: Train networks.
-        val: Val networks, on which one of the states is chosen by Kendall's tau.
+        val: Val networks, on which one of the states is chosen, by accuracy or Kendall's tau.
         budget: Steps and networks per step.
         learning_rate: Highest learning rate.
-        seed: Of initialisation and order.
+        seed: Of initialisation, order and augmentation.
+        augment: What is done to the networks of every step.
+        on_step: Called with 1 after every step.
 
     Returns:
         The predictor in the state that was best on the val networks.
@@ -189,8 +216,9 @@ def train(
         torch.manual_seed(seed)
         model = make()
         model.standardize(data.params)
+        model.head.observe(data.target)
         generator = torch.Generator().manual_seed(seed)
-        optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=budget.weight_decay)
         began, best = time.process_time(), (-math.inf, 0, model.state_dict())
         order = torch.empty(0, dtype=torch.long)
         for step in range(budget.steps):
@@ -199,16 +227,20 @@ def train(
             rows, order = order[: budget.batch], order[budget.batch :]
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * warmup_cosine(step, budget.steps)
-            (raw,) = model.raw([{name: p[rows] for name, p in data.params.items()}])
+            params = {name: p[rows] for name, p in data.params.items()}
+            params = params if augment is None else augment(params, model.spec, generator)
+            (raw,) = model.raw([params])
             loss = model.head.loss(raw, data.target[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             if (step + 1) % max(1, budget.steps // budget.checks) == 0:
-                reached = tau(predict(model, val.params), val.target)
+                reached = score(predict(model, val.params), val.target)
                 if reached > best[0]:
                     best = (reached, step + 1, copy.deepcopy(model.state_dict()))
+            if on_step is not None:
+                on_step(1)
         model.load_state_dict(best[2])
     return Trained(model, best[0], best[1], time.process_time() - began)
 
@@ -221,7 +253,7 @@ def warmup_cosine(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def predict(model: Functional, params: Params, chunk: int = 256) -> Tensor:
-    """The predicted numbers [n], in eval mode."""
+    """The head's answers, in eval mode: numbers [n], or logits [n, C]."""
     training = model.training
     model.eval()
     count = len(next(iter(params.values())))
@@ -230,18 +262,8 @@ def predict(model: Functional, params: Params, chunk: int = 256) -> Tensor:
     return torch.cat(parts).squeeze(-1)
 
 
-def tau(predicted: Tensor, target: Tensor) -> float:
-    """Kendall's rank correlation tau-b of two lists [n], with ties; 0 where one of them is constant.
-
-    Raises:
-        ValueError: The lists are not equally long.
-    """
-    if predicted.shape != target.shape or predicted.ndim != 1:
-        raise ValueError(
-            f"target: got shape {tuple(target.shape)}, expected {tuple(predicted.shape)} as predicted"
-        )
-    a, b = (np.asarray(values, dtype=np.float64) for values in (predicted, target))
-    signs = [np.sign(values[:, None] - values[None]) for values in (a, b)]
-    pairs = [float((sign * sign).sum()) for sign in signs]
-    agreeing = float((signs[0] * signs[1]).sum())
-    return agreeing / math.sqrt(pairs[0] * pairs[1]) if min(pairs) > 0 else 0.0
+def score(answers: Tensor, target: Tensor) -> float:
+    """Accuracy of logits [n, C], Kendall's tau of numbers [n]."""
+    if answers.ndim == 2:
+        return (answers.argmax(-1) == target).double().mean().item()
+    return tau(answers, target)

@@ -153,7 +153,7 @@ def predictor_parts(predictor: str, plan: Plan, networks: Networks, store: Store
         return recipe | {"budget": budget, "learning_rate": rate, "width": width, "seed": seed}
 
     def tried(rate: float, width: int, advance: object = None) -> Record:
-        return {"val_tau": networks.train(predictor, plan.tuning, rate, width, 1000).val_tau}
+        return {"val_tau": networks.train(predictor, plan.tuning, rate, width, 1000).val_score}
 
     def best() -> tuple[float, int]:
         return max(settings, key=lambda setting: store.records[key(*setting)]["result"]["val_tau"])
@@ -163,7 +163,7 @@ def predictor_parts(predictor: str, plan: Plan, networks: Networks, store: Store
         predicted = predict(run.model, test.params)
         result = {
             "tau": tau(predicted, test.target),
-            "val_tau": run.val_tau,
+            "val_tau": run.val_score,
             "best_step": run.best_step,
             "cpu_seconds": round(run.cpu_seconds, 1),
             "parameters": sum(p.numel() for p in run.model.parameters()),

@@ -1,4 +1,4 @@
-"""benchmarks/weights: its score, its predictors, and that it runs."""
+"""benchmarks/weights: its predictors, and that it runs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from scipy import stats
 
 from amortopt.symmetry import SymmetrySpec, act, extract, sample
 from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, train_networks
 from benchmarks.harness.store import Store, read_records
 from benchmarks.weights import run
-from benchmarks.weights.predictors import Budget, Data, StatNN, predict, tau, train
+from benchmarks.weights.predictors import Budget, Data, StatNN, predict, train
 
 CONFIG = TinyRNNZooConfig(
     count=40,
@@ -30,21 +29,6 @@ CONFIG = TinyRNNZooConfig(
 @pytest.fixture
 def spec() -> SymmetrySpec:
     return extract(CONFIG.family.build(), CONFIG.problem.split("test").x[:4])
-
-
-@pytest.mark.parametrize("levels", [1000, 7, 2])
-def test_weights_tau_is_scipys_with_and_without_ties(levels: int) -> None:
-    source = torch.Generator().manual_seed(levels)
-    a = torch.randint(levels, (200,), generator=source).double()
-    b = a + torch.randint(levels, (200,), generator=source)
-    assert tau(a, b) == pytest.approx(stats.kendalltau(a, b)[0], abs=1e-12)
-    assert tau(a, -a) == pytest.approx(-1)
-
-
-def test_weights_tau_of_a_constant_is_0_and_lengths_have_to_agree() -> None:
-    assert tau(torch.ones(5), torch.arange(5.0)) == 0
-    with pytest.raises(ValueError, match="expected \\(5,\\) as predicted"):
-        tau(torch.ones(5), torch.arange(4.0))
 
 
 @pytest.mark.parametrize("name", ["unf", "statnn", "deep_set"])

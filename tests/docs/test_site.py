@@ -18,6 +18,7 @@ ROOMS = [
     "amortopt",
     "symmetry",
     "metanets",
+    "reading",
     "tasks",
     "tasks.problem_families",
     "training",

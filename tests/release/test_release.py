@@ -91,7 +91,7 @@ def test_release_names_no_path_of_a_problem(tmp_path: Path) -> None:
             "metanet",
             ['from_pretrained("a-metanet")', "l1=0.001", "0 and 0.0001 to 0.01", "6 parameters", "3 times"],
         ),
-        ("functional", ['load_release("a-functional").module', "functional (`unf_functional`"]),
+        ("functional", ['amortopt.load("a-functional")', "functional (`unf_functional`"]),
         ("rule", ['from_pretrained("a-rule", model, example_input=x)', "update rule (`update_rule`"]),
     ],
 )

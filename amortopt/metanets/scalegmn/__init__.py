@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from amortopt.metanets.scalegmn.editor import ScaleGMNEditor as ScaleGMNEditor
 from amortopt.metanets.scalegmn.functional import ScaleGMNFunctional as ScaleGMNFunctional
 from amortopt.metanets.scalegmn.model import ScaleGMN as ScaleGMN
 
-__all__ = ["ScaleGMN", "ScaleGMNFunctional"]
+__all__ = ["ScaleGMN", "ScaleGMNEditor", "ScaleGMNFunctional"]

@@ -17,6 +17,7 @@ from amortopt.metanets.base import Functional, register
 from amortopt.metanets.scalegmn.encoder import Encoded, GraphEncoder
 from amortopt.metanets.scalegmn.layer import RMSNorm
 from amortopt.metanets.scalegmn.layout import GraphLayout
+from amortopt.metanets.scalegmn.sweep import Sweep
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec
 from amortopt.symmetry.phases import reduce_phases
@@ -109,6 +110,8 @@ class ScaleGMNFunctional(Functional):
         direction: Literal["forward", "bidirectional"] = "bidirectional",
         hidden: int = 128,
         dropout: float = 0.0,
+        sweeps: int = 0,
+        frequency: float = 12.0,
     ) -> None:
         super().__init__(
             spec,
@@ -121,6 +124,8 @@ class ScaleGMNFunctional(Functional):
             direction=direction,
             hidden=hidden,
             dropout=dropout,
+            sweeps=sweeps,
+            frequency=frequency,
         )
         counts = {"width": width, "channels": channels, "layers": layers, "heads": heads, "hidden": hidden}
         for name, value in counts.items():
@@ -136,13 +141,17 @@ class ScaleGMNFunctional(Functional):
             spec,
             width=width,
             channels=channels,
-            layers=layers,
+            layers=0 if sweeps else layers,
             heads=heads,
             respects=respects,
             backward=direction == "bidirectional",
             slots=False,
         )
         self.layout = self.encoder.layout
+        self.sweeps = nn.ModuleList(
+            Sweep(self.layout, width=width, backward=direction == "bidirectional", frequency=frequency)
+            for _ in range(sweeps)
+        )
         self.invariants = UnitInvariants(self.layout, width=width)
         averages = len(self.layout.nodes) * width + len(self.layout.edge_blocks) * channels
         self.trunk = nn.Sequential(
@@ -168,6 +177,9 @@ class ScaleGMNFunctional(Functional):
             scaled = [x / s for x, s in zip(each.features, self.scale.to(each.features[0]), strict=True)]
             read.append(replace(each, features=scaled))
         encoded = self.encoder(read)
+        for sweep in self.sweeps:
+            even, odd = sweep(encoded.wiring, encoded.even, encoded.odd, encoded.edges)
+            encoded = replace(encoded, even=even, odd=odd)
         wiring, units = encoded.wiring, self.invariants(encoded)
         parts = wiring.split(units)
         averages = [wiring.network_means(p, part) for p, part in enumerate(parts)]

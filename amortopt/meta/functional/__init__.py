@@ -1,0 +1,1 @@
+"""Meta-training of functionals and editors on zoos of labelled networks."""
