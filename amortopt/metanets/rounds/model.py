@@ -40,7 +40,8 @@ class Rounds(Metanet):
     has maps of its own. What comes out is written into the network's gauge: the order, signs and scales of
     its units. So for every element g of the spec's symmetry :math:`f(g \cdot \theta) = g \cdot f(\theta)`,
     whatever the maps are. A pass that reads a batch alone takes nothing else from the network: two networks
-    with one batch come out as one function.
+    with one batch come out as one function. If it reads ``"l1"``, rounds end with learned soft thresholds,
+    which make weights exactly zero.
 
     Args:
         spec: Symmetry of the family.

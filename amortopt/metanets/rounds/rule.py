@@ -25,6 +25,10 @@ up to about ``_MOST``; extrapolated beyond it, the dependence did harm.
 """
 
 
+_FIRST_THRESHOLD = 0.01
+"""Before meta-training; weights are about 1 / sqrt(fan in)."""
+
+
 class RoundRule(nn.Module):
     r"""From a learned prototype, in R rounds of one gradient from each of S sources.
 
@@ -37,6 +41,11 @@ class RoundRule(nn.Module):
     for every matrix l of the params. The second term is each matrix by its own gradients. The last one lets
     all matrices see all gradients through C channels h, nonlinearly: without the GELU the update would be
     linear in the gradients of its round.
+
+    With several prototypes, for L1 strengths, prototypes M, gates e and biases b are blended for each
+    network, and every round ends as a step of proximal gradient descent does, by soft thresholds
+    :math:`\theta \leftarrow \operatorname{sign}(\theta)\max(|\theta| - t_{rl}, 0)` with a blended
+    :math:`\log t_{rl}` for every weight: weights become exactly zero. At strength 0 there is no threshold.
 
     Args:
         first: Matrices [o, i] that the prototype starts from.
@@ -70,7 +79,13 @@ class RoundRule(nn.Module):
         each, count = sources * rounds, rounds * channels
         self.left = nn.ParameterList(torch.eye(o).repeat(each, 1, 1) for o, _ in sizes)
         self.right = nn.ParameterList(torch.eye(i).repeat(each, 1, 1) for _, i in sizes)
-        self.gate = nn.ParameterList(torch.zeros(each, o, i) for o, i in sizes)
+        # [K S R, o, i] and [K R, o, i], the first of the K being common to all networks.
+        self.gate = nn.ParameterList(torch.zeros(blends * each, o, i) for o, i in sizes)
+        self.log_threshold = None
+        if blends > 1:
+            self.log_threshold = nn.ParameterList(torch.zeros(blends * rounds, o, i) for o, i in sizes)
+            for logs in self.log_threshold:
+                nn.init.constant_(logs[:rounds], math.log(_FIRST_THRESHOLD))
         # Logarithms of a matrix' step and of the scale before the channels, and their slopes over log N.
         self.step, self.step_slope, self.unit, self.unit_slope = (
             nn.Parameter(torch.zeros(each, len(sizes))) for _ in range(4)
@@ -87,7 +102,7 @@ class RoundRule(nn.Module):
 
     def start(self, blend: Tensor) -> list[Tensor]:
         """The proposal before any round: prototypes blended for each network, [B, K] -> [B, o, i]."""
-        return [(blend @ p.flatten(1)).unflatten(1, p.shape[1:]) for p in self.prototype]
+        return [_blended(blend, p) for p in self.prototype]
 
     def forward(
         self,
@@ -113,7 +128,7 @@ class RoundRule(nn.Module):
         for r in range(self.rounds if rounds is None else rounds):
             channels = slice(r * self.channels, (r + 1) * self.channels)
             bias = self.mix_bias.unflatten(0, (-1, self.rounds * self.channels))[:, channels]  # [K, C, H, H]
-            hidden = (blend @ bias.flatten(1)).unflatten(1, bias.shape[1:]).transpose(0, 1)  # [C, B, H, H]
+            hidden = _blended(blend, bias).transpose(0, 1)  # [C, B, H, H]
             after = proposals[-1]
             for s, gradient in enumerate(gradients):
                 sr = s * self.rounds + r
@@ -126,7 +141,9 @@ class RoundRule(nn.Module):
                 for k, v in enumerate(velocity[s]):
                     scaled = v * unit[:, k, None, None]
                     hidden = hidden + into_channels(scaled, self.mix_left[k][now], self.mix_right[k][now])
-                    gated = (1 + self.gate[k][sr]) * (self.left[k][sr] @ (v @ self.right[k][sr]))
+                    gate = self.gate[k].unflatten(0, (-1, self.sources * self.rounds))[:, sr]
+                    gate = gate[0] if len(gate) == 1 else _blended(blend, gate)
+                    gated = (1 + gate) * (self.left[k][sr] @ (v @ self.right[k][sr]))
                     moved.append(after[k] - step[:, k, None, None] * gated)
                 after = moved
             hidden = F.gelu(hidden)
@@ -136,6 +153,11 @@ class RoundRule(nn.Module):
                     after, self.back_scale[r], self.back_left, self.back_right, strict=True
                 )
             ]
+            if self.log_threshold is not None:
+                penalised = 1 - blend[:, 1, None, None]  # the second prototype is that of strength 0
+                logs_of_round = [logs[r :: self.rounds] for logs in self.log_threshold]
+                limits = [_blended(blend, logs).exp() * penalised for logs in logs_of_round]
+                after = [m - m.clamp(-t, t) for m, t in zip(after, limits, strict=True)]
             proposals.append(after)
         return proposals
 
@@ -165,10 +187,9 @@ class RoundRule(nn.Module):
                 p.copy_(source)
                 continue
             # [(K,) (S,) R, ...]
-            by_blend = kind == "mix_bias"
-            blends = len(self.prototype[0]) if by_blend else 1
-            sources = 1 if by_blend or kind.startswith("back") else self.sources
-            theirs_sources = 1 if sources == 1 and (by_blend or kind.startswith("back")) else other.sources
+            blends = len(self.prototype[0]) if kind in ("mix_bias", "gate", "log_threshold") else 1
+            common = kind in ("mix_bias", "log_threshold") or kind.startswith("back")
+            sources, theirs_sources = (1, 1) if common else (self.sources, other.sources)
             to = p.view(blends, sources, self.rounds, -1)
             of = source.view(blends, theirs_sources, other.rounds, -1)
             for r in range(self.rounds):
@@ -178,6 +199,11 @@ class RoundRule(nn.Module):
                         to[:, :, r] -= 2
                     elif kind == "back_scale":
                         to[:, :, r] *= 0.1
+
+
+def _blended(blend: Tensor, values: Tensor) -> Tensor:
+    """Sums of K tensors [K, ...] by the weights of each network [B, K]: [B, ...]."""
+    return (blend @ values.flatten(1)).unflatten(1, values.shape[1:])
 
 
 def into_channels(matrices: Tensor, left: Tensor, right: Tensor) -> Tensor:
