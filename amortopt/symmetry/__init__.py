@@ -13,13 +13,15 @@ The room, in the order in which a network goes through it:
   (``labels``, with a worked example), and how the table is read off at the end (``table``).
 - ``spec`` and ``axes`` are that table, ``SymmetrySpec``; ``blocks`` reads and writes blocks of parameters.
 - ``action`` moves parameters by an element, ``proof/`` runs a network before and after, ``gauge`` counts,
-  ``match`` compares two networks, ``alignment/`` brings them into one gauge and averages them.
+  ``match`` compares two networks, ``alignment/`` brings them into one gauge, or each into a canonical one, and
+  averages them.
 """
 
 from __future__ import annotations
 
 from amortopt.symmetry.action import Element, act, compose, identity, inverse, sample
 from amortopt.symmetry.alignment.align import align, aligning_element, measure_batch_norms, merge
+from amortopt.symmetry.alignment.canonical import canonical_element, canonical_params, canonicalise
 from amortopt.symmetry.axes import Axis, Block, NeuronGroup, Operation, ScaleKind, meet
 from amortopt.symmetry.extract import UnknownOperationError, UnknownOperationWarning, extract
 from amortopt.symmetry.gauge import GaugeDimension, NullDirections, null_directions
@@ -51,6 +53,9 @@ __all__ = [
     "act",
     "align",
     "aligning_element",
+    "canonical_element",
+    "canonical_params",
+    "canonicalise",
     "compose",
     "extract",
     "identity",

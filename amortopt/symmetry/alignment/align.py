@@ -78,13 +78,13 @@ def align(
         raise ValueError(f"by: got {by!r}, expected 'weights' or 'activations'")
     spec = extract(a, example_input) if spec is None else spec
     _check(spec, a, b)
-    first, second = (_state(network, spec) for network in (a, b))
+    first, second = (state_of(network, spec) for network in (a, b))
     scores: Scores = {}
     if by == "activations":
         scores = correlations(spec, Runner(a, example_input), Runner(b, example_input))
     g = _element(spec, first, second, scores, restarts, seed)
     aligned = copy.deepcopy(b)
-    _write(aligned, act_on_some(spec, g, second))
+    write_state(aligned, act_on_some(spec, g, second))
     return aligned
 
 
@@ -173,7 +173,7 @@ def merge(
     for name, value in states[0].items():
         if value.is_floating_point():
             stacked = torch.stack([state[name].detach().to("cpu", torch.float64) for state in states])
-            _write(merged, {name: torch.tensordot(share, stacked, 1)})
+            write_state(merged, {name: torch.tensordot(share, stacked, 1)})
     normed = [part for part in merged.modules() if getattr(part, "running_mean", None) is not None]
     if normed and inputs is None:
         warnings.warn(
@@ -228,13 +228,15 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
-def _state(network: nn.Module, spec: SymmetrySpec) -> Params:
+def state_of(network: nn.Module, spec: SymmetrySpec) -> Params:
+    """A network's parameters and moved buffers, in float64 on the CPU."""
     tensors = _tensors(network)
     return {name: tensors[name].detach().to("cpu", torch.float64) for name in (*spec.params, *spec.buffers)}
 
 
 @torch.no_grad()
-def _write(network: nn.Module, values: Params) -> None:
+def write_state(network: nn.Module, values: Params) -> None:
+    """Write parameters and buffers in place."""
     tensors = _tensors(network)
     for name, value in values.items():
         tensors[name].copy_(value)

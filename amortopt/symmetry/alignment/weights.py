@@ -10,6 +10,7 @@ from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.symmetry.action import Element, act_on_some, compose, identity
+from amortopt.symmetry.alignment.scales import without_units
 from amortopt.symmetry.alignment.solve import Scores, best_element
 from amortopt.symmetry.axes import Block
 from amortopt.symmetry.blocks import read
@@ -77,6 +78,79 @@ class WeightMatching:
                 step = best_element(self.spec, scores_of(self.spec, blocks, self.a, b, root))
                 b |= self._moved(step, b, root)
                 g = compose(step, g)
+        return self.improve(order, b, g)
+
+    def from_settled(self) -> Element:
+        """The element of a descent that does not depend on the order and signs that b's units have.
+
+        Trees are settled one after the other, in the order of the spec, by the weights to trees that are
+        settled: those that nothing moves, and those that were settled before. Units whose weights to these
+        are zero stay open: their other weights do not count until all trees are settled, and decide then.
+        Trees without any such weights are left to the descent.
+        """
+        g, b, waiting, opened = identity(self.spec), dict(self.b), list(self.order), {}
+        while waiting:
+            for root in waiting:
+                blocks = [
+                    block for block in self.trees[root]
+                    if {self.root(name) for name in block.groups}.isdisjoint({*waiting} - {root})
+                ]  # fmt: skip
+                step, zero = self._settle(root, blocks, b, opened)
+                if step is not None:
+                    break
+            else:
+                break
+            b |= self._moved(step, b, root)
+            g, opened = compose(step, g), opened | zero
+            waiting.remove(root)
+        for root in self.order:
+            others = {name: units for name, units in opened.items() if self.root(name) != root}
+            if len(others) < len(opened):
+                masked = self._without(b, others)
+                scores = scores_of(self.spec, self.trees[root], self.a, masked, root)
+                step = best_element(self.spec, scores)
+                b |= self._moved(step, b, root)
+                g, opened = compose(step, g), others
+        return self.improve(self.order, b, g)[1]
+
+    def _settle(
+        self, root: str, blocks: list[Block], b: Params, opened: dict[str, Tensor]
+    ) -> tuple[Element | None, dict[str, Tensor]]:
+        """The step of one tree, group after group; None if nothing decides it. And which units stay open.
+
+        A block along two groups of the tree compares one of them only when the other one is settled.
+        """
+        b, total = self._without(b, opened), identity(self.spec)
+        settled: set[str] = set()
+        while True:
+            scores = scores_of(self.spec, blocks, self.a, b, root, settled=settled)
+            scores = {k: v for k, v in scores.items() if any(bool(s.any()) for s in v.values())}
+            if scores.keys() <= settled:
+                break
+            step = best_element(self.spec, scores)
+            b |= self._moved(step, b, root)
+            total, settled = compose(step, total), settled | scores.keys()
+        zero = {}
+        for name in {self.spec.units_of(group.name) for group in self.spec.groups}:
+            if self.root(name) != root:
+                continue
+            known = [score.any(0) for score in scores.get(name, {}).values()]
+            units = ~torch.stack(known).any(0) if known else torch.ones(self.spec.group(name).size).bool()
+            if bool(units.any()):
+                zero[name] = units
+        return (total if settled else None), zero
+
+    def _without(self, b: Params, opened: dict[str, Tensor]) -> Params:
+        """b with zeros at the weights of open units."""
+        every = {
+            group.name: opened[self.spec.units_of(group.name)]
+            for group in self.spec.groups
+            if self.spec.units_of(group.name) in opened
+        }
+        return without_units(self.spec, b, every) if every else dict(b)
+
+    def improve(self, order: list[str], b: Params, g: Element) -> tuple[float, Element]:
+        """Coordinate descent over groups, from b, which g has moved; the likeness and the whole element."""
         for _ in range(_SWEEPS):
             improved = False
             for root in order:
@@ -99,7 +173,15 @@ class WeightMatching:
         return act_on_some(self.spec, step, {name: b[name] for name in sorted(touched)})
 
 
-def scores_of(spec: SymmetrySpec, blocks: Iterable[Block], a: Params, b: Params, root: str) -> Scores:
+def scores_of(
+    spec: SymmetrySpec,
+    blocks: Iterable[Block],
+    a: Params,
+    b: Params,
+    root: str,
+    *,
+    settled: Collection[str] | None = None,
+) -> Scores:
     """Inner products of the weights of every unit of a with those of every unit of b, in one tree of groups.
 
     Args:
@@ -108,6 +190,8 @@ def scores_of(spec: SymmetrySpec, blocks: Iterable[Block], a: Params, b: Params,
         a: Parameters.
         b: Parameters.
         root: The group that owns the tree.
+        settled: Groups of units whose order may be relied on: a block compares a group of the tree only if
+            all others of the tree that it has are among them. None: all may.
 
     Returns:
         Scores of the groups of units in it.
@@ -116,12 +200,18 @@ def scores_of(spec: SymmetrySpec, blocks: Iterable[Block], a: Params, b: Params,
     for block in blocks:
         x, y = (read(params[block.param], block, 0) for params in (a, b))
         owners = [spec.owner_axis(block, position) for position in range(len(block.axes))]
-        for position, (axis, owner) in enumerate(zip(block.axes, owners, strict=True)):
-            if axis.group is None or spec.owners(axis.group)[-1] != root:
+        # An axis along owners whose runs have an axis too: that one says the same, and more.
+        merged = {other for p, other in enumerate(owners) if _merged(spec, block, p)}
+        along = {
+            position: spec.units_of(axis.group)
+            for position, axis in enumerate(block.axes)
+            if axis.group and spec.owners(axis.group)[-1] == root and position not in merged
+        }
+        for position, group in along.items():
+            axis, owner = block.axes[position], owners[position]
+            others = [other for p, other in along.items() if p != position]
+            if settled is not None and any(other not in settled for other in others):
                 continue
-            group = spec.units_of(axis.group)
-            if any(other == position and _merged(spec, block, p) for p, other in enumerate(owners)):
-                continue  # the axis along the runs says the same, and more
             odd = frozenset(
                 name for name, exponent in axis.scales
                 if exponent % 2 and spec.group(name).kind in ("sign", "free") and spec.units_of(name) == group
