@@ -13,8 +13,8 @@ The room, in the order in which a network goes through it:
   (``labels``, with a worked example), and how the table is read off at the end (``table``).
 - ``spec`` and ``axes`` are that table, ``SymmetrySpec``; ``blocks`` reads and writes blocks of parameters.
 - ``action`` moves parameters by an element, ``proof/`` runs a network before and after, ``gauge`` counts,
-  ``match`` compares two networks, ``alignment/`` brings them into one gauge, or each into a canonical one, and
-  averages them.
+  ``match`` compares two networks, ``alignment/`` brings them into one gauge, or each into a canonical
+  one, and averages them.
 """
 
 from __future__ import annotations

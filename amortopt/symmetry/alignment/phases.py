@@ -46,7 +46,11 @@ def phases(spec: SymmetrySpec) -> dict[str, tuple[str, float]]:
         for bias in operations[layer].params:
             blocks = spec.blocks_of(bias)
             axis = blocks[0].axes[0]
-            if len(blocks) == 1 == len(blocks[0].axes) and axis.group and spec.group(axis.group).kind == "sign":
+            if (
+                len(blocks) == 1 == len(blocks[0].axes)
+                and axis.group
+                and spec.group(axis.group).kind == "sign"
+            ):
                 found[axis.group] = (bias, math.pi / abs(factor))
     return found
 

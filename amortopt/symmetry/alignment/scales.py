@@ -123,9 +123,7 @@ def _blocks_along(spec: SymmetrySpec) -> dict[str, list[Block]]:
     return {name: blocks for name, blocks in along.items() if blocks}
 
 
-def _sides(
-    spec: SymmetrySpec, name: str, blocks: list[Block], params: Params
-) -> tuple[Tensor, Tensor, int]:
+def _sides(spec: SymmetrySpec, name: str, blocks: list[Block], params: Params) -> tuple[Tensor, Tensor, int]:
     """Of a group's units: squares of weights that grow with the scale, of those that shrink, both times their
     exponents' size [n]; and the largest exponent."""
     # Exponent -> squares [n] of the weights that the unit's scale multiplies with that exponent

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -230,6 +232,51 @@ def test_rounds_pass_gradients_to_every_map() -> None:
         if p.grad is None or not bool(p.grad.any())
     ]
     assert missing == []
+
+
+def test_rounds_that_read_l1_are_equivariant_and_sparse() -> None:
+    metanet, params = made(RELU, conditions=["batch", "l1"], l1_knots=3), networks(RELU, 3)
+    with torch.no_grad():
+        for logs in metanet.rule("batch").log_threshold or ():
+            logs[:2] += 3  # the two rounds of what is common to all strengths
+            logs[4:6] -= 2  # the lowest strength
+    given = conditions(RELU, 3, torch.tensor([0.0, 1e-4, 2e-2]).double())
+    assert_equivariant(lambda p: metanet(p, given), spec_of(RELU), params, batched=True)
+    zeros = torch.stack([(p == 0).flatten(1).sum(1) for p in metanet(params, given).values()]).sum(0)
+    assert zeros[0] == 0
+    assert 0 < zeros[1] < zeros[2]
+
+
+def test_thresholds_are_soft() -> None:
+    metanet = made(MLP, conditions=["batch", "l1"], l1_knots=1, rounds=1)
+    l1 = torch.full((2,), 1e-3).double()
+    dense, sparse = copy.deepcopy(metanet), metanet
+    for rule, log in ((dense.rule("batch"), -40.0), (sparse.rule("batch"), -1.5)):
+        assert rule.log_threshold is not None
+        for logs in rule.log_threshold:
+            logs.data.fill_(0.0)
+            logs.data[0].fill_(log)
+    results = []
+    for each in (dense, sparse):
+        given, weights = conditions(MLP, 2, l1), each.rule("batch")
+        assert given.examples is not None and each.blend is not None
+        results.append(weights(*each._sources("batch", given, 2), each.blend(l1))[-1])
+    t = math.exp(-1.5)
+    for before, after in zip(*results, strict=True):
+        torch.testing.assert_close(after, before.sign() * (before.abs() - t).clamp(min=0))
+
+
+def test_further_rounds_copy_gates_and_thresholds() -> None:
+    metanet = made(MLP, conditions=["batch", "function", "l1"], l1_knots=2)
+    metanet.begin("both", "batch", rounds=1)
+    one, two = metanet.rule("batch"), metanet.rule("both")
+    assert one.log_threshold is not None and two.log_threshold is not None
+    for k, gate in enumerate(one.gate):
+        # [K, S, R, o, i]: every source and round is the first round of the one source
+        of, to = gate.unflatten(0, (4, 1, 2)), two.gate[k].unflatten(0, (4, 2, 2))
+        torch.testing.assert_close(to, of[:, :, :1].expand_as(to))
+        of, to = (logs[k].unflatten(0, (4, 2)) for logs in (one.log_threshold, two.log_threshold))
+        torch.testing.assert_close(to, of[:, :1].expand_as(to))
 
 
 def test_order_of_examples_does_not_matter() -> None:

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import params_of
-from amortopt.symmetry import act, canonical_element, canonical_params, canonicalise, extract, identity, sample
+from amortopt.symmetry import (
+    act,
+    canonical_element,
+    canonical_params,
+    canonicalise,
+    extract,
+    identity,
+    sample,
+)
 from amortopt.symmetry.alignment.phases import phases, without_phases
 from amortopt.symmetry.proof.running import Runner, worst
 from amortopt.tasks import make_family
@@ -50,14 +58,16 @@ def turned(net: nn.Module, group: str, turns: Tensor) -> nn.Module:
     other = copy.deepcopy(net)
     layer = {"h1": 0, "h2": 2}[group]
     with torch.no_grad():
-        other[layer].bias += turns.double() * math.pi / 3  # type: ignore[index,union-attr,operator]
-        other[layer + 2].weight *= 1 - 2 * (turns % 2)  # type: ignore[index,union-attr,operator]
+        other[layer].bias += turns.double() * math.pi / 3
+        other[layer + 2].weight *= 1 - 2 * (turns % 2)
     return other
 
 
 def test_canonicalise_is_invariant_to_phases() -> None:
     net, x = siren(0), torch.randn(20, 2, dtype=torch.float64)
-    other = turned(turned(net, "h1", torch.tensor([0, 1, 2, -1, -3, 4])), "h2", torch.tensor([1, 0, 0, 5, -2]))
+    other = turned(
+        turned(net, "h1", torch.tensor([0, 1, 2, -1, -3, 4])), "h2", torch.tensor([1, 0, 0, 5, -2])
+    )
     torch.testing.assert_close(other(x), net(x), rtol=1e-9, atol=1e-9)
     assert weights_differ_by(net, other) > 1
     other = moved_copy(other, x)
@@ -68,9 +78,9 @@ def test_canonicalise_is_invariant_to_phases() -> None:
 def test_biases_of_sines_are_within_a_quarter_of_a_period() -> None:
     net = siren(0)
     with torch.no_grad():
-        net[0].bias += 40  # type: ignore[index,union-attr,operator]
+        net[0].bias += 40
     canonical = canonicalise(net, torch.zeros(1, 2))
-    assert float(canonical[0].bias.detach().abs().max()) <= math.pi / 6 + 1e-12  # type: ignore[index,union-attr,operator]
+    assert float(canonical[0].bias.detach().abs().max()) <= math.pi / 6 + 1e-12
 
 
 def test_sines_that_are_used_twice_have_no_phases() -> None:
@@ -85,19 +95,21 @@ def test_sines_that_are_used_twice_have_no_phases() -> None:
 
     assert phases(extract(Skips(), torch.zeros(1, 3))) == {}
     assert phases(extract(siren(0), torch.zeros(1, 2))).keys() == {"h1", "h2"}
-    assert phases(extract(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), torch.zeros(1, 2))) == {}
+    assert (
+        phases(extract(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), torch.zeros(1, 2))) == {}
+    )
 
 
 def dead(net: nn.Module, kind: str) -> nn.Module:
     with torch.no_grad():
         if kind in ("writes nothing", "dead"):
-            net[2].weight[:, 1] = 0  # type: ignore[index,union-attr,operator]
+            net[2].weight[:, 1] = 0
         if kind in ("reads nothing", "dead"):
-            net[0].weight[1], net[0].bias[1] = 0, 0  # type: ignore[index,union-attr,operator]
+            net[0].weight[1], net[0].bias[1] = 0, 0
         if kind == "reads dead units":
-            net[0].weight[:], net[0].bias[:], net[2].bias[:] = 0, 0, 0  # type: ignore[index,union-attr,operator]
+            net[0].weight[:], net[0].bias[:], net[2].bias[:] = 0, 0, 0
         if kind == "writes to dead units":
-            net[4].weight[:] = 0  # type: ignore[index,union-attr,operator]
+            net[4].weight[:] = 0
         if kind == "zero":
             for p in net.parameters():
                 p.zero_()
@@ -195,7 +207,7 @@ def test_canonicalise_keeps_dtype_and_the_given_network() -> None:
 def test_canonicalise_refuses_weights_that_are_not_finite(bad: float) -> None:
     net = make_family("mlp", widths=(3, 6, 2)).build()
     with torch.no_grad():
-        net[0].weight[2, 1] = bad  # type: ignore[index,union-attr,operator]
+        net[0].weight[2, 1] = bad
     with pytest.raises(ValueError, match=r"'0\.weight' has 1 NaN or infinite values of 18; .* leave it out"):
         canonicalise(net, torch.zeros(1, 3))
 
