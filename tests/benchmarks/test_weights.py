@@ -86,7 +86,7 @@ def test_weights_benchmark_runs_and_does_not_measure_twice(
     )
     monkeypatch.setattr(run, "QUICK", plan)
     out, path = tmp_path / "results", tmp_path / "results" / "tiny_rnn_zoo.json"
-    command = ["--quick", "--out", str(out), "--zoo", str(tmp_path / "zoo")]
+    command = ["--quick", "--tasks", "tiny-rnn", "--out", str(out), "--zoo", str(tmp_path / "zoo")]
     run.main(command)
     stored = read_records(path, run.BENCHMARK)
     runs = [stored[f"unf/run/{seed}"]["result"]["tau"] for seed in range(2)]

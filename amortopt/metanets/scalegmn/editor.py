@@ -21,7 +21,7 @@ from amortopt.metanets.scalegmn.layout import GraphLayout
 from amortopt.metanets.scalegmn.sweep import Sweep
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec
-from amortopt.symmetry.phases import reduce_phases
+from amortopt.symmetry.alignment.phases import reduce_phases
 
 _NONE = Conditions()
 

@@ -20,7 +20,7 @@ from amortopt.metanets.scalegmn.layout import GraphLayout
 from amortopt.metanets.scalegmn.sweep import Sweep
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec
-from amortopt.symmetry.phases import reduce_phases
+from amortopt.symmetry.alignment.phases import reduce_phases
 
 
 class UnitInvariants(nn.Module):
@@ -72,7 +72,7 @@ class ScaleGMNFunctional(Functional):
     The invariants of units (see `UnitInvariants`) are averaged over each node set, the squares of edge
     features over each block; an MLP turns the averages into the head's numbers. For a head about units, a
     linear map reads each unit's invariants beside the averages. Where a sine follows, biases are first
-    brought within a quarter of a period of zero (see `amortopt.symmetry.phases`).
+    brought within a quarter of a period of zero (see `amortopt.symmetry.alignment.phases`).
 
     Args:
         spec: Symmetry of the family.
