@@ -1,8 +1,9 @@
 """The suite: every optimizer as torch.optim has it, on networks of kinds that no meta-training saw.
 
-Each optimizer gets the same grid, four rates a half-decade apart with a cosine to zero, chosen by the final
-training loss of another initialisation; and runs at its default, a constant rate. Keys of the records are
-``suite/TASK/STEPS/OPTIMIZER``.
+Each optimizer gets the same budget of tuning: four rates a half-decade apart, with a cosine to zero, chosen
+by the final training loss of another initialisation. It runs at its default rate as well, constant; and rules
+also at their default rate with the cosine. Schedule-Free has no schedule: its rates are constant. Keys of the
+records are ``suite/TASK/STEPS/OPTIMIZER``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,19 +21,22 @@ from torch import nn
 
 from amortopt import UNFOptimizer
 from benchmarks.harness.command import Advance, Part
-from benchmarks.harness.numbers import summary
+from benchmarks.harness.numbers import Values, summary
 from benchmarks.harness.store import Record, Records
 from benchmarks.harness.tables import plus_minus, table
 from benchmarks.optimizers.parts import MUON, Entry
 from benchmarks.optimizers.suite_tasks import TASKS, Pair, Task
 
-STEPS, QUICK_STEPS = 500, 50
+QUICK_STEPS = 50
 SEEDS = 3
 GRIDS = {
-    "sgd": (0.03, 0.1, 0.3, 1.0),
-    "adam": (0.001, 0.003, 0.01, 0.03),
     "adamw": (0.001, 0.003, 0.01, 0.03),
+    "sgd": (0.03, 0.1, 0.3, 1.0),
+    "soap": (0.001, 0.003, 0.01, 0.03),
+    "schedulefree": (0.001, 0.003, 0.01, 0.03),
+    "prodigy": (0.3, 1.0, 3.0, 10.0),
     "nadam": (0.001, 0.003, 0.01, 0.03),
+    "adam": (0.001, 0.003, 0.01, 0.03),
 }
 RULE_GRID = (0.006, 0.02, 0.06, 0.2)
 """Of Muon and every rule."""
@@ -40,19 +46,41 @@ MAKE: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": partial(torch.optim.AdamW, weight_decay=0.01),
     "nadam": torch.optim.NAdam,
 }
-DEFAULTS = {"sgd": 0.1, "adam": 0.001, "adamw": 0.001, "nadam": 0.002}
+PACKAGE = "pytorch_optimizer"
+FROM_PACKAGE = {"soap": "SOAP", "schedulefree": "ScheduleFreeAdamW", "prodigy": "Prodigy"}
+"""Rivals of the package pytorch-optimizer (the extra ``rivals``); they are left out where it is missing."""
+DEFAULTS = {
+    **{"sgd": 0.1, "adam": 0.001, "adamw": 0.001, "nadam": 0.002},
+    **{"soap": 0.003, "schedulefree": 0.0025, "prodigy": 1.0},
+}
 RULE_DEFAULT = 0.02
+NAMES = {"soap": "SOAP", "schedulefree": "Schedule-Free AdamW", "prodigy": "Prodigy"}
+HOW = {
+    "tuned": "best of four rates, cosine",
+    "default": "default rate, constant",
+    "default_falling": "default rate, cosine",
+}
+"""Key of a record -> how the optimizer ran."""
+
+
+def make(name: str, net: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """A hand-made optimizer."""
+    build = MAKE[name] if name in MAKE else getattr(import_module(PACKAGE), FROM_PACKAGE[name])
+    return build(net.parameters(), lr=rate)
 
 
 def suite_parts(entries: Sequence[Entry], *, quick: bool, only: Sequence[str] = ()) -> list[Part]:
     """A part per task and optimizer."""
-    steps, seeds = (QUICK_STEPS, 1) if quick else (STEPS, SEEDS)
+    seeds = 1 if quick else SEEDS
+    installed = find_spec(PACKAGE) is not None
+    hand_made = [name for name in GRIDS if installed or name not in FROM_PACKAGE]
     rules = {entry.name: entry for entry in entries if entry.role != "rival"}
     parts = []
     for name, task in TASKS.items():
         if only and name not in only:
             continue
-        for optimizer in (*GRIDS, *rules):
+        steps = QUICK_STEPS if quick else task.steps
+        for optimizer in (*rules, *hand_made):
             entry = rules.get(optimizer)
             identity = {
                 "task": task.about,
@@ -78,13 +106,12 @@ def _measured(
     best = min(grid, key=lambda rate: math.inf if tried[rate] is None else tried[rate])
     tuned = [run(best, True, seed) for seed in range(seeds)]
     usual = [run(DEFAULTS.get(optimizer, RULE_DEFAULT), False, seed) for seed in range(seeds)]
+    found = {"tuned": tuned, "default": usual}
+    if entry is not None and entry.role == "main":
+        found["default_falling"] = [run(RULE_DEFAULT, True, seed) for seed in range(seeds)]
     columns = ("train", "held_out", "worst", "seconds")
-    return {
-        "rate": best,
-        "tried": [tried[rate] for rate in grid],
-        "tuned": {key: [one[key] for one in tuned] for key in columns},
-        "default": {key: [one[key] for one in usual] for key in columns},
-    }
+    by_column = {how: {key: [one[key] for one in runs] for key in columns} for how, runs in found.items()}
+    return {"rate": best, "tried": [tried[rate] for rate in grid], **by_column}
 
 
 def train(
@@ -98,10 +125,14 @@ def train(
     """
     torch.manual_seed(seed)
     net, ((x, y), held_out) = task.build(), task.data()
-    if entry is None:
-        opt = MAKE[optimizer](net.parameters(), lr=rate)
+    if entry is not None:
+        opt: torch.optim.Optimizer = UNFOptimizer(net, x[:2], rule=entry.rule, lr=rate)
     else:
-        opt = UNFOptimizer(net, x[:2], rule=entry.rule, lr=rate)
+        opt = make(optimizer, net, rate)
+    free: Any = opt if optimizer == "schedulefree" else None  # weights of training and of evaluation differ
+    if free is not None:
+        free.train()
+    falling = falling and free is None
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps) if falling else None
     order = torch.Generator().manual_seed(seed)
     losses, started = [], time.perf_counter()
@@ -117,6 +148,8 @@ def train(
         if not math.isfinite(losses[-1]):
             break
     seconds = time.perf_counter() - started
+    if free is not None:
+        free.eval()
     found = {"train": evaluate(net, task, (x, y)), "held_out": evaluate(net, task, held_out)}
     found["worst"] = max(losses) / max(losses[0], 1e-12)
     return {k: v if math.isfinite(v) else None for k, v in found.items()} | {"seconds": round(seconds, 2)}
@@ -135,32 +168,81 @@ def evaluate(net: nn.Module, task: Task, data: Pair, most: int = 2000) -> float:
 def suite_tables(records: Records, titles: dict[str, str]) -> list[tuple[str, str]]:
     """Titles and tables of the suite's records, training loss and held-out loss; none if there are none."""
     cells: dict[tuple[str, str], Any] = {}
-    steps = 0
+    steps: dict[str, int] = {}
     for key, record in records.items():
         kind, *rest = key.split("/")
         if kind == "suite":
             cells[rest[0], "/".join(rest[2:])] = record["result"]
-            steps = int(rest[1])
-    tasks = [name for name in TASKS if any(task == name for task, _ in cells)]
+            steps[rest[0]] = int(rest[1])
+    tasks = [name for name in TASKS if name in steps]
     optimizers = list(dict.fromkeys(optimizer for _, optimizer in cells))
-    order = [*MAKE, MUON]
+    order = [*MAKE, *FROM_PACKAGE, MUON]
     optimizers.sort(key=lambda name: order.index(name) if name in order else len(order))
+    if not tasks:
+        return []
     tables = []
     for what, title in (("train", "Training loss"), ("held_out", "Held-out loss")):
         rows = []
-        for how, label in (("tuned", "best of four rates, cosine"), ("default", "default rate, constant")):
+        for how, label in HOW.items():
             for optimizer in optimizers:
-                row = []
-                for task in tasks:
-                    found = cells.get((task, optimizer))
-                    row.append(
-                        ""
-                        if found is None
-                        else plus_minus(summary([found[how][what]]), 3, missing="diverges")
+                found = [cells.get((task, optimizer), {}).get(how) for task in tasks]
+                if any(found):
+                    name = titles.get(optimizer) or NAMES.get(optimizer) or f"UNF (`{optimizer}`)"
+                    rows.append(
+                        [f"{name}, {label}", *("" if one is None else _cell(one[what]) for one in found)]
                     )
-                rows.append([f"{titles.get(optimizer) or f'UNF (`{optimizer}`)'}, {label}", *row])
-        if tasks:
-            tables.append(
-                (f"{title} after {steps} steps on networks of other kinds", table(["", *tasks], rows))
+        tables.append(
+            (f"{title} on networks of other kinds", table(["", *(f"{t}, {steps[t]}" for t in tasks)], rows))
+        )
+    rules = [name for name in optimizers if name not in order]
+    if counts := [row for name in rules for row in _counts(cells, tasks, name)]:
+        tables.append(
+            (
+                "Tasks of the suite on which the rule is ahead, by mean training loss",
+                table(["", *_RIVALS], counts),
             )
+        )
     return tables
+
+
+_RIVALS = {
+    "default AdamW": ("adamw", "default"),
+    "tuned AdamW": ("adamw", "tuned"),
+    "tuned Muon": (MUON, "tuned"),
+    "tuned SOAP": ("soap", "tuned"),
+    "tuned Schedule-Free": ("schedulefree", "tuned"),
+}
+
+
+def _counts(cells: dict[tuple[str, str], Any], tasks: Sequence[str], rule: str) -> list[list[str]]:
+    """A row per way that a rule ran: on how many tasks it is ahead of each rival, and where it is not."""
+    rows = []
+    for how, label in HOW.items():
+        row = []
+        for rival, way in _RIVALS.values():
+            both = [
+                (task, cells[task, rule].get(how), cells[task, rival].get(way))
+                for task in tasks
+                if (task, rule) in cells and (task, rival) in cells
+            ]
+            lost = [
+                task
+                for task, ours, theirs in both
+                if ours is None or _mean(ours["train"]) >= _mean(theirs["train"])
+            ]
+            row.append(
+                f"{len(both) - len(lost)} of {len(both)}" + (f" (not {', '.join(lost)})" if lost else "")
+            )
+        rows.append([f"`{rule}`, {label}", *row])
+    return rows
+
+
+def _mean(losses: Values) -> float:
+    mean = summary([losses])["mean"]
+    return math.inf if mean is None else mean
+
+
+def _cell(losses: Values) -> str:
+    """Mean and interval, with the digits that small losses need."""
+    mean = _mean(losses)
+    return plus_minus(summary([losses]), 3 if mean >= 0.1 else 4 if mean >= 0.01 else 5, missing="diverges")

@@ -31,6 +31,7 @@ class Task:
         loss: Of outputs and targets, a mean.
         batch: Examples per step.
         about: One line for people.
+        steps: Steps of a run; fewer where they take long.
     """
 
     build: Callable[[], nn.Module]
@@ -38,6 +39,7 @@ class Task:
     loss: Loss
     batch: int
     about: str
+    steps: int = 500
 
 
 @cache
@@ -264,12 +266,14 @@ def symbols(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 TASKS = {
-    "resnet": Task(ResNet, digits, F.cross_entropy, 64, "ResNet with batch norms, 21 k weights, digits 8x8"),
-    "vit": Task(ViT, images_16, F.cross_entropy, 32, "vision transformer, 27 k, digits 16x16"),
-    "lstm": Task(LSTM, text, symbols, 16, "LSTM, 34 k, text"),
-    "gpt": Task(GPT, text, symbols, 16, "causal transformer with tied embedding, 62 k, text"),
+    "resnet": Task(
+        ResNet, digits, F.cross_entropy, 64, "ResNet with batch norms, 21 k weights, digits 8x8", 200
+    ),
+    "vit": Task(ViT, images_16, F.cross_entropy, 32, "vision transformer, 27 k, digits 16x16", 300),
+    "lstm": Task(LSTM, text, symbols, 16, "LSTM, 34 k, text", 400),
+    "gpt": Task(GPT, text, symbols, 16, "causal transformer with tied embedding, 62 k, text", 200),
     "mlp-1m": Task(
-        lambda: mlp(256, 800, 800, 160, 10), images_16, F.cross_entropy, 64, "MLP, 976 k, digits 16x16"
+        lambda: mlp(256, 800, 800, 160, 10), images_16, F.cross_entropy, 64, "MLP, 976 k, digits 16x16", 100
     ),
     "friedman": Task(
         lambda: mlp(10, 64, 64, 1), lambda: regression("friedman"), F.mse_loss, 64, "regression, MLP of 5 k"

@@ -6,46 +6,42 @@ Legend: B networks, N elements of all parameters, L blocks of a bucket, R rows, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
 from amortopt.metanets.base import UpdateRule, register
+from amortopt.metanets.update_rule.history import (
+    MOMENTA,
+    SIZES,
+    TINY,
+    RuleState,
+    accumulate,
+    divide_by_roots,
+    fresh_state,
+    muon,
+)
 from amortopt.metanets.update_rule.layer import SharedUNFLayer
-from amortopt.metanets.update_rule.layout import CLASSES, Bucket, UpdateLayout
-from amortopt.metanets.update_rule.orthogonal import orthogonal
+from amortopt.metanets.update_rule.layout import AXIS_ROLES, CLASSES, Bucket, Side, UpdateLayout
 
-RuleState: TypeAlias = dict[str, Tensor]
-"""``step`` [*batch], ``momenta`` [*batch, 3, N], ``second`` [*batch, 1, N]; float32."""
 Reach: TypeAlias = Literal["unf", "deepset", "mlp"]
 """What an element of the direction depends on: everything; its own block; the same element."""
 
-MOMENTA = (0.9, 0.95, 0.99)
-"""Decays of the running averages of the gradient: Adam's, Muon's and a slow one."""
-SECOND = 0.99
-"""Decay of the running average of its square."""
-FEATURES = 9
-"""Per element: the three momenta, the first and the third over the root of the second moment, that root, the
-weight, the gradient and the base direction."""
-WEIGHT, GRADIENT, BASE = 6, 7, 8
-SQUARED = 3
-"""The last features, whose mean squares rows have as well."""
+TERMS = 4
+"""Directions beside the base: Adam's, the same of the slow momentum and of the gradient, the weight."""
 CONTEXT = 11
 """Numbers per block: see ``UNFRule._context``."""
+SHARES = 4
+"""Numbers per row: its shares in the block's slow momentum, second moment, weight and base, as logarithms."""
 BOUND = 8.0
 """Largest absolute value of a normalised feature, and of a logarithm in the context."""
-GATE = 2.0
-"""Largest absolute value of the logarithm of the gate."""
-TINY = 1e-30
-"""Added to mean squares before roots and logarithms are taken."""
-FLOOR = 1e-12
-"""A second moment counts as at least this share of the largest block's mean. Gradients that are rounding
-errors, such as those of a bias before a batch norm, would otherwise move their weights at full speed."""
-TILE = 1 << 14
-"""Elements that are treated at once without derivatives: all their channels fit a core's cache."""
-ALL = 1 << 60
+GATE, TERM = 1.0, 1.0
+"""Largest absolute value of the logarithm of a row's gate, and of the factor of a term."""
+SMALLEST, LARGEST = -4.0, 1.0
+"""Range of the logarithm, to base 2, of the size of a block's direction over the base's."""
 
 
 @register("update_rule")
@@ -53,33 +49,39 @@ class UNFRule(UpdateRule):
     r"""A learned direction for the parameters of any base network, which starts as Muon's and Adam's.
 
     .. math:: W \leftarrow W - \eta\, d, \qquad
-        d = 2^{s}\, \operatorname{rms}(b)\, \frac{y}{\operatorname{rms}(y)}, \qquad
-        y = e^{g} \odot \frac{b}{\operatorname{rms}(b)} + f
+        d = 2^{s} \operatorname{rms}(b)\, \frac{y}{\operatorname{rms}(y)}, \qquad
+        y_{ij} = e^{p_i + q_j}\, \hat b_{ij} + \sum_k c_k\, \hat x_{k,ij}
 
-    per block of a parameter. The base direction b is that of Muon (Jordan et al. 2024) for matrices and
-    kernels that write hidden units: the orthogonalized Nesterov momentum, times the root of rows over columns
-    if that is above 1; and Adam's times ``adam_rate`` for all else: vectors, embeddings, heads. The layout of
-    the network knows which is which. An equivariant network over all parameters gives the term f and the gate
-    g of every element and the size s, between -1 and 1, of every block (Zhou, Finn and Harrison 2024, sec.
-    4.3). A fresh rule has f = g = s = 0, so it is Muon and Adam exactly.
+    per block of a parameter, where :math:`\hat x` is x over its root mean square. The base direction b is
+    Muon's (Jordan et al. 2024) for matrices and kernels that write hidden units: a mixture ``mix`` of the
+    gradient and its averages, orthogonalized, times the root of rows over columns if that is above 1. For all
+    else, vectors, embeddings and heads, it is Adam's times ``vector_rate`` or ``table_rate``. The layout of
+    the network knows which is which. The terms :math:`x_k` are Adam's direction, the same of the slow
+    momentum and of the gradient, and the weight.
 
-    The network has two layers over rows
-    ([SharedUNFLayer][amortopt.metanets.update_rule.layer.SharedUNFLayer]), one over blocks, and ``depth``
-    over elements, which add what those give to their first layer.
+    An equivariant network over all parameters (Zhou, Finn and Harrison 2024, sec. 4.3) gives a gate p, q of
+    every row and column, and the size s and the factors c of every block. Gates come from two layers over
+    rows ([SharedUNFLayer][amortopt.metanets.update_rule.layer.SharedUNFLayer]), which see how the squares of
+    weights, momenta and second moments are spread over the units; s and c from a layer over blocks, which
+    sees how noisy the gradient is, how long a step is beside the weights, and the shape. In a fresh rule all
+    are 0, so with the defaults it is Muon and Adam exactly.
 
     The direction depends neither on the scale of the loss nor on the size of the network. Its root mean
     square over a block is at most twice the base direction's:
 
     - a matrix with n columns (a kernel: inputs times positions): :math:`2 \cdot 1.21/\sqrt n`;
-    - anything else: 4.7 ``adam_rate``, since Adam's direction is at most 2.35 for these decays.
+    - anything else: 4.7 times its rate, since Adam's direction is at most 2.35 for these decays.
 
     A step reads four numbers of state per element.
 
     Args:
-        net: ``"unf"``, or what depends on less: ``"deepset"`` on the own block, ``"mlp"`` on the own element.
-        width: Channels of the layers over elements; those over rows and blocks have twice as many.
-        depth: Layers over elements.
-        adam_rate: Learning rate of what Adam moves, as a multiple of Muon's.
+        net: ``"unf"``, or what depends on less: ``"deepset"`` on the own block, with no gates; ``"mlp"`` on
+            the own element, through ``depth`` layers in place of all that is above.
+        width: Channels of the layers.
+        depth: Layers over elements of the net ``"mlp"``; the others have none.
+        vector_rate: Learning rate of vectors, as a multiple of Muon's.
+        table_rate: Learning rate of embeddings and heads, likewise.
+        mix: What Muon orthogonalizes: factors of the gradient and of its three averages.
         damping: For derivatives through a step, second moments count as constant, and as larger by so many
             times their block's mean; 0 for exact derivatives. The step itself does not depend on it.
 
@@ -91,46 +93,46 @@ class UNFRule(UpdateRule):
         self,
         net: Reach = "unf",
         *,
-        width: int = 8,
+        width: int = 16,
         depth: int = 2,
-        adam_rate: float = 0.2,
+        vector_rate: float = 0.2,
+        table_rate: float = 0.2,
+        mix: Sequence[float] = (0.05, 0.0, 0.95, 0.0),
         damping: float = 0.1,
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            **{"net": net, "width": width, "depth": depth, "adam_rate": adam_rate, "damping": damping}
-        }
+        rates = {"vector_rate": vector_rate, "table_rate": table_rate}
+        self.config: dict[str, Any] = {"net": net, "width": width, "depth": depth, **rates}
+        self.config |= {"mix": mix, "damping": damping}
         _check(**self.config)
-        self.net, self.adam_rate, self.damping = net, adam_rate, damping
-        classes, wide = len(CLASSES), 2 * width
+        self.config["mix"] = [float(factor) for factor in mix]
+        self.net, self.damping = net, damping
+        self.mix, self.rates = self.config["mix"], {"vector": vector_rate, "table": table_rate}
+        classes = len(CLASSES)
 
         def matrix(rows: int, columns: int) -> nn.Parameter:
             return nn.Parameter(torch.randn(classes, rows, columns) * math.sqrt(1 / columns))
 
-        # Of elements, per class, [.., out, in]; the last gives gate and term.
-        self.elements = nn.ParameterList(
-            [matrix(width, FEATURES), *(matrix(width, width) for _ in range(depth - 1))]
-        )
-        self.biases = nn.ParameterList([nn.Parameter(torch.zeros(classes, width, 1)) for _ in range(depth)])
-        self.out = nn.Parameter(torch.zeros(classes, 2, width))
-        if net != "mlp":  # of blocks, per class
-            self.block = matrix(wide, CONTEXT * (2 if net == "unf" else 1))
-            self.block_term, self.block_size = (
-                matrix(width, wide),
-                nn.Parameter(torch.zeros(classes, 1, wide)),
+        if net == "mlp":
+            sizes = [TERMS + 1, *[width] * depth]
+            self.elements = nn.ParameterList([matrix(m, n) for n, m in pairwise(sizes)])
+            self.biases = nn.ParameterList(
+                [nn.Parameter(torch.zeros(classes, width, 1)) for _ in range(depth)]
             )
+            self.element_out = nn.Parameter(torch.zeros(classes, 2, width))  # gate and term
+            return
+        self.block = matrix(width, CONTEXT * (2 if net == "unf" else 1))
+        self.block_out = nn.Parameter(torch.zeros(classes, 1 + TERMS, width))  # s and c
         if net == "unf":
-            self.rows = nn.ModuleList([SharedUNFLayer(FEATURES + SQUARED, wide), SharedUNFLayer(wide, width)])
+            self.rows = nn.ModuleList([SharedUNFLayer(SHARES, width), SharedUNFLayer(width, width)])
+            self.row_out = nn.Parameter(torch.zeros(len(AXIS_ROLES), width, 1))
 
-    state_sizes = {"momenta": len(MOMENTA), "second": 1}  # noqa: RUF012
+    state_sizes = SIZES
     """Entry of the state -> numbers per element; ``step`` is one number beside them."""
 
     def init_state(self, layout: UpdateLayout, flat: Tensor) -> RuleState:
         """State before the first step, all zeros, for parameters ``flat`` [*batch, N]."""
-        kw: dict[str, Any] = {"dtype": self.out.dtype, "device": flat.device}
-        batch = flat.shape[:-1]
-        state = {"step": torch.zeros(batch, **kw)}
-        return state | {k: torch.zeros(*batch, n, layout.size, **kw) for k, n in self.state_sizes.items()}
+        return fresh_state(layout, flat, next(self.parameters()).dtype)
 
     def forward(
         self, layout: UpdateLayout, flat: Tensor, grads: Tensor, state: RuleState, *, inplace: bool = False
@@ -155,185 +157,141 @@ class UNFRule(UpdateRule):
             out, inner = self(layout, flat.reshape(size, -1), grads.reshape(size, -1), inner, inplace=inplace)
             kept = {key: value.reshape((*batch, *value.shape[1:])) for key, value in inner.items()}
             return out.reshape(flat.shape), kept
-        state = _accumulate(state, grads, inplace)
-        x = self._features(layout, flat, grads, state)
-        parts = layout.split(x)  # [B, F, L, *shape] per bucket
-        squares = torch.cat(
-            [_norms(p, 3).square() / math.prod(p.shape[3:]) for p in parts], 2
-        )  # [B, F, blocks]
-        scales = _inverse_root(squares)
-        rows, blocks, sizes = self._terms(layout, parts, squares, scales)
-        direction = []
-        for b, (bucket, part, scale) in enumerate(
-            zip(layout.buckets, parts, layout.split_blocks(scales), strict=True)
-        ):
-            # From here on elements of one bucket: y [B, L, *shape]
-            y = self._elements(bucket, part, scale, blocks[b], [(s, row) for k, s, row in rows if k == b])
-            rms = _norms(y, 2) / math.sqrt(math.prod(bucket.shape))
-            factor = squares[:, BASE, slice(*bucket.blocks)].sqrt() * _inverse_root(rms.square()) * sizes[b]
-            direction.append((y.flatten(2) * factor.unsqueeze(2)).flatten(1))
-        return torch.cat(direction, dim=1), state
-
-    def _features(self, layout: UpdateLayout, flat: Tensor, grads: Tensor, state: RuleState) -> Tensor:
-        """What the network reads, [B, F, N], not yet normalised; the last one is the base direction."""
-        step = state["step"].unsqueeze(-1)
-        fast, medium, slow = state["momenta"].unbind(1)
-        over_root, root = self._roots(layout, state["second"][:, 0] / (1 - SECOND**step))
-        adam = over_root(fast) / (1 - MOMENTA[0] ** step)
-        nesterov = grads.lerp(medium, MOMENTA[1])
-        base = torch.cat(
-            [
-                (_muon(m) if CLASSES[bucket.kind] == "matrix" else self.adam_rate * a).flatten(1)
-                for bucket, m, a in zip(
-                    layout.buckets, layout.split(nesterov), layout.split(adam), strict=True
-                )
-            ],
-            dim=1,
+        state = accumulate(state, grads, inplace)
+        base, terms = self._directions(layout, flat, grads, state)
+        # Root mean squares of terms and base, [B, TERMS + 1, blocks], and one over them.
+        sizes = torch.cat(
+            [torch.cat([_rms(x, 3), _rms(b, 2).unsqueeze(1)], 1) for x, b in zip(terms, base, strict=True)], 2
         )
-        return torch.stack([fast, medium, slow, adam, over_root(slow), root, flat, grads, base], dim=1)
-
-    def _roots(self, layout: UpdateLayout, second: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """Of second moments [B, N]: a function that divides by their roots, and the roots [B, N]."""
-        second = second.detach()  # derivatives through it explode
-        means = torch.cat([part.flatten(2).mean(2) for part in layout.split(second)], 1)  # [B, blocks]
-        root = (second + (FLOOR * means.amax(1, keepdim=True) + TINY)).sqrt()
-        if not torch.is_grad_enabled() or not self.damping:
-            return lambda x: x / root, root
-        # An element with a tiny gradient moves as fast as any other and turns around at the slightest cause.
-        # Its share in the loss is as tiny, but derivatives through many such steps explode. So the value is
-        # x / root, and the derivative by x is over a damped root.
-        parts = zip(layout.split_blocks(means), layout.split(second), strict=True)
-        added = torch.cat([mean.expand_as(part).flatten(1) for mean, part in parts], 1)
-        damped = (second + self.damping * added + TINY).sqrt()
-
-        def over_root(x: Tensor) -> Tensor:
-            soft = x / damped
-            return soft + (x / root - soft).detach()
-
-        return over_root, root
-
-    def _terms(
-        self, layout: UpdateLayout, parts: list[Tensor], squares: Tensor, scales: Tensor
-    ) -> tuple[list[tuple[int, Any, Tensor]], list[Tensor], list[Tensor]]:
-        """What rows and blocks add to the first layer over elements, and factors on the sizes of blocks.
-
-        Returns:
-            Bucket, side and [B, D, L, n] per side; [B, D, L] per bucket; [B, L] per bucket.
-        """
-        counts = [bucket.count for bucket in layout.buckets]
-        classes = [bucket.kind for bucket in layout.buckets]
+        inverse = _inverse(sizes)
         if self.net == "mlp":
-            ones = [torch.ones_like(squares[:, 0]).split(counts, 1)[b] for b in range(len(counts))]
-            return [], [torch.zeros_like(one).unsqueeze(1) for one in ones], ones
-        context = self._context(layout, parts, squares, scales)  # [B, CONTEXT, blocks]
+            over = layout.split_blocks(inverse)
+            each = zip(layout.buckets, base, terms, over, strict=True)
+            return _resized(layout, [self._by_element(*one) for one in each], sizes[:, TERMS]), state
+        size, factors = self._of_blocks(
+            layout, self._context(layout, state["step"], base, terms, sizes, inverse)
+        )
+        gates = self._gates(layout, flat, state, base) if self.net == "unf" else {}
+        factors = layout.split_blocks(factors * inverse[:, :TERMS])
+        over = layout.split_blocks(inverse[:, TERMS])
+        many = []
+        for b, bucket in enumerate(layout.buckets):
+            y = base[b] * over[b]
+            for side, gate in gates.get(b, ()):
+                y = y * side.spread(gate, len(bucket.shape))
+            for k in range(TERMS):
+                y = torch.addcmul(y, terms[b][:, k], factors[b][:, k])
+            many.append(y)
+        return _resized(layout, many, sizes[:, TERMS] * size), state
+
+    def _directions(
+        self, layout: UpdateLayout, flat: Tensor, grads: Tensor, state: RuleState
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Per bucket the base direction [B, L, *shape] and the terms [B, TERMS, L, *shape]."""
+        step = state["step"].unsqueeze(-1)
+        momenta = state["momenta"].unbind(1)
+        over_root = divide_by_roots(layout, state["second"][:, 0], step, self.damping)
+        adam, slow = (over_root(momenta[k]) / (1 - MOMENTA[k] ** step) for k in (0, 2))
+        terms = layout.split(torch.stack([adam, slow, over_root(grads), flat], 1))
+        mixed = [(f, layout.split(x)) for f, x in zip(self.mix, (grads, *momenta), strict=True) if f]
+        base = []
+        for b, bucket in enumerate(layout.buckets):
+            if (rate := self.rates.get(CLASSES[bucket.kind])) is not None:
+                base.append(rate * terms[b][:, 0])
+            else:
+                (first, parts), *others = mixed
+                mixture = first * parts[b]
+                for factor, parts in others:
+                    mixture = torch.add(mixture, parts[b], alpha=factor)
+                base.append(muon(mixture))
+        return base, terms
+
+    def _context(
+        self,
+        layout: UpdateLayout,
+        step: Tensor,
+        base: list[Tensor],
+        terms: list[Tensor],
+        sizes: Tensor,
+        inverse: Tensor,
+    ) -> Tensor:
+        """What tells blocks apart, free of scales: noise, lengths, shapes, cosines; [B, CONTEXT, blocks]."""
+        adam, slow, gradient, weight, own = (sizes + TINY).log().unbind(1)
+        shapes = [(b.shape[0], math.prod(b.shape[1:])) for b in layout.buckets for _ in range(b.count)]
+        rows, columns = sizes.new_tensor(shapes).log().t().unsqueeze(1).expand(-1, len(sizes), -1)
+        logs = torch.stack([adam, slow, gradient, weight - own, rows, columns], 1)
+        # Of slow momentum and gradient, base and weight, base and gradient.
+        dots = [
+            torch.stack([x[:, 1] * x[:, 2], b * x[:, 3], b * x[:, 2]], 1).flatten(3).mean(3)
+            for x, b in zip(terms, base, strict=True)
+        ]
+        cosines = torch.cat(dots, 2) * inverse[:, [1, 4, 4]] * inverse[:, [2, 3, 2]]
+        early = step.rsqrt().view(-1, 1, 1).expand(-1, 1, sizes.shape[2])
+        ones = torch.ones_like(early)
+        return torch.cat([0.2 * logs.clamp(-BOUND, BOUND), cosines, early, ones], 1)
+
+    def _of_blocks(self, layout: UpdateLayout, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Sizes [B, blocks] and factors of the terms [B, TERMS, blocks]."""
         if self.net == "unf":  # beside the own block, the mean of all
             context = torch.cat([context, context.mean(2, keepdim=True).expand_as(context)], 1)
-        hidden = [(self.block[k] @ c).relu() for k, c in zip(classes, context.split(counts, 2), strict=True)]
-        blocks = [self.block_term[k] @ h for k, h in zip(classes, hidden, strict=True)]
-        sizes = [(self.block_size[k] @ h)[:, 0].tanh().exp2() for k, h in zip(classes, hidden, strict=True)]
-        if self.net != "unf" or not layout.sides:
-            return [], blocks, sizes
-        features = []
-        by_bucket = scales.split(counts, 2)
+        out = []
+        for kind, (start, stop) in layout.blocks_by_class.items():
+            hidden = (self.block[kind] @ context[:, :, start:stop]).relu()
+            out.append(self.block_out[kind] @ hidden)
+        size, factors = torch.cat(out, 2).split([1, TERMS], 1)
+        return size[:, 0].clamp(SMALLEST, LARGEST).exp2(), TERM * factors.tanh()
+
+    def _gates(
+        self, layout: UpdateLayout, flat: Tensor, state: RuleState, base: list[Tensor]
+    ) -> dict[int, list[tuple[Side, Tensor]]]:
+        """Per bucket that has rows, a positive number for each of them, [B, L, n] per side."""
+        if not layout.sides:
+            return {}
+        squares = torch.stack([state["momenta"][:, 2].square(), state["second"][:, 0], flat.square()], 1)
+        parts, last = layout.split(squares), [b.square().unsqueeze(1) for b in base]
+        means = []
         for b, side in layout.sides:
-            axes, scale = len(layout.buckets[b].shape), by_bucket[b].unsqueeze(3)  # [B, F, L, 1]
-            means = side.means(parts[b], axes) * scale
-            share = side.means(parts[b][:, -SQUARED:].square(), axes) * scale[:, -SQUARED:].square()
-            features.append(torch.cat([means, (share + 1e-3).log()], 1).flatten(2))
-        rows = self.rows[0](layout, torch.cat(features, 2).transpose(1, 2)).relu()
-        rows = (
-            self.rows[1](layout, rows)
-            .transpose(1, 2)
-            .split([s.rows[1] - s.rows[0] for _, s in layout.sides], 2)
-        )
-        terms = zip(layout.sides, rows, strict=True)
-        return [(b, s, row.unflatten(2, (counts[b], -1))) for (b, s), row in terms], blocks, sizes
+            axes = len(layout.buckets[b].shape)
+            rows = torch.cat([side.means(x, axes) for x in (parts[b], last[b])], 1)  # [B, SHARES, L, n]
+            means.append((rows / (rows.mean(3, keepdim=True) + TINY)).flatten(2))
+        shares = (torch.cat(means, 2) + 1e-3).log()
+        rows = self.rows[0](layout, shares.transpose(1, 2)).relu()
+        rows = self.rows[1](layout, rows).relu()  # [B, R, C]
+        gates = [rows[:, i:k] @ self.row_out[role] for role, (i, k) in layout.rows_by_role.items()]
+        gate = (GATE * torch.cat(gates, 1).tanh()).exp().squeeze(2)
+        found: dict[int, list[tuple[Side, Tensor]]] = {}
+        for b, side in layout.sides:
+            own = gate[:, slice(*side.rows)].unflatten(1, (layout.buckets[b].count, -1))
+            found.setdefault(b, []).append((side, own))
+        return found
 
-    def _context(self, layout: UpdateLayout, parts: list[Tensor], squares: Tensor, scales: Tensor) -> Tensor:
-        """What tells blocks apart, free of scales: sizes, shapes, cosines; [B, CONTEXT, blocks]."""
-        log = 0.5 * (squares + TINY).log()
-        # How much of the gradient is noise, thrice; weights against a step; rows and columns.
-        sizes = torch.cat([log[:, :3] - log[:, GRADIENT, None], log[:, WEIGHT, None] - log[:, BASE, None]], 1)
-        shapes = [(b.shape[0], math.prod(b.shape[1:])) for b in layout.buckets for _ in range(b.count)]
-        shape = log.new_tensor(shapes).log().t().expand(len(log), -1, -1)
-        pairs = ((1, GRADIENT), (2, GRADIENT), (BASE, WEIGHT), (BASE, GRADIENT))
-        cosines = [
-            torch.cat([(p[:, i] * p[:, k]).flatten(2).mean(2) for p in parts], 1)
-            * scales[:, i]
-            * scales[:, k]
-            for i, k in pairs
-        ]
-        sizes = 0.2 * torch.cat([sizes, shape], 1).clamp(-BOUND, BOUND)
-        return torch.cat([sizes, torch.stack([*cosines, torch.ones_like(cosines[0])], 1)], 1)
-
-    def _elements(
-        self, bucket: Bucket, part: Tensor, scale: Tensor, block: Tensor, rows: list[tuple[Any, Tensor]]
-    ) -> Tensor:
-        """y of the class' equation, [B, L, *shape], from features of a bucket [B, F, L, *shape]."""
-        axes = len(bucket.shape)
-        terms = [block.unflatten(2, (-1, *[1] * axes)), *(side.spread(row, axes) for side, row in rows)]
-        slabs = []
-        for blocks, cuts in _tiles(bucket, ALL if torch.is_grad_enabled() else TILE):
-            pieces = []
-            for cut in cuts:
-                x = part[:, :, blocks, cut] * scale[:, :, blocks]
-                base, x = x[:, BASE], x.clamp(-BOUND, BOUND)
-                y = self._layer(0, bucket.kind, x.flatten(2)).unflatten(2, x.shape[2:])
-                for term in terms:
-                    y += term[:, :, blocks, cut if term.shape[3] > 1 else slice(None)]
-                y = y.relu_().flatten(2)
-                for k in range(1, len(self.elements)):
-                    y = self._layer(k, bucket.kind, y).relu_()
-                out = self.out[bucket.kind].expand(len(y), -1, -1).bmm(y)
-                gate, term = out.unflatten(2, x.shape[2:]).unbind(1)
-                pieces.append(base * gate.clamp(-GATE, GATE).exp() + term)
-            slabs.append(torch.cat(pieces, 2) if len(pieces) > 1 else pieces[0])
-        return torch.cat(slabs, 1) if len(slabs) > 1 else slabs[0]
-
-    def _layer(self, k: int, kind: int, x: Tensor) -> Tensor:
-        """Layer k over elements of a class: [B, C, elements] -> [B, D, elements]."""
-        weight, bias = self.elements[k][kind], self.biases[k][kind]
-        return torch.baddbmm(bias, weight.expand(len(x), -1, -1), x)
+    def _by_element(self, bucket: Bucket, base: Tensor, terms: Tensor, inverse: Tensor) -> Tensor:
+        """y of the class' equation for the net ``"mlp"``, [B, L, *shape]."""
+        base = base * inverse[:, TERMS]
+        x = torch.cat([terms * inverse[:, :TERMS], base.unsqueeze(1)], 1).clamp(-BOUND, BOUND).flatten(2)
+        for weight, bias in zip(self.elements, self.biases, strict=True):
+            x = torch.baddbmm(bias[bucket.kind], weight[bucket.kind].expand(len(x), -1, -1), x).relu()
+        gate, term = (self.element_out[bucket.kind] @ x).unflatten(2, base.shape[1:]).unbind(1)
+        return base * gate.clamp(-GATE, GATE).exp() + term
 
 
-def _tiles(bucket: Bucket, size: int) -> Iterator[tuple[slice, list[slice]]]:
-    """Ranges of blocks, each with ranges along the first axis; together about ``size`` elements or less."""
-    block, length = math.prod(bucket.shape), bucket.shape[0]
-    blocks = min(bucket.count, max(1, size // block))
-    rows = min(length, max(1, size * length // block))
-    cuts = [slice(k, k + rows) for k in range(0, length, rows)]
-    for k in range(0, bucket.count, blocks):
-        yield slice(k, k + blocks), cuts
+def _rms(part: Tensor, first: int) -> Tensor:
+    """Root mean square over all axes from the ``first`` on; its derivative at zero is zero."""
+    axes = tuple(range(first, part.ndim))
+    return torch.linalg.vector_norm(part, dim=axes) / math.sqrt(math.prod(part.shape[first:]))
 
 
-def _accumulate(state: RuleState, grads: Tensor, inplace: bool) -> RuleState:
-    """The state after one more gradient [B, N]."""
-    rates = 1 - grads.new_tensor(MOMENTA).unsqueeze(-1)
-    momenta, second = state["momenta"], state["second"]
-    first, square = grads.unsqueeze(1).expand_as(momenta), grads.square().unsqueeze(1)
-    if inplace:
-        new = {"momenta": momenta.lerp_(first, rates), "second": second.lerp_(square, 1 - SECOND)}
-        return {"step": state["step"].add_(1), **new}
-    new = {"momenta": momenta.lerp(first, rates), "second": second.lerp(square, 1 - SECOND)}
-    return {"step": state["step"] + 1, **new}
+def _inverse(size: Tensor) -> Tensor:
+    """One over it; 0 where it is 0, with a derivative of 0."""
+    zero = size <= TINY
+    return size.masked_fill(zero, 1.0).reciprocal().masked_fill(zero, 0.0)
 
 
-def _muon(momentum: Tensor) -> Tensor:
-    """Muon's direction for matrices or kernels [B, L, rows, ...]."""
-    matrices = momentum.flatten(3)
-    rows, columns = matrices.shape[2:]
-    return (orthogonal(matrices) * max(1.0, rows / columns) ** 0.5).view_as(momentum)
-
-
-def _norms(part: Tensor, first: int) -> Tensor:
-    """Norms over all axes from the ``first`` on."""
-    return torch.linalg.vector_norm(part, dim=tuple(range(first, part.ndim)))
-
-
-def _inverse_root(squares: Tensor) -> Tensor:
-    """One over the root; 0 where it is 0, with a derivative of 0."""
-    zero = squares <= TINY
-    return squares.masked_fill(zero, 1.0).rsqrt().masked_fill(zero, 0.0)
+def _resized(layout: UpdateLayout, parts: list[Tensor], size: Tensor) -> Tensor:
+    """Per bucket [B, L, *shape], with root mean squares ``size`` [B, blocks]; flat, [B, N]."""
+    factors = size * _inverse(torch.cat([_rms(y, 2) for y in parts], 1))
+    scaled = [y * f for y, f in zip(parts, layout.split_blocks(factors), strict=True)]
+    return torch.cat([y.flatten(1) for y in scaled], 1)
 
 
 def is_number(value: object) -> bool:
@@ -343,10 +301,16 @@ def is_number(value: object) -> bool:
 
 def _check(**config: Any) -> None:
     reaches = get_args(Reach)
+
+    def is_mix(value: Any) -> bool:
+        right = isinstance(value, Sequence) and len(value) == 1 + len(MOMENTA) and all(map(is_number, value))
+        return right and all(map(math.isfinite, value)) and any(value)
+
     rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         (("net",), lambda v: v in reaches, f"one of {', '.join(reaches)}"),
         (("width", "depth"), lambda v: type(v) is int and v >= 1, "a whole number of at least 1"),
-        (("adam_rate",), lambda v: is_number(v) and 0 < v < math.inf, "a positive number"),
+        (("vector_rate", "table_rate"), lambda v: is_number(v) and 0 < v < math.inf, "a positive number"),
+        (("mix",), is_mix, f"{1 + len(MOMENTA)} finite numbers, not all zero"),
         (("damping",), lambda v: is_number(v) and 0 <= v < math.inf, "a finite number of at least 0"),
     )
     for names, is_right, expected in rules:
