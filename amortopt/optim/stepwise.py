@@ -46,15 +46,16 @@ class UNFOptimizer(torch.optim.Optimizer):
     with the direction d of [UNFRule][amortopt.metanets.UNFRule], a learning rate η that means what Muon's
     does, and decoupled weight decay λ. The root mean square of d over a tensor has a bound that is stated
     there, whatever the gradients are, so a step cannot replace a network. The rule reads all parameters of
-    the model at once, whichever group they are in. It and its state, four numbers per weight, are float32, on
-    the model's device; each parameter is rounded to its own dtype at the end.
+    the model at once, whichever group they are in. It is float32, on the model's device, and so is its state,
+    four numbers per weight, unless ``state_dtype`` halves it; each parameter is rounded to its own dtype at
+    the end.
 
     Parameters that are in no group, do not require gradients or have ``grad=None`` stay as they are; to the
     rule their gradients are zero, and so are weights that are no floating-point numbers, or are infinite and
     in no group. So do elements whose gradient has been exactly zero at every step (masked weights, padding
     rows). A step in which no parameter has a gradient does nothing.
 
-    ``state`` is the rule's state: ``momenta`` [7, *shape] and ``second`` [2, *shape] per parameter, and one
+    ``state`` is the rule's state: ``momenta`` [3, *shape] and ``second`` [1, *shape] per parameter, and one
     ``step`` that all share. It can be edited in place, assigned and cleared; the next step reads what is
     there.
 
@@ -75,6 +76,9 @@ class UNFOptimizer(torch.optim.Optimizer):
             ``ValueError``. In both cases weights and state stay as they are. The same where the update is not
             finite, but then the state already has the gradients in it.
         strict: Whether a model that cannot be traced is an error.
+        state_dtype: ``torch.bfloat16`` keeps the state in half of the memory, rounded at random so that small
+            changes add up; the step itself is computed in float32 all the same.
+        symmetry: The earlier name of ``spec``.
 
     Raises:
         ValueError: An argument is out of its range, the spec is not this model's, parameters are on several
@@ -104,7 +108,14 @@ class UNFOptimizer(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         nonfinite: Nonfinite = "skip",
         strict: bool = False,
+        state_dtype: torch.dtype = torch.float32,
+        symmetry: SymmetrySpec | None = None,
     ) -> None:
+        if symmetry is not None:
+            warnings.warn("UNFOptimizer: symmetry= is now spec=", FutureWarning, stacklevel=2)
+            spec = spec or symmetry
+        if state_dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"state_dtype: got {state_dtype!r}, expected torch.float32 or torch.bfloat16")
         if nonfinite not in get_args(Nonfinite):
             raise ValueError(f"nonfinite: got {nonfinite!r}, expected 'skip' or 'raise'")
         check_options(lr, weight_decay)
@@ -119,6 +130,7 @@ class UNFOptimizer(torch.optim.Optimizer):
         self._rule = copy.deepcopy(read_rule(rule)).float().requires_grad_(False).eval()
         self._digest = rule_digest(self._rule)
         self.nonfinite: Nonfinite = nonfinite
+        self.state_dtype = state_dtype
         self.skipped = self._skipped_in_a_row = 0
         self._work: _Work | None = None
         groups = [{"params": list(self._params.values())}] if param_groups is None else param_groups
@@ -151,6 +163,37 @@ class UNFOptimizer(torch.optim.Optimizer):
                 "the source, or to UNFOptimizer(model, x, rule=...)"
             )
         return cls(model, example_input, rule=read_rule(source), **options)
+
+    @classmethod
+    def factory(
+        cls, model: nn.Module, example_input: Tensor | tuple[Any, ...] | None = None, **options: Any
+    ) -> Callable[..., UNFOptimizer]:
+        """What trainers expect that make an optimizer from parameters: Hugging Face's, skorch, hydra.
+
+        Args:
+            model: As for the constructor.
+            example_input: As for the constructor.
+            **options: As for the constructor.
+
+        Returns:
+            A function of ``model.parameters()``, ``model.named_parameters()`` or a list of groups, and of
+            further options such as ``lr``.
+
+        Examples:
+            >>> import torch, amortopt
+            >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+            >>> optimizer_class = amortopt.UNFOptimizer.factory(net, torch.zeros(5, 4))
+            >>> optimizer_class(net.parameters(), lr=0.05).param_groups[0]["lr"]
+            0.05
+        """
+
+        def build(params: Iterable[Any], **further: Any) -> UNFOptimizer:
+            members = list(params)
+            grouped = bool(members) and all(isinstance(member, Mapping) for member in members)
+            groups = members if grouped else [{"params": members}]
+            return cls(model, example_input, param_groups=groups, **{**options, **further})
+
+        return build
 
     @property
     def spec(self) -> SymmetrySpec:
@@ -251,7 +294,7 @@ class UNFOptimizer(torch.optim.Optimizer):
             )
         (device,) = devices
         if self._work is None or self._work.weights.device != device:
-            self._work = _Work(self._rule.to(device), self._layout.to(device))
+            self._work = _Work(self._rule.to(device), self._layout.to(device), self.state_dtype)
             self._work.state.read(self.state, self._grouped())
         return self._work
 
@@ -354,7 +397,7 @@ class UNFOptimizer(torch.optim.Optimizer):
                 handle.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("nonfinite", "skipped", "_params", "_layout", "_rule", "_digest", "_blank")
+        kept = ("nonfinite", "state_dtype", "skipped", "_params", "_layout", "_rule", "_digest", "_blank")
         return super().__getstate__() | {key: self.__dict__[key] for key in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -370,20 +413,19 @@ class UNFOptimizer(torch.optim.Optimizer):
 class _Work:
     """Flat vectors of the model's elements on one device, which every step writes to."""
 
-    def __init__(self, rule: UNFRule, layout: UpdateLayout) -> None:
+    def __init__(self, rule: UNFRule, layout: UpdateLayout, state_dtype: torch.dtype) -> None:
         self._rule, self._layout = rule, layout
         self._values = torch.zeros(2, layout.size, dtype=torch.float32, device=layout.device)
         self.weights, self.gradients = self._values
-        self.state = FlatState(rule, layout)
+        self.state = FlatState(rule, layout, state_dtype)
 
     def compute(self) -> Tensor:
         """The direction [N], and the state after one more step, which the next call overwrites."""
         flat = self.state.flat
         with torch.autocast(self.weights.device.type, enabled=False):
-            state = {**flat, "step": flat["step"].to(self.weights.device)}
+            state = {key: value.to(self.weights.device, torch.float32) for key, value in flat.items()}
             direction, new = self._rule(self._layout, self.weights, self.gradients, state, inplace=True)
-            flat["step"].copy_(new["step"])
-        self.state.write_copies()
+            self.state.write(new)
         untouched = (flat["momenta"][-1] == 0) & (flat["second"][-1] == 0)
         return direction.masked_fill_(untouched, 0.0)  # elements that never had a gradient
 

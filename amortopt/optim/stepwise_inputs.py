@@ -27,7 +27,8 @@ def unwrapped(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"model: got {type(model).__name__}, expected the nn.Module itself: its symmetry is read, not "
-            "only its parameters"
+            "only its parameters; where a trainer calls optimizer_class(parameters), pass it "
+            "UNFOptimizer.factory(model, x)"
         )
     while isinstance(model, (OptimizedModule, DataParallel, DistributedDataParallel)):
         model = model._orig_mod if isinstance(model, OptimizedModule) else model.module

@@ -52,7 +52,7 @@ class Entry:
 
 def muon() -> Entry:
     """The rule that has learned nothing."""
-    return Entry(MUON, UNFRule(), "", "baseline")
+    return Entry(MUON, UNFRule("none"), "", "baseline")
 
 
 def read_rules(sources: Sequence[str], role: str) -> list[Entry]:

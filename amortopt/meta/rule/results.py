@@ -46,7 +46,7 @@ def write_rule_release(
     """
     networks, lr = module.hparams["val_networks"], module.hparams["val_lr"]
     horizon = module.hparams["val_horizon"] or module.hparams["horizon"]
-    fresh = UNFRule(**module.rule.config).to(module.device)
+    fresh = UNFRule("none")  # Muon and Adam
     problems = {}
     for problem, inner in zip(module.names, module.inner, strict=True):
         measured = {}

@@ -27,8 +27,9 @@ from amortopt.metanets.update_rule.history import (
 from amortopt.metanets.update_rule.layer import SharedUNFLayer
 from amortopt.metanets.update_rule.layout import AXIS_ROLES, CLASSES, Bucket, Side, UpdateLayout
 
-Reach: TypeAlias = Literal["unf", "deepset", "mlp"]
-"""What an element of the direction depends on: everything; its own block; the same element."""
+Reach: TypeAlias = Literal["unf", "deepset", "mlp", "none"]
+"""What a network adds to the base direction of an element depends on: everything; its own block; the same
+element. None: no network, the direction is the base."""
 
 TERMS = 4
 """Directions beside the base: Adam's, the same of the slow momentum and of the gradient, the weight."""
@@ -76,7 +77,8 @@ class UNFRule(UpdateRule):
 
     Args:
         net: ``"unf"``, or what depends on less: ``"deepset"`` on the own block, with no gates; ``"mlp"`` on
-            the own element, through ``depth`` layers in place of all that is above.
+            the own element, through ``depth`` layers in place of all that is above; ``"none"``: no network,
+            only the numbers below.
         width: Channels of the layers.
         depth: Layers over elements of the net ``"mlp"``; the others have none.
         vector_rate: Learning rate of vectors, as a multiple of Muon's.
@@ -109,6 +111,8 @@ class UNFRule(UpdateRule):
         self.net, self.damping = net, damping
         self.mix, self.rates = self.config["mix"], {"vector": vector_rate, "table": table_rate}
         classes = len(CLASSES)
+        if net == "none":
+            return
 
         def matrix(rows: int, columns: int) -> nn.Parameter:
             return nn.Parameter(torch.randn(classes, rows, columns) * math.sqrt(1 / columns))
@@ -132,7 +136,8 @@ class UNFRule(UpdateRule):
 
     def init_state(self, layout: UpdateLayout, flat: Tensor) -> RuleState:
         """State before the first step, all zeros, for parameters ``flat`` [*batch, N]."""
-        return fresh_state(layout, flat, next(self.parameters()).dtype)
+        dtype = next((p.dtype for p in self.parameters()), torch.promote_types(flat.dtype, torch.float32))
+        return fresh_state(layout, flat, dtype)
 
     def forward(
         self, layout: UpdateLayout, flat: Tensor, grads: Tensor, state: RuleState, *, inplace: bool = False
@@ -158,6 +163,13 @@ class UNFRule(UpdateRule):
             kept = {key: value.reshape((*batch, *value.shape[1:])) for key, value in inner.items()}
             return out.reshape(flat.shape), kept
         state = accumulate(state, grads, inplace)
+        if self.net == "none":
+            over_root = divide_by_roots(
+                layout, state["second"][:, 0], state["step"].unsqueeze(-1), self.damping
+            )
+            adam = over_root(state["momenta"][:, 0]) / (1 - MOMENTA[0] ** state["step"].unsqueeze(-1))
+            base = self._base(layout, layout.split(adam), grads, state)
+            return torch.cat([b.flatten(1) for b in base], 1), state
         base, terms = self._directions(layout, flat, grads, state)
         # Root mean squares of terms and base, [B, TERMS + 1, blocks], and one over them.
         sizes = torch.cat(
@@ -193,18 +205,25 @@ class UNFRule(UpdateRule):
         over_root = divide_by_roots(layout, state["second"][:, 0], step, self.damping)
         adam, slow = (over_root(momenta[k]) / (1 - MOMENTA[k] ** step) for k in (0, 2))
         terms = layout.split(torch.stack([adam, slow, over_root(grads), flat], 1))
-        mixed = [(f, layout.split(x)) for f, x in zip(self.mix, (grads, *momenta), strict=True) if f]
+        return self._base(layout, [x[:, 0] for x in terms], grads, state), terms
+
+    def _base(
+        self, layout: UpdateLayout, adam: list[Tensor], grads: Tensor, state: RuleState
+    ) -> list[Tensor]:
+        """Per bucket the base direction [B, L, *shape], from Adam's."""
+        read = (grads, *state["momenta"].unbind(1))
+        mixed = [(f, layout.split(x)) for f, x in zip(self.mix, read, strict=True) if f]
         base = []
         for b, bucket in enumerate(layout.buckets):
             if (rate := self.rates.get(CLASSES[bucket.kind])) is not None:
-                base.append(rate * terms[b][:, 0])
+                base.append(rate * adam[b])
             else:
                 (first, parts), *others = mixed
                 mixture = first * parts[b]
                 for factor, parts in others:
                     mixture = torch.add(mixture, parts[b], alpha=factor)
                 base.append(muon(mixture))
-        return base, terms
+        return base
 
     def _context(
         self,
