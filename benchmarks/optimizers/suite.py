@@ -75,13 +75,12 @@ def suite_parts(entries: Sequence[Entry], *, quick: bool, only: Sequence[str] = 
     installed = find_spec(PACKAGE) is not None
     hand_made = [name for name in GRIDS if installed or name not in FROM_PACKAGE]
     rules = {entry.name: entry for entry in entries if entry.role != "rival"}
+    tasks = {name: task for name, task in TASKS.items() if not only or name in only}
     parts = []
-    for name, task in TASKS.items():
-        if only and name not in only:
-            continue
-        steps = QUICK_STEPS if quick else task.steps
-        for optimizer in (*rules, *hand_made):
-            entry = rules.get(optimizer)
+    for optimizer in (*rules, *hand_made):
+        entry = rules.get(optimizer)
+        for name, task in tasks.items():
+            steps = QUICK_STEPS if quick else task.steps
             identity = {
                 "task": task.about,
                 "batch": task.batch,
