@@ -66,7 +66,7 @@ def write_rule_release(
     results["training"] = {
         "steps": steps,
         "skipped_gradients": module.skipped,
-        "diverged_networks": sum(runs.diverged for runs in module.runs),
+        "diverged_networks": sum(runs.diverged for runs in module.runs) if steps else 0,
         "seconds": round(seconds, 1),
         "hardware": hardware(module.device),
     }
