@@ -181,7 +181,9 @@ def main(args: list[str]) -> None:
         trainer, module, data = cli.trainer, cli.model, getattr(cli, "datamodule", None)
         commit_at_start = commit()
         if isinstance(module, UpdateRuleModule) and not any(True for _ in module.rule.parameters()):
-            print(f"{cli.out}: {_release(cli, commit_at_start)}; a rule without a network has nothing to train")
+            print(
+                f"{cli.out}: {_release(cli, commit_at_start)}; a rule without a network has nothing to train"
+            )
             return
         if data is not None:
             data.recipe_roots = cli.recipe_roots

@@ -38,7 +38,7 @@ _FUNCTIONAL_LIMITS = """\
 
 _RULE_LIMITS = """\
 - Other architectures and data run without a warning: what was measured is in the table above.
-- The learning rate has Muon's meaning. A rule that has learned nothing is Muon and Adam."""
+- The learning rate has Muon's meaning. What the table calls untrained is Muon and Adam."""
 
 
 def model_card(config: Mapping[str, Any], parameters: int) -> str:
@@ -106,9 +106,12 @@ opt.step()"""
     text = recipe if isinstance(recipe, str) else json.dumps(recipe, indent=2)
     seeds = ", ".join(f"{key} {_cell(value)}" for key, value in config["seeds"].items())
     versions = ", ".join(f"{key} {value}" for key, value in config["versions"].items())
+    what = f"A trained {_NOUNS[config['kind']]} (`{module['name']}`, {parameters:,} parameters)"
+    if not parameters:
+        what = f"An {_NOUNS[config['kind']]} (`{module['name']}`) of a few numbers, without a network,"
     parts = [
         f"{_FRONT}\n# {name}",
-        f"A trained {_NOUNS[config['kind']]} (`{module['name']}`, {parameters:,} parameters) that {purpose}.",
+        f"{what} that {purpose}.",
         f"## Use\n\n{use}",
         f"## Trained on\n\n{problems or 'Not recorded.'}",
         f"## Results\n\n{_results(config['results'])}",

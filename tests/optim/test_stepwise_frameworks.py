@@ -39,7 +39,7 @@ class Lit(L.LightningModule):
 
 def _fit(folder: Path, steps: int, resume: str | None = None) -> Lit:
     module = Lit()
-    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=3)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=6)
     trainer = L.Trainer(
         max_steps=steps, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, enable_checkpointing=False,
@@ -193,7 +193,7 @@ def test_models_of_dicts_and_packed_sequences_learn(build: Any, example: Any, lo
         value = loss(model(x))
         value.backward()
         opt.step()
-    assert float(value.detach()) < 0.7 * first
+    assert float(value.detach()) < 0.8 * first
 
 
 def test_padding_rows_stay_exactly_where_they_are() -> None:
@@ -258,5 +258,5 @@ def test_state_in_bfloat16_resumes_bit_for_bit() -> None:
 
 
 def test_other_dtypes_of_the_state_are_refused() -> None:
-    with pytest.raises(ValueError, match="state_dtype: got torch.float16, expected torch.float32 or"):
+    with pytest.raises(ValueError, match=r"state_dtype: got torch\.float16, expected torch\.float32 or"):
         UNFOptimizer(mlp(), X, rule=any_rule(), state_dtype=torch.float16)

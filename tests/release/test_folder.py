@@ -188,7 +188,11 @@ def test_load_release_refuses_a_metanet_that_does_not_fit(folder: Path, changes:
         ("scalegmn", {"net": "unf", "width": 4, "depth": 1}, "does not fit .*'scalegmn'"),
         ("update_rule", {"width": 1_000_000_000}, "width: got 1000000000"),
         ("update_rule", {"width": 1_000_000}, "does not fit .*out of all proportion"),
-        ("update_rule", {"width": 4, "depth": 1_000_000}, "does not fit .*out of all proportion"),
+        (
+            "update_rule",
+            {"net": "mlp", "width": 4, "depth": 1_000_000},
+            "does not fit .*out of all proportion",
+        ),
     ],
 )
 def test_load_release_refuses_a_rule_that_does_not_fit(

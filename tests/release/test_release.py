@@ -50,7 +50,14 @@ def test_release_of_a_metanet_keeps_spec_family_and_problem(tmp_path: Path) -> N
     assert loaded.family == TANH.to_config() and loaded.problem == PROBLEM
 
 
-@pytest.mark.parametrize("config", [{"width": 4}, {"net": "mlp", "width": 3, "depth": 3, "adam_rate": 0.3}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"width": 4},
+        {"net": "mlp", "width": 3, "depth": 3, "mix": [0.0, 1.0, 0.0, 0.0]},
+        {"net": "none", "vector_rate": 0.3},
+    ],
+)
 def test_release_of_a_rule_keeps_its_arguments(tmp_path: Path, config: dict[str, Any]) -> None:
     rule = UNFRule(**config)
     assert load_release(save_release(tmp_path / "x", Release(rule, "a"))).module.config == rule.config

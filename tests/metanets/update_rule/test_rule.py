@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from amortopt.metanets.update_rule.layout import CLASSES, UpdateLayout
 from amortopt.metanets.update_rule.history import RuleState
+from amortopt.metanets.update_rule.layout import CLASSES, UpdateLayout
 from amortopt.metanets.update_rule.rule import Reach, UNFRule
 from amortopt.symmetry import extract
 from amortopt.symmetry.action import act
