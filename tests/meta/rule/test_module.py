@@ -170,7 +170,7 @@ def test_damping_may_change_when_a_run_goes_on(recipe: Path, tmp_path: Path) -> 
         (["--model.estimator.sigma", "1"], ["sigma", "truncation"]),
         (["--model.estimator.bound", "nan"], ["bound: got"]),
         (["--model.estimator.truncation", "abc"], ["truncation: got 'abc'"]),
-        (["--model.rule.adam_rate", "nan"], ["adam_rate: got"]),
+        (["--model.rule.table_rate", "nan"], ["table_rate: got"]),
         (["--model.draws", "{slowest: 1.0, fastest: 0.1}"], ["draws.slowest: got 1.0"]),
         (["--model.draws.reparametrise", "0.5"], ["draws.reparametrise: got 0.5"]),
         (["--model.lr", "-1"], ["lr: got -1.0"]),
@@ -210,3 +210,16 @@ def test_large_problem_does_not_drown_the_others() -> None:
         one._add(k, Estimate(torch.tensor(1.0), [scale * g for g in grads]))
         norms.append(torch.nn.utils.get_total_norm([p.grad for p in one.rule.parameters()]).item())  # pyright: ignore
     assert norms == pytest.approx([1.0, 1.0])
+
+
+def test_a_rule_without_a_network_is_measured_and_released(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = ["--model.rule.net", "none", "--model.rule.mix", "[0.3, 0.0, 0.7, 0.0]"]
+    main(fit_args(recipe, tmp_path, *numbers))
+    assert "a rule without a network has nothing to train" in capsys.readouterr().out
+    release = load_release(tmp_path / "tiny" / "release", "rule")
+    assert release.module.config["mix"] == [0.3, 0.0, 0.7, 0.0]
+    for row in release.results["problems"].values():
+        assert row["final_loss"] != row["untrained_final_loss"]  # that is Muon's and Adam's
+    assert release.results["training"]["steps"] == 0
