@@ -54,7 +54,7 @@ def parts_of(options: Any, store: Store) -> list[Part]:
     entries: list[Entry] = []
     if {"rules", "suite", "cost"} & set(options.parts):
         entries = [muon(), *read_rules(options.rivals, "rival"), *read_rules(sources, "main")]
-        if len(entries) == 1 and "cost" in options.parts:
+        if len(entries) == 1 and {"rules", "cost"} & set(options.parts) and "baselines" not in options.parts:
             raise ValueError("rules: got none, expected at least one; pass --rules with names or folders")
         names = [entry.name for entry in entries]
         if len(set(names)) < len(names):

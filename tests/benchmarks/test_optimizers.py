@@ -14,7 +14,7 @@ import matplotlib.image
 import pytest
 import torch
 
-from amortopt import Release, save_release
+from amortopt import Release, load_release, save_release
 from amortopt.metanets.update_rule.rule import UNFRule
 from benchmarks.harness.store import read_records
 from benchmarks.optimizers import (
@@ -22,6 +22,7 @@ from benchmarks.optimizers import (
     parts,
     pictures,
     run,
+    search,
     settings,
     steppers,
     suite,
@@ -220,7 +221,26 @@ def test_optimizers_suite_runs_everyone_on_networks_of_other_kinds(
     assert result["rate"] in (0.003, 0.01) and len(result["tuned"]["train"]) == 1
     assert all(value is not None for value in (*result["tried"], *result["default"]["held_out"]))
     text = (tmp_path / "out" / "learned_optimizers.md").read_text()
-    assert "Held-out loss after 4 steps" in text and "UNF (`tiny-unf`), default rate" in text
+    assert "Held-out loss on networks of other kinds" in text and "sets, 4" in text
+    for how in ("best of four rates, cosine", "default rate, constant", "default rate, cosine"):
+        assert f"UNF (`tiny-unf`), {how}" in text
+    assert "of 2" in text.partition("the rule is ahead")[2]
+
+
+def test_optimizers_search_measures_candidates_beside_muon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "STEPS", 30)
+    run.main(["--quick", "--out", str(tmp_path), "--parts", "search"])
+    records = read_records(tmp_path / "learned_optimizers.json", run.BENCHMARK)
+    chosen = search.CANDIDATES[10]
+    assert set(records) == {f"search/3/{title}" for title in (search.MUON, chosen.title)}
+    shipped = load_release("unf-small", "rule").module.config
+    assert {key: shipped[key] for key in chosen.numbers} == {
+        key: list(value) if isinstance(value, tuple) else value for key, value in chosen.numbers.items()
+    }
+    text = (tmp_path / "learned_optimizers.md").read_text()
+    assert f"| {chosen.title} |" in text and f"| {search.MUON} | +0.000 |" in text
 
 
 @pytest.mark.slow
