@@ -13,7 +13,7 @@ from tests.cases import Case, case
 from tests.metanets.networks import networks, spec_of, wider, without_scales
 
 SMALL = {
-    "scalegmn_functional": {"width": 8, "channels": 2, "layers": 2, "heads": 2, "hidden": 8},
+    "scalegmn_functional": {"width": 8, "channels": 2, "sweeps": 2, "hidden": 8},
     "unf_functional": {"width": 3, "layers": 2, "hidden": 8},
 }
 NAMES = ("hand-written", "residual", "per-position", "mixer", "low-rank", "cnn-2d", "cnn-flatten", "experts")

@@ -129,14 +129,7 @@ class ScaleGMNEditor(Metanet):
         if width % channels:
             raise ValueError(f"channels: got {channels}, expected a divisor of width={width}")
         self.encoder = GraphEncoder(
-            spec,
-            width=width,
-            channels=channels,
-            layers=0,
-            heads=1,
-            respects=respects,
-            backward=False,
-            slots=False,
+            spec, width=width, channels=channels, layers=0, heads=1, respects=respects, backward=False
         )
         self.layout = self.encoder.layout
         self.sweeps = nn.ModuleList(

@@ -73,7 +73,6 @@ class GraphEncoder(nn.Module):
         backward: Whether messages go against the edges too.
         gradients: Whether gradients are read beside the weights.
         l1: Whether an L1 strength is read.
-        slots: Whether units are put in order, as proposed weights need; what is read out needs none.
     """
 
     def __init__(
@@ -88,7 +87,6 @@ class GraphEncoder(nn.Module):
         backward: bool,
         gradients: bool = False,
         l1: bool = False,
-        slots: bool = True,
     ) -> None:
         super().__init__()
         self.layout = GraphLayout.from_spec(spec, respects)
@@ -113,9 +111,7 @@ class GraphEncoder(nn.Module):
         if l1:
             self.read_l1 = nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
         self.layers = nn.ModuleList(
-            GraphLayer(
-                self.layout, width=width, channels=channels, heads=heads, backward=backward, slots=slots
-            )
+            GraphLayer(self.layout, width=width, channels=channels, heads=heads, backward=backward)
             for _ in range(layers)
         )
 

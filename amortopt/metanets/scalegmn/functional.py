@@ -5,6 +5,7 @@ Legend: B networks, N nodes of all sets, n nodes of one set, d width, C edge cha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -67,24 +68,24 @@ class UnitInvariants(nn.Module):
 
 @register("scalegmn_functional")
 class ScaleGMNFunctional(Functional):
-    """Scale-equivariant graph layers and an invariant readout over units and edges.
+    """Sweeps through a network and an invariant readout over units and edges.
 
     The invariants of units (see `UnitInvariants`) are averaged over each node set, the squares of edge
     features over each block; an MLP turns the averages into the head's numbers. For a head about units, a
-    linear map reads each unit's invariants beside the averages. Where a sine follows, biases are first
-    brought within a quarter of a period of zero (see `amortopt.symmetry.alignment.phases`).
+    linear map reads each unit's invariants beside what the MLP says of the network. Where a sine follows,
+    biases are first brought within a quarter of a period of zero.
 
     Args:
         spec: Symmetry of the family.
         head: What the numbers mean, see [Functional][amortopt.metanets.Functional].
         width: Node channels d.
-        channels: Edge channels C; divides ``width``.
-        layers: Rounds of messages.
-        heads: Attention heads; divides ``width``.
+        channels: Edge channels C; divides ``width``. One is enough for blocks without fixed positions.
+        sweeps: Sweeps through the network (see `Sweep`).
+        frequency: Highest frequency of the sweeps' sines at the start.
         respects: ``"scale"``: permutations, scalings and phases; ``"permutation"``: permutations only, the
             symmetry-broken twin.
-        direction: Whether messages go only along the edges (``"forward"``) or also against them
-            (``"bidirectional"``, ScaleGMN-B of Kalogeropoulos et al. 2024).
+        direction: Whether sweeps go only along the edges (``"forward"``) or also back (``"bidirectional"``,
+            ScaleGMN-B of Kalogeropoulos et al. 2024).
         hidden: Units of the hidden layer of the MLP.
         dropout: Share of the averages and hidden units that training drops.
 
@@ -104,48 +105,39 @@ class ScaleGMNFunctional(Functional):
         head: Mapping[str, Any],
         width: int = 64,
         channels: int = 8,
-        layers: int = 3,
-        heads: int = 4,
+        sweeps: int = 1,
+        frequency: float = 12.0,
         respects: Respects = "scale",
         direction: Literal["forward", "bidirectional"] = "bidirectional",
         hidden: int = 128,
         dropout: float = 0.0,
-        sweeps: int = 0,
-        frequency: float = 12.0,
     ) -> None:
         super().__init__(
             spec,
             head=head,
             width=width,
             channels=channels,
-            layers=layers,
-            heads=heads,
+            sweeps=sweeps,
+            frequency=frequency,
             respects=respects,
             direction=direction,
             hidden=hidden,
             dropout=dropout,
-            sweeps=sweeps,
-            frequency=frequency,
         )
-        counts = {"width": width, "channels": channels, "layers": layers, "heads": heads, "hidden": hidden}
+        counts = {"width": width, "channels": channels, "sweeps": sweeps, "hidden": hidden}
         for name, value in counts.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
-            if name in ("channels", "heads") and width % value:
-                raise ValueError(f"{name}: got {value}, expected a divisor of width={width}")
+        if width % channels:
+            raise ValueError(f"channels: got {channels}, expected a divisor of width={width}")
+        if not 1 <= frequency < math.inf:
+            raise ValueError(f"frequency: got {frequency}, expected at least 1")
         if respects not in ("scale", "permutation"):
             raise ValueError(f"respects: got {respects!r}, expected 'scale' or 'permutation'")
         if direction not in ("forward", "bidirectional"):
             raise ValueError(f"direction: got {direction!r}, expected 'forward' or 'bidirectional'")
         self.encoder = GraphEncoder(
-            spec,
-            width=width,
-            channels=channels,
-            layers=0 if sweeps else layers,
-            heads=heads,
-            respects=respects,
-            backward=direction == "bidirectional",
-            slots=False,
+            spec, width=width, channels=channels, layers=0, heads=1, respects=respects, backward=False
         )
         self.layout = self.encoder.layout
         self.sweeps = nn.ModuleList(

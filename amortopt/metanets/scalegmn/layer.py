@@ -33,19 +33,9 @@ class GraphLayer(nn.Module):
         channels: Edge channels C.
         heads: Attention heads.
         backward: Whether there are also messages against the edges, from what reads a node.
-        slots: Whether units are put in order and know their place in it.
     """
 
-    def __init__(
-        self,
-        layout: GraphLayout,
-        *,
-        width: int,
-        channels: int,
-        heads: int,
-        backward: bool,
-        slots: bool = True,
-    ) -> None:
+    def __init__(self, layout: GraphLayout, *, width: int, channels: int, heads: int, backward: bool) -> None:
         super().__init__()
         self.layout = layout
         self.channels, self.heads, self.backward = channels, heads, backward
@@ -62,7 +52,7 @@ class GraphLayer(nn.Module):
         self.qkv, self.attended = nn.Linear(width, 3 * width, bias=False), linear()
         self.slots = nn.ModuleDict()
         for p, node in enumerate(layout.nodes):
-            if slots and node.sided and not node.known:
+            if node.sided and not node.known:
                 run, known = node.run if node.parts else None, not node.permutable
                 self.slots[str(p)] = SlotAssignment(width, node.size, odd=node.odd, run=run, known=known)
         self.exchange = Exchange(layout.nodes, width)
@@ -112,15 +102,14 @@ class GraphLayer(nn.Module):
         attended = [wiring.attend(p, x, self.heads) if node.has_units else None for p, (node, x) in queries]
         h = h + self.attended(wiring.join(attended, h))
         # 4. Slots: embeddings of those that the units take, [n, R] @ [R, d].
-        assigned = assign(self.slots, nodes, wiring, wiring.split(h), wiring.split(v)) if self.slots else {}
+        assigned = assign(self.slots, nodes, wiring, wiring.split(h), wiring.split(v))
         evens: list[Tensor | None] = [None] * len(nodes)
         carried: list[Tensor | None] = [None] * len(nodes)
         for key, module in self.slots.items():
             assert isinstance(module, SlotAssignment)
             taken = assigned[int(key)]
             evens[int(key)], carried[int(key)] = taken.slots @ module.even, taken.signed @ module.carried
-        if self.slots:
-            h, v = h + wiring.join(evens, h), v + wiring.join(carried, v)
+        h, v = h + wiring.join(evens, h), v + wiring.join(carried, v)
         if self.exchange.parts:
             even, odd = self.exchange.down(wiring, self.even_norm(h), self.odd_norm(v))
             h, v = h + even, v + odd

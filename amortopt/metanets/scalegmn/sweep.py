@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from amortopt.metanets.scalegmn.layer import RMSNorm
+from amortopt.metanets.scalegmn.layer import Exchange, RMSNorm
 from amortopt.metanets.scalegmn.layout import GraphLayout
 from amortopt.metanets.scalegmn.wiring import Wiring
 
@@ -51,6 +51,7 @@ class Sweep(nn.Module):
         self.invariant = nn.Linear(width, width, bias=False)
         self.up, self.down = nn.Linear(3 * width, 2 * width), nn.Linear(2 * width, width)
         self.gate = nn.Linear(width, width)
+        self.exchange = Exchange(layout.nodes, width)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
 
@@ -85,4 +86,10 @@ class Sweep(nn.Module):
         h = h + self.down(
             nn.functional.gelu(self.up(torch.cat([self.even_norm(h), invariants, of_edges], -1)))
         )
-        return h, v * (1 + self.gate(self.even_norm(h)))
+        v = v * (1 + self.gate(self.even_norm(h)))
+        # 4. Between sets that are about the same units.
+        if self.exchange.parts:
+            for move in (self.exchange.up, self.exchange.down):
+                even, odd = move(wiring, self.even_norm(h), self.odd_norm(v))
+                h, v = h + even, v + odd
+        return h, v
