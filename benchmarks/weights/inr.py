@@ -39,7 +39,7 @@ READERS: dict[str, Callable[[SymmetrySpec], Functional]] = {
     "mlp": lambda spec: FlatMlp(spec, head=HEAD, width=512, dropout=0.2),
     "statistics": lambda spec: StatNN(spec, head=HEAD, width=256),
 }
-SWEEPS: dict[str, Any] = {"width": 64, "channels": 1, "sweeps": 1, "dropout": 0.2}
+SWEEPS: dict[str, Any] = {"width": 64, "channels": 1, "sweeps": 1}
 CANONICAL = ("mlp",)
 """Readers that get canonicalised weights, without an augmentation that would leave the gauge."""
 
@@ -54,7 +54,7 @@ class Plan:
         budget: Steps of the runs that count, by zoo.
         tuning: Steps of the runs that choose the learning rate.
         learning_rates: Those to choose from.
-        augment: What is done to the networks of every step.
+        augment: What is done to the networks of every step, by zoo.
         seeds: Runs that count, of each reader.
     """
 
@@ -62,14 +62,17 @@ class Plan:
     views: int = 2
     budget: dict[str, Budget] = field(
         default_factory=lambda: {
-            "independent": Budget(steps=1500, checks=3, weight_decay=0.01),
-            "one-pass": Budget(steps=800, checks=3, weight_decay=0.01),
+            "independent": Budget(steps=3000, batch=32, checks=3, weight_decay=0.01),
+            "one-pass": Budget(steps=1500, batch=32, checks=3, weight_decay=0.01),
         }
     )
     tuning: Budget = field(default_factory=lambda: Budget(steps=100, checks=1, weight_decay=0.01))
-    learning_rates: tuple[float, ...] = (0.004,)
-    augment: Augmentation = field(
-        default_factory=lambda: Augmentation(rotation=0.25, stretch=0.1, shear=0.15, shift=0.1)
+    learning_rates: tuple[float, ...] = (0.003,)
+    augment: dict[str, Augmentation] = field(
+        default_factory=lambda: {
+            "independent": Augmentation(rotation=0.25, stretch=0.1, shear=0.15, shift=0.1),
+            "one-pass": Augmentation(noise=0.02),  # a moved picture would leave the common gauge
+        }
     )
     seeds: int = 3
 
@@ -156,7 +159,7 @@ class Networks:
             budget,
             learning_rate=rate,
             seed=seed,
-            augment=None if reader in CANONICAL else self.plan.augment,
+            augment=None if reader in CANONICAL else self.plan.augment[self.which],
             on_step=on_step,
         )
 
@@ -178,7 +181,7 @@ def reader_parts(reader: str, networks: Networks, plan: Plan, store: Store) -> l
     budget = plan.budget[which]
 
     def identity(budget: Budget, rate: float, seed: int) -> Record:
-        shared = {"zoo": networks.recipe, "augment": plan.augment, "budget": budget}
+        shared = {"zoo": networks.recipe, "augment": plan.augment[which], "budget": budget}
         return shared | {"learning_rate": rate, "seed": seed, "config": config_of(reader, networks)}
 
     def tried(rate: float, advance: Any) -> Record:
