@@ -119,6 +119,21 @@ def movable_buffers(module: nn.Module, inputs: Inputs) -> dict[str, bool]:
         return dict.fromkeys(buffers, False)
 
 
+def differentiated(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> set[str]:
+    """The parameters among ``names`` that outputs in training mode depend on; all if it does not run."""
+    runner = Runner(module, inputs, dtype=torch.float32)
+    weights = {name: runner.params[name].clone().requires_grad_() for name in names}
+    try:
+        outputs, _ = runner.run(weights, training=True, grad=True)
+        total = sum(t.sum() for t in outputs if t.is_floating_point() and t.requires_grad)
+        if not isinstance(total, Tensor):
+            return set()
+        grads = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+    except Exception:  # it does not run in training mode, or its tensors have no values
+        return set(names)
+    return {name for name, grad in zip(weights, grads, strict=True) if grad is not None}
+
+
 class _Extraction:
     """Labels and what was read from one graph, or two."""
 
@@ -158,6 +173,9 @@ class _Extraction:
         if self.traced.nodes and reads.isdisjoint(unused):
             return
         if not self.traced.nodes or any(name in self.parts for name in self.traced.params.values()):
+            unused = [name for name in unused if name in differentiated(module, inputs, unused)]
+            if not unused:
+                return
             warnings.warn(
                 f"parameters {unused} are not used in eval mode, and training mode cannot be read; they are "
                 "taken as fixed, so that what training mode computes with them may change",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 _LEAVES = (str, bytes, int, float, complex, type(None), torch.Size, torch.dtype, torch.device, nn.Module)
+_LEAVES += (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,11 @@ class Inputs:
                 "a tuple of arguments, a dict of keyword arguments or (args, kwargs)"
             )
         for tensor in inputs.tensors:
-            if tensor.ndim and len(tensor) == 0:
+            # Integers may be empty: a graph without edges, a mask of nothing.
+            if tensor.ndim and (len(tensor) == 0 or (tensor.is_floating_point() and tensor.numel() == 0)):
                 raise ValueError(
                     f"example_input: got a tensor of shape {list(tensor.shape)}, expected at least one "
-                    "example on its first axis; pass a row of your data"
+                    "entry along every axis; pass a row of your data"
                 )
             # Tensors without values, such as those of tracers, have a class of their own or are meta.
             plain = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta

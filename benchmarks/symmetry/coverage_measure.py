@@ -82,7 +82,9 @@ def extracted(net: nn.Module, x: Any) -> tuple[SymmetrySpec, dict[str, Any]]:
         spec = extract(net, x)
         seconds = time.perf_counter() - started
     messages = [str(w.message) for w in caught if issubclass(w.category, UnknownOperationWarning)]
-    unknown = Counter(names[0] for m in messages if (names := re.findall(r"[\w:]+\.\w+", m)))
+    # Other messages are about parameters that only training mode uses.
+    rules = [message for message in messages if message.startswith("operation ")]
+    unknown = Counter(names[0] for m in rules if (names := re.findall(r"[\w:]+\.\w+", m)))
     kinds: dict[ScaleKind, int] = {"positive": 0, "sign": 0, "free": 0, "none": 0}
     groups = [group for group in spec.groups if _moves(spec, group.name)]
     for group in groups:

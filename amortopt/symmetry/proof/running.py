@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -267,6 +268,12 @@ class Comparison:
         """Whether all outputs are finite."""
         return all(bool(t.isfinite().all()) for outputs, _ in self.before.values() for t in outputs)
 
+    @property
+    def undefined(self) -> bool:
+        """Whether an output is NaN all over."""
+        outputs = [t for outputs, _ in self.before.values() for t in outputs if t.is_floating_point()]
+        return any(t.numel() > 0 and bool(t.isnan().all()) for t in outputs)
+
     @cached_property
     def different(self) -> dict[Mode, tuple[list[Tensor], Params]]:
         """``before`` without modes whose outputs equal those of another mode bit by bit and update no buffer.
@@ -318,7 +325,10 @@ class Comparison:
             return None
         error = 0.0
         for mode, (expected, _) in self.different.items():
-            got, _ = self.runner.run(moved, training=mode == "training")
+            try:
+                got, _ = self.runner.run(moved, training=mode == "training")
+            except Exception:
+                return math.inf  # a network that checks its values refuses these
             error = _max(error, worst(got, expected))
             if not error <= rtol:
                 break
@@ -384,6 +394,8 @@ _LOWER_COMPLEX = (torch.complex64, torch.complex32)
 class _Expectation(TorchDispatchMode):
     """Replaces random numbers by their expectations; under float64 leaves out casts to smaller types."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, dtype: torch.dtype, replaced: set[str], drawn: bool) -> None:
         super().__init__()
         self.exact, self.replaced, self.drawn = dtype == torch.float64, replaced, drawn
@@ -392,6 +404,8 @@ class _Expectation(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if isinstance(func, HigherOrderOperator):
+            return func(*args, **kwargs)  # a branch or a loop; inside it nothing is replaced
         # Fused attention and recurrent kernels drop units by themselves.
         for index, argument in enumerate(func._schema.arguments):
             if argument.name in ("dropout_p", "dropout"):

@@ -168,6 +168,11 @@ def verify(
     comparison = compare()
     if noise and not comparison.finite:
         comparison = compare(noise=0)
+        if comparison.undefined:
+            raise ValueError(
+                "model: its output at the example input is NaN, at its weights as they are and at others, so "
+                "nothing can be compared; pass a row of your data"
+            )
         comparison.notes.append("weights taken as they are: disturbed ones give outputs that are not finite")
     generator = torch.Generator().manual_seed(seed)
     for _ in range(elements):

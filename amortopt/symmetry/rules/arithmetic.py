@@ -178,7 +178,8 @@ def extremum(labels: Labels, call: Call) -> Result:
 
 @rule(
     *("atan2", "hypot", "remainder", "fmod", "floor_divide", "xlogy", "copysign", "logaddexp", "logaddexp2"),
-    "heaviside",
+    *("heaviside", "xlog1py", "zeta", "ldexp", "nextafter", "isclose", "gammainc", "gammaincc", "igamma"),
+    "igammac",
 )
 def of_two(labels: Labels, call: Call) -> Result:
     """Functions of two tensors, or of a tensor and a number: permutations only."""

@@ -29,11 +29,12 @@ def linear(labels: Labels, call: Call) -> Result:
     return Result(dims, "linear")
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot", "vdot")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "_sparse_mm")
 def matmul(labels: Labels, call: Call) -> Result:
     """y[..., n, o] = sum_i x[..., n, i] y[..., i, o], batch dimensions broadcast."""
-    keys = {"matmul": "other", "mv": "vec", "dot": "tensor", "vdot": "other"}
-    x, y = call.value("self"), call.value(keys.get(call.name, "mat2"))
+    keys = {"matmul": "other", "mv": "vec", "dot": "tensor", "vdot": "other", "_sparse_mm": "dense"}
+    x = call.value("sparse" if call.name == "_sparse_mm" else "self")
+    y = call.value(keys.get(call.name, "mat2"))
     dims = _matmul(labels, x, y, call.name)
     return Result(dims, "linear" if x.ndim >= 2 and y.ndim == 2 else call.name)
 

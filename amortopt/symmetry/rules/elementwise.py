@@ -10,7 +10,7 @@ from amortopt.symmetry.solve.dims import fixed
 from amortopt.symmetry.solve.labels import Labels
 
 COMMUTES_WITH: dict[ScaleKind, tuple[str, ...]] = {
-    "free": ("neg", "real", "imag", "conj"),  # f(q x) = q f(x)
+    "free": ("neg", "real", "imag", "conj", "deg2rad", "rad2deg"),  # f(q x) = q f(x)
     "positive": ("relu", "leaky_relu", "abs", "rrelu"),  # f(q x) = q f(x) for q > 0
     "sign": (  # f(-x) = -f(x)
         *("tanh", "sin", "tan", "erf", "erfinv", "atan", "asin", "atanh", "asinh", "sinh", "softsign"),
@@ -21,6 +21,9 @@ COMMUTES_WITH: dict[ScaleKind, tuple[str, ...]] = {
         *("relu6", "log_sigmoid", "threshold", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt"),
         *("cos", "cosh", "acos", "acosh", "log2", "log10", "exp2", "erfc", "logit", "sinc", "digamma"),
         *("lgamma", "floor", "ceil", "entr", "ndtr", "ndtri", "erfcx", "i0", "i0e", "log_ndtr", "angle"),
+        *("i1", "i1e", "bessel_j0", "bessel_j1", "bessel_y0", "bessel_y1", "airy_ai", "spherical_bessel_j0"),
+        *("modified_bessel_i0", "modified_bessel_i1", "modified_bessel_k0", "modified_bessel_k1"),
+        *("polygamma", "mvlgamma", "multigammaln", "isreal"),
     ),
 }
 _KIND: dict[str, ScaleKind] = {op: kind for kind, ops in COMMUTES_WITH.items() for op in ops}

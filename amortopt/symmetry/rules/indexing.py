@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from amortopt.symmetry.rules.arithmetic import together
+from amortopt.symmetry.rules.arithmetic import gated, together
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule, settings
 from amortopt.symmetry.rules.dimensions import by_axis, mix_along, places, replaced, to_power, without
 from amortopt.symmetry.solve.dims import Dims, fixed
@@ -67,20 +67,50 @@ def index_put(labels: Labels, call: Call) -> Result:
     x, source, by = call.value("self"), call.value("values"), _indexed_axes(labels, call)
     used = list(by)
     kept = [axis for axis in range(x.ndim) if axis not in by]
+    masks = [value for value in by.values() if value.dtype in (torch.bool, torch.uint8)]
     apart = used != list(range(used[0], used[-1] + 1))
-    if apart or any(value.dtype == torch.bool for value in by.values()) or used[0] != 0:
+    if apart or (masks and any(value is not masks[0] for value in by.values())):
         labels.pin((*source.dims, *(x.dims[axis] for axis in kept)), call.name)
         return Result(x.dims, call.name)
-    picked = max(value.ndim for value in by.values())
-    shape = tuple(torch.broadcast_shapes(*(value.shape for value in by.values())))
-    rest, sizes = tuple(x.dims[axis] for axis in kept), tuple(x.shape[axis] for axis in kept)
-    target = Value((*places(shape[len(shape) - picked :]), *rest), (*shape, *sizes))
-    # The last dimensions of the values are those that are not indexed.
-    first = max(source.ndim - len(kept), 0)
-    labels.mix(source.dims[source.ndim - len(kept) :] if kept else (), source.dims[:first])
-    dims = together(labels, source, target, target.ndim, call.name)
-    back = dict(zip(kept, dims[picked:], strict=True))
+    # Indices stand next to each other: in the values, what they pick is where they are in the tensor.
+    before, behind = [axis for axis in kept if axis < used[0]], [axis for axis in kept if axis > used[0]]
+    picked = _picked(by, masks, source, len(behind))
+    dims = [*(x.dims[axis] for axis in before), *places(picked), *(x.dims[axis] for axis in behind)]
+    sizes = (*(x.shape[axis] for axis in before), *picked, *(x.shape[axis] for axis in behind))
+    along = [axis - len(sizes) for axis in range(len(before), len(before) + len(picked))]
+    mix_along(labels, source.dims, *(source.ndim + axis for axis in along if source.ndim + axis >= 0))
+    dims = together(labels, source, Value(tuple(dims), sizes), len(sizes), call.name)
+    rest = (*dims[: len(before)], *dims[len(before) + len(picked) :])
+    back = dict(zip(kept, rest, strict=True))
     return Result(tuple(back.get(axis, dim) for axis, dim in enumerate(x.dims)), call.name)
+
+
+def _picked(by: dict[int, Value], masks: list[Value], source: Value, behind: int) -> tuple[int, ...]:
+    """Sizes of what indices pick. A mask picks as many places as the values have there, or any number."""
+    if not masks:
+        return tuple(torch.broadcast_shapes(*(value.shape for value in by.values())))
+    return (source.shape[-1 - behind] if source.ndim > behind else 1,)
+
+
+@rule("masked_scatter")
+def masked_scatter(labels: Labels, call: Call) -> Result:
+    """Rows of a source, in their order, written to the rows that a mask holds: units along them are the same.
+
+    Only if the mask is the same for all units of the last dimension; else nothing may move.
+    """
+    x, mask, source = call.value("self"), call.value("mask"), call.value("source")
+    unit = labels.unit_of(mask.dims[-1]) if mask.ndim and mask.shape[-1:] == x.shape[-1:] else None
+    # Units of a copied or constant axis, along which the mask does not vary.
+    whole = unit is not None and labels.origin(unit) == "constant" and labels.permutable(unit)
+    if not whole or source.shape[-1:] != x.shape[-1:] or x.ndim < 2:
+        for value in (x, mask, source):
+            labels.pin(value.dims, call.name)
+        return Result(x.dims, call.name)
+    for value in (x, mask, source):
+        mix_along(labels, value.dims, *range(value.ndim - 1))
+        labels.pin(value.dims[:-1], call.name)
+    labels.tie(source.dims[-1], x.dims[-1], call.name)
+    return Result((*x.dims[:-1], gated(labels, mask, x, x.ndim, call.name)[-1]), call.name)
 
 
 def _hold(labels: Labels, x: Value, axis: int, reason: str) -> None:
@@ -168,7 +198,7 @@ def gather(labels: Labels, call: Call) -> Result:
     if call.args.get("dim") is None or indices.ndim != x.ndim:
         raise NoRule("it is flattened")
     axis = call.axis("dim", x.ndim)
-    dims = _alike_except(labels, x, indices, axis, call.name)
+    dims = _alike_except(labels, x, indices, axis, call.name, broadcast=call.name == "take_along_dim")
     return Result(replaced(dims, axis, indices.dims[axis]), call.name, (("dim", str(axis)),))
 
 
@@ -221,14 +251,16 @@ def indexed(labels: Labels, call: Call) -> Result:
     return Result(dims, call.name, (("dim", str(axis)), ("reduce", reduce)))
 
 
-def _alike_except(labels: Labels, x: Value, indices: Value, axis: int, reason: str) -> Dims:
+def _alike_except(
+    labels: Labels, x: Value, indices: Value, axis: int, reason: str, *, broadcast: bool = False
+) -> Dims:
     """Hold the order along ``axis``; along the others, indices are permuted like ``x``. Labels of ``x``."""
     dims = labels.even(x.dims, (axis,))
     labels.mix(without(dims, axis), (x.dims[axis],))
     _hold(labels, x, axis, reason)
     labels.pin((indices.dims[axis],), reason)
     for other, dim in enumerate(indices.dims):
-        if other == axis:
+        if other == axis or (broadcast and indices.shape[other] == 1):
             continue
         if indices.shape[other] != x.shape[other]:
             raise NoRule("its indices are fewer than what they choose from")

@@ -45,11 +45,11 @@ def _alike(labels: Labels, parts: list[Dim], reason: str) -> Dim:
     return leader
 
 
-@rule("hstack", "vstack", "dstack")
+@rule("hstack", "vstack", "dstack", "column_stack")
 def concatenate_along(labels: Labels, call: Call) -> Result:
     """Concatenation along rows, columns or depth."""
     values = call.setting("tensors")
-    axis = {"hstack": 1, "vstack": 0, "dstack": 2}[call.name]
+    axis = {"hstack": 1, "vstack": 0, "dstack": 2, "column_stack": 1}[call.name]
     if not all(isinstance(value, Value) and value.ndim > axis for value in values) or values[0].ndim < 2:
         raise NoRule("its parts have too few dimensions")
     return concatenate(labels, replace(call, args={"tensors": values, "dim": axis}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import product
 
 from amortopt.symmetry.rules.arithmetic import gated, multiplied, together
@@ -29,6 +30,16 @@ def expand(labels: Labels, call: Call) -> Result:
         dims.append(copies(labels, size, dims[-1] if dims else ()))
     same = call.shape == x.shape
     return Result(tuple(dims), "" if same else "expand", param=x.param if same else None)
+
+
+@rule("broadcast_tensors")
+def broadcast(labels: Labels, call: Call) -> Result:
+    """Every tensor expanded to the shape of all."""
+    values = call.setting("tensors")
+    if not all(isinstance(value, Value) for value in values):
+        raise NoRule("a part is not one tensor")
+    parts = tuple(expand(labels, replace(call, args={"self": value})).dims for value in values)
+    return Result((), "expand", parts=parts)
 
 
 def copies(labels: Labels, size: int, before: Dim) -> Dim:

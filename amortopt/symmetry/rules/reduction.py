@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from amortopt.symmetry.axes import ScaleKind
-from amortopt.symmetry.rules.arithmetic import together
+from amortopt.symmetry.rules.arithmetic import multiplied, together
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule
 from amortopt.symmetry.rules.dimensions import axes_of, held, per_axis, places, to_power, without
 from amortopt.symmetry.solve.dims import Dims
@@ -96,7 +96,7 @@ def reduction(labels: Labels, call: Call) -> Result:
     """Units that are reduced over may be permuted, the others also have the scales of their kind."""
     kind = _KIND[call.name]
     if call.integer and kind == "free":
-        raise NoRule("it rounds")
+        kind = "none"  # a count
     if isinstance(call.args.get("other"), Value):
         dims = together(labels, call.value("self"), call.value("other"), len(call.shape), call.name)
         labels.limit(dims, kind, call.name)
@@ -106,7 +106,7 @@ def reduction(labels: Labels, call: Call) -> Result:
     even = labels.even(x.dims, axes)
     labels.mix(without(even, *axes), tuple(x.dims[axis] for axis in axes))
     dims = reduced(even, axes, call.args.get("keepdim", False))
-    labels.limit(dims, kind, call.name)
+    labels.limit(even if call.integer else dims, kind, call.name)
     if call.name == "mean" and x.ndim >= 3 and axes == tuple(range(2, x.ndim)):
         return Result(dims, "global_avg_pool")
     config = (("dim", str(axes)),)
@@ -136,6 +136,47 @@ def running(labels: Labels, call: Call) -> Result:
     labels.limit(dims, kind.get(call.name, "none"), call.name)
     parts = (dims, to_power(labels, dims, 0)) if len(call.shapes) > 1 else None
     return Result(dims if parts is None else (), call.name, (("dim", str(axis)),), parts=parts)
+
+
+@rule("diff")
+def differences(labels: Labels, call: Call) -> Result:
+    """Of neighbours along an axis, which keeps its order: linear."""
+    x = call.value("self")
+    if call.args.get("prepend") is not None or call.args.get("append") is not None:
+        raise NoRule("it is given what lies before or behind")
+    axis = call.axis("dim", x.ndim)
+    dims = labels.even(x.dims, (axis,))
+    labels.mix(without(dims, axis), (x.dims[axis],))
+    labels.pin((x.dims[axis],), call.name)
+    dims = (*dims[:axis], *places(call.shape[axis : axis + 1]), *dims[axis + 1 :])
+    return Result(dims, call.name, (("dim", str(axis)),))
+
+
+@rule("quantile", "nanquantile")
+def quantile(labels: Labels, call: Call) -> Result:
+    """Interpolated between ordered values, so homogeneous; a vector of levels is a first dimension."""
+    x, level = call.value("self"), call.setting("q")
+    dim = call.args.get("dim")
+    axes = tuple(sorted(axis % x.ndim for axis in axes_of(dim, x.ndim)))
+    even = labels.even(x.dims, axes)
+    labels.mix(without(even, *axes), tuple(x.dims[axis] for axis in axes))
+    dims = reduced(even, axes, call.args.get("keepdim", False))
+    labels.limit(dims, "positive", call.name)
+    levels = places(level.shape) if isinstance(level, Value) else ()
+    if isinstance(level, Value):
+        labels.pin(level.dims, call.name)
+    return Result((*levels, *dims), call.name, (("dim", str(axes)),))
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpooled(labels: Labels, call: Call) -> Result:
+    """Written to the places that a pooling took them from, channel by channel."""
+    x, indices = call.value("self"), call.value("indices")
+    rank = 2 if call.name == "max_unpool2d" else 3
+    kept, of = held(labels, x.dims, rank, call.name), held(labels, indices.dims, rank, call.name)
+    labels.limit(of, "none", call.name)
+    kept = tuple(multiplied(labels, a, b, call.name) for a, b in zip(to_power(labels, of, 0), kept, strict=True))
+    return Result((*kept, *places(call.shape[-rank:])), call.name)
 
 
 @rule("cosine_similarity", "pairwise_distance", "dist")

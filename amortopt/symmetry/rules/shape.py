@@ -12,7 +12,7 @@ from amortopt.symmetry.solve.labels import Labels
 
 @rule(
     *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as"),
-    *("reshape_as", "_reshape_alias", "ravel", "atleast_2d", "atleast_3d"),
+    *("reshape_as", "_reshape_alias", "ravel", "atleast_1d", "atleast_2d", "atleast_3d"),
 )
 def reshape(labels: Labels, call: Call) -> Result:
     """Dimensions are joined or taken apart: [6] to [2, 3] are 2 runs of 3 units."""

@@ -78,8 +78,17 @@ def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Trace
         )
     params = {node: names[name] for node, name in held.items()}
     state = {node: names[name] for node, name in buffers.items() if name in names}
+    if not any(isinstance(node.meta.get("val"), Tensor) for node in _returned(graph)):
+        raise ValueError(
+            f"module: forward of {type(module).__name__} returns no tensor, so there is nothing to preserve; "
+            "return tensors, in any container, not numbers or arrays"
+        )
     nodes, softsigns = _fuse_softsign(live(tuple(graph.nodes), training))
     return Trace(nodes, params, state, users, shapes, softsigns)
+
+
+def _returned(graph: torch.fx.Graph) -> list[torch.fx.Node]:
+    return [node for output in graph.nodes if output.op == "output" for node in output.all_input_nodes]
 
 
 @contextlib.contextmanager
@@ -341,7 +350,7 @@ def _explained(module: nn.Module, inputs: Inputs, exported: Exception, concrete:
     """The error for a failed trace: the input does not fit the network, or its forward cannot be traced."""
     name = type(module).__name__
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             copy.deepcopy(module)(*inputs.args, **inputs.kwargs)
     except Exception as error:

@@ -51,15 +51,17 @@ def zero_output(net: Any, x: Tensor) -> Tensor:
     return (net.o((h.roll(1, 1) * h.roll(2, 1)).sum(-1)) > 1e9).to(x.dtype)
 
 
-@find(SHOW_NOTHING, a=linear(7, 5), o=linear(5, 3))
-def no_output(net: Any, x: Tensor) -> None:
-    net.o(net.a(x))
+# A branch as an operator.
 
 
-# A branch as an operator, which cannot run while randomness is replaced by its expectation.
-
-
-@find(DO_NOT_RUN, a=linear(7, 5), o=linear(5, 3))
+@find( a=linear(7, 5), o=linear(5, 3))
 def cond(net: Any, x: Tensor) -> Tensor:
     h = net.a(x)
     return net.o(torch.cond(h.sum() > 0, lambda h: h.relu(), lambda h: h.sin(), (h,)))
+
+
+@find(DO_NOT_RUN, a=linear(7, 5), o=linear(5, 3))
+def refuses_float64(net: Any, x: Tensor) -> Tensor:
+    if x.dtype == torch.float64:
+        raise ValueError("float32 only,\nplease")
+    return net.o(net.a(x))

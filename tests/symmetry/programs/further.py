@@ -180,3 +180,67 @@ def moments(p: Program, x: Tensor, r: Random) -> Tensor:
         low, high = torch.aminmax(x, dim=axis, keepdim=True)
         return x / (1 + high - low)
     return x.tril() if x.ndim > 2 else x.sort(axis)[0]
+
+
+@step_of_programs(2)
+def written_by_mask(p: Program, x: Tensor, r: Random) -> Tensor | None:
+    form, y = r.randrange(5), p.another(x, r) if r.random() < 0.7 else torch.zeros_like(x)
+    rows = torch.arange(x[..., 0].numel()).view(x.shape[:-1]) % 3 > 0
+    mask = rows[..., None].expand_as(x)
+    if form == 1:
+        mask = y > 0
+    elif form == 2:
+        mask = mask & torch.ones_like(y).bool() if r.random() < 0.5 else mask & (x > 0)
+    if form < 3:
+        return torch.where(mask, x, 0.0) if r.random() < 0.2 else y.masked_scatter(mask, x)
+    y = y.clone()
+    if form == 3:
+        y[rows] = p.weight(x.shape[-1]) if r.random() < 0.5 else x.flatten(0, -2)[: int(rows.sum())]
+        return y
+    if x.ndim < 3 or x.shape[1] < 2:
+        return None
+    y[:, [0, 1]] = x[:, 1:2] if r.random() < 0.5 else x[:, :2]
+    return y
+
+
+@step_of_programs(2)
+def neighbours(p: Program, x: Tensor, r: Random) -> Tensor | None:
+    axis, form = axis_of(x, r), r.randrange(4)
+    if form == 0:
+        return torch.diff(x, dim=axis) if x.shape[axis] > 1 else None
+    if form == 1:
+        return x.quantile(r.choice([0.25, 0.5]), dim=axis, keepdim=True).expand_as(x) - x
+    if form == 2:
+        return x / (1 + torch.linalg.norm(x, dim=axis, keepdim=True))
+    return torch.linalg.vecdot(x, p.another(x, r), dim=axis) if x.ndim > 2 else torch.rad2deg(x) * 0.01
+
+
+@step_of_programs(2, ndim=3)
+def matrices(p: Program, x: Tensor, r: Random) -> Tensor | None:
+    form, y = r.randrange(6), p.another(x, r)
+    if form == 0:
+        return torch.diagonal(x.mT @ y, r.choice([0, 0, 1]), -2, -1)
+    if form == 1:
+        return torch.diag_embed(x.mean(1)) @ p.weight(x.shape[-1], 3)
+    if form == 2:
+        return torch.linalg.inv(torch.diag_embed(1 + x.square().mean(1)))
+    if form == 3:
+        return torch.linalg.matrix_exp((x.mT @ y).tanh() * 0.1)
+    if form == 4:
+        return torch.linalg.cross(x[:, :3], y[:, :3], dim=1) if x.shape[1] >= 3 else None
+    return torch.addbmm(x[0], y.softmax(-1), x.mT @ y / 9)
+
+
+@step_of_programs()
+def losses(p: Program, x: Tensor, r: Random) -> Tensor:
+    y, form = p.another(x, r), r.randrange(5)
+    if form == 0:
+        return r.choice([F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss])(x, y, reduction="none")
+    if form == 1:
+        return x * F.mse_loss(x, y)
+    if form == 2:
+        return F.kl_div(x.log_softmax(-1), y.softmax(-1), reduction="none")
+    if form == 3:
+        return F.binary_cross_entropy_with_logits(x, y.sigmoid(), reduction="none")
+    labels = torch.zeros_like(x[:, 0]).long() if r.random() < 0.5 else y.softmax(1)
+    return x + F.cross_entropy(x, labels)
