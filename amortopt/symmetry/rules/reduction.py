@@ -175,7 +175,9 @@ def unpooled(labels: Labels, call: Call) -> Result:
     rank = 2 if call.name == "max_unpool2d" else 3
     kept, of = held(labels, x.dims, rank, call.name), held(labels, indices.dims, rank, call.name)
     labels.limit(of, "none", call.name)
-    kept = tuple(multiplied(labels, a, b, call.name) for a, b in zip(to_power(labels, of, 0), kept, strict=True))
+    kept = tuple(
+        multiplied(labels, a, b, call.name) for a, b in zip(to_power(labels, of, 0), kept, strict=True)
+    )
     return Result((*kept, *places(call.shape[-rank:])), call.name)
 
 

@@ -46,7 +46,7 @@ def _detector(name: str, size: int = 64) -> tuple[nn.Module, Any]:
 def _raft() -> tuple[nn.Module, Any]:
     from torchvision.models.optical_flow import raft_small
 
-    images = torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128)
+    images = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 128, 128)
     return raft_small(weights=None), (*images, 2)
 
 

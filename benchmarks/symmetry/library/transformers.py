@@ -553,7 +553,7 @@ _DECODERS: dict[str, Factory] = {
     "smollm3": _decoder("SmolLM3", num_key_value_heads=2),
     "stablelm": _decoder("StableLm", num_key_value_heads=2),
     "starcoder2": _decoder("Starcoder2", num_key_value_heads=2),
-    "xlstm": _decoder("xLSTM", num_heads=2, num_blocks=2, chunk_size=16),
+    "xlstm": _decoder("xLSTM", hidden_size=128, num_heads=2, num_blocks=2, chunk_size=4),
 }
 _T5 = {"vocab_size": WORDS, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
 _SEQ2SEQ: dict[str, Factory] = {

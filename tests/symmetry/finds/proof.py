@@ -54,7 +54,7 @@ def zero_output(net: Any, x: Tensor) -> Tensor:
 # A branch as an operator.
 
 
-@find( a=linear(7, 5), o=linear(5, 3))
+@find(a=linear(7, 5), o=linear(5, 3))
 def cond(net: Any, x: Tensor) -> Tensor:
     h = net.a(x)
     return net.o(torch.cond(h.sum() > 0, lambda h: h.relu(), lambda h: h.sin(), (h,)))
