@@ -46,7 +46,7 @@ def _detector(name: str, size: int = 64) -> tuple[nn.Module, Any]:
 def _raft() -> tuple[nn.Module, Any]:
     from torchvision.models.optical_flow import raft_small
 
-    images = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 128, 128)
+    images = torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128)
     return raft_small(weights=None), (*images, 2)
 
 
@@ -119,7 +119,7 @@ def _noisy(*shape: int, **further: Any) -> dict[str, Any]:
 
 def _control_net() -> tuple[nn.Module, Any]:
     inputs = _noisy(1, 4, 16, 16, encoder_hidden_states=torch.randn(1, 6, 16))
-    inputs["controlnet_cond"] = torch.randn(1, 3, 128, 128)
+    inputs["controlnet_cond"] = torch.randn(1, 3, 32, 32)
     return _diffusers(
         "ControlNetModel", lambda: inputs, conditioning_embedding_out_channels=(8, 16), **_CROSS
     )
@@ -199,10 +199,12 @@ def _open_clip(kind: str) -> tuple[nn.Module, Any]:
         vision |= {"layers": (1, 1, 1, 1), "width": 8, "patch_size": None}
     if kind == "CoCa":
         multimodal = {"context_length": 12, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}
-        pooled = {**vision, "attentional_pool": True, "attn_pooler_queries": 8, "attn_pooler_heads": 2}
+        pooler = {"attentional_pool": True, "attn_pooler_queries": 8, "attn_pooler_heads": 2}
+        pooled = {**vision, **pooler, "output_tokens": True}
         coca = CoCa(
             32, {**multimodal, "mlp_ratio": 2}, {**language, "embed_cls": True, "output_tokens": True}, pooled
         )
+        nn.init.normal_(coca.text_decoder.text_projection, std=0.1)  # left as it was in memory
         return coca, (images, text)
     return CLIP(32, vision, language), (images, text)
 

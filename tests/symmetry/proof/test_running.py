@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amortopt.symmetry import extract
 from amortopt.symmetry.inputs import outputs_of
 from amortopt.symmetry.proof.running import Runner, relative, worst
 
@@ -168,3 +170,27 @@ def test_differences_of_integers_and_nan_are_noticed() -> None:
     assert worst([one, nan, one], [one, one, one]) != worst([one], [one])
     assert worst([nan], [nan]) != worst([nan], [nan])
     assert worst([], []) == 0
+
+
+def test_nan_on_both_sides_is_no_difference_and_on_one_side_is() -> None:
+    nan = torch.nan
+    assert relative(torch.tensor([nan, 1.0]), torch.tensor([nan, 1.0])) == 0
+    assert relative(torch.tensor([nan, 2.0]), torch.tensor([nan, 1.0])) > 0.5
+    assert math.isnan(relative(torch.tensor([nan, 1.0]), torch.tensor([0.0, 1.0])))
+
+
+def test_a_network_that_refuses_other_weights_notices_a_probe() -> None:
+    class Checked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            # A standard deviation that vanishes is an error of torch.distributions.
+            return self.b(torch.distributions.Normal(torch.zeros(6), F.softplus(self.a(x))).mean * self.a(x))
+
+    torch.manual_seed(0)
+    net, x = Checked(), torch.randn(3, 4)
+    proof = extract(net, x).verify(net, x, probes=None)
+    assert proof.holds
+    assert proof.probes > 0
