@@ -180,6 +180,8 @@ def relative(got: Tensor, expected: Tensor) -> float:
         return float("inf")
     if not (expected.is_floating_point() or expected.is_complex()):
         return float((got != expected).double().mean()) if got.numel() else 0.0
+    if expected.numel() and bool(expected.isnan().all()):
+        return math.nan
     # Rows of attention that see nothing are NaN before and after.
     differs = (got != expected) & ~(got.isnan() & expected.isnan())
     if not bool(differs.any()):

@@ -187,7 +187,7 @@ def test_a_network_that_refuses_other_weights_notices_a_probe() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             # A standard deviation that vanishes is an error of torch.distributions.
-            return self.b(torch.distributions.Normal(torch.zeros(6), F.softplus(self.a(x))).mean * self.a(x))
+            return self.b(torch.distributions.Normal(torch.zeros(6), F.softplus(self.a(x))).variance)
 
     torch.manual_seed(0)
     net, x = Checked(), torch.randn(3, 4)
