@@ -320,11 +320,20 @@ NETWORKS: dict[str, dict[str, Factory]] = {
         "CrossFormer": partial(
             *(_vit, "crossformer.CrossFormer", 1, 3, 224, 224),
             num_classes=5,
-            dim=(16, 32, 32, 32),
+            dim=(32, 32, 64, 64),
             depth=(1, 1, 1, 1),
         ),
         "LMViT": partial(_vit, "learnable_memory_vit.ViT", 1, 3, 32, 32, **_VIT),
-        "LocalViT": partial(_vit, "local_vit.LocalViT", 1, 3, 32, 32, **_VIT),
+        # Its norms are over the last axis of an image, so it takes as many patches a row as channels.
+        "LocalViT": partial(
+            _vit,
+            "local_vit.LocalViT",
+            1,
+            3,
+            128,
+            128,
+            **_VIT | {"image_size": 128, "patch_size": 8, "dim": 16},
+        ),
         "MaxViT": partial(
             *(_vit, "max_vit.MaxViT", 1, 3, 64, 64),
             num_classes=5,
@@ -359,7 +368,7 @@ NETWORKS: dict[str, dict[str, Factory]] = {
             *(_diffusers, "UNet1DModel", lambda: _noisy(1, 14, 32)),
             in_channels=14,
             out_channels=14,
-            extra_in_channels=16,
+            extra_in_channels=64,
             block_out_channels=(32, 32, 64),
             norm_num_groups=8,
         ),
