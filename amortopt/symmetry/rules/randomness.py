@@ -24,5 +24,5 @@ def drawn(labels: Labels, call: Call) -> Result:
         if isinstance(value, Value):
             labels.pin(value.dims, call.name)
     x = call.args.get("self")
-    same = isinstance(x, Value) and x.shape == call.shape
-    return Result(x.dims if same else places(call.shape), call.name)
+    dims = x.dims if isinstance(x, Value) and x.shape == call.shape else places(call.shape)
+    return Result(dims, call.name)
