@@ -1,0 +1,288 @@
+"""Sparse networks in one pass: an L1 strength that leaves the wanted number of weights, then magnitudes."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from amortopt.optim.networks import OutOfFamilyWarning, as_list, check_flags
+from amortopt.optim.one_shot import ScaleGMNOptimizer
+from amortopt.optim.running import OutOfRangeWarning
+from amortopt.symmetry import FamilyMismatchError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+M = TypeVar("M", bound=nn.Module)
+Pair: TypeAlias = tuple[Tensor, Tensor]
+Scope: TypeAlias = Literal["global", "layer"]
+
+PRUNERS = ("curves-cnn-relu-l1",)
+"""Shipped checkpoints that prune."""
+_HALVINGS = 7
+"""Of the range of strengths, on a log scale: to within a hundredth of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """What became of one network.
+
+    Attributes:
+        masks: Name of every weight (a parameter with two or more axes) -> bool, True where it was kept.
+        l1: L1 strength of the pass.
+        sparsity: Share of the weights that are zero.
+        by_pass: Share that the pass itself made zero, before magnitudes decided on the rest.
+    """
+
+    masks: dict[str, Tensor]
+    l1: float
+    sparsity: float
+    by_pass: float
+
+    def __str__(self) -> str:
+        kept, total = (
+            sum(count)
+            for count in zip(*((int(m.sum()), m.numel()) for m in self.masks.values()), strict=True)
+        )
+        return (
+            f"{kept:,} of {total:,} weights left ({100 * self.sparsity:.1f} % are zero, "
+            f"{100 * self.by_pass:.1f} % by the pass), L1 strength {self.l1:.2g}"
+        )
+
+
+class _Options(TypedDict, total=False):
+    """Further keyword arguments of ``prune``; see there."""
+
+    optimizer: ScaleGMNOptimizer | str | os.PathLike[str] | None
+    scope: Scope
+    example_input: Tensor | tuple[Tensor, ...] | None
+
+
+_Batch: TypeAlias = Pair | Sequence[Pair] | None
+
+
+@overload
+def prune(
+    models: M,
+    sparsity: float = ...,
+    batch: _Batch = ...,
+    *,
+    return_report: Literal[False] = ...,
+    **options: Unpack[_Options],
+) -> M: ...
+@overload
+def prune(
+    models: M,
+    sparsity: float = ...,
+    batch: _Batch = ...,
+    *,
+    return_report: Literal[True],
+    **options: Unpack[_Options],
+) -> tuple[M, Pruned]: ...
+@overload
+def prune(
+    models: Sequence[M],
+    sparsity: float = ...,
+    batch: _Batch = ...,
+    *,
+    return_report: Literal[False] = ...,
+    **options: Unpack[_Options],
+) -> list[M]: ...
+@overload
+def prune(
+    models: Sequence[M], sparsity: float = ..., batch: _Batch = ..., *,
+    return_report: Literal[True], **options: Unpack[_Options],
+) -> tuple[list[M], list[Pruned]]: ...  # fmt: skip
+def prune(
+    models: Any,
+    sparsity: float = 0.8,
+    batch: Pair | Sequence[Pair] | None = None,
+    *,
+    optimizer: ScaleGMNOptimizer | str | os.PathLike[str] | None = None,
+    scope: Scope = "global",
+    example_input: Tensor | tuple[Tensor, ...] | None = None,
+    return_report: bool = False,
+) -> Any:
+    r"""Make networks sparse in one pass of a checkpoint that reads an L1 strength λ.
+
+    The larger λ is, the more weights a pass returns as exactly zero. For every network the λ is found whose
+    pass leaves as many weights as asked for, by bisection; of what is left too much, the smallest magnitudes
+    are set to zero. Weights are parameters with two or more axes; biases stay.
+
+    With a batch, the pass returns weights for the batch's problem, whatever the network was trained on.
+    Without one it reads what the network itself answers and keeps that function as far as so few weights can.
+
+    Args:
+        models: A network, or a list of networks; not modified.
+        sparsity: Share of the weights that are to be zero, in [0, 1).
+        batch: As for [one_shot][amortopt.ScaleGMNOptimizer.one_shot]: inputs and targets, or a list of
+            pairs, one for each network. None: the networks' own answers are read.
+        optimizer: A checkpoint, or where [from_pretrained][amortopt.ScaleGMNOptimizer.from_pretrained] finds
+            one, that reads ``l1`` and a batch or functions. None: the first shipped one whose family the
+            networks belong to.
+        scope: Where the smallest magnitudes are looked for: ``"global"``, in all weights of a network
+            together, so that layers keep different shares; ``"layer"``, in each weight tensor on its own, so
+            that each has the wanted share of zeros.
+        example_input: As for ``one_shot``.
+        return_report: Return a [Pruned][amortopt.optim.Pruned] for each network too, with masks.
+
+    Returns:
+        New networks with ``round(sparsity * n)`` or more of their n weights exactly zero; with
+        ``return_report`` a pair of these and the reports. A list for a list.
+
+    Raises:
+        FamilyMismatchError: A network is outside of the checkpoint's family. A ValueError.
+        ValueError: A sparsity outside of [0, 1), a checkpoint that reads no L1 strength, no data where the
+            checkpoint reads no functions, or what ``one_shot`` raises.
+        FileNotFoundError: There is no such checkpoint.
+
+    Warns:
+        OutOfFamilyWarning: As ``one_shot``.
+
+    Examples:
+        >>> net = nn.Sequential(
+        ...     *(nn.Conv1d(1, 8, 5, stride=2, padding=2), nn.ReLU()),
+        ...     *(nn.Conv1d(8, 16, 5, stride=2, padding=2), nn.ReLU()),
+        ...     *(nn.Conv1d(16, 32, 5, stride=2, padding=2), nn.ReLU()),
+        ...     *(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(32, 10)),
+        ... )
+        >>> x, y = torch.randn(100, 1, 40), torch.arange(100) % 10
+        >>> sparse, report = prune(net, 0.9, (x, y), return_report=True)  # doctest: +SKIP
+    """
+    check_flags(return_report=return_report)
+    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
+        raise ValueError(
+            f"sparsity: got {sparsity!r}, expected a share of the weights in [0, 1), such as 0.8"
+        )
+    if scope not in ("global", "layer"):
+        raise ValueError(f"scope: got {scope!r}, expected 'global' or 'layer'")
+    single, many = isinstance(models, nn.Module), as_list(models)
+    given: dict[str, Any] = {"batch": batch, "example_input": example_input}
+    opt = _pruner(optimizer, many, given)
+    strengths = _strengths(opt, many, float(sparsity), given)
+    results: list[Any] = opt.one_shot(many, l1=strengths, **given)
+    reports = [
+        _read_out(result, float(sparsity), scope, l1)
+        for result, l1 in zip(results, strengths.tolist(), strict=True)
+    ]
+    if single:
+        return (results[0], reports[0]) if return_report else results[0]
+    return (results, reports) if return_report else results
+
+
+def _pruner(
+    optimizer: ScaleGMNOptimizer | str | os.PathLike[str] | None,
+    models: list[nn.Module],
+    given: dict[str, Any],
+) -> ScaleGMNOptimizer:
+    """The checkpoint; raises a ``ValueError`` if it cannot prune."""
+    if optimizer is not None:
+        opt = optimizer
+        if not isinstance(opt, ScaleGMNOptimizer):
+            opt = ScaleGMNOptimizer.from_pretrained(opt)
+        conditions = opt.metanet.conditions
+        if "l1" not in conditions or not conditions & {"batch", "function"} or opt.l1_range is None:
+            raise ValueError(
+                f"optimizer: {opt.name} reads {', '.join(sorted(conditions)) or 'weights alone'}, expected "
+                f"'l1' beside 'batch' or 'function'; use one such as {PRUNERS[0]!r}"
+            )
+        return opt
+    differences = []
+    for name in PRUNERS:
+        opt = ScaleGMNOptimizer.from_pretrained(name)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                opt.one_shot(models, l1=0.0, **given)
+        except FamilyMismatchError as error:
+            differences.append(f"{name}: {error}")
+            continue
+        return opt
+    raise FamilyMismatchError(
+        "models: no shipped checkpoint prunes such networks; meta-train one (recipe curves_cnn_relu_l1) and "
+        f"pass optimizer=; {'; '.join(differences)}"
+    )
+
+
+def _strengths(
+    opt: ScaleGMNOptimizer, models: list[nn.Module], sparsity: float, given: dict[str, Any]
+) -> Tensor:
+    """For every network the lowest strength that leaves few enough weights [B], by bisection."""
+    assert opt.l1_range is not None
+    low = torch.full((len(models),), math.log(opt.l1_range.low), dtype=torch.float64)
+    high = torch.full_like(low, math.log(opt.l1_range.high))
+
+    def enough(logs: Tensor) -> Tensor:
+        with warnings.catch_warnings():
+            # The last pass warns.
+            warnings.simplefilter("ignore", OutOfFamilyWarning)
+            warnings.simplefilter("ignore", OutOfRangeWarning)
+            results = opt.one_shot(models, l1=logs.exp(), **given)
+        zeros = [
+            1 - sum(int(w.count_nonzero()) for w in weights_of(m).values()) / size_of(m) for m in results
+        ]
+        return torch.tensor(zeros) >= sparsity
+
+    dense = enough(low)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        reached = enough(middle)
+        low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+    # Where the lowest strength leaves too few already, magnitudes decide alone.
+    lowest = 0.0 if opt.l1_range.zero else opt.l1_range.low
+    return torch.where(dense, lowest, high.exp().clamp(opt.l1_range.low, opt.l1_range.high))
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """What is pruned: parameters with two or more axes, detached."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
+
+
+def size_of(model: nn.Module) -> int:
+    """Number of these weights."""
+    return sum(w.numel() for w in weights_of(model).values())
+
+
+@torch.no_grad()
+def _read_out(model: nn.Module, sparsity: float, scope: Scope, l1: float) -> Pruned:
+    """Set the smallest magnitudes to zero, in place."""
+    weights, total = weights_of(model), size_of(model)
+    before = sum(int(w.count_nonzero()) for w in weights.values())
+    masks = smallest_left_out(weights, sparsity, scope)
+    for name, w in weights.items():
+        w.mul_(masks[name])
+    masks = {name: w != 0 for name, w in weights.items()}
+    after = sum(int(mask.sum()) for mask in masks.values())
+    return Pruned(masks, l1, 1 - after / total, 1 - before / total)
+
+
+def smallest_left_out(weights: dict[str, Tensor], sparsity: float, scope: Scope) -> dict[str, Tensor]:
+    """Masks that are False at the smallest magnitudes.
+
+    Args:
+        weights: Name -> tensor.
+        sparsity: Share that is left out, in [0, 1).
+        scope: ``"global"`` or ``"layer"``, as for [prune][amortopt.prune].
+
+    Returns:
+        Name -> bool, ``round(sparsity * n)`` of them False, of all n or of each tensor's n; of equal
+        magnitudes the first.
+    """
+    if scope == "layer":
+        return {name: _largest(w.abs().flatten(), sparsity).view_as(w) for name, w in weights.items()}
+    flat = _largest(torch.cat([w.abs().flatten() for w in weights.values()]), sparsity)
+    parts = flat.split([w.numel() for w in weights.values()])
+    return {name: part.view_as(w) for (name, w), part in zip(weights.items(), parts, strict=True)}
+
+
+def _largest(sizes: Tensor, sparsity: float) -> Tensor:
+    mask = torch.ones_like(sizes, dtype=torch.bool)
+    mask[sizes.argsort(stable=True)[: round(sparsity * len(sizes))]] = False
+    return mask

@@ -1,0 +1,1 @@
+"""Networks with a fifth of their weights: one pass against magnitudes, L1 training and iterative pruning."""

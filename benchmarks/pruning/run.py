@@ -1,0 +1,274 @@
+"""Networks with a fifth of their weights, on problems never seen: one pass against the usual ways.
+
+    python benchmarks/pruning             # 25 min on one core
+    python benchmarks/pruning --quick     # a little of everything -> runs/pruning_quick; 2 min
+    python benchmarks/pruning --parts baselines     # needs no checkpoint
+    python benchmarks/pruning --checkpoint FOLDER   # another one that reads l1
+    python benchmarks/pruning --report    # measures nothing
+
+Every network has a data set of its own, of N examples, which the family draws for the test part; settings are
+chosen on problems of the validation part. Sparsity is of the weights, parameters with two or more axes, with
+one threshold for all layers. Baselines: magnitudes of the start, of networks trained by SGD, of networks
+trained by proximal SGD with L1 (λ chosen by the accuracy after pruning), and iterative magnitude pruning
+(IMP) from the trained networks: 5 steps, each with 25 epochs of fine-tuning. And curves over λ, with the
+learning rate tuned anew for every λ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from typing import Any
+
+import torch
+
+from amortopt import ScaleGMNOptimizer, load_release
+from amortopt._types import Params
+from amortopt.functional.networks import num_networks
+from amortopt.optim.prune import prune
+from benchmarks.harness.command import Part, command_line, measure, parse, results, write_report
+from benchmarks.harness.store import Record, Store
+from benchmarks.one_shot.baselines import Setting
+from benchmarks.one_shot.cells import Cell, Fleet, Plan, cell_of_recipe
+from benchmarks.pruning import tables
+from benchmarks.pruning.training import (
+    STEPS,
+    accuracy,
+    best,
+    iterative,
+    masks_of,
+    point,
+    pruned,
+    row,
+    trained,
+)
+
+BENCHMARK = "pruning"
+PARTS = ("baselines", "l1", "passes")
+CHECKPOINT = "curves-cnn-relu-l1"
+DENSE = "curves-cnn-relu"
+SPARSITY = 0.8
+FINE_TUNING = 25
+RATES = {"sgd": (0.06, 0.2, 0.6), "adam": (0.003, 0.01)}
+L1_RATES = {"sgd": (0.06, 0.2), "adam": (0.003, 0.01)}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        epochs: N -> epochs of training of dense networks and with L1.
+        strengths: λ of L1 training.
+        adam: N at which proximal Adam has a curve too.
+        problems: Test problems, a network each.
+        tuned_on: Validation problems.
+        tested: Examples that a network is judged by.
+    """
+
+    epochs: dict[int, int]
+    strengths: tuple[float, ...] = (1e-4, 5e-4, 2e-3)
+    adam: int = 1000
+    problems: int = 32
+    tuned_on: int = 4
+    tested: int = 1000
+
+
+FULL = Sizes({200: 150, 1000: 100, 4000: 50})
+QUICK = Sizes({200: 10}, strengths=(1e-3,), adam=200, problems=6, tuned_on=2, tested=300)
+
+
+@cache
+def cell_of(quick: bool) -> Cell:
+    """The problems and networks; those of the dense checkpoint's recipe."""
+    sizes = QUICK if quick else FULL
+    plan = Plan(
+        problems=sizes.problems, trained=sizes.problems, tuned_on=sizes.tuned_on, real=1,
+        tested=sizes.tested, sizes=tuple(sizes.epochs), noises=(0.0, 0.3),
+    )  # fmt: skip
+    return replace(cell_of_recipe("curves_cnn_relu", quick=quick), plan=plan)
+
+
+def fleets(cell: Cell, size: int) -> tuple[Fleet, Fleet]:
+    """Validation and test problems, the latter without real data sets."""
+    tuning, test = cell.fleet("val", size), cell.fleet("test", size)
+    rows = torch.arange(cell.plan.problems)
+    start = {name: p[rows] for name, p in test.start.items()}
+    return tuning, Fleet(start, test.read.of(rows), test.judged.of(rows), {})
+
+
+@cache
+def dense(cell: Cell, size: int, epochs: int) -> tuple[Params, Params, Setting, tuple[Any, ...]]:
+    """Validation and test networks after ordinary training, its setting, and what else was tried."""
+    tuning, test = fleets(cell, size)
+    settings = [Setting("sgd", rate, noise) for rate, noise in product(RATES["sgd"], cell.noises())]
+    setting, tried = best(cell, tuning, tuning.start, settings, epochs)
+    first, second = (trained(cell, each, each.start, setting, epochs) for each in (tuning, test))
+    return first, second, setting, tuple(tried)
+
+
+def baseline_rows(cell: Cell, size: int, epochs: int) -> Record:
+    """Magnitudes of the start and of trained networks, and IMP from the latter."""
+    tuning, test = fleets(cell, size)
+    first, after, setting, tried = dense(cell, size, epochs)
+    scores = {
+        rate: accuracy(
+            cell, tuning,
+            iterative(cell, tuning, first, replace(setting, rate=rate), SPARSITY, FINE_TUNING),
+        )
+        for rate in (setting.rate, setting.rate / 3)
+    }  # fmt: skip
+    fine = replace(setting, rate=max(scores, key=scores.__getitem__))
+    return {
+        "epochs": epochs, "setting": setting, "tried": tried, "imp_rates": list(scores.items()),
+        "rows": {
+            "start, dense": row(cell, test, test.start),
+            "start": row(cell, test, pruned(test.start, SPARSITY)),
+            "trained, dense": row(cell, test, after),
+            "trained": row(cell, test, pruned(after, SPARSITY)),
+            "imp": row(cell, test, iterative(cell, test, after, fine, SPARSITY, FINE_TUNING)),
+        },
+    }  # fmt: skip
+
+
+def l1_rows(cell: Cell, size: int, epochs: int, optimizer: str, strengths: tuple[float, ...]) -> Record:
+    """Proximal training with an L1 penalty: a point for every λ, and the best of them after pruning."""
+    tuning, test = fleets(cell, size)
+    noise = dense(cell, size, epochs)[2].noise
+    points, scores, rows = [], [], []
+    for l1 in strengths:
+        wanted = [Setting(optimizer, rate, noise, 0.0, True) for rate in L1_RATES[optimizer]]  # type: ignore[arg-type]
+        setting, tried = best(cell, tuning, tuning.start, wanted, epochs, l1)
+        chosen = trained(cell, tuning, tuning.start, setting, epochs)
+        after = trained(cell, test, test.start, setting, epochs)
+        scores.append(accuracy(cell, tuning, pruned(chosen, SPARSITY)))
+        points.append(point(cell, test, after, l1) | {"setting": setting, "tried": tried})
+        rows.append(row(cell, test, pruned(after, SPARSITY)))
+    k = max(range(len(scores)), key=scores.__getitem__)
+    return {"epochs": epochs, "points": points, "best": strengths[k], "val": scores, "row": rows[k]}
+
+
+def as_params(models: list[Any]) -> Params:
+    """Networks -> params [B, ...]."""
+    each = [dict(model.named_parameters()) for model in models]
+    return {name: torch.stack([one[name].detach() for one in each]) for name in each[0]}
+
+
+def as_models(cell: Cell, params: Params) -> list[Any]:
+    """Params [B, ...] -> networks."""
+    models = [cell.family.build() for _ in range(num_networks(params))]
+    for b, model in enumerate(models):
+        model.load_state_dict({name: p[b] for name, p in params.items()})
+    return models
+
+
+def pass_rows(cell: Cell, size: int, epochs: int, source: str) -> Record:
+    """One pass at the λ that leaves a fifth of the weights, what may follow it, and the controls."""
+    _, test = fleets(cell, size)
+    _, after, setting, _ = dense(cell, size, epochs)
+    opt = ScaleGMNOptimizer.from_pretrained(source)
+    pairs = list(zip(test.read.x, test.read.y, strict=True))
+    swapped = [*pairs[1:], pairs[0]]
+    with warnings.catch_warnings():
+        # Losses that rise for the sake of few weights are what is asked for.
+        warnings.simplefilter("ignore", UserWarning)
+        sparse, reports = prune(
+            as_models(cell, test.start), SPARSITY, pairs, optimizer=opt, return_report=True
+        )
+        by_layer = prune(as_models(cell, test.start), SPARSITY, pairs, optimizer=opt, scope="layer")
+        other = prune(as_models(cell, test.start), SPARSITY, swapped, optimizer=opt)
+        full = opt.one_shot_params(test.start, batch=pairs)
+        usual = ScaleGMNOptimizer.from_pretrained(DENSE).one_shot_params(test.start, batch=pairs)
+        rows = {}
+        if "function" in opt.metanet.conditions:
+            own = prune(as_models(cell, after), SPARSITY, optimizer=opt)
+            rows["function"] = row(cell, test, as_params(own))
+    params = as_params(sparse)
+    tuned = trained(cell, test, params, setting, FINE_TUNING, masks_of(params, SPARSITY))
+    return {
+        "strengths": [report.l1 for report in reports], "by_pass": [report.by_pass for report in reports],
+        "rows": {
+            "pass": row(cell, test, params),
+            "pass, by layer": row(cell, test, as_params(by_layer)),
+            "pass, fine-tuned": row(cell, test, tuned),
+            "pass, swapped": row(cell, test, as_params(other)),
+            "pass, dense": row(cell, test, full),
+            "usual pass, dense": row(cell, test, usual),
+            "usual pass": row(cell, test, pruned(usual, SPARSITY)),
+        } | rows,
+    }  # fmt: skip
+
+
+def curve(cell: Cell, size: int, source: str) -> list[Record]:
+    """A point per λ, of one checkpoint."""
+    _, test = fleets(cell, size)
+    opt = ScaleGMNOptimizer.from_pretrained(source)
+    assert opt.l1_range is not None
+    pairs = list(zip(test.read.x, test.read.y, strict=True))
+    points = []
+    for l1 in sorted({*opt.l1_range.points(10), *FULL.strengths}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            points.append(point(cell, test, opt.one_shot_params(test.start, batch=pairs, l1=l1), l1))
+    return points
+
+
+def all_parts(options: argparse.Namespace) -> list[Part]:
+    """Everything that the options ask for."""
+    sizes, cell, parts = QUICK if options.quick else FULL, cell_of(options.quick), []
+
+    def identity(size: int, **more: Any) -> dict[str, Any]:
+        return cell.identity(size) | {
+            "sparsity": SPARSITY, "tuned_on": sizes.tuned_on, "steps": STEPS, "fine_tuning": FINE_TUNING,
+            "epochs": sizes.epochs[size],
+        } | more  # fmt: skip
+
+    for size, epochs in sizes.epochs.items():
+        cost = float(size * epochs)
+        if "baselines" in options.parts:
+            parts.append(Part(
+                f"baselines/{size}", identity(size, rates=RATES["sgd"]),
+                lambda _, s=size, e=epochs: baseline_rows(cell, s, e), 3 * cost,
+            ))  # fmt: skip
+        for optimizer in L1_RATES if "l1" in options.parts else ():
+            if optimizer == "sgd" or size == sizes.adam:
+                parts.append(Part(
+                    f"l1/{optimizer}/{size}",
+                    identity(size, strengths=sizes.strengths, rates=L1_RATES[optimizer]),
+                    lambda _, s=size, e=epochs, o=optimizer: l1_rows(cell, s, e, o, sizes.strengths),
+                    4 * cost,
+                ))  # fmt: skip
+        if "passes" in options.parts:
+            sha = {"sha256": load_release(options.checkpoint).sha256}
+            parts.append(Part(
+                f"passes/{size}", identity(size, **sha),
+                lambda _, s=size, e=epochs: pass_rows(cell, s, e, options.checkpoint), cost,
+            ))  # fmt: skip
+            if size == sizes.adam:
+                parts.append(Part(
+                    f"curve/{size}", identity(size, **sha),
+                    lambda _, s=size: curve(cell, s, options.checkpoint), 0.1 * cost,
+                ))  # fmt: skip
+    return parts
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = command_line(__doc__, parts=PARTS, threads=1)
+    parser.add_argument("--checkpoint", default=CHECKPOINT, help="name or folder of one that reads l1")
+    parser.add_argument("--sizes", nargs="*", type=int, help="numbers N of examples; default: all")
+    options = parse(parser, args)
+    with results(BENCHMARK, options) as store:
+        if not options.report:
+            wanted = all_parts(options)
+            if options.sizes:
+                wanted = [part for part in wanted if int(part.key.split("/")[-1]) in options.sizes]
+            measure(store, wanted, again=options.again)
+        _write(store)
+
+
+def _write(store: Store) -> None:
+    write_report(store, tables.markdown(store.records), {"": tables.picture(store.records)})
