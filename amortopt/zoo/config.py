@@ -96,11 +96,11 @@ class ZooConfig:
 
     def make_problem(self) -> Problem:
         """The problem named by the recipe; a ``ValueError`` if it, or one of its arguments, is unknown."""
-        return _make("problem", make_problem, self.problem)
+        return make_of_recipe("problem", make_problem, self.problem)
 
     def make_family(self) -> Family:
         """The family named by the recipe; a ``ValueError`` if it, or one of its arguments, is unknown."""
-        return _make("family", make_family, self.family)
+        return make_of_recipe("family", make_family, self.family)
 
     def stepper(self, learning_rate: Tensor) -> Stepper:
         """SGD as the recipe says, with one learning rate per network [B]."""
@@ -132,7 +132,8 @@ def check_recipe(config: Any, ranges: Iterable[str], counts: Iterable[str], amou
         )
 
 
-def _make(key: str, make: Callable[..., Made], arguments: dict[str, Any]) -> Made:
+def make_of_recipe(key: str, make: Callable[..., Made], arguments: dict[str, Any]) -> Made:
+    """What a recipe's mapping describes; a ``ValueError`` that names its key if there is no such thing."""
     try:
         return make(**arguments)
     except (TypeError, ValueError) as error:
