@@ -71,11 +71,11 @@ class CnnZooConfig:
     count: int = 2000
     seed: int = 0
     trainable: int | None = 2000
-    learning_rate: tuple[float, float] = (0.0005, 0.05)
-    init_scale: tuple[float, float] = (0.3, 3.0)
-    weight_decay: tuple[float, float] = (1e-6, 0.03)
-    dropout: tuple[float, float] = (0.0, 0.6)
-    steps: tuple[int, int] = (20, 600)
+    learning_rate: tuple[float, float] = (0.001, 0.03)
+    init_scale: tuple[float, float] = (0.5, 2.5)
+    weight_decay: tuple[float, float] = (1e-6, 0.01)
+    dropout: tuple[float, float] = (0.0, 0.4)
+    steps: tuple[int, int] = (20, 300)
     train_size: tuple[int, int] = (100, 2000)
     batch_size: int = 32
     val_fraction: float = 0.1
@@ -137,9 +137,8 @@ def build_cnn_zoo(
     """Train the networks of a recipe and store them in a folder, as far as they are not there yet.
 
     [load_zoo][amortopt.zoo.load_zoo] reads it. Its table has the columns index, seed, split, the drawn
-    hyper-parameters, epochs (steps in passes over the network's own examples), finite, train_loss and
-    train_accuracy (on all trainable examples, without dropout), test_loss and ``test_accuracy`` on the
-    held-out ones. Arguments, value and errors are those of [build_zoo][amortopt.zoo.build_zoo].
+    hyper-parameters, epochs (steps in passes over the network's own examples), finite, and test_loss and
+    ``test_accuracy`` on the held-out examples, without dropout. Arguments, value and errors are those of [build_zoo][amortopt.zoo.build_zoo].
 
     Raises:
         ValueError: Family and problem do not fit, or there are not so many trainable examples.
@@ -237,8 +236,8 @@ def train_cnns(
     chosen = torch.zeros(len(steps), int(steps.max()), config.batch_size, dtype=torch.int32, device=device)
     for row, seed, count, size in zip(chosen, table["seed"], steps, table["train_size"], strict=True):
         rng = np.random.default_rng([_EXAMPLES, int(seed)])
-        texts = rng.permutation(len(data))[:size].astype(np.int32)
-        row[:count] = torch.from_numpy(texts[rng.integers(size, size=(count, config.batch_size))])
+        own = rng.permutation(len(data))[:size].astype(np.int32)
+        row[:count] = torch.from_numpy(own[rng.integers(size, size=(count, config.batch_size))])
     rates = torch.from_numpy(table["dropout"]).float().to(device)
     key = np.random.SeedSequence((config.seed, _DROPOUT, start)).generate_state(1, np.uint64)[0]
     generator = torch.Generator(device).manual_seed(int(key >> 1))
@@ -270,10 +269,10 @@ def train_cnns(
         every=_REPORTED,
         on_steps=report,
     ).params
-    results = {"finite": finite_networks(trained)}
-    for which, examples in (("train", data), ("test", held)):
-        loss, score = evaluate_many(plain, trained, examples, objective)
-        results |= {f"{which}_loss": loss, f"{which}_{objective.score_name}": score}
+    loss, score = evaluate_many(plain, trained, held, objective)
+    results = {
+        "finite": finite_networks(trained), "test_loss": loss, f"test_{objective.score_name}": score,
+    }  # fmt: skip
     return trained, table | {name: column.cpu().numpy() for name, column in results.items()}
 
 
