@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from amortopt.meta.fleet import meta_train as meta_train
     from amortopt.optim.networks import OutOfFamilyWarning as OutOfFamilyWarning
     from amortopt.optim.one_shot import ScaleGMNOptimizer as ScaleGMNOptimizer
+    from amortopt.optim.prune import prune as prune
     from amortopt.optim.stepwise import UNFOptimizer as UNFOptimizer
     from amortopt.reading import load as load
     from amortopt.reading import predict as predict
@@ -40,6 +41,7 @@ __all__ = [
     "meta_train",
     "metanets",
     "predict",
+    "prune",
     "save_release",
     "symmetry",
     "testing",
@@ -52,6 +54,7 @@ _HOME = {
     "UNFOptimizer": "amortopt.optim",
     "load": "amortopt.reading",
     "meta_train": "amortopt.meta.fleet",
+    "prune": "amortopt.optim.prune",
     "predict": "amortopt.reading",
     "Release": "amortopt.release",
     "list_shipped": "amortopt.release",

@@ -1,4 +1,4 @@
-"""The commands `amortopt zoo build`, `amortopt zoo tiny-rnn` and `amortopt zoo mnist-inr`."""
+"""The command `amortopt zoo`: builds of every kind of zoo."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jsonargparse import ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor
 
@@ -14,16 +15,26 @@ from amortopt.optim import OutOfFamilyWarning, ScaleGMNOptimizer
 from amortopt.system.recipes import recipes_first
 from amortopt.tasks import Siren, init_many
 from amortopt.zoo.build import build_zoo
+from amortopt.zoo.cnn import CnnZooConfig, build_cnn_zoo, parts_of, tau_bound
 from amortopt.zoo.config import ZooConfig, recipe_parser
+from amortopt.zoo.dataset import load_zoo
 from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, build_tiny_rnn_zoo
 from amortopt.zoo.images import MnistInrZooConfig, build_mnist_inr_zoo
 
 _USAGES = {
     "build": "amortopt zoo build --config RECIPE --out FOLDER [--count N] [--shard K/N] [any recipe key]",
+    "cnn": "amortopt zoo cnn --config RECIPE --out FOLDER [--shard K/N] [any key of CnnZooConfig]",
     "mnist-inr": "amortopt zoo mnist-inr --out FOLDER [--fits one-pass] [any key of MnistInrZooConfig]",
     "tiny-rnn": "amortopt zoo tiny-rnn --out FOLDER [--count N] [--shard K/N] [any key of TinyRNNZooConfig]",
 }
-_CONFIGS = {"build": ZooConfig, "mnist-inr": MnistInrZooConfig, "tiny-rnn": TinyRNNZooConfig}
+_CONFIGS = {
+    "build": ZooConfig,
+    "cnn": CnnZooConfig,
+    "mnist-inr": MnistInrZooConfig,
+    "tiny-rnn": TinyRNNZooConfig,
+}
+_EXAMPLES = {"build": "mnist1d_mlp_tanh", "cnn": "cnn_mnist_5k_relu"}
+"""Commands that need a recipe, with one."""
 
 
 def main(args: list[str]) -> None:
@@ -45,15 +56,18 @@ def main(args: list[str]) -> None:
     options: dict[str, Any] = parsed.as_dict()
     recipe = options.pop("config")
     out, *places = (options.pop(key) for key in ("out", "shard", "device", "progress"))
-    if command == "build" and not recipe:
+    if command in _EXAMPLES and not recipe:
+        example = _EXAMPLES[command]
         raise ValueError(
-            f"--config: got nothing, expected a recipe, such as mnist1d_mlp_tanh; usage: {_USAGES[command]}"
+            f"--config: got nothing, expected a recipe, such as {example}; usage: {_USAGES[command]}"
         )
     if out is None:
         raise ValueError(f"--out: got nothing, expected the zoo folder; usage: {_USAGES[command]}")
     run = dict(zip(("shard", "device", "progress"), places, strict=True))
     if command == "build":
         missing = build_zoo(ZooConfig(**options), out, **run)
+    elif command == "cnn":
+        missing = build_cnn_zoo(CnnZooConfig(**options), out, **run)
     elif command == "tiny-rnn":
         missing = build_tiny_rnn_zoo(TinyRNNZooConfig(**options), out, **run)
     else:
@@ -64,6 +78,23 @@ def main(args: list[str]) -> None:
         print(f"{out}: part {run['shard']} is done; shard files {shards} are for the other processes")
     else:
         print(f"{out}: complete, {count} networks; table in {out / 'metadata.csv'}")
+        if command == "cnn":
+            print(_spread(CnnZooConfig(**options), out))
+
+
+def _spread(config: CnnZooConfig, out: Path) -> str:
+    """How the accuracies of a zoo spread, and what τ their noise allows."""
+    zoo = load_zoo(out)
+    accuracy, held_out = zoo.table["test_accuracy"], len(parts_of(config)[1])
+    low, middle, high = (100 * float(q) for q in np.quantile(accuracy, (0.1, 0.5, 0.9)))
+    try:
+        bound = f"{tau_bound(accuracy, held_out):.3f}"
+    except ValueError as error:
+        return f"test accuracy cannot be predicted: {error}"
+    return (
+        f"test accuracy {low:.1f}, {middle:.1f}, {high:.1f} % (10, 50 and 90 % quantiles) on {held_out:,} "
+        f"held-out examples; their number bounds Kendall's tau of any prediction by about {bound}"
+    )
 
 
 def build_parser(command: str = "build") -> ArgumentParser:

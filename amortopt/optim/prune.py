@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
-from amortopt.optim.networks import OutOfFamilyWarning, as_list, check_flags
+from amortopt.optim.networks import OutOfFamilyWarning, as_list, check_flags, read_networks
 from amortopt.optim.one_shot import ScaleGMNOptimizer
 from amortopt.optim.running import OutOfRangeWarning
-from amortopt.symmetry import FamilyMismatchError
+from amortopt.symmetry import FamilyMismatchError, act
+from amortopt.symmetry.alignment.scales import balancing
+from amortopt.tasks import answers_many, loss_many
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -26,8 +29,14 @@ Scope: TypeAlias = Literal["global", "layer"]
 
 PRUNERS = ("curves-cnn-relu-l1",)
 """Shipped checkpoints that prune."""
-_HALVINGS = 7
-"""Of the range of strengths, on a log scale: to within a hundredth of it."""
+_HALVINGS = 6
+"""Of the range of strengths, on a log scale: to within a sixtieth of it."""
+_BY_PASS = 0.75
+"""Share of the zeros that the pass makes; magnitudes choose the others.
+
+On validation problems, at a sparsity of 0.8 and 200 examples: 60.7 % accuracy where the pass makes all zeros,
+74.4 where it makes three quarters of them, 53.6 where it makes none.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +48,15 @@ class Pruned:
         l1: L1 strength of the pass.
         sparsity: Share of the weights that are zero.
         by_pass: Share that the pass itself made zero, before magnitudes decided on the rest.
+        passed: Whether the weights are a pass's; False: without data, the network's own weights without the
+            smallest ones stayed closer to its function.
     """
 
     masks: dict[str, Tensor]
     l1: float
     sparsity: float
     by_pass: float
+    passed: bool = True
 
     def __str__(self) -> str:
         kept, total = (
@@ -113,11 +125,15 @@ def prune(
     r"""Make networks sparse in one pass of a checkpoint that reads an L1 strength λ.
 
     The larger λ is, the more weights a pass returns as exactly zero. For every network the λ is found whose
-    pass leaves as many weights as asked for, by bisection; of what is left too much, the smallest magnitudes
-    are set to zero. Weights are parameters with two or more axes; biases stay.
+    pass makes three quarters of the wanted zeros, by bisection; then the smallest magnitudes are set to zero.
+    Magnitudes are compared in the scales in which incoming and outgoing weights of every unit have equal
+    norms, so the choice does not depend on the network's gauge. Weights are parameters with two or more axes;
+    biases stay.
 
     With a batch, the pass returns weights for the batch's problem, whatever the network was trained on.
-    Without one it reads what the network itself answers and keeps that function as far as so few weights can.
+    Without one it reads what the network itself answers. Then it is compared with the network's own weights
+    without the smallest ones, on the inputs at which functions are read, and what is closer to the network's
+    answers is returned.
 
     Args:
         models: A network, or a list of networks; not modified.
@@ -154,7 +170,9 @@ def prune(
         ...     *(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(32, 10)),
         ... )
         >>> x, y = torch.randn(100, 1, 40), torch.arange(100) % 10
-        >>> sparse, report = prune(net, 0.9, (x, y), return_report=True)  # doctest: +SKIP
+        >>> sparse, report = prune(net, 0.9, (x, y), return_report=True)
+        >>> sum(int(mask.sum()) for mask in report.masks.values()), f"{report.sparsity:.1f}"
+        (356, '0.9')
     """
     check_flags(return_report=return_report)
     if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
@@ -166,11 +184,19 @@ def prune(
     single, many = isinstance(models, nn.Module), as_list(models)
     given: dict[str, Any] = {"batch": batch, "example_input": example_input}
     opt = _pruner(optimizer, many, given)
-    strengths = _strengths(opt, many, float(sparsity), given)
+    strengths = _strengths(opt, many, _BY_PASS * float(sparsity), given)
     results: list[Any] = opt.one_shot(many, l1=strengths, **given)
+    reports = [Pruned({}, l1, 0.0, sparsity_of(m)) for m, l1 in zip(results, strengths.tolist(), strict=True)]
+    _read_out(opt, results, float(sparsity), scope, example_input)
+    if batch is None:
+        own = [copy.deepcopy(model) for model in many]
+        _read_out(opt, own, float(sparsity), scope, example_input)
+        for i, closer in enumerate(_closer(opt, many, results, own, example_input)):
+            if not closer:
+                results[i], reports[i] = own[i], Pruned({}, 0.0, 0.0, 0.0, passed=False)
     reports = [
-        _read_out(result, float(sparsity), scope, l1)
-        for result, l1 in zip(results, strengths.tolist(), strict=True)
+        replace(report, masks={k: w != 0 for k, w in weights_of(m).items()}, sparsity=sparsity_of(m))
+        for report, m in zip(reports, results, strict=True)
     ]
     if single:
         return (results[0], reports[0]) if return_report else results[0]
@@ -214,7 +240,7 @@ def _pruner(
 def _strengths(
     opt: ScaleGMNOptimizer, models: list[nn.Module], sparsity: float, given: dict[str, Any]
 ) -> Tensor:
-    """For every network the lowest strength that leaves few enough weights [B], by bisection."""
+    """For every network the lowest strength whose pass makes so many weights zero [B], by bisection."""
     assert opt.l1_range is not None
     low = torch.full((len(models),), math.log(opt.l1_range.low), dtype=torch.float64)
     high = torch.full_like(low, math.log(opt.l1_range.high))
@@ -225,17 +251,14 @@ def _strengths(
             warnings.simplefilter("ignore", OutOfFamilyWarning)
             warnings.simplefilter("ignore", OutOfRangeWarning)
             results = opt.one_shot(models, l1=logs.exp(), **given)
-        zeros = [
-            1 - sum(int(w.count_nonzero()) for w in weights_of(m).values()) / size_of(m) for m in results
-        ]
-        return torch.tensor(zeros) >= sparsity
+        return torch.tensor([sparsity_of(model) >= sparsity for model in results])
 
     dense = enough(low)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         reached = enough(middle)
         low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
-    # Where the lowest strength leaves too few already, magnitudes decide alone.
+    # Where the lowest strength makes too many zeros already, magnitudes decide alone.
     lowest = 0.0 if opt.l1_range.zero else opt.l1_range.low
     return torch.where(dense, lowest, high.exp().clamp(opt.l1_range.low, opt.l1_range.high))
 
@@ -245,22 +268,48 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
 
 
-def size_of(model: nn.Module) -> int:
-    """Number of these weights."""
-    return sum(w.numel() for w in weights_of(model).values())
+def sparsity_of(model: nn.Module) -> float:
+    """Share of these weights that are zero."""
+    weights = weights_of(model).values()
+    return 1 - sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
 
 
 @torch.no_grad()
-def _read_out(model: nn.Module, sparsity: float, scope: Scope, l1: float) -> Pruned:
-    """Set the smallest magnitudes to zero, in place."""
-    weights, total = weights_of(model), size_of(model)
-    before = sum(int(w.count_nonzero()) for w in weights.values())
-    masks = smallest_left_out(weights, sparsity, scope)
-    for name, w in weights.items():
-        w.mul_(masks[name])
-    masks = {name: w != 0 for name, w in weights.items()}
-    after = sum(int(mask.sum()) for mask in masks.values())
-    return Pruned(masks, l1, 1 - after / total, 1 - before / total)
+def _read_out(
+    opt: ScaleGMNOptimizer, models: list[nn.Module], sparsity: float, scope: Scope, example_input: Any
+) -> None:
+    """Set the weights that are smallest in balanced scales to zero, in place."""
+    for network in read_networks(opt.spec, models, example_input, opt.family, str):
+        wide = {name: p.to("cpu", torch.float64) for name, p in network.params.items()}
+        sizes = act(opt.spec, balancing(opt.spec, wide), wide)
+        masks = smallest_left_out({k: p for k, p in sizes.items() if p.ndim > 1}, sparsity, scope)
+        ones = {name: torch.ones_like(p) for name, p in sizes.items()}
+        kept = network.match.of_network(ones | {k: mask.double() for k, mask in masks.items()})
+        for name, weight in network.model.named_parameters():
+            weight.mul_(kept[name].to(weight))
+
+
+def _closer(
+    opt: ScaleGMNOptimizer, given: list[nn.Module], first: list[Any], second: list[Any], example_input: Any
+) -> list[bool]:
+    """Whether each first network answers more like the given one than the second does, at the probes."""
+    assert opt.metanet.probes is not None and opt.problem is not None
+    matching, losses = opt.problem.objective.matching(), []
+    networks = [
+        read_networks(opt.spec, models, example_input, opt.family, str) for models in (given, first, second)
+    ]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        module = opt.family.build().to(opt.metanet.probes.device) if opt.family else nn.Identity()
+        params = [
+            {
+                name: torch.stack([n.params[name].to(opt.metanet.probes) for n in some])
+                for name in opt.spec.params
+            }
+            for some in networks
+        ]
+        answers = answers_many(module, params[0], opt.metanet.probes)
+        losses = [loss_many(module, each, answers, matching) for each in params[1:]]
+    return (losses[0] < losses[1]).tolist()
 
 
 def smallest_left_out(weights: dict[str, Tensor], sparsity: float, scope: Scope) -> dict[str, Tensor]:

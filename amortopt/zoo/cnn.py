@@ -138,7 +138,8 @@ def build_cnn_zoo(
 
     [load_zoo][amortopt.zoo.load_zoo] reads it. Its table has the columns index, seed, split, the drawn
     hyper-parameters, epochs (steps in passes over the network's own examples), finite, and test_loss and
-    ``test_accuracy`` on the held-out examples, without dropout. Arguments, value and errors are those of [build_zoo][amortopt.zoo.build_zoo].
+    ``test_accuracy`` on the held-out examples, without dropout. Arguments, value and errors are those of
+    [build_zoo][amortopt.zoo.build_zoo].
 
     Raises:
         ValueError: Family and problem do not fit, or there are not so many trainable examples.
@@ -292,7 +293,9 @@ def with_dropout(network: nn.Module) -> tuple[nn.Module, list[NetworkDropout]]:
             dropouts.append(layers[f"dropout{len(dropouts)}"])  # type: ignore[arg-type]
         after = isinstance(layer, nn.Conv1d | nn.Conv2d)
     if not isinstance(network, nn.Sequential) or not dropouts:
-        raise ValueError(f"family: got {type(network).__name__}, expected a chain of convolutions such as cnn")
+        raise ValueError(
+            f"family: got {type(network).__name__}, expected a chain of convolutions such as cnn"
+        )
     return nn.Sequential(layers), dropouts
 
 
@@ -320,7 +323,7 @@ def tau_bound(accuracy: np.ndarray, held_out: int, *, draws: int = 20, seed: int
     if len(p) < 2 or p.min() == p.max():
         raise ValueError(
             f"accuracy: got {len(p)} networks with accuracies from {p.min(initial=1):g} to "
-            f"{p.max(initial=0):g}, expected at least two that differ; labels that are all equal order nothing"
+            f"{p.max(initial=0):g}, expected at least two that differ; equal labels order nothing"
         )
     rng = np.random.default_rng(seed)
     return float(np.mean([kendall_tau(p, rng.binomial(held_out, p) / held_out) for _ in range(draws)]))
