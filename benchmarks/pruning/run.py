@@ -47,7 +47,7 @@ from benchmarks.pruning.training import (
 )
 
 BENCHMARK = "pruning"
-PARTS = ("baselines", "l1", "passes")
+PARTS = ("baselines", "l1", "passes", "after")
 CHECKPOINT = "curves-cnn-relu-l1"
 DENSE = "curves-cnn-relu"
 SPARSITY = 0.8
@@ -165,40 +165,50 @@ def as_models(cell: Cell, params: Params) -> list[Any]:
     return models
 
 
-def pass_rows(cell: Cell, size: int, epochs: int, source: str) -> Record:
-    """One pass at the λ that leaves a fifth of the weights, what may follow it, and the controls."""
+def pass_rows(cell: Cell, size: int, source: str) -> Record:
+    """One pass with a fifth of the weights, and the controls."""
     _, test = fleets(cell, size)
-    _, after, setting, _ = dense(cell, size, epochs)
     opt = ScaleGMNOptimizer.from_pretrained(source)
     pairs = list(zip(test.read.x, test.read.y, strict=True))
-    swapped = [*pairs[1:], pairs[0]]
     with warnings.catch_warnings():
         # Losses that rise for the sake of few weights are what is asked for.
         warnings.simplefilter("ignore", UserWarning)
-        sparse, reports = prune(
-            as_models(cell, test.start), SPARSITY, pairs, optimizer=opt, return_report=True
-        )
-        by_layer = prune(as_models(cell, test.start), SPARSITY, pairs, optimizer=opt, scope="layer")
-        other = prune(as_models(cell, test.start), SPARSITY, swapped, optimizer=opt)
+        models = as_models(cell, test.start)
+        sparse, reports = prune(models, SPARSITY, pairs, optimizer=opt, return_report=True)
+        by_layer = prune(models, SPARSITY, pairs, optimizer=opt, scope="layer")
         full = opt.one_shot_params(test.start, batch=pairs)
         usual = ScaleGMNOptimizer.from_pretrained(DENSE).one_shot_params(test.start, batch=pairs)
-        rows = {}
-        if "function" in opt.metanet.conditions:
-            own = prune(as_models(cell, after), SPARSITY, optimizer=opt)
-            rows["function"] = row(cell, test, as_params(own))
     params = as_params(sparse)
-    tuned = trained(cell, test, params, setting, FINE_TUNING, masks_of(params, SPARSITY))
+    other = {name: p.roll(1, 0) for name, p in params.items()}
     return {
         "strengths": [report.l1 for report in reports], "by_pass": [report.by_pass for report in reports],
         "rows": {
             "pass": row(cell, test, params),
             "pass, by layer": row(cell, test, as_params(by_layer)),
-            "pass, fine-tuned": row(cell, test, tuned),
-            "pass, swapped": row(cell, test, as_params(other)),
+            "pass, swapped": row(cell, test, other),
             "pass, dense": row(cell, test, full),
             "usual pass, dense": row(cell, test, usual),
             "usual pass": row(cell, test, pruned(usual, SPARSITY)),
-        } | rows,
+        },
+    }  # fmt: skip
+
+
+def after_rows(cell: Cell, size: int, epochs: int, source: str) -> Record:
+    """What needs trained networks: their functions read without data, and fine-tuning after a pass."""
+    _, test = fleets(cell, size)
+    _, after, setting, _ = dense(cell, size, epochs)
+    opt = ScaleGMNOptimizer.from_pretrained(source)
+    pairs = list(zip(test.read.x, test.read.y, strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        own, reports = prune(as_models(cell, after), SPARSITY, optimizer=opt, return_report=True)
+        params = as_params(prune(as_models(cell, test.start), SPARSITY, pairs, optimizer=opt))
+    tuned = trained(cell, test, params, setting, FINE_TUNING, masks_of(params, SPARSITY))
+    return {
+        "passed": sum(report.passed for report in reports),
+        "rows": {
+            "function": row(cell, test, as_params(own)), "pass, fine-tuned": row(cell, test, tuned),
+        },
     }  # fmt: skip
 
 
@@ -245,13 +255,18 @@ def all_parts(options: argparse.Namespace) -> list[Part]:
             sha = {"sha256": load_release(options.checkpoint).sha256}
             parts.append(Part(
                 f"passes/{size}", identity(size, **sha),
-                lambda _, s=size, e=epochs: pass_rows(cell, s, e, options.checkpoint), cost,
+                lambda _, s=size: pass_rows(cell, s, options.checkpoint), 10.0 * size,
             ))  # fmt: skip
-            if size == sizes.adam:
-                parts.append(Part(
-                    f"curve/{size}", identity(size, **sha),
-                    lambda _, s=size: curve(cell, s, options.checkpoint), 0.1 * cost,
-                ))  # fmt: skip
+            parts.append(Part(
+                f"curve/{size}", identity(size, **sha),
+                lambda _, s=size: curve(cell, s, options.checkpoint), 10.0 * size,
+            ))  # fmt: skip
+        if "after" in options.parts:
+            sha = {"sha256": load_release(options.checkpoint).sha256}
+            parts.append(Part(
+                f"after/{size}", identity(size, rates=RATES["sgd"], **sha),
+                lambda _, s=size, e=epochs: after_rows(cell, s, e, options.checkpoint), cost,
+            ))  # fmt: skip
     return parts
 
 

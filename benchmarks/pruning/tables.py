@@ -38,7 +38,7 @@ def sizes_of(records: Records) -> list[int]:
 def rows_of(records: Records, size: int) -> dict[str, Record]:
     """Row -> scores, loss and zeros of every network."""
     rows: dict[str, Record] = {}
-    for key in (f"baselines/{size}", f"passes/{size}"):
+    for key in (f"baselines/{size}", f"passes/{size}", f"after/{size}"):
         if key in records:
             rows |= records[key]["result"]["rows"]
     if f"l1/sgd/{size}" in records:
