@@ -122,6 +122,8 @@ def settings(records: Records) -> str:
 
 def markdown(records: Records) -> str:
     """Everything, for people."""
+    if not records:
+        return document(["# Networks with a fifth of their weights", "Nothing is measured yet."])
     first = next(iter(records.values()))["identity"]
     return document(
         [
