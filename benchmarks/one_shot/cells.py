@@ -278,7 +278,7 @@ def _fleet(cell: Cell, which: Which, size: int, epochs: int | None, variant: str
     read, judged = _drawn(cell, which, count, max(*cell.sizes, size), variant)
     parts, sets = [(read.take(slice(size)), judged)], {UNSEEN: slice(0, count)}
     for name, problem in cell.problems.real().items() if which == "test" and not variant else ():
-        part = _real(problem, size, cell.plan.real, min(cell.plan.tested, judged.x.shape[1]))
+        part = _real(problem, size, cell.plan.real, judged.x.shape[1])
         if part is not None:
             begin = sum(len(pair[0].x) for pair in parts)
             sets[name] = slice(begin, begin + len(part[0].x))
@@ -316,12 +316,12 @@ def resampled(examples: Examples, density: float) -> Examples:
 def _real(
     problem: Problem | ProblemFamily, size: int, networks: int, tested: int
 ) -> tuple[Examples, Examples] | None:
-    """Examples [B, N, ...] of a real data set, drawn anew for each network; None if there are not so many."""
+    """Examples [B, N, ...] of a real data set, drawn anew for each network; None if there are fewer."""
     if isinstance(problem, ProblemFamily):
         return problem.draw("test", 0, networks, size, tested)
     train, val, test = (problem.split(which) for which in ("train", "val", "test"))
     x, y = torch.cat([train.x, val.x]), torch.cat([train.y, val.y])
-    if len(x) < size:
+    if len(x) < size or len(test) < tested:
         return None
     generator = torch.Generator().manual_seed(1)
     chosen = torch.stack([torch.randperm(len(x), generator=generator)[:size] for _ in range(networks)])

@@ -13,7 +13,7 @@ from amortopt.tasks.mnist5k import images
 def test_parts_have_every_class_equally_often_and_share_no_image() -> None:
     problem = MNIST5k(side=8)
     parts = {which: problem.split(which) for which in ("train", "val", "test")}  # type: ignore[arg-type]
-    assert [len(part) for part in parts.values()] == [4000, 500, 500]
+    assert [len(part) for part in parts.values()] == [3500, 500, 1000]
     for part in parts.values():
         assert part.y.bincount().tolist() == [len(part) // 10] * 10
         assert part.x.shape[1:] == problem.input_shape == (1, 8, 8)
