@@ -30,8 +30,8 @@ _METANET_LIMITS = """\
 _ROUNDS_LIMITS = """\
 - Networks of another architecture are refused; the weights of a network decide only the order, signs and
   scales of the units that come out.
-- It has learned to learn problems of the family above. Nothing was measured on data of another kind, and
-  nothing warns of them: compare with `accept=`, a validation loss."""
+- It has learned to learn problems of the family above; far from them it is worse than training.
+  {warning}: `accept="holdout"` keeps back a fifth of the batch and falls back to the network as it was."""
 
 _FUNCTIONAL_LIMITS = """\
 - It is for networks of the families and problems above; nothing was measured elsewhere."""
@@ -59,13 +59,22 @@ def model_card(config: Mapping[str, Any], parameters: int) -> str:
         if module["name"] == "rounds":
             purpose, limits = (
                 "reads examples of a network's problem and returns weights for it in one forward pass",
-                _ROUNDS_LIMITS,
+                _ROUNDS_LIMITS.format(
+                    warning="It warns of problems that look unlike them"
+                    if config.get("statistics")
+                    else "It carries no statistics of them, so it warns of none"
+                ),
             )
         arguments = ["model"]
         if "batch" in config["conditions"]:
             arguments.append("batch=(x, y)")
             facts.append(
                 "It reads a batch: `x`, `y` are examples of the problem, inputs standardised as there."
+            )
+        if "function" in config["conditions"]:
+            facts.append(
+                "Without a batch, `opt.one_shot(model)`, it reads what the network itself answers; "
+                "`batch=(x, y), function=True` reads both."
             )
         if config["l1_range"] is not None:
             trained = L1Range.from_config(config["l1_range"])

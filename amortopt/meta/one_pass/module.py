@@ -398,7 +398,11 @@ class OnePassModule(L.LightningModule):
         raise AssertionError("no stages")
 
     def on_fit_start(self) -> None:
-        """Show the metanet the probes, before the first step."""
+        """Tell the metanet how many examples it will read, and show it the probes, before the first step."""
+        read = getattr(self.trainer.datamodule, "read", None)  # pyright: ignore[reportAttributeAccessIssue]
+        for metanet in (self.metanet, self.average):
+            if isinstance(metanet, Rounds) and read is not None:
+                metanet.set_most_examples(read[1])
         if self.metanet.probes is not None and self.trainer.global_step == 0:
             datamodule: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
             for metanet in (self.metanet, self.average):

@@ -59,6 +59,8 @@ class Rounds(Metanet):
         respects: ``"scale"``: permutations and scalings; ``"permutation"``: only permutations (the ablation).
         l1_range: Lowest and highest L1 strength that prototypes are spread over, if it reads ``"l1"``.
         l1_knots: Prototypes between them.
+        most_examples: Number of examples beyond which step sizes depend no more on it: the most that
+            meta-training reads. See ``set_most_examples``.
 
     Attributes:
         readings: What it can take gradients of: ``"batch"``, ``"function"``, ``"both"``.
@@ -87,6 +89,7 @@ class Rounds(Metanet):
         respects: Respects = "scale",
         l1_range: tuple[float, float] = (1e-4, 2e-2),
         l1_knots: int = 12,
+        most_examples: int = 1000,
     ) -> None:
         super().__init__(
             spec,
@@ -102,6 +105,7 @@ class Rounds(Metanet):
             respects=respects,
             l1_range=list(l1_range),
             l1_knots=l1_knots,
+            most_examples=most_examples,
         )
         counts = {
             "rounds": rounds,
@@ -109,6 +113,7 @@ class Rounds(Metanet):
             "hidden": hidden,
             "l1_knots": l1_knots,
             "probes": probes,
+            "most_examples": most_examples,
         }
         for name, value in counts.items():
             if not isinstance(value, int) or value < 1:
@@ -152,6 +157,7 @@ class Rounds(Metanet):
                     step=step,
                     blends=1 if self.blend is None else self.blend.count,
                     sources=len(_SOURCES[reading]),
+                    most_examples=most_examples,
                 )
                 for reading in self.readings
             }
@@ -177,6 +183,12 @@ class Rounds(Metanet):
         for reading in self.readings:
             for prototype, matrix in zip(self.rule(reading).prototype, matrices, strict=True):
                 prototype[0] = matrix[0]
+
+    def set_most_examples(self, count: int) -> None:
+        """State the most examples that meta-training reads; larger batches get the step sizes of so many."""
+        self.config["most_examples"] = count
+        for reading in self.readings:
+            self.rule(reading).most_examples = count
 
     def open_gates(self) -> None:
         """Nothing to open: a pass starts from its prototype, never from the network."""

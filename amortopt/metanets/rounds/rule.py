@@ -17,14 +17,8 @@ from torch import Tensor, nn
 Gradient: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 """From proposals [B, o, i] to the gradient of each network's objective there."""
 
-_USUAL, _MOST = 400, 1000
-"""Numbers of examples at which step sizes are as learned, and beyond which they change no more.
-
-A gradient's noise falls with the number N of examples, so steps may grow with log N. In meta-training N goes
-up to about ``_MOST``; extrapolated beyond it, the dependence did harm.
-"""
-
-
+_USUAL = 400
+"""Number of examples at which step sizes are as learned."""
 _FIRST_THRESHOLD = 0.01
 """Before meta-training; weights are about 1 / sqrt(fan in)."""
 
@@ -55,6 +49,9 @@ class RoundRule(nn.Module):
         step: Size of the steps s before meta-training.
         blends: K.
         sources: S.
+        most_examples: Number of examples beyond which step sizes change no more. A gradient's noise falls
+            with the number N of examples, so steps may grow with log N; extrapolated beyond the numbers of
+            meta-training, the dependence did harm.
     """
 
     def __init__(
@@ -67,9 +64,11 @@ class RoundRule(nn.Module):
         step: float = 1.0,
         blends: int = 1,
         sources: int = 1,
+        most_examples: int = 1000,
     ) -> None:
         super().__init__()
         self.rounds, self.channels, self.sources = rounds, channels, sources
+        self.most_examples = most_examples
         sizes = [(m.shape[0], m.shape[1]) for m in first]
         # [K, o, i]: the first of the K is common to all networks, the others are added to it.
         self.prototype = nn.ParameterList(
@@ -124,7 +123,7 @@ class RoundRule(nn.Module):
         """
         proposals = [self.start(blend)]
         velocity = [[torch.zeros_like(m) for m in proposals[0]] for _ in gradients]
-        logs = [torch.log(n.clamp(1, _MOST) / _USUAL).to(blend)[:, None] for n in examples]
+        logs = [torch.log(n.clamp(1, self.most_examples) / _USUAL).to(blend)[:, None] for n in examples]
         for r in range(self.rounds if rounds is None else rounds):
             channels = slice(r * self.channels, (r + 1) * self.channels)
             bias = self.mix_bias.unflatten(0, (-1, self.rounds * self.channels))[:, channels]  # [K, C, H, H]

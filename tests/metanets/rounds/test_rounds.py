@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -277,6 +278,25 @@ def test_further_rounds_copy_gates_and_thresholds() -> None:
         torch.testing.assert_close(to, of[:, :, :1].expand_as(to))
         of, to = (logs[k].unflatten(0, (4, 2)) for logs in (one.log_threshold, two.log_threshold))
         torch.testing.assert_close(to, of[:, :1].expand_as(to))
+
+
+def test_more_examples_than_meta_training_read_change_nothing() -> None:
+    metanet, params = made(MLP, most_examples=20), networks(MLP, 2)
+    with torch.no_grad():
+        for p in (metanet.rule("batch").step_slope, metanet.rule("batch").unit_slope):
+            p.add_(0.5)
+    given = conditions(MLP, 2)
+
+    def proposed(count: float) -> Tensor:
+        counts = torch.full((2,), count)
+        return torch.cat([p.flatten() for p in metanet(params, replace(given, examples=counts)).values()])
+
+    assert torch.equal(proposed(20.0), proposed(500.0))
+    assert not torch.allclose(proposed(10.0), proposed(20.0))
+    metanet.set_most_examples(500)
+    assert not torch.allclose(proposed(20.0), proposed(500.0))
+    again = Rounds(metanet.spec, **metanet.config)
+    assert again.rule("batch").most_examples == 500
 
 
 def test_order_of_examples_does_not_matter() -> None:
