@@ -126,7 +126,8 @@ def block(records: Records) -> str:
     steps = max((r["steps"] for r in found.values() if "steps" in r), default=0)
     text = (
         f"Meta-training of {steps} steps with a state saved after every step, continued with "
-        "`--ckpt_path last` and compared with a run that nothing disturbed: weights and the optimizer's moments. "
+        "`--ckpt_path last` and compared with a run that nothing disturbed: weights and the optimizer's "
+        "moments. "
         f"{machines(records)}."
     )
     said = found.get("disk", {}).get("said")
