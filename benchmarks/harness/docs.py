@@ -27,7 +27,6 @@ BLOCKS = {
     "coverage": ("symmetry_coverage", "symmetry.coverage_tables"),
     "gauge": ("gauge_freedom", "symmetry.gauge"),
     "align": ("align", "align.run"),
-    "faults": ("faults", "faults.run"),
     "models": ("symmetry_models", "symmetry.models_tables"),
     "tiny-rnn": ("tiny_rnn_zoo", "weights.tables"),
 }

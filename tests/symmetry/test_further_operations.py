@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -223,3 +224,30 @@ def test_an_input_at_which_the_output_is_nan_shows_nothing() -> None:
     spec = extract(net, x)
     with pytest.raises(ValueError, match="is NaN"):
         spec.verify(net, x)
+
+
+class Masked(nn.Module):
+    """Training mode writes a token to places that numpy draws, as in wav2vec 2.0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.token = nn.Linear(4, H), nn.Linear(H, 2), nn.Parameter(torch.randn(H))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        if self.training:
+            h[torch.from_numpy(np.random.rand(*h.shape[:2]) < 0.5)] = self.token
+            if torch.rand(()) < 0.5:  # a layer may be left out
+                h = h.tanh()
+        return self.b(h.relu())
+
+
+def test_a_parameter_that_only_training_mode_writes_to_drawn_places_moves_along() -> None:
+    torch.manual_seed(0)
+    net, x = Masked(), torch.randn(3, 5, 4)
+    before = np.random.get_state()[1].copy()  # pyright: ignore[reportAttributeAccessIssue]
+    spec = extract(net, x, strict=True)
+    assert (np.random.get_state()[1] == before).all()  # pyright: ignore[reportAttributeAccessIssue]
+    assert spec.blocks_of("token")[0].groups == spec.blocks_of("a.bias")[0].groups
+    proof = spec.verify(net, x, elements=2)
+    assert proof.holds and set(proof.errors) == {"eval", "training"}

@@ -6,10 +6,13 @@ which operations ran: a number that depends on inputs or parameters and leaves t
 
 from __future__ import annotations
 
+import contextlib
+import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -93,10 +96,26 @@ def _traced(module: nn.Module, params: Params, inputs: Sequence[Tensor]) -> torc
     def run(params: Params, buffers: Params, inputs: list[Tensor]) -> object:
         return functional_call(module, {**params, **buffers}, tuple(inputs))
 
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    # The same random numbers in every trace, also those that a network draws outside of torch.
+    with torch.no_grad(), seeded(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tracer = make_fx(run, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)
         return tracer(params, buffers, list(inputs)).graph
+
+
+@contextlib.contextmanager
+def seeded() -> Iterator[None]:
+    """Random numbers of torch, numpy and Python from seed 0; their states are as before afterwards."""
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
 
 
 class _Decisions(TorchFunctionMode):

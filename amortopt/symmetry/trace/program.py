@@ -19,7 +19,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from amortopt.functional.networks import eval_mode
 from amortopt.symmetry.inputs import Inputs, apart, outputs_of
-from amortopt.symmetry.trace.concrete import DataDependentError, concrete_graph, live
+from amortopt.symmetry.trace.concrete import DataDependentError, concrete_graph, live, seeded
 from amortopt.system.threads import one_at_a_time
 
 
@@ -64,9 +64,10 @@ def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Trace
     # (functools.cache), hence a run on real tensors before it.
     copied, real = apart(module), inputs.map(torch.clone)
     state = {name: buffer.clone() for name, buffer in copied.named_buffers()}
-    with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng([]), _quiet(copied, training):
-        functional_call(copied, state, real.args, real.kwargs)
-    graph, held, buffers, users = _graph(apart(module), inputs, training)
+    with seeded():
+        with contextlib.suppress(Exception), torch.no_grad(), _quiet(copied, training):
+            functional_call(copied, state, real.args, real.kwargs)
+        graph, held, buffers, users = _graph(apart(module), inputs, training)
     first = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
     names = {name: first[id(tensor)] for name, tensor in named}
