@@ -160,7 +160,7 @@ def prune(
         FileNotFoundError: There is no such checkpoint.
 
     Warns:
-        OutOfFamilyWarning: As ``one_shot``.
+        OutOfFamilyWarning: As ``one_shot``, but for losses that rise.
 
     Examples:
         >>> net = nn.Sequential(
@@ -185,7 +185,15 @@ def prune(
     given: dict[str, Any] = {"batch": batch, "example_input": example_input}
     opt = _pruner(optimizer, many, given)
     strengths = _strengths(opt, many, _BY_PASS * float(sparsity), given)
-    results: list[Any] = opt.one_shot(many, l1=strengths, **given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutOfFamilyWarning)
+        results, report = opt.one_shot(many, l1=strengths, return_report=True, **given)
+    # A loss that rises for the sake of few weights is what was asked for.
+    if left := [text for text in report.warnings if "came out worse" not in text]:
+        listed = "\n- ".join(left)
+        warnings.warn(
+            f"outside of what this checkpoint was made for:\n- {listed}", OutOfFamilyWarning, stacklevel=2
+        )
     reports = [Pruned({}, l1, 0.0, sparsity_of(m)) for m, l1 in zip(results, strengths.tolist(), strict=True)]
     _read_out(opt, results, float(sparsity), scope, example_input)
     if batch is None:

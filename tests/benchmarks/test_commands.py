@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.harness.store import RESULTS, ROOT
 
-FOLDERS = ("one_shot", "optimizers", "symmetry", "weights", "cost", "align")
+FOLDERS = ("one_shot", "optimizers", "symmetry", "weights", "cost", "align", "pruning")
 
 
 def test_benchmark_runs_as_a_folder_from_anywhere(tmp_path: Path) -> None:
