@@ -30,6 +30,8 @@ BLOCKS = {
     "pruning": ("pruning", "pruning.tables"),
     "models": ("symmetry_models", "symmetry.models_tables"),
     "tiny-rnn": ("tiny_rnn_zoo", "weights.tables"),
+    "inr-classes": ("inr_classes", "weights.inr_tables"),
+    "inr-editing": ("inr_editing", "weights.editing_tables"),
 }
 """Name of a block -> benchmark, and the module below benchmarks/ whose ``block(records)`` makes it.
 

@@ -39,7 +39,7 @@ READERS: dict[str, Callable[[SymmetrySpec], Functional]] = {
     "mlp": lambda spec: FlatMlp(spec, head=HEAD, width=512, dropout=0.2),
     "statistics": lambda spec: StatNN(spec, head=HEAD, width=256),
 }
-SWEEPS: dict[str, Any] = {"width": 64, "channels": 1, "sweeps": 1}
+SWEEPS: dict[str, Any] = {"width": 64, "channels": 1, "sweeps": 1, "dropout": 0.2}
 CANONICAL = ("mlp",)
 """Readers that get canonicalised weights, without an augmentation that would leave the gauge."""
 
@@ -62,12 +62,12 @@ class Plan:
     views: int = 2
     budget: dict[str, Budget] = field(
         default_factory=lambda: {
-            "independent": Budget(steps=3000, batch=32, checks=3, weight_decay=0.01),
-            "one-pass": Budget(steps=1500, batch=32, checks=3, weight_decay=0.01),
+            "independent": Budget(steps=1500, checks=3, weight_decay=0.01),
+            "one-pass": Budget(steps=800, checks=3, weight_decay=0.01),
         }
     )
     tuning: Budget = field(default_factory=lambda: Budget(steps=100, checks=1, weight_decay=0.01))
-    learning_rates: tuple[float, ...] = (0.003,)
+    learning_rates: tuple[float, ...] = (0.004,)
     augment: dict[str, Augmentation] = field(
         default_factory=lambda: {
             "independent": Augmentation(rotation=0.25, stretch=0.1, shear=0.15, shift=0.1),

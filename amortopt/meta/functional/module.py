@@ -136,6 +136,13 @@ class FunctionalModule(L.LightningModule):
         with torch.random.fork_rng(devices=[]):
             self._network = (data.family.build(),)
 
+    def on_fit_start(self) -> None:
+        """Raise a ``ValueError`` if there are several processes, which would all draw the same networks."""
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"trainer.devices: got {self.trainer.world_size}, expected 1; raise data.networks instead"
+            )
+
     def configure_optimizers(self) -> torch.optim.AdamW:
         """AdamW over all parameters."""
         assert self.trained is not None
