@@ -44,14 +44,14 @@ def block(records: Records) -> str:
         for name in readers
     ]
     rows += [[name, *[""] * len(zoos), value] for name, value in OTHERS.items()]
-    counts = records[f"{zoos[0]}/zoo"]["result"]["networks"]
-    images = records[f"{zoos[0]}/zoo"]["identity"]["images"]
-    note = (
-        f"{images} images; {counts['train']} independent fits of the train images to learn from, "
-        f"{counts['test']} test networks, ± 95 % over seeds. Chance is 10 %."
+    seeds = sorted({len(runs(records, zoo, name)) for zoo in zoos for name in readers} - {0})
+    interval = ", ± 95 % over seeds" if seeds[-1] > 1 else ", one seed"
+    counts = "; ".join(
+        f"{FITS[zoo]}: {n['train']} networks to learn from, {n['test']} to test"
+        for zoo in zoos
+        for n in [records[f"{zoo}/zoo"]["result"]["networks"]]
     )
-    if "independent" not in zoos:
-        note = f"{images} images, {counts['test']} test networks, ± 95 % over seeds. Chance is 10 %."
+    note = f"{records[f'{zoos[0]}/zoo']['identity']['images']} images; {counts}{interval}. Chance is 10 %."
     return table(head, rows) + f"\n\n{note}"
 
 
