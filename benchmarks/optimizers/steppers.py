@@ -56,7 +56,7 @@ def stepper_of(
         torch.tensor([getattr(config, name) for config in configs], dtype=torch.float64)
         for name in ("learning_rate", "weight_decay")
     )
-    if optimizer not in HAND_MADE:
+    if optimizer in (rules or {}) or optimizer not in HAND_MADE:  # a rule may be called muon
         assert rules is not None and layout is not None
         return Learned(rules[optimizer], layout, rate, schedule)
     name: Any = optimizer

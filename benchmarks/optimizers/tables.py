@@ -21,7 +21,7 @@ OPTIMIZERS = {
     "nadam": "NAdam",
     "muon": "Muon and Adam",
 }
-NETS = {"mlp": "per-parameter MLP", "deepset": "Deep Set", "unf": "UNF", "none": "Numbers alone"}
+NETS = {"mlp": "per-parameter MLP", "deepset": "Deep Set", "unf": "UNF", "none": "UNFOptimizer, no network"}
 ROLES = ("baseline", "rival", "main")
 Place = tuple[str, int]
 """Setting and steps."""

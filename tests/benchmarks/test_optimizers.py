@@ -16,6 +16,7 @@ import torch
 
 from amortopt import Release, load_release, save_release
 from amortopt.metanets.update_rule.rule import UNFRule
+from amortopt.training import Stepper
 from benchmarks.harness.store import read_records
 from benchmarks.optimizers import (
     cost,
@@ -275,3 +276,10 @@ def test_optimizers_bad_command_is_explained(
 ) -> None:
     with pytest.raises(SystemExit, match=match):
         run.main(["--quick", "--out", str(tmp_path / "bad"), *command])
+
+
+def test_optimizers_a_rule_called_as_a_hand_made_optimizer_is_the_rule(tiny: Any) -> None:
+    inner, rule = tiny.settings["mlp"].inner, UNFRule("none")
+    stepper = steppers.stepper_of([steppers.Config("muon", 0.1)], {"muon": rule}, inner.layout)
+    assert isinstance(stepper, steppers.Learned) and stepper.rule is rule
+    assert isinstance(steppers.stepper_of([steppers.Config("muon", 0.1)]), Stepper)
