@@ -169,8 +169,9 @@ def prune(
         ...     *(nn.Conv1d(16, 32, 5, stride=2, padding=2), nn.ReLU()),
         ...     *(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(32, 10)),
         ... )
-        >>> x, y = torch.randn(100, 1, 40), torch.arange(100) % 10
-        >>> sparse, report = prune(net, 0.9, (x, y), return_report=True)
+        >>> from amortopt.tasks import make_problem_family
+        >>> read, _ = make_problem_family("curves", channel_axis=True).draw("test", 0, 1, 100, 1)
+        >>> sparse, report = prune(net, 0.9, (read.x[0], read.y[0]), return_report=True)
         >>> sum(int(mask.sum()) for mask in report.masks.values()), f"{report.sparsity:.1f}"
         (356, '0.9')
     """
