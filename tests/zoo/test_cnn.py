@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_training_lowers_the_loss_of_every_activation() -> None:
             train_size=(1000, 1000), dropout=(0.0, 0.2), learning_rate=(0.03, 0.03), init_scale=(1.0, 1.0),
         )  # fmt: skip
         table = train_cnns(config, 0, 3)[1]
-        assert table["test_loss"].mean() < 2.2
+        assert table["test_loss"].mean() < math.log(10) - 0.05  # below guessing
 
 
 def test_dropout_has_the_rates_of_the_networks_that_run() -> None:

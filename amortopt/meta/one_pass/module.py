@@ -510,9 +510,11 @@ class OnePassModule(L.LightningModule):
 
     def _trained(self) -> dict[str, Any]:
         """What the weights of a state belong to, as plain json values."""
+        # The most examples are those of the data, which the metanet learns when training starts.
+        config = {key: value for key, value in self.metanet.config.items() if key != "most_examples"}
         described = {
             "family": self.family.to_config(),
-            "metanet": {"name": self.metanet.name} | dict(self.metanet.config),
+            "metanet": {"name": self.metanet.name} | config,
             "passes": self.passes,
         }
         return json.loads(json.dumps(described))
