@@ -5,6 +5,7 @@
     python benchmarks/one_shot --checkpoints curves-mlp-tanh FOLDER    # these, which may be twins or seeds
     python benchmarks/one_shot --parts baselines --cells curves_mlp_tanh    # a recipe is enough
     python benchmarks/one_shot --parts timing --again                  # on a quiet machine
+    python benchmarks/one_shot --keys prototype/glyphs-cnn-relu/sgd/200    # one record
     python benchmarks/one_shot --report    # measures nothing: tables and pictures
 
 Times are of one core; networks with convolutions take longer. Each network has a data set of its own, which
@@ -224,6 +225,10 @@ def all_parts(options: argparse.Namespace, store: Store) -> list[Part]:
                 parts.append(timing_part(reader))
     if "passes" in kinds:
         parts += [memorised_part(source, 8 if quick else 64) for source in memorised]
+    if options.keys is not None:
+        parts = [part for part in parts if any(key in part.key for key in options.keys)]
+        if not parts:
+            raise ValueError(f"keys: got {options.keys}, which no record has in its key")
     return parts
 
 
@@ -234,6 +239,11 @@ def all_options(args: list[str] | None) -> argparse.Namespace:
         "--checkpoints", nargs="*", help="names or folders, or folders of such folders; default: the shipped"
     )
     parser.add_argument("--cells", nargs="*", default=[], help="recipes of networks without a checkpoint")
+    parser.add_argument(
+        "--keys",
+        nargs="*",
+        help="only records with one of these in their key, such as prototype/NAME/sgd/200",
+    )
     return parse(parser, args)
 
 

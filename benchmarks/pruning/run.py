@@ -3,6 +3,7 @@
     python benchmarks/pruning             # 25 min on one core
     python benchmarks/pruning --quick     # a little of everything -> runs/pruning_quick; 2 min
     python benchmarks/pruning --parts baselines     # needs no checkpoint
+    python benchmarks/pruning --parts prototype     # iterative pruning from the learned prototype
     python benchmarks/pruning --checkpoint FOLDER   # another one that reads l1
     python benchmarks/pruning --report    # measures nothing
 
@@ -10,14 +11,18 @@ Every network has a data set of its own, of N examples, which the family draws f
 chosen on problems of the validation part. Sparsity is of the weights, parameters with two or more axes, with
 one threshold for all layers. Baselines: magnitudes of the start, of networks trained by SGD, of networks
 trained by proximal SGD with L1 (λ chosen by the accuracy after pruning), and iterative magnitude pruning
-(IMP) from the trained networks: 5 steps, each with 25 epochs of fine-tuning. And curves over λ, with the
-learning rate tuned anew for every λ.
+(IMP) from the trained networks: 5 steps, each with 25 epochs of fine-tuning. The part ``prototype`` does the
+same, with the same epochs and settings to choose from, from the checkpoint's learned prototype in place of
+the start; and once more with dense training of 10 or 25 epochs, whichever is better on validation problems,
+since so few examples are soon learned by heart. And curves over λ, with the learning rate tuned anew for
+every λ.
 """
 
 from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -33,6 +38,7 @@ from benchmarks.harness.command import Part, command_line, measure, parse, resul
 from benchmarks.harness.store import Record, Store
 from benchmarks.one_shot.baselines import Setting
 from benchmarks.one_shot.cells import Cell, Fleet, Plan, cell_of_recipe
+from benchmarks.one_shot.passes import Checkpoint
 from benchmarks.pruning import tables
 from benchmarks.pruning.training import (
     STEPS,
@@ -47,11 +53,13 @@ from benchmarks.pruning.training import (
 )
 
 BENCHMARK = "pruning"
-PARTS = ("baselines", "l1", "passes", "after")
+PARTS = ("baselines", "prototype", "l1", "passes", "after")
 CHECKPOINT = "curves-cnn-relu-l1"
 DENSE = "curves-cnn-relu"
 SPARSITY = 0.8
 FINE_TUNING = 25
+SHORT = (10, 25)
+"""Epochs of dense training from the learned prototype to choose from, beside the usual ones."""
 RATES = {"sgd": (0.06, 0.2, 0.6), "adam": (0.003, 0.01)}
 L1_RATES = {"sgd": (0.06, 0.2), "adam": (0.003, 0.01)}
 
@@ -92,28 +100,49 @@ def cell_of(quick: bool) -> Cell:
     return replace(cell_of_recipe("curves_cnn_relu", quick=quick), plan=plan)
 
 
-def fleets(cell: Cell, size: int) -> tuple[Fleet, Fleet]:
-    """Validation and test problems, the latter without real data sets."""
+def fleets(cell: Cell, size: int, source: str | None = None) -> tuple[Fleet, Fleet]:
+    """Validation and test problems, the latter without real data sets.
+
+    Args:
+        cell: The problems and networks.
+        size: N.
+        source: Checkpoint whose learned prototype, in each network's gauge, takes the place of the start;
+            None: networks as they start.
+    """
     tuning, test = cell.fleet("val", size), cell.fleet("test", size)
     rows = torch.arange(cell.plan.problems)
     start = {name: p[rows] for name, p in test.start.items()}
-    return tuning, Fleet(start, test.read.of(rows), test.judged.of(rows), {})
+    test = Fleet(start, test.read.of(rows), test.judged.of(rows), {})
+    if source is None:
+        return tuning, test
+    checkpoint = Checkpoint(source, load_release(source), cell)
+    tuning, test = (replace(fleet, start=checkpoint.prototype(fleet)) for fleet in (tuning, test))
+    return tuning, test
 
 
 @cache
-def dense(cell: Cell, size: int, epochs: int) -> tuple[Params, Params, Setting, tuple[Any, ...]]:
-    """Validation and test networks after ordinary training, its setting, and what else was tried."""
-    tuning, test = fleets(cell, size)
+def dense(
+    cell: Cell, size: int, epochs: int, source: str | None = None
+) -> tuple[Params, Params, Setting, tuple[Any, ...]]:
+    """Validation and test networks after ordinary training, its setting, and what else was tried.
+
+    It begins where ``fleets`` begins with this ``source``.
+    """
+    tuning, test = fleets(cell, size, source)
     settings = [Setting("sgd", rate, noise) for rate, noise in product(RATES["sgd"], cell.noises())]
     setting, tried = best(cell, tuning, tuning.start, settings, epochs)
     first, second = (trained(cell, each, each.start, setting, epochs) for each in (tuning, test))
     return first, second, setting, tuple(tried)
 
 
-def baseline_rows(cell: Cell, size: int, epochs: int) -> Record:
-    """Magnitudes of the start and of trained networks, and IMP from the latter."""
-    tuning, test = fleets(cell, size)
-    first, after, setting, tried = dense(cell, size, epochs)
+def iterated(cell: Cell, size: int, epochs: int, source: str | None = None) -> Record:
+    """Trained networks (see ``dense``) and IMP from these, with what was chosen on validation problems.
+
+    Returns:
+        ``epochs``, ``setting``, ``tried``, ``imp_rates``, and ``dense`` and ``imp``: the networks.
+    """
+    tuning, test = fleets(cell, size, source)
+    first, after, setting, tried = dense(cell, size, epochs, source)
     scores = {
         rate: accuracy(
             cell, tuning,
@@ -124,14 +153,48 @@ def baseline_rows(cell: Cell, size: int, epochs: int) -> Record:
     fine = replace(setting, rate=max(scores, key=scores.__getitem__))
     return {
         "epochs": epochs, "setting": setting, "tried": tried, "imp_rates": list(scores.items()),
+        "dense": after, "imp": iterative(cell, test, after, fine, SPARSITY, FINE_TUNING),
+    }  # fmt: skip
+
+
+def baseline_rows(cell: Cell, size: int, epochs: int) -> Record:
+    """Magnitudes of the start and of trained networks, and IMP from the latter."""
+    _, test = fleets(cell, size)
+    result = iterated(cell, size, epochs)
+    after, imp = result.pop("dense"), result.pop("imp")
+    return result | {
         "rows": {
             "start, dense": row(cell, test, test.start),
             "start": row(cell, test, pruned(test.start, SPARSITY)),
             "trained, dense": row(cell, test, after),
             "trained": row(cell, test, pruned(after, SPARSITY)),
-            "imp": row(cell, test, iterative(cell, test, after, fine, SPARSITY, FINE_TUNING)),
+            "imp": row(cell, test, imp),
         },
-    }  # fmt: skip
+    }
+
+
+def prototype_rows(cell: Cell, size: int, lengths: Sequence[int], source: str, name: str) -> Record:
+    """IMP from the learned prototype, as ``baseline_rows`` does from the start.
+
+    Args:
+        cell: The problems and networks.
+        size: N.
+        lengths: Epochs of dense training, of which the best on validation problems are taken.
+        source: The checkpoint.
+        name: What its rows begin with.
+    """
+    _, test = fleets(cell, size, source)
+    reached = {e: max(score for *_, score in dense(cell, size, e, source)[3]) for e in lengths}
+    result = iterated(cell, size, max(reached, key=reached.__getitem__), source)
+    after, imp = result.pop("dense"), result.pop("imp")
+    return result | {
+        "lengths": list(reached.items()),
+        "rows": {
+            f"{name}, trained, dense": row(cell, test, after),
+            f"{name}, trained": row(cell, test, pruned(after, SPARSITY)),
+            f"{name}, imp": row(cell, test, imp),
+        },
+    }
 
 
 def l1_rows(cell: Cell, size: int, epochs: int, optimizer: str, strengths: tuple[float, ...]) -> Record:
@@ -243,6 +306,17 @@ def all_parts(options: argparse.Namespace) -> list[Part]:
                 f"baselines/{size}", identity(size, rates=RATES["sgd"]),
                 lambda _, s=size, e=epochs: baseline_rows(cell, s, e), 3 * cost,
             ))  # fmt: skip
+        if "prototype" in options.parts:
+            sha = {"sha256": load_release(options.checkpoint).sha256}
+            for key, name, lengths in (
+                ("prototype", "prototype", (epochs,)),
+                ("prototype/short", "short prototype", SHORT),
+            ):
+                parts.append(Part(
+                    f"{key}/{size}", identity(size, rates=RATES["sgd"], lengths=lengths, **sha),
+                    lambda _, s=size, e=lengths, n=name: prototype_rows(cell, s, e, options.checkpoint, n),
+                    3 * cost,
+                ))  # fmt: skip
         for optimizer in L1_RATES if "l1" in options.parts else ():
             if optimizer == "sgd" or size == sizes.adam:
                 parts.append(Part(

@@ -16,8 +16,12 @@ ROWS = {
     "function": "its function alone, no data, from the trained network",
     "usual pass": "one pass of `curves-cnn-relu`, then magnitude",
     "imp": "IMP, 5 x 25 epochs, from the trained network",
+    "prototype, imp": "IMP, 5 x 25 epochs, from the learned prototype, trained as long",
+    "short prototype, imp": "IMP, 5 x 25 epochs, from the learned prototype, trained 10 or 25 epochs",
     "l1": "trained with L1 (proximal SGD), then magnitude",
     "trained": "trained, then magnitude",
+    "prototype, trained": "learned prototype, trained as long, then magnitude",
+    "short prototype, trained": "learned prototype, trained 10 or 25 epochs, then magnitude",
     "start": "start, then magnitude",
     "pass, swapped": "one pass that reads another problem's examples",
 }
@@ -25,9 +29,19 @@ DENSE = {
     "pass, dense": "one pass at λ = 0, all weights",
     "usual pass, dense": "one pass of `curves-cnn-relu`, all weights",
     "trained, dense": "trained by SGD, all weights",
+    "prototype, trained, dense": "learned prototype, trained by SGD as long, all weights",
+    "short prototype, trained, dense": "learned prototype, trained by SGD 10 or 25 epochs, all weights",
     "start, dense": "start, all weights",
 }
 OURS = ("pass", "function")
+RIVALS = {
+    "imp": "IMP",
+    "prototype, imp": "IMP from the learned prototype, trained as long",
+    "short prototype, imp": "IMP from the learned prototype, trained 10 or 25 epochs",
+    "l1": "L1 training",
+    "usual pass": "a pass without λ",
+}
+"""What the pass is compared with, network by network."""
 
 
 def sizes_of(records: Records) -> list[int]:
@@ -38,7 +52,8 @@ def sizes_of(records: Records) -> list[int]:
 def rows_of(records: Records, size: int) -> dict[str, Record]:
     """Row -> scores, loss and zeros of every network."""
     rows: dict[str, Record] = {}
-    for key in (f"baselines/{size}", f"passes/{size}", f"after/{size}"):
+    for kind in ("baselines", "prototype", "prototype/short", "passes", "after"):
+        key = f"{kind}/{size}"
         if key in records:
             rows |= records[key]["result"]["rows"]
     if f"l1/sgd/{size}" in records:
@@ -62,7 +77,7 @@ def block(records: Records) -> str:
     head = ["test accuracy %, 80 % of the weights are zero", *(f"N = {size:,}" for size in sizes)]
     notes = []
     for size, rows in by_size.items():
-        for other, title in (("imp", "IMP"), ("l1", "L1 training"), ("usual pass", "a pass without λ")):
+        for other, title in RIVALS.items():
             if "pass" in rows and other in rows:
                 ahead = summary([difference(rows["pass"]["score"], rows[other]["score"])])
                 notes.append(f"N = {size:,}, one pass: {plus_minus(ahead, 1, sign='+')} over {title}")
@@ -103,14 +118,13 @@ def settings(records: Records) -> str:
     lines = []
     for size in sizes_of(records):
         if f"baselines/{size}" in records:
-            r = records[f"baselines/{size}"]["result"]
-            imp = max(r["imp_rates"], key=lambda pair: pair[1])[0]
-            lines.append(
-                f"N = {size:,}: SGD {r['epochs']} epochs, rate {r['setting']['rate']:g}, noise "
-                f"{r['setting']['noise']:g}; fine-tuning rate {imp:.2g}"
-            )
+            lines.append(f"N = {size:,}: {_chosen(records[f'baselines/{size}']['result'])}")
         if f"l1/sgd/{size}" in records:
             lines[-1:] = [f"{lines[-1]}; λ {records[f'l1/sgd/{size}']['result']['best']:g}"] if lines else []
+        for kind in ("prototype", "prototype/short"):
+            if f"{kind}/{size}" in records:
+                setting = _chosen(records[f"{kind}/{size}"]["result"])
+                lines.append(f"N = {size:,}, from the learned prototype: {setting}")
         if f"passes/{size}" in records:
             r = records[f"passes/{size}"]["result"]
             lines.append(
@@ -118,6 +132,14 @@ def settings(records: Records) -> str:
                 f"{100 * mean(r['by_pass']):.1f} % of the weights zero before magnitudes decide"
             )
     return bullets(lines)
+
+
+def _chosen(r: Record) -> str:
+    imp = max(r["imp_rates"], key=lambda pair: pair[1])[0]
+    return (
+        f"SGD {r['epochs']} epochs, rate {r['setting']['rate']:g}, noise {r['setting']['noise']:g}; "
+        f"fine-tuning rate {imp:.2g}"
+    )
 
 
 def markdown(records: Records) -> str:
