@@ -12,10 +12,11 @@ from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.optim import OutOfFamilyWarning, ScaleGMNOptimizer
+from amortopt.reading.scores import tau_bound
 from amortopt.system.recipes import recipes_first
 from amortopt.tasks import Siren, init_many
 from amortopt.zoo.build import build_zoo
-from amortopt.zoo.cnn import CnnZooConfig, build_cnn_zoo, parts_of, tau_bound
+from amortopt.zoo.cnn import CnnZooConfig, build_cnn_zoo, parts_of
 from amortopt.zoo.config import ZooConfig, recipe_parser
 from amortopt.zoo.dataset import load_zoo
 from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, build_tiny_rnn_zoo

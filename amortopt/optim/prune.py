@@ -156,7 +156,7 @@ def prune(
     Raises:
         FamilyMismatchError: A network is outside of the checkpoint's family. A ValueError.
         ValueError: A sparsity outside of [0, 1), a checkpoint that reads no L1 strength, no data where the
-            checkpoint reads no functions, or what ``one_shot`` raises.
+            checkpoint reads no functions or names no family or problem, or what ``one_shot`` raises.
         FileNotFoundError: There is no such checkpoint.
 
     Warns:
@@ -185,6 +185,8 @@ def prune(
     single, many = isinstance(models, nn.Module), as_list(models)
     given: dict[str, Any] = {"batch": batch, "example_input": example_input}
     opt = _pruner(optimizer, many, given)
+    if batch is None:
+        _check_function(opt)
     strengths = _strengths(opt, many, _BY_PASS * float(sparsity), given)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OutOfFamilyWarning)
@@ -246,6 +248,18 @@ def _pruner(
     )
 
 
+def _check_function(opt: ScaleGMNOptimizer) -> None:
+    """Raise a ``ValueError`` unless results can be compared with the networks' own functions."""
+    unknown = [name for name in ("family", "problem") if getattr(opt, name) is None]
+    if "function" in opt.metanet.conditions and unknown:
+        raise ValueError(
+            f"batch: got none, and {opt.name} names no {' and no '.join(unknown)}, so what it makes of a "
+            "network cannot be compared with the network's own answers; pass batch=(x, y)"
+            + ", and problem= to the optimizer's constructor"
+            * (opt.problem is None)
+        )
+
+
 def _strengths(
     opt: ScaleGMNOptimizer, models: list[nn.Module], sparsity: float, given: dict[str, Any]
 ) -> Tensor:
@@ -302,13 +316,13 @@ def _closer(
     opt: ScaleGMNOptimizer, given: list[nn.Module], first: list[Any], second: list[Any], example_input: Any
 ) -> list[bool]:
     """Whether each first network answers more like the given one than the second does, at the probes."""
-    assert opt.metanet.probes is not None and opt.problem is not None
+    assert opt.metanet.probes is not None and opt.family is not None and opt.problem is not None
     matching, losses = opt.problem.objective.matching(), []
     networks = [
         read_networks(opt.spec, models, example_input, opt.family, str) for models in (given, first, second)
     ]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        module = opt.family.build().to(opt.metanet.probes.device) if opt.family else nn.Identity()
+        module = opt.family.build().to(opt.metanet.probes.device)
         params = [
             {
                 name: torch.stack([n.params[name].to(opt.metanet.probes) for n in some])

@@ -8,5 +8,6 @@ from amortopt.reading.predictor import load as load
 from amortopt.reading.predictor import predict as predict
 from amortopt.reading.scores import calibrate as calibrate
 from amortopt.reading.scores import tau as tau
+from amortopt.reading.scores import tau_bound as tau_bound
 
-__all__ = ["Prediction", "Predictor", "calibrate", "load", "predict", "tau"]
+__all__ = ["Prediction", "Predictor", "calibrate", "load", "predict", "tau", "tau_bound"]

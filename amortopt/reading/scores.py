@@ -1,4 +1,4 @@
-"""Scores of functionals, and the interval that held-out networks show."""
+"""Scores of functionals, the bound that noise of labels sets, and the interval of held-out networks."""
 
 from __future__ import annotations
 
@@ -42,6 +42,37 @@ def tau(predicted: Tensor, target: Tensor) -> float:
     pairs = [float((sign * sign).sum()) for sign in signs]
     agreeing = float((signs[0] * signs[1]).sum())
     return agreeing / math.sqrt(pairs[0] * pairs[1]) if min(pairs) > 0 else 0.0
+
+
+def tau_bound(accuracy: np.ndarray, held_out: int, *, draws: int = 20, seed: int = 0) -> float:
+    r"""Kendall's τ between accuracies and what is measured of them on so many examples, in the mean.
+
+    Whoever knew every network's true accuracy p would reach no more on labels that are the share of right
+    answers among M examples, which scatter by :math:`\sqrt{p(1-p)/M}`. The measured accuracies stand for p,
+    and each draw measures them once more.
+
+    Args:
+        accuracy: Accuracies in [0, 1], [B].
+        held_out: M.
+        draws: Measurements to average over.
+        seed: Of these draws.
+
+    Raises:
+        ValueError: There are fewer than two networks, or all accuracies are equal.
+
+    Examples:
+        >>> tau_bound(np.linspace(0.2, 0.9, 100), 100) < tau_bound(np.linspace(0.2, 0.9, 100), 10_000)
+        True
+    """
+    p = np.asarray(accuracy, dtype=np.float64)
+    if len(p) < 2 or p.min() == p.max():
+        raise ValueError(
+            f"accuracy: got {len(p)} networks with accuracies from {p.min(initial=1):g} to "
+            f"{p.max(initial=0):g}, expected at least two that differ; equal labels order nothing"
+        )
+    truth, rng = torch.from_numpy(p), np.random.default_rng(seed)
+    measured = [tau(truth, torch.from_numpy(rng.binomial(held_out, p) / held_out)) for _ in range(draws)]
+    return float(np.mean(measured))
 
 
 def distances(functional: Functional, raw: Tensor, target: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ Legend: B networks, n examples per step, M held-out examples.
 from __future__ import annotations
 
 import json
-import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -297,40 +296,3 @@ def with_dropout(network: nn.Module) -> tuple[nn.Module, list[NetworkDropout]]:
             f"family: got {type(network).__name__}, expected a chain of convolutions such as cnn"
         )
     return nn.Sequential(layers), dropouts
-
-
-def tau_bound(accuracy: np.ndarray, held_out: int, *, draws: int = 20, seed: int = 0) -> float:
-    r"""Kendall's τ between accuracies and what is measured of them on so many examples, in the mean.
-
-    Whoever knew every network's true accuracy p would reach no more on labels that are the share of right
-    answers among M examples, which scatter by :math:`\sqrt{p(1-p)/M}`. The measured accuracies stand for p,
-    and each draw measures them once more.
-
-    Args:
-        accuracy: Accuracies in [0, 1], [B].
-        held_out: M.
-        draws: Measurements to average over.
-        seed: Of these draws.
-
-    Raises:
-        ValueError: There are fewer than two networks, or all accuracies are equal.
-
-    Examples:
-        >>> tau_bound(np.linspace(0.2, 0.9, 100), 100) < tau_bound(np.linspace(0.2, 0.9, 100), 10_000)
-        True
-    """
-    p = np.asarray(accuracy, dtype=np.float64)
-    if len(p) < 2 or p.min() == p.max():
-        raise ValueError(
-            f"accuracy: got {len(p)} networks with accuracies from {p.min(initial=1):g} to "
-            f"{p.max(initial=0):g}, expected at least two that differ; equal labels order nothing"
-        )
-    rng = np.random.default_rng(seed)
-    return float(np.mean([kendall_tau(p, rng.binomial(held_out, p) / held_out) for _ in range(draws)]))
-
-
-def kendall_tau(a: np.ndarray, b: np.ndarray) -> float:
-    r"""Kendall's rank correlation :math:`\tau_b` of two lists of numbers [B], ties counted as such."""
-    first, second = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
-    norm = math.sqrt(float((first**2).sum()) * float((second**2).sum()))
-    return float((first * second).sum()) / norm if norm else math.nan

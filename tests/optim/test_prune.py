@@ -119,6 +119,25 @@ def test_without_data_what_is_closer_to_the_function_is_returned() -> None:
         assert torch.equal(p[kept], dict(net.named_parameters())[name][kept])
 
 
+@pytest.mark.parametrize(
+    ("unknown", "words"),
+    [
+        ({"family": None}, "names no family, so"),
+        ({"problem": None}, "names no problem, so"),
+        ({"family": None, "problem": None}, "names no family and no problem, so"),
+    ],
+)
+def test_prune_without_data_needs_family_and_problem(unknown: dict[str, None], words: str) -> None:
+    known = optimizer()
+    options = {"family": FAMILY, "problem": known.problem, "l1_range": RANGE, "name": "test"} | unknown
+    opt = ScaleGMNOptimizer(known.metanet, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"batch: got none, and test {words}.* pass batch=\(x, y\)"):
+        prune(network(), 0.5, optimizer=opt)
+    if opt.problem is not None:
+        pruned = prune(network(), 0.5, batch(), optimizer=opt, example_input=torch.zeros(1, 40))
+        assert zeros(pruned) >= 0.49
+
+
 def test_prune_of_many_is_that_of_each_with_its_problem() -> None:
     nets, opt, (x, y) = [network(0), network(1)], optimizer(), batch()
     batches = [(x, y), (x[:30] * 0.5, y[:30].flip(0))]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from amortopt.metanets import Functional, make
-from amortopt.reading.scores import calibrate, distances, functional_scores, tau
+from amortopt.reading.scores import calibrate, distances, functional_scores, tau, tau_bound
 from tests.cases import case
 from tests.metanets.networks import spec_of
 
@@ -29,6 +30,23 @@ def test_tau_of_a_constant_is_0_and_lengths_have_to_agree() -> None:
     assert tau(torch.ones(5), torch.arange(5.0)) == 0
     with pytest.raises(ValueError, match=r"expected \(5,\) as predicted"):
         tau(torch.ones(5), torch.arange(4.0))
+
+
+def test_bound_of_tau_falls_with_the_noise_of_the_labels() -> None:
+    accuracy = np.linspace(0.3, 0.9, 200)
+    bounds = [tau_bound(accuracy, held_out) for held_out in (30, 300, 30_000)]
+    assert bounds == sorted(bounds) and bounds[-1] > 0.98 > bounds[0]
+    # Two normal measurements with the correlation rho have tau = 2 / pi * arcsin(rho).
+    p = np.clip(0.5 + 0.05 * np.random.default_rng(1).standard_normal(1500), 0.01, 0.99)
+    rho = 0.05 / np.hypot(0.05, np.sqrt(0.25 / 100))
+    assert tau_bound(p, 100, draws=3) == pytest.approx(
+        2 / np.pi * np.arcsin(rho), abs=0.03
+    )  # ties count a little
+
+
+def test_labels_that_are_all_equal_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected at least two that differ"):
+        tau_bound(np.full(10, 0.5), 100)
 
 
 def test_calibrated_radius_is_the_conformal_quantile() -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from scipy import stats
 
 from amortopt.cli.zoo import main
 from amortopt.functional.networks import apply_many
@@ -21,9 +20,7 @@ from amortopt.zoo.cnn import (
     NetworkDropout,
     build_cnn_zoo,
     draw_cnns,
-    kendall_tau,
     parts_of,
-    tau_bound,
     train_cnns,
     with_dropout,
 )
@@ -101,25 +98,6 @@ def test_dropout_keeps_the_mean() -> None:
     torch.testing.assert_close((y == 0).float().mean(1), layer.rates, atol=0.02, rtol=0)
 
 
-def test_tau_is_that_of_scipy() -> None:
-    generator = np.random.default_rng(0)
-    a, b = generator.integers(0, 6, 40).astype(float), generator.random(40)
-    b[:10] = a[:10]
-    assert kendall_tau(a, b) == pytest.approx(stats.kendalltau(a, b).statistic)
-
-
-def test_bound_of_tau_falls_with_the_noise_of_the_labels() -> None:
-    accuracy = np.linspace(0.3, 0.9, 200)
-    bounds = [tau_bound(accuracy, held_out) for held_out in (30, 300, 30_000)]
-    assert bounds == sorted(bounds) and bounds[-1] > 0.98 > bounds[0]
-    # Two normal measurements with the correlation rho have tau = 2 / pi * arcsin(rho).
-    p = np.clip(0.5 + 0.05 * np.random.default_rng(1).standard_normal(1500), 0.01, 0.99)
-    rho = 0.05 / np.hypot(0.05, np.sqrt(0.25 / 100))
-    assert tau_bound(p, 100, draws=3) == pytest.approx(
-        2 / np.pi * np.arcsin(rho), abs=0.03
-    )  # ties count a little
-
-
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_cnn_recipe_builds_by_its_command(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -155,8 +133,3 @@ def test_cnn_recipe_builds_by_its_command(
 def test_wrong_recipes_are_refused(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         build_cnn_zoo(replace(SMALL, **changes), tmp_path / "zoo")  # type: ignore[arg-type]
-
-
-def test_labels_that_are_all_equal_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected at least two that differ"):
-        tau_bound(np.full(10, 0.5), 100)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.meta.functional.augment import Augmentation
 from amortopt.meta.functional.targets import Values, edited, labels
-from amortopt.metanets import Functional, Head
+from amortopt.metanets import Head
 from amortopt.symmetry import SymmetrySpec, extract
 from amortopt.system.registry import construct
 from amortopt.tasks import Family
@@ -26,6 +27,7 @@ from amortopt.tasks.problem import SPLITS, Which
 from amortopt.zoo import Zoo, load_zoo
 
 _VIEWS = "view"
+_DRAW, _ORDER = range(2)  # independent random streams of one seed
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class NetworksDataModule(L.LightningDataModule):
         """Read all parts, with the targets of a head; None for an edit.
 
         Raises:
-            ValueError: A part has no networks, or targets are missing or not the head's.
+            ValueError: Targets are missing, or what ``check_classes`` refuses.
         """
         for which in SPLITS:
             chosen = self.zoo.select(which)
@@ -146,6 +148,8 @@ class NetworksDataModule(L.LightningDataModule):
             else:
                 assert self.label is not None
                 self._parts[which] = Part(chosen.params, labels(chosen, self.label, head))
+        if head is not None:
+            self.check_classes(head)
 
     def part(self, which: Which, device: torch.device | None = None) -> Part:
         """The networks of a part."""
@@ -159,31 +163,48 @@ class NetworksDataModule(L.LightningDataModule):
         places = torch.arange(step * self.networks, (step + 1) * self.networks)
         rows = torch.stack([self._row(int(place), len(train)) for place in places])
         drawn = train.take(rows)
-        generator = torch.Generator().manual_seed(hash((self.seed, step)) % 2**63)
+        generator = _generator(self.seed, _DRAW, step)
         return Part(self.augment(drawn.params, spec, generator), drawn.labels, drawn.values)
 
     def _row(self, place: int, count: int) -> Tensor:
         epoch, position = divmod(place, count)
         if epoch not in self._order:
-            generator = torch.Generator().manual_seed(hash((self.seed, -1, epoch)) % 2**63)
+            generator = _generator(self.seed, _ORDER, epoch)
             self._order = {k: v for k, v in self._order.items() if k >= epoch - 1}
             self._order[epoch] = torch.randperm(count, generator=generator)
         return self._order[epoch][position]
 
-    def check(self, functional: Functional | None) -> None:
-        """Raise a ``ValueError`` if validation networks have classes that no training network has."""
-        if functional is None:
-            return
-        seen = self._parts["train"].labels.unique()
-        for which in ("val", "test"):
-            labels_there = self._parts[which].labels
-            if not labels_there.is_floating_point():
-                unseen = sorted(set(labels_there.unique().tolist()) - set(seen.tolist()))
-                if unseen:
-                    raise ValueError(
-                        f"data.label: {which} networks have the classes {unseen}, which no train network "
-                        "has; nothing is learned about these: leave them out, or split the zoo otherwise"
-                    )
+    def check_classes(self, head: Head) -> None:
+        """Refuse targets that a head cannot learn, or that it would be judged by without having seen them.
+
+        Args:
+            head: The head that ``prepare`` was called with.
+
+        Raises:
+            ValueError: A part has no networks, the targets of all train networks are equal, some are out of
+                the head's range, or val or test networks have classes that no train network has.
+        """
+        for which, part in self._parts.items():
+            if not len(part):
+                raise ValueError(
+                    f"data.zoo: got no {which} networks, expected some of every part; split the zoo otherwise"
+                )
+        train = self._parts["train"].labels
+        seen = train.unique()
+        if len(seen) < 2:
+            raise ValueError(
+                f"data.label: column {self.label!r} is {seen.item():g} for all {len(train)} train networks, "
+                "expected values that differ; from constants nothing can be learned: name another column"
+            )
+        for which, part in self._parts.items():
+            unseen = sorted(set(part.labels.unique().tolist()) - set(seen.tolist()))
+            if unseen and not part.labels.is_floating_point():
+                raise ValueError(
+                    f"data.label: {which} networks have the classes {unseen}, which no train network "
+                    "has; nothing is learned about these: leave them out, or split the zoo otherwise"
+                )
+            # The head's own errors, before training and not at its first validation.
+            head.loss(torch.zeros(len(part), head.raw), part.labels)
 
     def train_dataloader(self) -> Iterator[int]:
         """Endless zeros: a step draws its networks itself."""
@@ -192,3 +213,8 @@ class NetworksDataModule(L.LightningDataModule):
     def val_dataloader(self) -> range:
         """One batch."""
         return range(1)
+
+
+def _generator(*key: int) -> torch.Generator:
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))

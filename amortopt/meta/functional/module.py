@@ -121,7 +121,6 @@ class FunctionalModule(L.LightningModule):
             data.prepare(made.head)
             train = data.part("train")
             made.head.observe(train.labels)
-            data.check(made)
             made.standardize(train.params)
         else:
             made = make(str(name), spec, **config)

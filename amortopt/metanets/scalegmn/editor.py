@@ -6,8 +6,6 @@ Legend: B networks, N nodes of all sets, n nodes of one set, d width, C edge cha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +13,12 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.metanets.base import Metanet, register
 from amortopt.metanets.conditions import Conditions
-from amortopt.metanets.scalegmn.encoder import Encoded, GraphEncoder, Networks, usual_size
+from amortopt.metanets.scalegmn.encoder import Encoded, Networks, usual_size
 from amortopt.metanets.scalegmn.layer import RMSNorm
 from amortopt.metanets.scalegmn.layout import GraphLayout
-from amortopt.metanets.scalegmn.sweep import Sweep
+from amortopt.metanets.scalegmn.swept import Direction, Swept
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec
-from amortopt.symmetry.alignment.phases import reduce_phases
 
 _NONE = Conditions()
 
@@ -68,7 +65,7 @@ class Changes(nn.Module):
 
 
 @register("scalegmn_editor")
-class ScaleGMNEditor(Metanet):
+class ScaleGMNEditor(Swept, Metanet):
     r"""Weights to weights by small equivariant changes: :math:`\theta' = \theta + \Delta(\theta)`.
 
     Sweeps (see `Sweep`) read a network; a change of low rank is added to every block. It starts as the
@@ -85,18 +82,13 @@ class ScaleGMNEditor(Metanet):
         sweeps: Sweeps through the network.
         frequency: Highest frequency of the sweeps' sines at the start.
         respects: ``"scale"``, or ``"permutation"`` for the symmetry-broken twin.
-        direction: Whether sweeps also go back.
+        direction: Whether sweeps go only along the edges (``"forward"``) or also back (``"bidirectional"``).
         proposals: Changes k that are read out.
         strength: Size of a change, relative to the weights, at the start.
-
-    Attributes:
-        scale: Size of the features of every block, by which they are divided; one until ``standardize``.
 
     Raises:
         ValueError: If an argument is out of range.
     """
-
-    scale: Tensor
 
     def __init__(
         self,
@@ -107,7 +99,7 @@ class ScaleGMNEditor(Metanet):
         sweeps: int = 2,
         frequency: float = 12.0,
         respects: Respects = "scale",
-        direction: Literal["forward", "bidirectional"] = "bidirectional",
+        direction: Direction = "bidirectional",
         proposals: int = 1,
         strength: float = 0.1,
     ) -> None:
@@ -121,36 +113,16 @@ class ScaleGMNEditor(Metanet):
             direction=direction,
             proposals=proposals,
             strength=strength,
-        )
-        counts = {"width": width, "channels": channels, "sweeps": sweeps, "proposals": proposals}
-        for name, value in counts.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
-        if width % channels:
-            raise ValueError(f"channels: got {channels}, expected a divisor of width={width}")
-        self.encoder = GraphEncoder(
-            spec, width=width, channels=channels, layers=0, heads=1, respects=respects, backward=False
-        )
-        self.layout = self.encoder.layout
-        self.sweeps = nn.ModuleList(
-            Sweep(self.layout, width=width, backward=direction == "bidirectional", frequency=frequency)
-            for _ in range(sweeps)
+            counts=("proposals",),
+            positive=("strength",),
         )
         self.odd_norm = RMSNorm(width)
         self.changes = nn.ModuleList(
             Changes(self.layout, width=width, channels=channels, strength=strength) for _ in range(proposals)
         )
-        self.register_buffer("scale", torch.ones(len(self.layout.blocks)))
 
     def param_roles(self) -> dict[str, list[nn.Parameter]]:
         return {}
-
-    @torch.no_grad()
-    def standardize(self, params: Params) -> None:
-        """Divide weights by the size that they have in these networks; once, before training."""
-        for number, feature in enumerate(self.encoder.read(self._reduced(params)).features):
-            size = feature.square().mean().sqrt()
-            self.scale[number] = torch.where(size > 0, size, 1.0)
 
     def forward(self, params: Params, conditions: Conditions = _NONE) -> Params:
         """Edit B networks of one architecture: the first proposal.
@@ -163,15 +135,13 @@ class ScaleGMNEditor(Metanet):
 
     def propose(self, params: Params) -> list[Params]:
         """Edit B networks of one architecture in k ways."""
-        raw = self.encoder.read(self._reduced(params))
-        scales = self.scale.to(raw.features[0])
-        features = [x / s for x, s in zip(raw.features, scales, strict=True)]
-        encoded = self.encoder([replace(raw, features=features)])
-        for sweep in self.sweeps:
-            even, odd = sweep(encoded.wiring, encoded.even, encoded.odd, encoded.edges)
-            encoded = replace(encoded, even=even, odd=odd)
+        raw = self.read(params)
+        networks = self.standardized(raw)
+        encoded = self.sweep([networks])
         odds = encoded.wiring.split(self.odd_norm(encoded.odd))
-        return [self._written(raw, features, encoded, *change(encoded, odds)) for change in self.changes]
+        return [
+            self._written(raw, networks.features, encoded, *change(encoded, odds)) for change in self.changes
+        ]
 
     def _written(
         self,
@@ -187,6 +157,3 @@ class ScaleGMNEditor(Metanet):
             for block, x, change, scale in zip(self.layout.blocks, features, changes, self.scale, strict=True)
         ]
         return self.encoder.write(raw, values, [1.0] * len(values))
-
-    def _reduced(self, params: Params) -> Params:
-        return reduce_phases(self.spec, params) if self.config["respects"] == "scale" else params

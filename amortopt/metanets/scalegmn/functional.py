@@ -5,23 +5,20 @@ Legend: B networks, N nodes of all sets, n nodes of one set, d width, C edge cha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.metanets.base import Functional, register
-from amortopt.metanets.scalegmn.encoder import Encoded, GraphEncoder
+from amortopt.metanets.scalegmn.encoder import Encoded
 from amortopt.metanets.scalegmn.layer import RMSNorm
 from amortopt.metanets.scalegmn.layout import GraphLayout
-from amortopt.metanets.scalegmn.sweep import Sweep
+from amortopt.metanets.scalegmn.swept import Direction, Swept
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec
-from amortopt.symmetry.alignment.phases import reduce_phases
 
 
 class UnitInvariants(nn.Module):
@@ -67,7 +64,7 @@ class UnitInvariants(nn.Module):
 
 
 @register("scalegmn_functional")
-class ScaleGMNFunctional(Functional):
+class ScaleGMNFunctional(Swept, Functional):
     """Sweeps through a network and an invariant readout over units and edges.
 
     The invariants of units (see `UnitInvariants`) are averaged over each node set, the squares of edge
@@ -89,14 +86,9 @@ class ScaleGMNFunctional(Functional):
         hidden: Units of the hidden layer of the MLP.
         dropout: Share of the averages and hidden units that training drops.
 
-    Attributes:
-        scale: Size of the features of every block, by which they are divided; one until ``standardize``.
-
     Raises:
         ValueError: An argument is out of range.
     """
-
-    scale: Tensor
 
     def __init__(
         self,
@@ -108,7 +100,7 @@ class ScaleGMNFunctional(Functional):
         sweeps: int = 1,
         frequency: float = 12.0,
         respects: Respects = "scale",
-        direction: Literal["forward", "bidirectional"] = "bidirectional",
+        direction: Direction = "bidirectional",
         hidden: int = 128,
         dropout: float = 0.0,
     ) -> None:
@@ -123,26 +115,8 @@ class ScaleGMNFunctional(Functional):
             direction=direction,
             hidden=hidden,
             dropout=dropout,
-        )
-        counts = {"width": width, "channels": channels, "sweeps": sweeps, "hidden": hidden}
-        for name, value in counts.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
-        if width % channels:
-            raise ValueError(f"channels: got {channels}, expected a divisor of width={width}")
-        if not 1 <= frequency < math.inf:
-            raise ValueError(f"frequency: got {frequency}, expected at least 1")
-        if respects not in ("scale", "permutation"):
-            raise ValueError(f"respects: got {respects!r}, expected 'scale' or 'permutation'")
-        if direction not in ("forward", "bidirectional"):
-            raise ValueError(f"direction: got {direction!r}, expected 'forward' or 'bidirectional'")
-        self.encoder = GraphEncoder(
-            spec, width=width, channels=channels, layers=0, heads=1, respects=respects, backward=False
-        )
-        self.layout = self.encoder.layout
-        self.sweeps = nn.ModuleList(
-            Sweep(self.layout, width=width, backward=direction == "bidirectional", frequency=frequency)
-            for _ in range(sweeps)
+            counts=("hidden",),
+            shares=("dropout",),
         )
         self.invariants = UnitInvariants(self.layout, width=width)
         averages = len(self.layout.nodes) * width + len(self.layout.edge_blocks) * channels
@@ -153,25 +127,9 @@ class ScaleGMNFunctional(Functional):
         units = self.head.units
         self.node = None if units is None else _set_of(self.layout, spec, units)
         self.last = nn.Linear(hidden + (0 if units is None else width), self.head.raw)
-        self.register_buffer("scale", torch.ones(len(self.layout.blocks)))
-
-    @torch.no_grad()
-    def standardize(self, params: Params) -> None:
-        features = self.encoder.read(self._reduced(params)).features
-        for number, feature in enumerate(features):
-            size = feature.square().mean().sqrt()
-            self.scale[number] = torch.where(size > 0, size, 1.0)
 
     def raw(self, networks: Sequence[Params]) -> list[Tensor]:
-        read = []
-        for params in networks:
-            each = self.encoder.read(self._reduced(params))
-            scaled = [x / s for x, s in zip(each.features, self.scale.to(each.features[0]), strict=True)]
-            read.append(replace(each, features=scaled))
-        encoded = self.encoder(read)
-        for sweep in self.sweeps:
-            even, odd = sweep(encoded.wiring, encoded.even, encoded.odd, encoded.edges)
-            encoded = replace(encoded, even=even, odd=odd)
+        encoded = self.sweep([self.standardized(self.read(params)) for params in networks])
         wiring, units = encoded.wiring, self.invariants(encoded)
         parts = wiring.split(units)
         averages = [wiring.network_means(p, part) for p, part in enumerate(parts)]
@@ -184,9 +142,6 @@ class ScaleGMNFunctional(Functional):
             return list(self.last(hidden).split([len(next(iter(p.values()))) for p in networks]))
         rows = torch.cat([wiring.spread(self.node, hidden), parts[self.node]], -1)
         return wiring.unpack_nodes(self.node, self.last(rows))
-
-    def _reduced(self, params: Params) -> Params:
-        return reduce_phases(self.spec, params) if self.config["respects"] == "scale" else params
 
 
 def _set_of(layout: GraphLayout, spec: SymmetrySpec, group: str) -> int:

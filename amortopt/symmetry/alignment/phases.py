@@ -11,9 +11,11 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from amortopt._types import Params
-from amortopt.symmetry.action import act_on_some, identity
+from amortopt.symmetry.axes import Axis
+from amortopt.symmetry.blocks import BlockView
 
 if TYPE_CHECKING:
     from amortopt.symmetry.spec import SymmetrySpec
@@ -55,45 +57,55 @@ def phases(spec: SymmetrySpec) -> dict[str, tuple[str, float]]:
     return found
 
 
-def without_phases(spec: SymmetrySpec, params: Params) -> Params:
-    """The same function with all biases of phases within a quarter of a period of 0.
-
-    Args:
-        spec: Symmetry of the network.
-        params: Its parameters, without network axis; not modified.
-    """
-    params = dict(params)
-    for group, (bias, half) in phases(spec).items():
-        turns = (params[bias] / half).round()
-        flip = identity(spec)
-        flip.scales[group] = torch.where(turns.remainder(2) == 1, -1.0, 1.0).double()
-        flipped = act_on_some(spec, flip, {name: params[name] for name in spec.params})
-        writes = {b.param for b in spec.blocks if any(a.group == group and a.exponent > 0 for a in b.axes)}
-        params |= {name: p for name, p in flipped.items() if name not in writes}
-        params[bias] = params[bias] - turns * half
-    return params
-
-
 def reduce_phases(spec: SymmetrySpec, params: Params) -> Params:
-    """As `without_phases`, for many networks at once; what nothing changes are the same tensors.
+    """The same functions with all biases of phases within a quarter of a period of 0.
 
     It commutes with the symmetry of the spec: a unit's sign turns its bias into the negative one.
 
     Args:
         spec: Symmetry of the networks.
-        params: Networks [B, ...]; not modified.
+        params: Networks [B, ...], which may be wider than those of the spec; not modified.
+
+    Returns:
+        All of ``params``; what no phase changes are the same tensors.
     """
     reduced = dict(params)
     for group, (bias, half) in phases(spec).items():
         turns = torch.round(reduced[bias] / half)  # [B, n]
         reduced[bias] = reduced[bias] - turns * half
         sign = 1 - 2 * turns.remainder(2)
-        for block in spec.blocks:
-            for place, axis in enumerate(block.axes):
-                # What reads the units: weights with an odd negative exponent towards them.
-                if axis.group == group and axis.exponent < 0 and axis.exponent % 2:
-                    value = reduced[block.param]
-                    shape = [len(value), *[1] * (value.ndim - 1)]
-                    shape[1 + place] = -1
-                    reduced[block.param] = value * sign.view(shape)
+        for name in {block.param: None for block in spec.blocks if not block.buffer}:
+            reduced[name] = _negated(spec, name, reduced[name], group, sign)
     return reduced
+
+
+def without_phases(spec: SymmetrySpec, params: Params) -> Params:
+    """As `reduce_phases`, for the parameters of one network, without network axis."""
+    reduced = reduce_phases(spec, {name: params[name][None] for name in spec.params})
+    return params | {name: p[0] for name, p in reduced.items()}
+
+
+def _negated(spec: SymmetrySpec, name: str, value: Tensor, group: str, sign: Tensor) -> Tensor:
+    """A parameter [B, ...] with what reads units of a group multiplied by their signs [B, n].
+
+    These are weights with an odd negative exponent towards the units. Not `act`: it takes networks of the
+    spec's widths alone, and it would move the biases too.
+    """
+    written = None
+    for block in spec.blocks_of(name):
+        if not any(_reads(axis, group) for axis in block.axes):
+            continue
+        view = BlockView.of(spec, block)
+        x = view.read(value)  # [B, *sizes]
+        for place, axis in enumerate(view.axes):
+            if _reads(axis, group):
+                shape = [len(x), *[1] * (x.ndim - 1)]
+                shape[1 + place] = x.shape[1 + place]
+                # A unit is read in all units of its run.
+                x = x * sign.repeat_interleave(shape[1 + place] // sign.shape[1], 1).view(shape).to(x)
+        written = view.write(x, value, written)
+    return value if written is None else written
+
+
+def _reads(axis: Axis, group: str) -> bool:
+    return any(name == group and exponent < 0 and exponent % 2 for name, exponent in axis.scales)

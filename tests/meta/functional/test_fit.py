@@ -113,7 +113,7 @@ def test_fit_functional_refuses_constant_labels(
     build_zoo(ZooConfig(problem, family, count=20, epochs=[0]), tmp_path / "constant")
     options = ["--data.zoo", str(tmp_path / "constant"), "--data.label", "epochs"]
     message = error_of(fit_args(recipe, tmp_path / "runs", *options), capsys)
-    assert "targets: all" in message and "nothing can be learned" in message
+    assert "data.label: column 'epochs' is 0 for all" in message and "nothing can be learned" in message
 
 
 def test_fit_editor_lowers_the_error(tmp_path: Path) -> None:

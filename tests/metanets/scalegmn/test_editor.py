@@ -76,3 +76,5 @@ def test_editor_refuses() -> None:
         _made(case("mlp-tanh"), proposals=0)
     with pytest.raises(ValueError, match="channels: got 4, expected a divisor of width=6"):
         _made(case("mlp-tanh"), channels=4)
+    with pytest.raises(ValueError, match=r"strength: got 0, expected a finite number above 0"):
+        _made(case("mlp-tanh"), strength=0)
