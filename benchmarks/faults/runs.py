@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,35 +86,77 @@ def start(recipe: Path, runs: Path, *more: str) -> tuple[int, int]:
         os._exit(code)
 
 
-def ended(run: tuple[int, int]) -> str:
-    """Wait for a run; its error, empty if it came to its end."""
+@dataclass(frozen=True)
+class Ended:
+    """A process that has ended.
+
+    Attributes:
+        status: Its exit status as text, ``"0"`` for success; the signal's name, such as ``"SIGKILL"``, if one
+            ended it.
+        error: What it raised, empty if nothing.
+    """
+
+    status: str
+    error: str
+
+
+def ended(run: tuple[int, int]) -> Ended:
+    """Wait for a run's end."""
     child, reader = run
     with os.fdopen(reader, "rb") as pipe:
         error = pipe.read().decode()
-    os.waitpid(child, 0)
-    return error
+    return Ended(status_of(os.waitpid(child, 0)[1]), error)
 
 
-def finish(recipe: Path, runs: Path, *more: str) -> None:
-    """Run to the end; raises RuntimeError with the run's error."""
-    if error := ended(start(recipe, runs, *more)):
-        raise RuntimeError(error)
+def status_of(status: int) -> str:
+    """What ``waitpid`` says, as in `Ended`."""
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return str(os.waitstatus_to_exitcode(status))
 
 
-def kill(run: tuple[int, int], saved: Path, delay: float, patience: float = 120.0) -> bool:
-    """Kill a run ``delay`` seconds after it has saved a state; False if it ended before."""
-    child, reader = run
+def finish(recipe: Path, runs: Path, *more: str) -> str:
+    """Run to the end; its exit status, which is ``"0"``.
+
+    Raises:
+        RuntimeError: It had another exit status; with the run's error.
+    """
+    return succeeded(ended(start(recipe, runs, *more)))
+
+
+def succeeded(run: Ended) -> str:
+    """The exit status ``"0"``; raises a RuntimeError with the run's error if it was another one."""
+    if run.error or run.status != "0":
+        raise RuntimeError(
+            f"a run ended with exit status {run.status}: {run.error or 'no error was written'}"
+        )
+    return run.status
+
+
+def kill(run: tuple[int, int], saved: Path, delay: float, patience: float = 120.0) -> Ended:
+    """Kill a run ``delay`` seconds after it has saved a state.
+
+    Returns:
+        How it ended: by ``"SIGKILL"``, or with another status if it had ended before.
+
+    Raises:
+        RuntimeError: It saved nothing for ``patience`` seconds; it is killed then.
+    """
+    child, _ = run
     before, until = mark(saved), time.monotonic() + patience
-    while mark(saved) == before and time.monotonic() < until:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            os.close(reader)
-            return False
+    late = False
+    while mark(saved) == before and not late:
+        late = time.monotonic() > until
+        # Not yet reaped: `ended` waits for it.
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return ended(run)
         time.sleep(0.001)
-    time.sleep(delay)
+    time.sleep(0 if late else delay)
     os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    os.close(reader)
-    return os.WIFSIGNALED(status)
+    result = ended(run)
+    if late:
+        raise RuntimeError(f"a run saved nothing for {patience:g} s and was killed: {result}")
+    return result
 
 
 def mark(saved: Path) -> tuple[int, int] | None:
