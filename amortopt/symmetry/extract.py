@@ -22,6 +22,7 @@ from amortopt.symmetry.solve.labels import Labels
 from amortopt.symmetry.solve.table import Labelled, table_of
 from amortopt.symmetry.spec import SymmetrySpec
 from amortopt.symmetry.trace.clock import Clock
+from amortopt.symmetry.trace.concrete import takes_number
 from amortopt.symmetry.trace.program import (
     CHECKS,
     Trace,
@@ -215,6 +216,10 @@ class _Extraction:
             self.constants.add(node)
         elif node.op == "call_function" and (body := wrapped_graph(node)) is not None:
             self._inline(node, *body)
+        elif node.op == "call_function" and takes_number(node) and not node.users:
+            # A number that decides sizes; they stay as they are if it does.
+            for value in tensors(map_arg(node.args, self.values.get)):
+                self.labels.pin(value.dims, "number")
         elif node.op == "call_function" and operator_name(node) not in CHECKS:
             self._call(node)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -42,7 +43,7 @@ class DataDependentError(ValueError):
 
 
 def concrete_graph(
-    module: nn.Module, inputs: Sequence[Tensor], *, branches: bool = False
+    module: nn.Module, inputs: Sequence[Tensor], *, branches: bool = False, numbers: int = 0
 ) -> tuple[torch.fx.Graph, dict[str, str], dict[str, str], tuple[str, ...]]:
     """Trace a module on its example input.
 
@@ -50,6 +51,9 @@ def concrete_graph(
         module: In the mode to trace it in; not modified.
         inputs: Arguments of its forward.
         branches: Whether ``torch.export`` found a branch on a size that depends on values.
+        numbers: How many numbers ``torch.export`` saw leave the tensors without a branch on any of them. If
+            that are all that leave here, they may depend on inputs and parameters: what they are used for,
+            such as sizes, is the same for other values. Their tensors must not move.
 
     Returns:
         The graph, and for its placeholders node name -> qualified parameter name, node name -> qualified
@@ -70,7 +74,8 @@ def concrete_graph(
         for holder, buffer in zip(holders[len(params) :], buffers.values(), strict=False)
         if not (module.training or buffer.is_floating_point() or buffer.is_complex())
     ]
-    vary, total = _check_values(graph, branches, still)
+    leave = [node for node in graph.nodes if takes_number(node)]
+    vary, total = _check_values(graph, branches, still, allowed=leave if len(leave) == numbers else ())
     # If every truth value that left the tensors is in the graph, only those that vary are negated.
     turn = vary if total == decisions.count else range(decisions.count)
     if vary and not (
@@ -119,15 +124,22 @@ def seeded() -> Iterator[None]:
 
 
 class _Decisions(TorchFunctionMode):
-    """Counts the truth values that leave the tensors, and negates the one with index ``turned``."""
+    """Counts the truth values that leave the tensors, and negates the one with index ``turned``.
+
+    Attributes:
+        count: Truth values so far.
+        after: Functions of torch that were called after the negated one, until something is raised.
+    """
 
     def __init__(self, turned: int | None = None) -> None:
         super().__init__()
-        self.count, self.turned = 0, turned
+        self.count, self.turned, self.after = 0, turned, 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        negated = self.turned is not None and self.count > self.turned
+        self.after += negated and sys.exc_info()[1] is None
         result = func(*args, **(kwargs or {}))
         if not isinstance(result, bool) or func not in _TRUTH_VALUES:
             return result
@@ -146,13 +158,20 @@ _AT_MOST = 8
 def _same_either_way(
     module: nn.Module, params: Params, inputs: Sequence[Tensor], graph: torch.fx.Graph, turn: Sequence[int]
 ) -> bool:
-    """Whether negated truth values, one by one, change no operation: at most a warning depends on them."""
+    """Whether negated truth values, one by one, change no operation: at most a warning depends on them.
+
+    A network that raises at once, before any other operation, checks its values: where it does so it computes
+    nothing that could be preserved.
+    """
     for turned in turn:
+        decisions = _Decisions(turned)
         try:
-            with _Decisions(turned):
+            with decisions:
                 other = _traced(module, params, inputs)
         except Exception:
-            return False
+            if decisions.after or decisions.count > turned + 1:
+                return False
+            continue
         if _listed(other) != _listed(graph):
             return False
     return True
@@ -172,6 +191,7 @@ def live(nodes: tuple[torch.fx.Node, ...], training: bool = False) -> tuple[torc
         schema = getattr(node.target, "_schema", None)
         if isinstance(node.target, torch._ops.OpOverload):
             writes = (schema is not None and schema.is_mutable) or (training and "norm" in str(node.target))
+            writes |= takes_number(node)  # it decides sizes
         else:
             writes = node.op == "call_function" and getattr(node.target, "__name__", "") != "getitem"
         if node in needed or writes or node.op in ("output", "placeholder"):
@@ -179,8 +199,29 @@ def live(nodes: tuple[torch.fx.Node, ...], training: bool = False) -> tuple[torc
     return tuple(node for node in nodes if node in needed)
 
 
-def _check_values(graph: torch.fx.Graph, branches: bool, still: Sequence[str]) -> tuple[list[int], int]:
+def takes_number(node: torch.fx.Node) -> bool:
+    """Whether an operation takes one number, other than a truth value, out of a tensor."""
+    if node.op != "call_function" or not str(node.target).startswith(_NUMBERS):
+        return False
+    value = _source(node)
+    return not (isinstance(value, Tensor) and value.dtype == torch.bool)
+
+
+_NUMBERS = ("aten.item.", "aten._local_scalar_dense.")
+
+
+def _source(node: torch.fx.Node) -> Any:
+    """Value of a node's first argument."""
+    source = node.args[0] if node.args else None
+    return source.meta.get("val") if isinstance(source, torch.fx.Node) else None
+
+
+def _check_values(
+    graph: torch.fx.Graph, branches: bool, still: Sequence[str], allowed: Sequence[torch.fx.Node]
+) -> tuple[list[int], int]:
     """Numbers may leave the tensors only where they are computed from constants, or from nodes ``still``.
+
+    Nodes ``allowed`` may take them out anywhere.
 
     Returns:
         Indices of the truth values that leave the tensors and vary, and the number of all that leave them.
@@ -196,8 +237,7 @@ def _check_values(graph: torch.fx.Graph, branches: bool, still: Sequence[str]) -
         if node.op != "call_function":
             continue
         if name in _LEAVES_TENSORS:
-            source = node.args[0] if node.args else None
-            value = source.meta.get("val") if isinstance(source, torch.fx.Node) else None
+            value = _source(node)
             if (
                 isinstance(value, Tensor)
                 and (value.dtype == torch.bool or len(node.args) > 1)
@@ -205,7 +245,7 @@ def _check_values(graph: torch.fx.Graph, branches: bool, still: Sequence[str]) -
             ):
                 vary += [total] if node in varies else []
                 total += 1
-            elif node in varies:
+            elif node in varies and node not in allowed:
                 raise DataDependentError(
                     f"aten.{name} takes a number out of a tensor that depends on inputs or parameters"
                 )

@@ -19,7 +19,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from amortopt.functional.networks import eval_mode
 from amortopt.symmetry.inputs import Inputs, apart, outputs_of
-from amortopt.symmetry.trace.concrete import DataDependentError, concrete_graph, live, seeded
+from amortopt.symmetry.trace.concrete import DataDependentError, concrete_graph, live, seeded, takes_number
+from amortopt.symmetry.trace.known import without_choices
 from amortopt.system.threads import one_at_a_time
 
 
@@ -134,17 +135,20 @@ def _graph(module: nn.Module, inputs: Inputs, training: bool) -> _Graph:
     try:
         # The fast path of attention is one operation for a whole layer.
         torch.backends.mha.set_fastpath_enabled(False)
-        with _quiet(flat, training):
+        with _quiet(flat, training), without_choices():
             try:
                 traced = _exported(flat, inputs)
             except Exception as error:
-                # Export failed because forward decides something by a size that depends on values.
-                branches = not isinstance(error, _SizeOfData) and any(
-                    word in f"{type(error).__name__} {error}"
-                    for word in ("GuardOnDataDependent", "data-dependent", "unbacked")
-                )
+                # Whether export failed because forward decides something by a size that depends on values
+                branches, numbers = _decides(error), 0
+                if isinstance(error, _SizeOfData):
+                    numbers = error.numbers
+                elif branches and "specialized integer" in str(error):
+                    # int(x) of a tensor, which only the other way to export takes as a symbol
+                    numbers = _numbers_of_bytecode(module, inputs)
+                    branches = not numbers
                 try:
-                    traced = concrete_graph(flat, inputs.tensors, branches=branches)
+                    traced = concrete_graph(flat, inputs.tensors, branches=branches, numbers=numbers)
                 except Exception as other:
                     raise _explained(module, inputs, error, other) from error
     finally:
@@ -159,7 +163,15 @@ def _graph(module: nn.Module, inputs: Inputs, training: bool) -> _Graph:
 
 
 class _SizeOfData(ValueError):
-    """A shape depends on the values of tensors, without a branch on it."""
+    """A shape depends on the values of tensors, without a branch on it.
+
+    Attributes:
+        numbers: How often a number was taken out of a tensor; no branch depends on these either.
+    """
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__("a shape depends on the values of tensors")
+        self.numbers = numbers
 
 
 def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
@@ -178,8 +190,26 @@ def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
         for part in value if isinstance(value, list | tuple) else [value]:
             # A size that depends on data is a symbol here, no number.
             if isinstance(part, Tensor) and not all(isinstance(size, int) for size in part.shape):
-                raise _SizeOfData("a shape depends on the values of tensors")
+                raise _SizeOfData(sum(map(takes_number, program.graph.nodes)))
     return program.graph, params, buffers, tuple(users)
+
+
+def _decides(error: Exception) -> bool:
+    """Whether ``torch.export`` failed since a value decides which operations run."""
+    words = ("GuardOnDataDependent", "data-dependent", "unbacked")
+    return any(word in f"{type(error).__name__} {error}" for word in words)
+
+
+def _numbers_of_bytecode(module: nn.Module, inputs: Inputs) -> int:
+    """How many numbers leave the tensors without a branch on any; 0 if there is one, or it is not known.
+
+    Export by bytecode follows ``int(x)`` and ``len(x)``, where plain export stops.
+    """
+    try:
+        program = torch.export.export(module, inputs.args, inputs.kwargs, strict=True)
+    except Exception:
+        return 0
+    return sum(map(takes_number, program.graph.nodes))
 
 
 def _fuse_softsign(

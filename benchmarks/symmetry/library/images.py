@@ -37,10 +37,13 @@ def _torchvision(build: Callable[[Any], nn.Module], *shape: int) -> tuple[nn.Mod
 _NO_WEIGHTS = {"weights": None, "weights_backbone": None}
 
 
-def _detector(name: str, size: int = 64) -> tuple[nn.Module, Any]:
+def _detector(name: str, size: int = 64, **options: Any) -> tuple[nn.Module, Any]:
     from torchvision.models import detection
 
-    return getattr(detection, name)(**_NO_WEIGHTS, num_classes=5), [torch.randn(3, size, size)]
+    net = getattr(detection, name)(**_NO_WEIGHTS, num_classes=5, **options)
+    with torch.no_grad():
+        net.backbone(torch.randn(4, 3, 128, 128))  # statistics of norms, or most boxes have the same score
+    return net, [torch.randn(3, size, size)]
 
 
 def _raft() -> tuple[nn.Module, Any]:
@@ -219,8 +222,8 @@ NETWORKS: dict[str, dict[str, Factory]] = {
         "fcn_resnet50": _segmentation("fcn_resnet50"),
         "lraspp": _segmentation("lraspp_mobilenet_v3_large"),
         "fasterrcnn_mbv3": partial(_detector, "fasterrcnn_mobilenet_v3_large_320_fpn"),
-        "fcos": partial(_detector, "fcos_resnet50_fpn"),
-        "retinanet": partial(_detector, "retinanet_resnet50_fpn"),
+        "fcos": partial(_detector, "fcos_resnet50_fpn", score_thresh=0.0),
+        "retinanet": partial(_detector, "retinanet_resnet50_fpn", score_thresh=0.0),
         "ssdlite": partial(_detector, "ssdlite320_mobilenet_v3_large"),
         "rcnn_backbone_fpn": _backbone,
         "raft_small": _raft,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
-from benchmarks.symmetry.library import Factory
+from benchmarks.symmetry.library import Factory, load_torchaudio
 
 Inputs: TypeAlias = Callable[[], dict[str, Any]]
 
@@ -60,6 +61,11 @@ _BOTH: dict[str, Any] = {
 _FEW_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 
+def _library() -> Any:
+    load_torchaudio()
+    return import_module("transformers")
+
+
 def _ids(length: int = 12, key: str = "input_ids") -> dict[str, Any]:
     return {key: torch.randint(3, WORDS, (2, length))}
 
@@ -85,7 +91,7 @@ def _clip() -> dict[str, Any]:
 
 
 def _network(model: str, config: str, inputs: Inputs, **options: Any) -> tuple[nn.Module, Any]:
-    import transformers
+    transformers = _library()
 
     made = getattr(transformers, config)(**options)
     return getattr(transformers, model)(made), inputs()
@@ -125,7 +131,7 @@ def _gpt2_cache() -> tuple[nn.Module, Any]:
 
 
 def _clip_config() -> tuple[nn.Module, Any]:
-    import transformers as hf
+    hf = _library()
 
     text = {**_WIDE, "projection_dim": 16, "eos_token_id": 99}
     config = hf.CLIPConfig(
@@ -135,7 +141,7 @@ def _clip_config() -> tuple[nn.Module, Any]:
 
 
 def _backbone() -> Any:
-    import transformers as hf
+    hf = _library()
 
     return hf.ResNetConfig(
         embedding_size=8,
@@ -160,7 +166,7 @@ _DETR = {
 
 
 def _detr(**options: Any) -> tuple[nn.Module, Any]:
-    import transformers as hf
+    hf = _library()
 
     config = hf.DetrConfig(
         use_timm_backbone=False,
@@ -174,7 +180,7 @@ def _detr(**options: Any) -> tuple[nn.Module, Any]:
 
 
 def _deformable_detr() -> tuple[nn.Module, Any]:
-    import transformers as hf
+    hf = _library()
 
     config = hf.DeformableDetrConfig(
         use_timm_backbone=False,
@@ -188,7 +194,7 @@ def _deformable_detr() -> tuple[nn.Module, Any]:
 
 
 def _mask2former() -> tuple[nn.Module, Any]:
-    import transformers as hf
+    hf = _library()
 
     swin = hf.SwinConfig(
         image_size=64,
@@ -218,7 +224,7 @@ def _mask2former() -> tuple[nn.Module, Any]:
 
 
 def _rt_detr() -> tuple[nn.Module, Any]:
-    import transformers as hf
+    hf = _library()
 
     backbone = hf.RTDetrResNetConfig(
         embedding_size=8,
@@ -256,7 +262,7 @@ def _dpt() -> tuple[nn.Module, Any]:
 
 
 def _upernet() -> tuple[nn.Module, Any]:
-    import transformers as hf
+    hf = _library()
 
     config = hf.UperNetConfig(
         backbone_config=hf.ConvNextConfig(

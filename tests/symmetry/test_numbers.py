@@ -1,0 +1,129 @@
+"""Numbers that forward takes out of tensors, and values that it checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from amortopt.symmetry import extract
+from amortopt.testing import assert_function_preserved
+
+X = torch.linspace(-1, 1, 60, dtype=torch.float64).view(3, 5, 4)
+LENGTHS = torch.tensor([5, 2, 4])
+
+
+class _Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(4, 6).double(), nn.Linear(6, 2).double()
+
+
+class _Padded(_Net):
+    """A mask as long as the longest sequence, as torchaudio's Conformer has it."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        longest = int(torch.max(lengths))
+        mask = torch.arange(longest).expand(len(lengths), longest) >= lengths[:, None]
+        return self.b(torch.relu(self.a(x)).masked_fill(mask[..., None], 0.0))
+
+
+class _PaddedOrNot(_Padded):
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return super().forward(x, lengths) if int(torch.max(lengths)) > 3 else self.b(torch.tanh(self.a(x)))
+
+
+class _Looped(_Padded):
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        for _ in range(int(torch.min(lengths))):
+            x = x + torch.relu(self.a(x))[..., :4]
+        return self.b(self.a(x))
+
+
+class _LongAsItSays(_Net):
+    """A length that a hidden layer decides, as in text to speech."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        frames = torch.clamp(h.sum((1, 2)), 1, 9).ceil().long()
+        steps = torch.arange(frames.max(), dtype=x.dtype)
+        return self.b(h).mean(1)[:, :, None] * steps
+
+
+class _Checked(_Net):
+    def __init__(self, then: Any) -> None:
+        super().__init__()
+        self.then = then
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        if torch.max(x) > 5:
+            return self.then(self, h)
+        return self.b(h)
+
+
+def test_a_number_that_decides_a_size_is_no_branch() -> None:
+    net = _Padded()
+    spec = extract(net, (X, LENGTHS), strict=True)
+    assert spec.group("h1").permutable and spec.group("h1").kind == "positive"
+    assert_function_preserved(net, (X, LENGTHS), spec)
+
+
+@pytest.mark.parametrize("build", [_PaddedOrNot, _Looped])
+def test_a_number_that_decides_what_runs_is_refused(build: type[nn.Module]) -> None:
+    with pytest.raises(ValueError, match="takes a number out of a tensor"):
+        extract(build(), (X, LENGTHS))
+
+
+def test_what_a_number_is_taken_from_does_not_move() -> None:
+    net = _LongAsItSays()
+    spec = extract(net, X, strict=True)
+    # The order of the units is not seen in their sum; their sizes are.
+    assert spec.group("h1").permutable and spec.group("h1").kind == "none"
+    assert_function_preserved(net, X, spec)
+
+
+def _raises(net: _Net, h: Tensor) -> Tensor:
+    raise ValueError("inputs are outside of the range")
+
+
+def _raises_after_a_look(net: _Net, h: Tensor) -> Tensor:
+    if torch.tanh(h).max() > 2:
+        raise ValueError("inputs are outside of the range")
+    return net.b(torch.tanh(h))
+
+
+def test_a_check_of_values_that_raises_is_no_branch() -> None:
+    net = _Checked(_raises)
+    spec = extract(net, X, strict=True)
+    assert spec.group("h1").kind == "positive"
+    assert_function_preserved(net, X, spec)
+
+
+def test_a_check_that_raises_for_some_values_only_is_refused() -> None:
+    with pytest.raises(ValueError, match="takes a number out of a tensor"):
+        extract(_Checked(_raises_after_a_look), X)
+
+
+class _Detector(_Net):
+    """Boxes and scores, of which torchvision keeps some in one of two ways, by their number."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        boxes = pytest.importorskip("torchvision.ops.boxes")
+        h = torch.relu(self.a(x)).flatten(0, 1)
+        scores, place = self.b(h).unbind(-1)
+        corners = torch.stack([place, place, place + 1 + scores**2, place + 1], -1)
+        likely = torch.where(scores > scores.mean())[0]
+        corners, scores = corners[likely], scores[likely]
+        kept = boxes.batched_nms(corners, scores, torch.zeros_like(scores).long(), 0.9)
+        return [corners[kept], scores[kept]]
+
+
+def test_boxes_that_are_kept_are_no_branch() -> None:
+    net = _Detector()
+    spec = extract(net, X)
+    assert spec.group("h1").permutable and spec.group("h1").kind == "positive"
+    assert_function_preserved(net, X, spec)
