@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
+from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingImports]
 from torch.nn.parameter import is_lazy
 
 from amortopt._types import Params
@@ -324,10 +324,10 @@ def align(family: SymmetrySpec, params: Params) -> Alignment:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"params[{key!r}]: got {got}, expected a floating-point tensor")
-    if any(is_batchedtensor(value) for value in params.values()):
+    if any(is_functorch_wrapped_tensor(value) for value in params.values()):
         raise ValueError(
-            "params: got tensors inside torch.vmap, where no value can be checked; call one_shot_params once "
-            "outside of it, with a leading axis for the networks"
+            "params: got tensors inside torch.vmap or another transform of torch.func, where no value can be "
+            "checked; call one_shot_params once outside of it, with a leading axis for the networks"
         )
     _check_devices(params, "params: ")
     if len(params) != len(family.params):

@@ -15,6 +15,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 """Names of releases, which are safe as names of folders."""
 _MAX_PASSES = 1000
 _MAX_SIZE = 2**20  # of any whole number among the arguments of a module or a family: widths, depths
+_MAX_COUNT = 1000  # of what a module builds one after the other
+_COUNTS = ("rounds", "sweeps")
 _PLACES = ("path", "root", "download")
 """Arguments of problems that say where this machine has their data."""
 
@@ -107,8 +109,9 @@ def check_fields(config: Mapping[str, Any], where: str) -> None:
             raise ValueError(f"{where}: {key}: got {config[key]!r:.80}, expected {expected}")
     families = [entry.get("family") for entry in config["problems"]]
     for key, value in _leaves([config["module"], families]):
-        if isinstance(value, int) and abs(value) > _MAX_SIZE:
-            raise ValueError(f"{where}: {key}: got {value}, expected at most {_MAX_SIZE}")
+        most = _MAX_COUNT if key in _COUNTS else _MAX_SIZE
+        if isinstance(value, int) and abs(value) > most:
+            raise ValueError(f"{where}: {key}: got {value}, expected at most {most}")
     for key, value in _leaves(config["problems"]):
         if key in _PLACES or (isinstance(value, str) and re.search(r"[/\\]", value)):
             raise ValueError(

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ from amortopt.tasks import (
 )
 
 _BASES: dict[Kind, Any] = {"metanet": Metanet, "functional": Functional, "rule": UpdateRule}
+_MAX_MESSAGE = 300
 _LOAD = {
     "metanet": "ScaleGMNOptimizer.from_pretrained",
     "functional": "amortopt.load_release",
@@ -187,10 +189,11 @@ def load_release(source: str | os.PathLike[str], kind: Kind | None = None) -> Re
     state = read_state(folder, config)
     try:
         module = _build(config, state)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+    except Exception as error:  # constructors meet values of any type
         raise ValueError(
             f"{folder / CONFIG} does not fit {WEIGHTS} or this version of amortopt (written by "
-            f"{config['versions'].get('amortopt')}, this is {__version__}): {' '.join(str(error).split())}"
+            f"{config['versions'].get('amortopt')}, this is {__version__}): "
+            f"{shorten(str(error) or type(error).__name__, _MAX_MESSAGE, placeholder=' ...')}"
         ) from error
     described = ("name", "problems", "recipe", "seeds", "results", "commit", "passes", "versions")
     return Release(
@@ -219,7 +222,7 @@ def _build(config: Mapping[str, Any], state: Params) -> Metanet | Functional | U
     """The module with its weights.
 
     Raises:
-        ValueError, TypeError, KeyError, RuntimeError: They do not fit.
+        Exception: They do not fit.
     """
     name, kind = config["module"]["name"], config["kind"]
     if name not in (known := registered(_BASES[kind])):

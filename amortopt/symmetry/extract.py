@@ -88,6 +88,8 @@ def extract(
         h1^+1 in^-1
     """
     check_module(module)
+    if not isinstance(strict, bool):
+        raise ValueError(f"strict: got {strict!r}, expected True or False")
     inputs, clock = Inputs.of(example_input, module), Clock(seconds)
     try:
         with clock if seconds is not None else contextlib.nullcontext():

@@ -268,6 +268,12 @@ def test_one_shot_params_inside_of_vmap() -> None:
         torch.vmap(optimizer().one_shot_params)(params)
 
 
+def test_one_shot_params_inside_of_grad() -> None:
+    params = params_of(TANH.build())
+    with pytest.raises(ValueError, match=r"params: got tensors inside .* another transform of torch.func"):
+        torch.func.grad(lambda p: optimizer().one_shot_params(p)["0.weight"].sum())(params)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_from_pretrained_device_that_is_not_there(tmp_path: Path) -> None:
     folder = optimizer().save_pretrained(tmp_path / "one")

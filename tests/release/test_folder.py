@@ -146,6 +146,10 @@ def sign(folder: Path, changes: dict[str, Any], weights: bytes | None = None) ->
         ({"problems": [{"problem": {"name": "text_file", "path": "/etc/passwd"}}]}, "expected no path"),
         ({"problems": [{"problem": {"name": "text_file", "folder": "data/x"}}]}, "expected no path"),
         ({"problems": [{"family": {"name": "mlp", "widths": [4, 10**9]}}]}, "widths: got 1000000000"),
+        (
+            {"module": {"name": "rounds", "config": {"rounds": 2**20}}},
+            "rounds: got 1048576, expected",
+        ),
     ],
 )
 def test_load_release_refuses_wrong_fields(folder: Path, changes: Any, match: str) -> None:
@@ -200,6 +204,14 @@ def test_load_release_refuses_a_rule_that_does_not_fit(
 ) -> None:
     sign(folder, {"module": {"name": name, "config": config}})
     with pytest.raises(ValueError, match=match):
+        load_release(folder)
+
+
+@pytest.mark.parametrize("shapes", [None, "x", [], {"0.weight": "x"}, {"0.weight": [[], None]}])
+def test_whatever_a_module_is_to_be_built_from_the_error_is_one_line(tmp_path: Path, shapes: Any) -> None:
+    folder = untrained_release(tmp_path, conditions=["l1"])
+    sign(folder, {"module": {"name": "rounds", "config": {"shapes": shapes, "scales": {}}}})
+    with pytest.raises(ValueError, match=r"^[^\n]*does not fit [^\n]{1,400}$"):
         load_release(folder)
 
 

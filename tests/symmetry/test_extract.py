@@ -430,3 +430,8 @@ def test_extract_may_run_in_many_threads() -> None:
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(work, range(16)))
     assert set(results) == {(str(extract(mlp_with_norm(), torch.zeros(5, 4))), True)}
+
+
+def test_extract_refuses_a_strict_that_is_no_truth_value() -> None:
+    with pytest.raises(ValueError, match="strict: got 'no', expected True or False"):
+        extract(nn.Linear(4, 3), torch.zeros(2, 4), strict="no")  # type: ignore[arg-type]

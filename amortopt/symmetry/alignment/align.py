@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.symmetry.action import Element, act_on_some, compose, inverse
 from amortopt.symmetry.alignment.activations import correlations
+from amortopt.symmetry.alignment.halfway import halfway_scales
 from amortopt.symmetry.alignment.scales import balancing
 from amortopt.symmetry.alignment.solve import Scores, best_element
 from amortopt.symmetry.alignment.weights import WeightMatching
@@ -30,6 +32,7 @@ def align(
     by: Literal["weights", "activations"] = "weights",
     spec: SymmetrySpec | None = None,
     restarts: int = 0,
+    halfway: int = 0,
     seed: int = 0,
 ) -> nn.Module:
     r"""Bring a network into the gauge of another one of the same architecture; its function stays as it is.
@@ -46,6 +49,9 @@ def align(
       from several starts.
     - permutations and signs, ``by="activations"``: the largest sum of correlations of what the units compute
       on ``example_input``; groups whose values no operation returns are matched by weights.
+    - scales once more, with ``halfway=100``: fitted, so that the average of a and what is returned answers
+      on ``example_input`` what a and b answer on average. No labels are needed. This is for networks that
+      are to be averaged; those that differ in scales only stay equal.
 
     Args:
         a: The network whose gauge is taken; not modified.
@@ -55,14 +61,16 @@ def align(
         by: What corresponding units have in common.
         spec: Symmetry of a; extracted if it is None.
         restarts: Further starts of weight matching in random orders, of which the best result is kept.
+        halfway: Steps that fit scales for the average of both; each is a forward and a backward pass on
+            ``example_input``, which should have some hundred examples. 0 for none.
         seed: Of these orders.
 
     Returns:
         A copy of b with moved parameters and buffers. Computed on the CPU in float64.
 
     Raises:
-        ValueError: The networks or the spec do not belong together, ``by`` is unknown, or by activations they
-            run different operations.
+        ValueError: The networks or the spec do not belong together, ``by`` is unknown, by activations they
+            run different operations, or ``halfway`` is negative or the network does not run so.
 
     Examples:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
@@ -76,6 +84,14 @@ def align(
     """
     if by not in ("weights", "activations"):
         raise ValueError(f"by: got {by!r}, expected 'weights' or 'activations'")
+    for name, count in {"restarts": restarts, "halfway": halfway, "seed": seed}.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"{name}: got {count!r}, expected a whole number of at least 0")
+    for name, network in {"a": a, "b": b}.items():
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"{name}: got {type(network).__name__}, expected an nn.Module")
+    if not (spec is None or isinstance(spec, SymmetrySpec)):
+        raise ValueError(f"spec: got {type(spec).__name__}, expected a SymmetrySpec, or None to extract it")
     spec = extract(a, example_input) if spec is None else spec
     _check(spec, a, b)
     first, second = (state_of(network, spec) for network in (a, b))
@@ -83,8 +99,12 @@ def align(
     if by == "activations":
         scores = correlations(spec, Runner(a, example_input), Runner(b, example_input))
     g = _element(spec, first, second, scores, restarts, seed)
+    moved = act_on_some(spec, g, second)
+    if halfway:
+        scales = halfway_scales(spec, a, example_input, first, moved, steps=halfway)
+        moved = act_on_some(spec, scales, moved)
     aligned = copy.deepcopy(b)
-    write_state(aligned, act_on_some(spec, g, second))
+    write_state(aligned, moved)
     return aligned
 
 
@@ -127,6 +147,7 @@ def merge(
     by: Literal["weights", "activations"] = "weights",
     spec: SymmetrySpec | None = None,
     restarts: int = 0,
+    halfway: int = 0,
     seed: int = 0,
 ) -> nn.Module:
     """Average networks of one architecture, each aligned to the first.
@@ -142,6 +163,7 @@ def merge(
         by: As for [align][amortopt.symmetry.align].
         spec: Symmetry of the first.
         restarts: As for [align][amortopt.symmetry.align].
+        halfway: As for [align][amortopt.symmetry.align]; each network is fitted to the first.
         seed: As for [align][amortopt.symmetry.align].
 
     Returns:
@@ -156,15 +178,15 @@ def merge(
     """
     networks = list(networks)
     shares = [1.0] * len(networks) if weights is None else [float(w) for w in weights]
-    if not networks or len(shares) != len(networks) or not sum(shares):
+    if not networks or len(shares) != len(networks) or not math.isfinite(sum(shares)) or not sum(shares):
         raise ValueError(
             f"weights: got {shares} for {len(networks)} networks, expected one number per network, with a "
-            "sum other than 0, and at least one network"
+            "finite sum other than 0, and at least one network"
         )
     first = networks[0]
     spec = extract(first, example_input) if spec is None else spec
     others = [
-        align(first, network, example_input, by=by, spec=spec, restarts=restarts, seed=seed)
+        align(first, network, example_input, by=by, spec=spec, restarts=restarts, halfway=halfway, seed=seed)
         for network in networks[1:]
     ]
     merged = copy.deepcopy(first)

@@ -93,7 +93,7 @@ class Runner:
         devices = {t.device for t in self.params.values() if t.device.type == "cuda"}
         with (
             torch.set_grad_enabled(grad),
-            _restored(module),
+            restored(module),
             torch.random.fork_rng(devices=list(devices)),
             _Expectation(self.dtype, self.random, self.drawn),
         ):
@@ -201,7 +201,7 @@ def worst(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 @contextmanager
-def _restored(module: nn.Module) -> Iterator[None]:
+def restored(module: nn.Module) -> Iterator[None]:
     """Afterwards every submodule has the attributes it had: its mode, and tensors that a forward stores."""
     kept = [
         (part, dict(part.__dict__), [dict(part.__dict__[name]) for name in _REGISTERED])

@@ -143,8 +143,8 @@ def verify(
         (True, 1, ())
     """
     start = time.perf_counter()
-    if elements < 1:
-        raise ValueError(f"elements: got {elements}, expected at least 1")
+    _check_options(elements=elements, seed=seed, probes=probes)
+    _check_options(probe_seconds=probe_seconds, noise=noise, rtol=rtol)
     if unknown := [mode for mode in modes if mode not in MODES] or not modes:
         raise ValueError(f"modes: got {unknown or 'none'}, expected some of {MODES}")
     params, state = dict(model.named_parameters()), dict(model.named_buffers())
@@ -212,3 +212,17 @@ def verify(
         note = f"random numbers ({names}) replaced by their mean; what could be larger is tried with draws"
         proof = replace(proof, notes=(*proof.notes, note))
     return replace(proof, seconds=time.perf_counter() - start)
+
+
+def _check_options(**options: float | None) -> None:
+    """Raise a ``ValueError`` for an option of [verify][amortopt.symmetry.verify] that is out of range."""
+    for name, value in options.items():
+        counts = name in ("elements", "seed", "probes")
+        smallest = 1 if name == "elements" else 0
+        if value is None and name == "probes":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int if counts else int | float):
+            kind = "a whole number" if counts else "a number"
+            raise ValueError(f"{name}: got {value!r}, expected {kind}")
+        if not smallest <= value < float("inf"):
+            raise ValueError(f"{name}: got {value!r}, expected at least {smallest}, and finite")

@@ -160,3 +160,19 @@ def test_align_by_activations_refuses_networks_that_run_other_operations() -> No
     nn.init.ones_(a.linear.bias), nn.init.constant_(b.linear.bias, -1.0)
     with pytest.raises(ValueError, match=r"other operations on these inputs"):
         align(a, b, x, by="activations", spec=extract(plain, x))
+
+
+@pytest.mark.parametrize("name", ["restarts", "halfway", "seed"])
+@pytest.mark.parametrize("count", [-1, 0.5, True, "yes", None])
+def test_align_refuses_what_is_no_count(name: str, count: object) -> None:
+    net = network("mlp-relu", 0)
+    with pytest.raises(ValueError, match=f"{name}: got .* whole number of at least 0"):
+        align(net, net, inputs_of("mlp-relu"), **{name: count})  # type: ignore[arg-type]
+
+
+def test_align_refuses_what_is_no_network_or_spec() -> None:
+    net, x = network("mlp-relu", 0), inputs_of("mlp-relu")
+    with pytest.raises(ValueError, match=r"b: got OrderedDict, expected an nn\.Module"):
+        align(net, net.state_dict(), x)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="spec: got str, expected a SymmetrySpec"):
+        align(net, net, x, spec="h1")  # type: ignore[arg-type]

@@ -306,6 +306,24 @@ def test_verify_refuses_what_does_not_fit() -> None:
         proof_of(spec, modes=("evaluation",))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("elements", value) for value in (1.5, True, "all", None)),
+        *(("probes", value) for value in (-1, 1.5, "all")),
+        *(("seed", value) for value in (-1, "one", None)),
+        *(
+            (name, value)
+            for name in ("probe_seconds", "noise", "rtol")
+            for value in (-1, "x", torch.nan, None)
+        ),
+    ],
+)
+def test_verify_refuses_options_out_of_range(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name}: got .*expected"):
+        proof_of(normed_spec(), **{name: value})
+
+
 @pytest.mark.gpu
 def test_a_network_on_the_gpu_is_proved_there() -> None:
     net = Normed().cuda()
