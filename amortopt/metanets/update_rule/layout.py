@@ -150,8 +150,8 @@ class UpdateLayout:
         places: Every block and its elements, in the order of the flat vector.
         slots: Row -> ``unit * len(AXIS_ROLES) + role``, int64 [R].
         shares: Row -> one over the number of rows in its slot, float32 [R, 1].
-        fans: Block -> weights per entry of its first axis, inputs times kernel positions, float32 [blocks];
-            0 for blocks of a single axis.
+        fans: Block -> weights per entry of the first axis of its parameter, inputs times kernel positions,
+            float32 [blocks]; 0 for those of parameters with a single axis.
 
     Raises:
         ValueError: A parameter of ``spec`` is missing or has another shape.
@@ -221,7 +221,8 @@ class UpdateLayout:
             blocks = (self.num_blocks, self.num_blocks + len(pieces[b]))
             self.buckets.append(Bucket(shape, kind, blocks, (first, self.size), sides))
             self.num_blocks = blocks[1]
-        self.fans = torch.tensor([float(_fan(place.block)) for place in self.places])
+        shapes_of_blocks = [self.shapes[place.block.param] for place in self.places]
+        self.fans = torch.tensor([float(math.prod(s[1:])) if len(s) > 1 else 0.0 for s in shapes_of_blocks])
         self.slots = torch.empty(self.num_rows, dtype=torch.int64)
         for _, side in self.sides:
             self.slots[slice(*side.rows)] = torch.tensor(side.units) * len(AXIS_ROLES) + side.role
@@ -303,11 +304,6 @@ class UpdateLayout:
             name: join([block for block, _ in many], [part for _, part in many], self.shapes[name], lead)
             for name, many in by_name.items()
         }
-
-
-def _fan(block: Block) -> int:
-    """Weights per entry of a block's first axis; 0 if that is its only one."""
-    return math.prod(axis.size for axis in block.axes[1:]) if len(block.axes) > 1 else 0
 
 
 def _joined(spans: Iterable[tuple[int, tuple[int, int]]]) -> dict[int, tuple[int, int]]:
