@@ -6,7 +6,7 @@ Legend: N elements of all parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor
@@ -40,7 +40,9 @@ class Workspace:
         self.weights, self.gradients = values
         self.state = FlatState(rule, layout, state_dtype)
 
-    def gather(self, params: Params, gradients: Params, grouped: Container[str], blank: set[str]) -> bool:
+    def gather(
+        self, params: Mapping[str, Tensor], gradients: Params, grouped: Container[str], blank: set[str]
+    ) -> bool:
         """Write weights and gradients into the flat vectors.
 
         Args:

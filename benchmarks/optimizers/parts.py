@@ -53,8 +53,9 @@ class Entry:
     @property
     def identity(self) -> Record:
         """What its numbers depend on."""
+        # Records that are older than the floor and the rate lack them.
         config = {key: value for key, value in self.rule.config.items() if (key, value) != ("floor", 1.0)}
-        rate = {} if self.name == MUON else {"rate": self.rate}  # as in records from before there were these
+        rate = {} if self.rate == 0.02 else {"rate": self.rate}
         return {"sha256": self.sha256, "config": config, **rate}
 
 
