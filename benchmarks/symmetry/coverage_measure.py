@@ -6,19 +6,20 @@ Each stage is a line of JSON on the standard output, so that what is done counts
 from __future__ import annotations
 
 import json
+import math
 import re
 import resource
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from amortopt.symmetry import ScaleKind, SymmetrySpec, UnknownOperationWarning, extract
+from amortopt.symmetry import Block, ScaleKind, SymmetrySpec, UnknownOperationWarning, extract
 from benchmarks.symmetry.coverage_cases import Case, case_named
 
 MESSAGES = 10
@@ -96,6 +97,7 @@ def extracted(net: nn.Module, x: Any) -> tuple[SymmetrySpec, dict[str, Any]]:
         "permuted_groups": sum(group.permutable for group in groups),
         "largest_group": max((group.size for group in groups), default=0),
         "moved_share": round(moved_share(spec), 6),
+        "unmoved": unmoved(spec),
         "without_rule": dict(unknown),
         "messages": messages[:MESSAGES],
     }
@@ -103,15 +105,45 @@ def extracted(net: nn.Module, x: Any) -> tuple[SymmetrySpec, dict[str, Any]]:
 
 def moved_share(spec: SymmetrySpec) -> float:
     """Share of the parameters that at least one element moves or rescales."""
-    total = moved = 0
+    return _share(spec, [block for block in spec.blocks if _block_moves(spec, block)])
+
+
+def unmoved(spec: SymmetrySpec) -> dict[str, Any]:
+    """Why the other parameters do not move, as shares of all.
+
+    Returns:
+        ``unused``: forward does not read them in this call; ``tied``: all of their axes are along inputs,
+        outputs or fixed positions; ``held``: origin of a hidden group that may not move -> share along it.
+    """
+    blocks: dict[str, list[Block]] = {}
     for block in spec.blocks:
-        if not block.buffer:
-            size = torch.Size(block.shape).numel()
-            total += size
-            moved += size * any(
-                spec.group(name).kind != "none" for axis in block.axes for name, _ in axis.scales
-            ) or size * any(spec.group(o).permutable for g in block.groups for o in spec.owners(g))
-    return moved / max(total, 1)
+        if _block_moves(spec, block):
+            continue
+        groups = [spec.group(name) for name in block.groups]
+        hidden = [g for g in groups if g.origin not in ("input", "output") and g.size > 1]
+        if hidden:
+            reason = max(hidden, key=lambda group: group.size).origin
+        else:
+            reason = " unused" if all(axis.role == "unused" for axis in block.axes) else " tied"
+        blocks.setdefault(reason, []).append(block)
+    shares = {reason: round(_share(spec, part), 6) for reason, part in blocks.items()}
+    return {
+        "unused": shares.pop(" unused", 0.0),
+        "tied": shares.pop(" tied", 0.0),
+        "held": dict(sorted(shares.items(), key=lambda item: -item[1])),
+    }
+
+
+def _share(spec: SymmetrySpec, blocks: Sequence[Block]) -> float:
+    sizes = [
+        sum(math.prod(block.shape) for block in part if not block.buffer) for part in (blocks, spec.blocks)
+    ]
+    return sizes[0] / max(sizes[1], 1)
+
+
+def _block_moves(spec: SymmetrySpec, block: Block) -> bool:
+    scaled = any(spec.group(name).kind != "none" for axis in block.axes for name, _ in axis.scales)
+    return scaled or any(spec.group(o).permutable for group in block.groups for o in spec.owners(group))
 
 
 def _moves(spec: SymmetrySpec, name: str) -> bool:

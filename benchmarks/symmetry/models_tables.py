@@ -62,7 +62,9 @@ def explanation(records: Records) -> str:
         "Networks as the libraries give them, of small configurations with random weights. Extracted: a "
         "table was found. Proof holds: the network computes the same, in float64, at weights moved by random "
         "elements; a proof that fails would be a wrong claim. Movable: share of the parameters that some "
-        "element moves or rescales. Without a rule: operations whose groups are taken as trivial. Seconds: "
+        "element moves or rescales. Tied: share of those that nothing can move, since all of their axes are "
+        "along inputs, outputs (many networks return their residual stream) or fixed positions, or since "
+        "forward does not read them. Without a rule: operations whose groups are taken as trivial. Seconds: "
         "of extraction, on a machine that does other work beside. "
         f"{machines(records)}."
     )
@@ -75,6 +77,8 @@ def _networks(records: Records) -> str:
         cells = [name.replace("_", " ", 1), versions, f"{result.get('parameters', 0) / 1e3:.0f} k"]
         proof = result.get("proof")
         cells.append(f"{100 * result['moved_share']:.1f}" if "moved_share" in result else "–")
+        ends = result.get("unmoved")
+        cells.append("–" if ends is None else f"{100 * (ends['tied'] + ends['unused']):.1f}")
         cells.append("–" if proof is None else "holds" if proof["holds"] else "**does not hold**")
         cells.append("–" if proof is None else f"{len(proof['larger'])} of {proof['probes']}")
         cells += [
@@ -86,6 +90,7 @@ def _networks(records: Records) -> str:
         "version",
         "parameters",
         "% movable",
+        "% tied",
         "proof",
         "could be larger",
         "extract s",
@@ -97,6 +102,10 @@ def _networks(records: Records) -> str:
 def _faults(name: str, result: Record) -> list[str]:
     faults = [result["error"]] if "error" in result else []
     faults += [f"no rule: {message}" for message in result.get("messages", ())]
+    held = result.get("unmoved", {}).get("held", {})
+    faults += [
+        f"{100 * share:.1f} % does not move, along {origin}" for origin, share in held.items() if share > 0.02
+    ]
     if proof := result.get("proof"):
         faults += [f"could be larger: {text}" for text in proof["larger"]]
         if not proof["holds"]:

@@ -80,6 +80,10 @@ def test_coverage_counts_operations_without_a_rule_and_weights_that_stay() -> No
     assert fields["groups"]["positive"] == 1
     # Only the second hidden layer moves: 5 x 6 weights and 5 biases that write to it, 2 x 5 that read it.
     assert fields["moved_share"] == pytest.approx(45 / 77, abs=1e-5)
+    # The first does not, with its 4 x 6 weights and 6 biases; what is left are the biases of the outputs.
+    ((origin, held),) = fields["unmoved"]["held"].items()
+    assert origin.startswith("a.weight") and held == pytest.approx(30 / 77, abs=1e-5)
+    assert fields["unmoved"]["tied"] == pytest.approx(2 / 77, abs=1e-5) and not fields["unmoved"]["unused"]
     assert coverage_measure.moved_share(extract(nn.Linear(3, 2), torch.zeros(1, 3))) == 0.0
 
 

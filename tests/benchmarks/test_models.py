@@ -46,6 +46,14 @@ def test_unknown_libraries_are_named() -> None:
         libraries("keras")
 
 
+def test_what_holds_weights_back_is_in_the_report() -> None:
+    shares = {"tied": 0.25, "unused": 0.05, "held": {"stem.weight, mask": 0.1}}
+    result = {"moved_share": 0.6, "unmoved": shares, "extract_seconds": 1.0, "without_rule": {}}
+    record = {"result": result, "identity": {"version": "1"}, "made": {"hardware": "a machine"}}
+    text = models_tables.markdown({"timm_net": record})
+    assert "| 60.0 | 30.0 |" in text and "10.0 % does not move, along stem.weight, mask" in text
+
+
 def test_a_claim_that_does_not_hold_is_in_the_report() -> None:
     proof = {"holds": False, "larger": [], "probes": 2}
     result = {"moved_share": 1.0, "extract_seconds": 1.0, "without_rule": {}, "proof": proof}

@@ -122,6 +122,32 @@ class _Detector(_Net):
         return [corners[kept], scores[kept]]
 
 
+class _Regions(_Net):
+    """As many regions as are likely, averaged over a hidden image: the second stage of a detector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 6, 3, padding=1).double(), nn.Linear(6, 2).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        poolers = pytest.importorskip("torchvision.ops.poolers")
+        likely = torch.where(x.mean((1, 2)) > -0.5)[0]
+        # Of both sizes, so that each feature has a region
+        boxes = torch.cat([torch.stack([likely, likely, likely + k, likely + k], 1) for k in (2, 4)]).to(x)
+        pool = poolers.MultiScaleRoIAlign(["0", "1"], 2, 2, canonical_scale=32)
+        h = torch.relu(self.conv(x[:, None]))
+        features = {"0": h, "1": nn.functional.avg_pool2d(h, 2)}
+        regions = pool(features, [boxes], [(5, 4)])
+        return self.head(regions.mean((2, 3)))
+
+
+def test_regions_of_as_many_boxes_as_there_are_are_no_branch() -> None:
+    net = _Regions()
+    spec = extract(net, X[2:], strict=True)
+    assert [(group.size, group.kind) for group in spec.groups if group.permutable] == [(6, "positive")]
+    assert_function_preserved(net, X[2:], spec)
+
+
 def test_boxes_that_are_kept_are_no_branch() -> None:
     net = _Detector()
     spec = extract(net, X)

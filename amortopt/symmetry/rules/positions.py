@@ -212,6 +212,19 @@ def sampled(labels: Labels, call: Call) -> Result:
     return Result((batch, channels, *places(call.shape[2:])), call.name, config)
 
 
+@rule("roi_align", space="torchvision")
+def regions(labels: Labels, call: Call) -> Result:
+    """[N, C, H, W] averaged over regions [K, 5], which name an image and a box: [K, C, h, w]; linear."""
+    x, rois = call.value("input"), call.value("rois")
+    batch, channels = held(labels, x.dims, x.ndim - 2, call.name)
+    labels.mix(rois.dims, (channels,))
+    labels.pin((batch, *rois.dims), call.name)
+    keys = ("spatial_scale", "pooled_height", "pooled_width", "sampling_ratio", "aligned")
+    return Result(
+        (*places(call.shape[:1]), channels, *places(call.shape[2:])), call.name, settings(call, *keys)
+    )
+
+
 _TRANSFORMS = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
 
 

@@ -43,7 +43,12 @@ class DataDependentError(ValueError):
 
 
 def concrete_graph(
-    module: nn.Module, inputs: Sequence[Tensor], *, branches: bool = False, numbers: int = 0
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    *,
+    branches: bool = False,
+    numbers: int = 0,
+    constants: int = 0,
 ) -> tuple[torch.fx.Graph, dict[str, str], dict[str, str], tuple[str, ...]]:
     """Trace a module on its example input.
 
@@ -54,6 +59,8 @@ def concrete_graph(
         numbers: How many numbers ``torch.export`` saw leave the tensors without a branch on any of them. If
             that are all that leave here, they may depend on inputs and parameters: what they are used for,
             such as sizes, is the same for other values. Their tensors must not move.
+        constants: How many tensors ``torch.export``, which has no values, saw made from lists or arrays. If
+            that are all that are made here, they are the same for other values too.
 
     Returns:
         The graph, and for its placeholders node name -> qualified parameter name, node name -> qualified
@@ -84,7 +91,7 @@ def concrete_graph(
         raise DataDependentError(
             "a truth value takes a number out of a tensor that depends on inputs or parameters"
         )
-    if any(node.op == "get_attr" for node in graph.nodes):
+    if sum(node.op == "get_attr" for node in graph.nodes) not in (0, constants):
         _check_constants(module, params, inputs, graph)
     by_name = dict(zip(holders, (*params, *buffers), strict=False))
     return (

@@ -1,7 +1,7 @@
 """Functions of libraries that choose between two ways to compute the same, by the number of their elements.
 
 Tracing has to refuse such a choice, as it does not see that both ways agree. While a network is traced, they
-are replaced by one that chooses nothing.
+are replaced by one that chooses nothing, and ``len`` by a size that may be a symbol.
 """
 
 from __future__ import annotations
@@ -26,8 +26,15 @@ def _batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: flo
     return torch.ops.torchvision.nms(moved, scores, iou_threshold)
 
 
+def _length(x: Any) -> Any:
+    """``len(x)``, which has to be a number, where the size of a tensor is none yet."""
+    return x.shape[0] if isinstance(x, Tensor) else len(x)
+
+
 _REPLACED: dict[str, tuple[str, Callable[..., Any]]] = {
     "torchvision.ops.boxes": ("batched_nms", _batched_nms),
+    "torchvision.ops.poolers": ("len", _length),
+    "torchvision.models.detection.roi_heads": ("len", _length),
 }
 """Module -> name and replacement."""
 
@@ -37,6 +44,6 @@ def without_choices() -> Iterator[None]:
     """Replace these functions in the modules that are loaded."""
     with contextlib.ExitStack() as stack:
         for module, (name, replacement) in _REPLACED.items():
-            if hasattr(loaded := sys.modules.get(module), name):
-                stack.enter_context(mock.patch.object(loaded, name, replacement))
+            if (loaded := sys.modules.get(module)) is not None:
+                stack.enter_context(mock.patch.object(loaded, name, replacement, create=True))
         yield

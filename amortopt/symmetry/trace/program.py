@@ -140,15 +140,17 @@ def _graph(module: nn.Module, inputs: Inputs, training: bool) -> _Graph:
                 traced = _exported(flat, inputs)
             except Exception as error:
                 # Whether export failed because forward decides something by a size that depends on values
-                branches, numbers = _decides(error), 0
+                branches, numbers, constants = _decides(error), 0, 0
                 if isinstance(error, _SizeOfData):
-                    numbers = error.numbers
+                    numbers, constants = error.numbers, error.constants
                 elif branches and "specialized integer" in str(error):
                     # int(x) of a tensor, which only the other way to export takes as a symbol
                     numbers = _numbers_of_bytecode(module, inputs)
                     branches = not numbers
                 try:
-                    traced = concrete_graph(flat, inputs.tensors, branches=branches, numbers=numbers)
+                    traced = concrete_graph(
+                        flat, inputs.tensors, branches=branches, numbers=numbers, constants=constants
+                    )
                 except Exception as other:
                     raise _explained(module, inputs, error, other) from error
     finally:
@@ -167,11 +169,12 @@ class _SizeOfData(ValueError):
 
     Attributes:
         numbers: How often a number was taken out of a tensor; no branch depends on these either.
+        constants: How many tensors were made from lists or arrays; without values, none of them is data.
     """
 
-    def __init__(self, numbers: int) -> None:
+    def __init__(self, numbers: int, constants: int) -> None:
         super().__init__("a shape depends on the values of tensors")
-        self.numbers = numbers
+        self.numbers, self.constants = numbers, constants
 
 
 def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
@@ -190,7 +193,9 @@ def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
         for part in value if isinstance(value, list | tuple) else [value]:
             # A size that depends on data is a symbol here, no number.
             if isinstance(part, Tensor) and not all(isinstance(size, int) for size in part.shape):
-                raise _SizeOfData(sum(map(takes_number, program.graph.nodes)))
+                kinds = [spec.kind for spec in program.graph_signature.input_specs]
+                numbers = sum(map(takes_number, program.graph.nodes))
+                raise _SizeOfData(numbers, kinds.count(InputKind.CONSTANT_TENSOR))
     return program.graph, params, buffers, tuple(users)
 
 

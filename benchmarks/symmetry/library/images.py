@@ -71,11 +71,11 @@ def _video(name: str, size: int = 32, frames: int = 8) -> Factory:
     )
 
 
-def _smp(name: str, encoder: str = "resnet18", **options: Any) -> tuple[nn.Module, Any]:
+def _smp(name: str, encoder: str = "resnet18", size: int = 64, **options: Any) -> tuple[nn.Module, Any]:
     import segmentation_models_pytorch as smp
 
     model = getattr(smp, name)(encoder_name=encoder, encoder_weights=None, classes=3, **options)
-    return model, torch.randn(2, 3, 64, 64)
+    return model, torch.randn(2, 3, size, size)
 
 
 def _monai(name: str, *shape: int, **options: Any) -> tuple[nn.Module, Any]:
@@ -238,10 +238,11 @@ NETWORKS: dict[str, dict[str, Factory]] = {
         **{
             name: partial(_smp, name)
             for name in (
-                *("DeepLabV3", "DeepLabV3Plus", "FPN", "Linknet", "MAnet", "PAN", "PSPNet"),
+                *("DeepLabV3", "DeepLabV3Plus", "FPN", "Linknet", "MAnet", "PSPNet"),
                 *("Segformer", "UPerNet", "Unet", "UnetPlusPlus"),
             )
         },
+        "PAN": partial(_smp, "PAN", size=128),
         "DPT": lambda: (
             _smp("DPT", "tu-vit_tiny_patch16_224", dynamic_img_size=True)[0],
             torch.randn(1, 3, 64, 64),

@@ -555,7 +555,7 @@ _DECODERS: dict[str, Factory] = {
         attention_window_size=8,
         block_types=["recurrent", "attention"],
     ),
-    "rwkv": _decoder("Rwkv", context_length=64, attention_hidden_size=32),
+    "rwkv": _decoder("Rwkv", context_length=64, attention_hidden_size=32, use_cache=False),
     "smollm3": _decoder("SmolLM3", num_key_value_heads=2),
     "stablelm": _decoder("StableLm", num_key_value_heads=2),
     "starcoder2": _decoder("Starcoder2", num_key_value_heads=2),
