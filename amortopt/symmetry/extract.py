@@ -438,7 +438,18 @@ class _Extraction:
 
 
 _STATISTICS = ("running_mean", "running_var")
-_WITHOUT_ELEMENTS = ("cat", "zeros", "new_zeros", "zeros_like", "slice", "clone", "detach", "to", "_to_copy")
+_WITHOUT_ELEMENTS = (
+    "cat",
+    "clamp",
+    "zeros",
+    "new_zeros",
+    "zeros_like",
+    "slice",
+    "clone",
+    "detach",
+    "to",
+    "_to_copy",
+)
 """Operations whose rules know tensors without elements."""
 
 

@@ -120,7 +120,8 @@ def unmoved(spec: SymmetrySpec) -> dict[str, Any]:
         if _block_moves(spec, block):
             continue
         groups = [spec.group(name) for name in block.groups]
-        hidden = [g for g in groups if g.origin not in ("input", "output") and g.size > 1]
+        ends = ("input", "output")  # with what limits their scales behind it
+        hidden = [g for g in groups if g.origin.split(",")[0] not in ends and g.size > 1]
         if hidden:
             reason = max(hidden, key=lambda group: group.size).origin
         else:
