@@ -20,7 +20,9 @@ from torch.distributed.tensor import DTensor
 from torch.optim import lr_scheduler
 
 from amortopt import UNFOptimizer
+from amortopt.metanets import UNFRule
 from amortopt.symmetry import extract
+from amortopt.tasks import make_family
 from tests.optim.stepwise import X, Y, any_rule, backward, mlp, optimizer, same, train, weights
 
 
@@ -266,6 +268,26 @@ def test_a_fresh_regression_never_rises_at_the_default_rate() -> None:
         opt.step()
         losses.append(float(loss.detach()))
     assert max(losses) < 1.1 * losses[0] and losses[-1] < 0.7 * losses[0]
+
+
+def test_a_siren_learns_at_the_default_rate() -> None:
+    """Its weights start a dozen times smaller than others', which shorter steps make up for."""
+    axis = torch.linspace(-1, 1, 16)
+    x = torch.cartesian_prod(axis, axis)
+    y = (9 * x[:, :1]).sin() * (7 * x[:, 1:]).cos()
+    last = []
+    for floor in (1 / 16, 1.0):
+        torch.manual_seed(0)
+        model = make_family("siren", widths=[2, 48, 48, 48, 1]).build()
+        rule = UNFRule("none", mix=(0.3, 0, 0.7, 0), vector_rate=0.4, table_rate=0.4, floor=floor)
+        opt = UNFOptimizer(model, x[:2], rule=rule)
+        for _ in range(60):
+            opt.zero_grad()
+            loss = nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            opt.step()
+        last.append(float(loss.detach()) / float(y.square().mean()))
+    assert last[0] < 0.06 and last[0] < last[1] / 3
 
 
 class Residual(nn.Module):
