@@ -29,6 +29,7 @@ BLOCKS = {
     "align": ("align", "align.run"),
     "pruning": ("pruning", "pruning.tables"),
     "models": ("symmetry_models", "symmetry.models_tables"),
+    "programs": ("symmetry_programs", "symmetry.programs"),
     "tiny-rnn": ("tiny_rnn_zoo", "weights.tables"),
     "inr-classes": ("inr_classes", "weights.inr_tables"),
     "inr-editing": ("inr_editing", "weights.editing_tables"),

@@ -66,8 +66,8 @@ def _measured(start: int, advance: Any = None) -> Record:
     return result | {"seconds": round(time.perf_counter() - started, 1)}
 
 
-def markdown(records: Records) -> str:
-    """The sums."""
+def block(records: Records) -> str:
+    """The sums: the table of the docs."""
     results = [record["result"] for record in records.values()]
     total = {key: sum(r[key] for r in results) for key in ("held", "show_nothing", "movable")}
     lists = {key: [entry for r in results for entry in r[key]] for key in ("unsound", "failed")}
@@ -80,8 +80,12 @@ def markdown(records: Records) -> str:
         "three random elements, in float64, to a relative 1e-6. Output shows nothing: not finite, zero, or "
         f"the same for every input. {machines(records)}."
     )
-    faults = [f"- unsound: {seed}" for seed in lists["unsound"]]
-    faults += [f"- {seed}: {text}" for seed, text in lists["failed"]]
-    return document(
-        ["# Symmetry of random programs", table(head, [[f"{n:,}" for n in row]]), text, "\n".join(faults)]
-    )
+    return table(head, [[f"{n:,}" for n in row]]) + "\n\n" + text
+
+
+def markdown(records: Records) -> str:
+    """Everything, for people."""
+    results = [record["result"] for record in records.values()]
+    faults = [f"- unsound: {seed}" for result in results for seed in result["unsound"]]
+    faults += [f"- {seed}: {text}" for result in results for seed, text in result["failed"]]
+    return document(["# Symmetry of random programs", block(records), "\n".join(faults)])
