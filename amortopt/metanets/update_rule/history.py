@@ -16,7 +16,7 @@ from amortopt.metanets.update_rule.orthogonal import orthogonal
 
 RuleState: TypeAlias = dict[str, Tensor]
 """``step`` [*batch], ``momenta`` [*batch, 3, N], ``second`` [*batch, 1, N]; float32. With a ``floor`` also
-``length`` [*batch], see [length][amortopt.metanets.update_rule.history.length]."""
+``length`` [*batch], see `length`."""
 
 MOMENTA = (0.9, 0.95, 0.99)
 """Decays of the running averages of the gradient: Adam's, Muon's and a slow one."""

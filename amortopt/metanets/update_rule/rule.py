@@ -86,7 +86,7 @@ class UNFRule(UpdateRule):
         table_rate: Learning rate of embeddings and heads, likewise.
         mix: What Muon orthogonalizes: factors of the gradient and of its three averages.
         floor: The steps of a network whose weights start small are shorter, down to this factor, see
-            [length][amortopt.metanets.update_rule.history.length]; 1: they are as long as all others.
+            `length`; 1: they are as long as all others.
         damping: For derivatives through a step, second moments count as constant, and as larger by so many
             times their block's mean; 0 for exact derivatives. The step itself does not depend on it.
 
