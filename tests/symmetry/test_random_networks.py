@@ -12,7 +12,7 @@ from torch import Tensor
 
 from amortopt.symmetry import SymmetrySpec, UnknownOperationWarning, extract
 from amortopt.testing import assert_function_preserved
-from tests.symmetry.programs import Program, generic
+from tests.symmetry.programs import Program, generic, settled
 
 _SEEDS = range(150)
 
@@ -55,3 +55,14 @@ def test_random_networks_have_symmetry_to_claim() -> None:
     assert {(group.permutable, group.within is None) for group in groups} == {
         *((True, True), (True, False), (False, True), (False, False))
     }
+
+
+def test_program_that_compares_equals_is_decided_by_rounding() -> None:
+    # Seed 579 compares mean(layer_norm(x)), which is zero but for rounding.
+    for seed, expected in ((579, False), (578, True)):
+        torch.manual_seed(seed)
+        program = Program([1000 * seed + step for step in range(4 + 2 * (seed % 5))]).eval()
+        x = torch.randn(3, 3, 6)
+        before = program(x)
+        assert settled(program, x) is expected
+        assert torch.equal(program(x), before)  # weights and input are as they were

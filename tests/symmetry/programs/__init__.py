@@ -7,3 +7,4 @@ from tests.symmetry.programs import layers as layers  # isort: skip
 from tests.symmetry.programs import further as further  # isort: skip
 from tests.symmetry.programs.base import Program as Program
 from tests.symmetry.programs.base import generic as generic
+from tests.symmetry.programs.base import settled as settled

@@ -109,6 +109,27 @@ def generic(y: Tensor) -> bool:
     return bool(y.isfinite().all() and 1e-6 < y.norm() < 1e12 and varies)
 
 
+@torch.no_grad()
+def settled(program: Program, x: Tensor, draws: int = 8) -> bool:
+    """Whether an output in float64 does not hang on rounding, as that of ``mean(layer_norm(x)) > 0`` does.
+
+    Such a program computes no function of its weights: any other order of a sum may change what comes out.
+    """
+    generator, there = torch.Generator().manual_seed(0), program(x)
+    values = [x, *program.parameters()]
+    kept = [value.clone() for value in values]
+    try:
+        for _ in range(draws):
+            for value, before in zip(values, kept, strict=True):
+                value.copy_(before * (1 + 1e-13 * torch.randn(before.shape, generator=generator).to(before)))
+            if (program(x) - there).norm() > 1e-7 * there.norm():
+                return False
+    finally:
+        for value, before in zip(values, kept, strict=True):
+            value.copy_(before)
+    return True
+
+
 def step_of_programs(times: int = 1, ndim: int | None = None) -> Callable[[Step], Step]:
     def register(step: Step) -> Step:
         STEPS.extend([(step, ndim)] * times)

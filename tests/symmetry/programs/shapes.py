@@ -105,12 +105,15 @@ def as_strided(p: Program, x: Tensor, r: Random) -> Tensor | None:
     rest, form = x[0].numel(), r.randrange(3)
     if x.ndim < 3 or x.shape[1] < 2:
         return None
-    inner = rest // x.shape[1]
-    if form == 0:  # windows of two positions
-        return x.as_strided((len(x), x.shape[1] - 1, 2, *x.shape[2:]), (rest, inner, inner, *x.stride()[2:]))
-    if form == 1:  # every other position
-        return x.as_strided((len(x), (x.shape[1] + 1) // 2, *x.shape[2:]), (rest, 2 * inner, *x.stride()[2:]))
-    return x.as_strided((len(x), rest - 1, 2), (rest, 1, 1))  # pairs of neighbouring numbers
+    inner, others = rest // x.shape[1], x.stride()[2:]
+    sizes, strides = [
+        # Windows of two positions, every other position, pairs of neighbouring numbers.
+        ((len(x), x.shape[1] - 1, 2, *x.shape[2:]), (rest, inner, inner, *others)),
+        ((len(x), (x.shape[1] + 1) // 2, *x.shape[2:]), (rest, 2 * inner, *others)),
+        ((len(x), rest - 1, 2), (rest, 1, 1)),
+    ][form]
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    return x.as_strided(sizes, strides) if reach <= x.numel() else None
 
 
 @step_of_programs()
