@@ -324,7 +324,8 @@ def _problems_for(
     if got != expected:
         raise ValueError(
             f"build_network: for an input the network returns {got}, expected {expected} for targets of "
-            f"{family.objective}; change its last layer, or the targets"
+            f"{family.objective}; change its last layer, or the targets: whole numbers are classes, counted "
+            "from 0 to the largest, real ones are fitted"
         )
     return family
 

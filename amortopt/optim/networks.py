@@ -43,7 +43,7 @@ def warn_widths(changes: set[str]) -> None:
     if changes:
         warnings.warn(
             f"other hidden widths than the checkpoint was trained on: {'; '.join(sorted(changes))}; results "
-            "are not measured there, check them (accept= does)",
+            "are not measured there, so check them, as accept= does in one_shot",
             OutOfFamilyWarning,
             stacklevel=3,
         )

@@ -360,7 +360,7 @@ def checked_l1(l1: Any, count: int, metanet: Metanet, trained: L1Range | None) -
         listed = ", ".join(f"{value:g}" for value in outside[:5]) + (", ..." if len(outside) > 5 else "")
         warnings.warn(
             f"l1: got {listed}, but this checkpoint was trained for {trained}; results are not measured "
-            "outside of it, check them (accept= does)",
+            "outside of it, so check them, as accept= does",
             OutOfRangeWarning,
             stacklevel=4,  # checked_l1, _call, one_shot
         )
@@ -439,17 +439,31 @@ def checked_batch(
     )
 
 
+def _advice(y: Tensor, targets: tuple[int, ...]) -> str:
+    """What to do about targets of another number of axes."""
+    if y.ndim == len(targets):
+        return "; add the missing last axis by y.unsqueeze(-1)"
+    if y.ndim == len(targets) + 2:
+        return "; remove the last axis, by y.argmax(-1) if it is one-hot, else by y.squeeze(-1)"
+    return ""
+
+
 def _checked_pair(
     pair: Any, objective: Objective, shape: Sequence[int] | None, where: str, symbols: bool
 ) -> tuple[Tensor, Tensor]:
     if not isinstance(pair, tuple | list) or [isinstance(part, Tensor) for part in pair] != [True, True]:
-        raise ValueError(f"{where}: got {type(pair).__name__}, expected a pair of tensors (x, y)")
+        got = type(pair).__name__
+        if isinstance(pair, tuple | list) and len(pair) == 2:
+            got = f"a pair of {' and '.join(type(part).__name__ for part in pair)}"
+        raise ValueError(
+            f"{where}: got {got}, expected a pair of tensors (x, y); torch.as_tensor makes them of arrays"
+        )
     x, y = pair
     targets = objective.target_shape
     if x.ndim == 0 or y.shape != (len(x), *targets) or len(x) == 0:
         raise ValueError(
             f"{where}: got x {tuple(x.shape)} and y {tuple(y.shape)}, expected N > 0 inputs [N, ...] and "
-            f"targets [{', '.join(map(str, ('N', *targets)))}] of {objective}"
+            f"targets [{', '.join(map(str, ('N', *targets)))}] of {objective}{_advice(y, targets)}"
         )
     if shape is not None and tuple(x.shape[1:]) != tuple(shape):
         expected = ", ".join(["N", *map(str, shape)])

@@ -153,6 +153,11 @@ def spec_of(
             f"example_input, spec: got {got}, expected one: example_input=x, such as a batch of inputs, "
             "to find the model's symmetry, or spec=extract(model, x)"
         )
+    if isinstance(example_input, int | float):
+        raise ValueError(
+            f"example_input: got {example_input!r}, expected what the model's forward takes, such as a batch "
+            "of inputs; for a learning rate pass lr="
+        )
     if spec is not None:
         return spec
     if any(not p.is_floating_point() for p in model.parameters()):

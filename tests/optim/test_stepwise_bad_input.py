@@ -41,6 +41,10 @@ from tests.optim.stepwise import X, any_rule, backward, mlp, optimizer, weights
         ({"param_groups": [{"params": "0.bias"}, {"params": "0.bias"}]}, r"more than one parameter group"),
         ({"spec": extract(mlp(), X)}, r"example_input, spec: got both, expected one"),
         ({"example_input": None}, r"example_input, spec: got none, expected one"),
+        (
+            {"example_input": 1e-3},
+            r"example_input: got 0\.001, .* for a learning rate pass lr=",
+        ),
         ({"example_input": None, "spec": "mlp"}, r"spec: got str, expected a SymmetrySpec"),
     ],
 )

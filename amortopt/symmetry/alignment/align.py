@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
@@ -59,7 +60,7 @@ def align(
         example_input: What forward takes, as for [extract][amortopt.symmetry.extract]. By activations some
             hundred examples; all values that a forward pass computes on them are held in memory.
         by: What corresponding units have in common.
-        spec: Symmetry of a; extracted if it is None.
+        spec: Symmetry of both; if it is None, a's is extracted, and b is checked to run the same operations.
         restarts: Further starts of weight matching in random orders, of which the best result is kept.
         halfway: Steps that fit scales for the average of both; each is a forward and a backward pass on
             ``example_input``, which should have some hundred examples. 0 for none.
@@ -92,8 +93,12 @@ def align(
             raise ValueError(f"{name}: got {type(network).__name__}, expected an nn.Module")
     if not (spec is None or isinstance(spec, SymmetrySpec)):
         raise ValueError(f"spec: got {type(spec).__name__}, expected a SymmetrySpec, or None to extract it")
-    spec = extract(a, example_input) if spec is None else spec
-    _check(spec, a, b)
+    if spec is None:
+        spec = extract(a, example_input)
+        _check(spec, a, b)
+        _check_operations(spec, b, example_input, "b")
+    else:
+        _check(spec, a, b)
     first, second = (state_of(network, spec) for network in (a, b))
     scores: Scores = {}
     if by == "activations":
@@ -161,7 +166,8 @@ def merge(
         weights: Share of every network; equal shares if None. They are divided by their sum.
         inputs: Batches, each what forward takes, to measure running statistics on: a list, or a loader.
         by: As for [align][amortopt.symmetry.align].
-        spec: Symmetry of the first.
+        spec: Symmetry of all; if it is None, the first one's is extracted, and the others are checked to run
+            the same operations.
         restarts: As for [align][amortopt.symmetry.align].
         halfway: As for [align][amortopt.symmetry.align]; each network is fitted to the first.
         seed: As for [align][amortopt.symmetry.align].
@@ -184,7 +190,11 @@ def merge(
             "finite sum other than 0, and at least one network"
         )
     first = networks[0]
-    spec = extract(first, example_input) if spec is None else spec
+    if spec is None:
+        spec = extract(first, example_input)
+        for number, network in enumerate(networks[1:], start=1):
+            _check(spec, first, network)
+            _check_operations(spec, network, example_input, f"networks[{number}]")
     others = [
         align(first, network, example_input, by=by, spec=spec, restarts=restarts, halfway=halfway, seed=seed)
         for network in networks[1:]
@@ -266,11 +276,29 @@ def write_state(network: nn.Module, values: Params) -> None:
 
 def _check(spec: SymmetrySpec, a: nn.Module, b: nn.Module) -> None:
     """Raise a ``ValueError`` unless both have the parameters and buffers of the spec, in the same shapes."""
-    shapes = [{name: tuple(t.shape) for name, t in _tensors(network).items()} for network in (a, b)]
+    tensors = [_tensors(network) for network in (a, b)]
+    shapes = [{name: tuple(t.shape) for name, t in each.items()} for each in tensors]
     for name in (*spec.params, *spec.buffers):
         got = [s.get(name) for s in shapes]
         if got[0] is None or got[0] != got[1]:
             raise ValueError(
                 f"b: got {name!r} of shape {got[1]}, expected {got[0]} as in a and the spec; give networks "
                 "of one architecture"
+            )
+        for value, key in ((network.get(name), label) for network, label in zip(tensors, "ab", strict=True)):
+            if value is not None and value.is_floating_point() and not bool(value.isfinite().all()):
+                raise ValueError(f"{key}: got NaN or infinite values in {name!r}, expected finite weights")
+
+
+def _check_operations(spec: SymmetrySpec, network: nn.Module, example_input: Any, where: str) -> None:
+    """Raise a ``ValueError`` unless a network with the parameters of a spec runs the spec's operations."""
+    runs = extract(network, example_input).operations
+    pairs = zip_longest(spec.operations, runs)
+    for number, (expected, got) in enumerate(pairs, start=1):
+        kinds = [None if op is None else op.kind for op in (expected, got)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"{where}: operation {number} is {kinds[1] or 'missing'}, expected {kinds[0] or 'none'} as "
+                "in the first network; what moves the units of the one changes the function of the other: "
+                "give networks of one architecture"
             )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amortopt.symmetry import act, align, aligning_element, extract, sample
+from amortopt.symmetry import act, align, aligning_element, extract, merge, sample
 from amortopt.symmetry.proof.running import Runner, worst
 from tests.cases import case
 
@@ -133,6 +133,25 @@ def test_align_refuses_another_architecture() -> None:
     a, b = nn.Linear(4, 3), nn.Linear(4, 2)
     with pytest.raises(ValueError, match=r"b: got 'weight' of shape \(2, 4\), expected \(3, 4\)"):
         align(a, b, torch.randn(2, 4))
+
+
+def test_align_and_merge_refuse_networks_with_another_activation() -> None:
+    # The shapes agree, but a sign that leaves tanh as it is changes what ReLU computes.
+    tanh, relu = (nn.Sequential(nn.Linear(10, 8), made(), nn.Linear(8, 5)) for made in (nn.Tanh, nn.ReLU))
+    x = torch.randn(3, 10)
+    for a, b, kinds in ((tanh, relu, "relu, expected tanh"), (relu, tanh, "tanh, expected relu")):
+        with pytest.raises(ValueError, match=rf"b: operation 2 is {kinds}"):
+            align(a, b, x)
+        with pytest.raises(ValueError, match=rf"networks\[1\]: operation 2 is {kinds}"):
+            merge([a, b], x)
+
+
+def test_align_refuses_weights_that_are_not_finite() -> None:
+    a, b = (nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)) for _ in range(2))
+    with torch.no_grad():
+        b[2].weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"b: got NaN or infinite values in '2\.weight'"):
+        align(a, b, torch.randn(3, 4))
 
 
 def test_align_refuses_an_unknown_way() -> None:
