@@ -181,7 +181,10 @@ BAD_BATCHES: dict[str, tuple[Any, str]] = {
     "lengths": ((BATCH[0], BATCH[1][:3]), r"got x \(4, 40\) and y \(3,\)"),
     "empty": ((BATCH[0][:0], BATCH[1][:0]), r"got x \(0, 40\) .* N > 0 inputs"),
     "one-hot": ((BATCH[0], torch.eye(10)[BATCH[1]]), r"got x .* and y \(4, 10\), expected N > 0.*y\.argmax"),
-    "a column": ((BATCH[0], BATCH[1][:, None]), r"got x .* and y \(4, 1\), expected N > 0 .*y\.squeeze\(-1\)"),
+    "a column": (
+        (BATCH[0], BATCH[1][:, None]),
+        r"got x .* and y \(4, 1\), expected N > 0 .*y\.squeeze\(-1\)",
+    ),
     "arrays": ((BATCH[0].numpy(), BATCH[1].numpy()), r"got a pair of ndarray and ndarray.*torch\.as_tensor"),
     "shape": ((BATCH[0][:, :39], BATCH[1]), r"got x of shape \[4, 39\], expected \[N, 40\]"),
     "axes": ((BATCH[0][:, None], BATCH[1]), r"got x of shape \[4, 1, 40\], expected \[N, 40\]"),
