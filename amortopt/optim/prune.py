@@ -255,8 +255,7 @@ def _check_function(opt: ScaleGMNOptimizer) -> None:
         raise ValueError(
             f"batch: got none, and {opt.name} names no {' and no '.join(unknown)}, so what it makes of a "
             "network cannot be compared with the network's own answers; pass batch=(x, y)"
-            + ", and problem= to the optimizer's constructor"
-            * (opt.problem is None)
+            f"{', and problem= to its constructor' if opt.problem is None else ''}"
         )
 
 

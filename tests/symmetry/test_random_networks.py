@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from amortopt.symmetry import SymmetrySpec, UnknownOperationWarning, extract
 from amortopt.testing import assert_function_preserved
@@ -57,12 +57,20 @@ def test_random_networks_have_symmetry_to_claim() -> None:
     }
 
 
-def test_program_that_compares_equals_is_decided_by_rounding() -> None:
-    # Seed 579 compares mean(layer_norm(x)), which is zero but for rounding.
-    for seed, expected in ((579, False), (578, True)):
-        torch.manual_seed(seed)
-        program = Program([1000 * seed + step for step in range(4 + 2 * (seed % 5))]).eval()
-        x = torch.randn(3, 3, 6)
-        before = program(x)
+class Above(nn.Module):
+    """Adds 1 where an input is above a threshold."""
+
+    def __init__(self, threshold: Tensor) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(threshold)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + (x > self.threshold)
+
+
+def test_program_that_compares_equals_is_not_settled() -> None:
+    x = torch.linspace(-1, 1, 12).view(3, 4)
+    for threshold, expected in ((x.clone(), False), (torch.tensor(0.01), True)):
+        program = Above(threshold.clone())
         assert settled(program, x) is expected
-        assert torch.equal(program(x), before)  # weights and input are as they were
+        assert torch.equal(program.threshold, threshold)  # weights are as they were

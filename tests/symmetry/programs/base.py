@@ -110,7 +110,7 @@ def generic(y: Tensor) -> bool:
 
 
 @torch.no_grad()
-def settled(program: Program, x: Tensor, draws: int = 8) -> bool:
+def settled(program: nn.Module, x: Tensor, draws: int = 8) -> bool:
     """Whether an output in float64 does not hang on rounding, as that of ``mean(layer_norm(x)) > 0`` does.
 
     Such a program computes no function of its weights: any other order of a sum may change what comes out.
