@@ -3,6 +3,7 @@
     python benchmarks/optimizers            # everything -> benchmarks/results/learned_optimizers.*; 80 min
     python benchmarks/optimizers --quick    # little of everything -> runs/learned_optimizers_quick; 5 min
     python benchmarks/optimizers --parts search             # how the numbers of unf-small were found; 6 min
+    python benchmarks/optimizers --parts drawn              # how its default rate was chosen; 10 min
     python benchmarks/optimizers --parts baselines          # needs no rule
     python benchmarks/optimizers --parts cost --threads 1   # what a step costs, against Adam's; 2 min
     python benchmarks/optimizers --parts baselines --baselines nadam
@@ -27,6 +28,7 @@ from benchmarks.harness.command import Part, command_line, measure, parse, resul
 from benchmarks.harness.store import RESULTS, Store
 from benchmarks.optimizers import pictures, tables
 from benchmarks.optimizers.cost import cost_parts
+from benchmarks.optimizers.drawn import drawn_parts
 from benchmarks.optimizers.parts import Entry, all_parts, muon, read_rules
 from benchmarks.optimizers.search import search_parts
 from benchmarks.optimizers.settings import QUICK, QUICK_SETTINGS, SETTINGS, Plan, Setting
@@ -35,7 +37,7 @@ from benchmarks.optimizers.suite_tasks import TASKS
 
 BENCHMARK = "learned_optimizers"
 QUICK_TASKS = ("resnet", "friedman", "logistic")
-PARTS = ("search", "baselines", "rules", "suite", "cost")
+PARTS = ("search", "drawn", "baselines", "rules", "suite", "cost")
 
 
 def chosen_settings(only: Sequence[str], *, quick: bool) -> list[Setting]:
@@ -69,7 +71,10 @@ def parts_of(options: Any, store: Store) -> list[Part]:
     plan = QUICK if options.quick else Plan()
     if options.baselines:
         plan = replace(plan, baselines=tuple(options.baselines))
-    parts = search_parts(quick=options.quick) if "search" in options.parts and not options.only else []
+    parts = []
+    for name, make in {"search": search_parts, "drawn": drawn_parts}.items():
+        if name in options.parts and not options.only:
+            parts += make(quick=options.quick)
     parts += all_parts(settings, entries, plan, store, options.parts)
     tasks = [name for name in options.only if name in TASKS]
     if "suite" in options.parts and (tasks or not options.only):

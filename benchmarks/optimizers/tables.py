@@ -10,6 +10,7 @@ from benchmarks.harness.numbers import Values, difference, summary
 from benchmarks.harness.store import Record, Records
 from benchmarks.harness.tables import any_of, bullets, document, machines, made_by, plus_minus, table
 from benchmarks.optimizers.cost import cost_table
+from benchmarks.optimizers.drawn import drawn_table
 from benchmarks.optimizers.search import search_table
 from benchmarks.optimizers.settings import HORIZON, KNOWN, LONGER, SETTINGS
 from benchmarks.optimizers.suite import suite_tables
@@ -59,7 +60,7 @@ def lines_of(records: Records) -> list[Line]:
     lines: dict[tuple[str, str], Line] = {}
     for key, record in records.items():
         kind, *rest = key.split("/")
-        if kind in ("cost", "suite", "search"):
+        if kind in ("cost", "suite", "search", "drawn"):
             continue
         result, identity = record["result"], record["identity"]
         if kind == "baseline":
@@ -131,6 +132,8 @@ def _tables(lines: Sequence[Line], records: Records) -> list[tuple[str, str]]:
     tables.append(("Cost of a step", cost_table(records)))
     title = "Search for the numbers of the rule: logarithm of the final loss minus Muon's, and the best rate"
     tables.append((title, search_table(records)))
+    title = "Drawn tasks: on how many of them the row is ahead, and the mean logarithm of the ratio of losses"
+    tables.append((title, drawn_table(records)))
     return [(title, text) for title, text in tables if text]
 
 

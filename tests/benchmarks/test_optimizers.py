@@ -20,6 +20,7 @@ from amortopt.training import Stepper
 from benchmarks.harness.store import read_records
 from benchmarks.optimizers import (
     cost,
+    drawn,
     parts,
     pictures,
     run,
@@ -241,6 +242,36 @@ def test_optimizers_search_measures_candidates_beside_muon(
     }
     text = (tmp_path / "learned_optimizers.md").read_text()
     assert f"| {chosen.title} |" in text and f"| {search.MUON} | +0.000 |" in text
+
+
+def test_optimizers_drawn_tasks_are_the_same_for_all_and_by_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawn, "KINDS", ("regression", "siren", "mlp"))
+    run.main(["--quick", "--out", str(tmp_path), "--parts", "drawn"])
+    records = read_records(tmp_path / "learned_optimizers.json", run.BENCHMARK)
+    shown = [drawn.ADAMW, drawn.MUON, drawn.SHIPPED]
+    assert set(records) == {f"drawn/3/{candidate.title}" for candidate in shown}
+    assert len({tuple(record["result"]) for record in records.values()}) == 1
+    text = (tmp_path / "learned_optimizers.md").read_text()
+    assert "| `unf-small`, 0.04 cosine |" in text and "| AdamW, 0.001 constant | 0 (+0.00) |" in text
+    shipped = load_release("unf-small", "rule").module.config
+    assert {key: shipped[key] for key in drawn.NUMBERS} == {
+        key: list(value) if isinstance(value, tuple) else value for key, value in drawn.NUMBERS.items()
+    }
+
+
+@pytest.mark.parametrize("seed", range(11))
+def test_optimizers_drawn_tasks_have_steps_of_a_length_from_their_weights(seed: int) -> None:
+    task = drawn.draw_task(seed)
+    again = drawn.DrawnStarts(drawn.draw_task(seed)).params
+    starts = drawn.DrawnStarts(task).params
+    assert all(torch.equal(starts[name], again[name]) for name in starts)
+    stepper = drawn.SHIPPED.stepper(task.inner, (0.02, 0.04), "cosine")
+    trained = drawn.train(drawn.DrawnStarts(task), stepper, 2, repeats=2).params[2]
+    for name, start in starts.items():
+        short, long = (trained[name] - start).flatten(1).norm(dim=1)
+        assert 0 < short < long
 
 
 @pytest.mark.slow

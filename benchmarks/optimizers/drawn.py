@@ -1,0 +1,299 @@
+"""Drawn tasks, by which the default rate and the step length of ``unf-small`` were chosen.
+
+None is in the suite. They are small networks of eight kinds, with sizes, initialisations, batches and
+lengths that are drawn by seed: MLPs, CNNs and linear classifiers, regressions on random functions,
+autoencoders, SIRENs on random images, recurrent networks and transformers. Every optimizer takes the same
+minibatches from the same start, at every rate of a list with a cosine to zero, and at some that are constant.
+Keys of the records are ``drawn/TASKS/CANDIDATE``.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import amortopt.meta.rule.problems  # noqa: F401  # registers digits_autoencoder
+from amortopt.meta.rule.inner import InnerProblem
+from amortopt.metanets.update_rule.rule import UNFRule
+from amortopt.tasks import ArrayProblem, Family, Problem, make_family, make_problem
+from amortopt.training import Stepper
+from benchmarks.harness.command import Advance, Part
+from benchmarks.harness.store import Record, Records
+from benchmarks.harness.tables import table
+from benchmarks.optimizers.settings import TEXT
+from benchmarks.optimizers.steppers import Learned
+from benchmarks.optimizers.training import Starts, train, train_loss
+
+TASKS = 33
+KINDS = (
+    "mlp",
+    "mlp",
+    "regression",
+    "regression",
+    "autoencoder",
+    "linear",
+    "cnn",
+    "siren",
+    "siren",
+    "rnn",
+    "transformer",
+)
+"""Of the tasks, in turn."""
+WIDTHS = (16, 24, 32, 48, 64, 96)
+SMALLEST = 1e-6
+"""Losses below it count as equal."""
+CLIP = 1.5
+"""Largest absolute value of a logarithm of a ratio of losses in a mean over tasks."""
+NUMBERS = {"mix": (0.3, 0.0, 0.7, 0.0), "vector_rate": 0.4, "table_rate": 0.4, "floor": 0.0625}
+"""Of ``unf-small``."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A task.
+
+    Attributes:
+        title: Seed, kind and initialisation.
+        inner: Base networks and data.
+        steps: Steps of a run.
+        start: How weights are drawn: ``default``, torch's; ``kaiming``; ``small``, as transformers have it;
+            ``scaled``: torch's times a factor between 1/4 and 3.
+        seed: Of everything.
+    """
+
+    title: str
+    inner: InnerProblem
+    steps: int
+    start: str
+    seed: int
+
+
+class DrawnStarts(Starts):
+    """One initialisation of a drawn task."""
+
+    def __init__(self, task: Drawn) -> None:
+        super().__init__(task.inner, f"drawn {task.seed}", 1)
+        generator = torch.Generator().manual_seed(task.seed)
+        self.params = {name: _drawn_again(p, name, task.start, generator) for name, p in self.params.items()}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An optimizer with its rates.
+
+    Attributes:
+        title: For people.
+        numbers: Arguments of a rule without a network; None is AdamW.
+        falling: Rates that fall to zero as a cosine.
+        constant: Rates that stay.
+    """
+
+    title: str
+    numbers: Mapping[str, Any] | None = None
+    falling: tuple[float, ...] = (0.006, 0.02, 0.06, 0.2)
+    constant: tuple[float, ...] = ()
+
+    def stepper(self, inner: InnerProblem, rates: Sequence[float], schedule: Any) -> Stepper | Learned:
+        """The optimizer of as many networks as there are rates."""
+        rate = torch.tensor(rates, dtype=torch.float64)
+        if self.numbers is None:
+            return Stepper("adamw", rate, schedule, weight_decay=torch.full_like(rate, 0.01))
+        return Learned(UNFRule("none", **self.numbers), inner.layout, rate, schedule)
+
+
+ADAMW = Candidate("AdamW", None, (0.001, 0.003, 0.01, 0.03), (0.001,))
+MUON = Candidate("Muon and Adam", {})
+SHIPPED = Candidate("`unf-small`", NUMBERS, (0.006, 0.02, 0.03, 0.04, 0.05, 0.06, 0.2), (0.02, 0.04))
+
+
+def _changed(title: str, **numbers: Any) -> Candidate:
+    return Candidate(title, {**NUMBERS, **numbers}, (0.02, 0.03, 0.04, 0.06), ())
+
+
+CANDIDATES = (
+    *(ADAMW, MUON, SHIPPED),
+    _changed("steps of one length", floor=1.0),
+    _changed("embeddings and heads at .8", table_rate=0.8),
+    _changed("vectors at .8", vector_rate=0.8),
+    _changed("both at .6", vector_rate=0.6, table_rate=0.6),
+    _changed("gradient .2", mix=(0.2, 0.0, 0.8, 0.0)),
+    _changed("gradient .4", mix=(0.4, 0.0, 0.6, 0.0)),
+)
+
+
+def draw_task(seed: int) -> Drawn:
+    """The task of a seed."""
+    chance = random.Random(seed)
+    kind = KINDS[seed % len(KINDS)]
+    activation = chance.choice(("relu", "tanh", "gelu"))
+    start = chance.choice(("default", "default", "default", "kaiming", "small", "scaled"))
+    batch, steps = chance.choice((16, 32, 64, 128)), chance.choice((200, 300, 450))
+    hidden = [chance.choice(WIDTHS) for _ in range(chance.choice((1, 2, 3)))]
+    problem, family = _problem_and_family(kind, seed, activation, hidden, chance)
+    if kind in ("rnn", "transformer"):
+        batch, steps = 8, 200
+    if kind in ("siren", "rnn"):  # drawn in a way of its own; whose kernel is recurrent
+        start = "default"
+    inner = InnerProblem(problem, family, max(batch, 64) if kind == "siren" else batch)
+    return Drawn(f"{seed}, {kind}, {start}", inner, steps, start, seed)
+
+
+def _problem_and_family(
+    kind: str, seed: int, activation: str, hidden: list[int], chance: random.Random
+) -> tuple[Problem, Family]:
+    common = {"activation": activation}
+    if kind in ("mlp", "linear"):
+        name, inputs, shape = chance.choice((("mnist1d", 40, [40]), ("digits", 256, [1, 16, 16])))
+        widths = [inputs, *(hidden if kind == "mlp" else ()), 10]
+        return make_problem(name), make_family("mlp", widths=widths, input_shape=shape, **common)
+    if kind == "regression":
+        inputs = chance.choice((3, 6, 12, 20))
+        family = make_family("mlp", widths=[inputs, *hidden, 1], **common)
+        noise = chance.choice((0.0, 0.1, 0.3))
+        return _random_function(seed, chance.choice((400, 2000)), inputs, noise), family
+    if kind == "autoencoder":
+        widths = [256, hidden[0], 8, hidden[0], 256]
+        return make_problem("digits_autoencoder"), make_family("mlp", widths=widths, **common)
+    if kind == "cnn":
+        channels = [chance.choice((8, 12, 16))] * chance.choice((2, 3))
+        return make_problem("digits"), make_family(
+            "cnn", channels=channels, input_shape=[1, 16, 16], **common
+        )
+    if kind == "siren":
+        widths = [2, *[min(hidden[0], 48)] * len(hidden), 1]
+        family = make_family("siren", widths=widths, w0=chance.choice((10.0, 20.0, 30.0)))
+        return _random_image(seed, chance.choice((32, 48)), chance.choice((1.0, 1.5, 2.0))), family
+    text = make_problem(**TEXT)
+    if kind == "rnn":
+        return text, make_family("char_rnn", embedding=24, hidden=chance.choice((32, 48)))
+    shape = {"width": 24, "heads": 2, "blocks": chance.choice((1, 2)), "ratio": 2}
+    return text, make_family("transformer", **shape, **common)
+
+
+def _random_function(seed: int, examples: int, inputs: int, noise: float) -> Problem:
+    """A sum of sixteen sines of random directions, standardised."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    x, ways = normal(examples, inputs), normal(inputs, 16) / math.sqrt(inputs)
+    y = (x @ ways + 3 * normal(16)).sin() @ normal(16, 1)
+    y = (y - y.mean()) / y.std() + noise * normal(examples, 1)
+    return ArrayProblem((x, y), name=f"function {seed}")
+
+
+def _random_image(seed: int, side: int, decay: float) -> Problem:
+    """Grey values in [-1, 1] whose spectrum falls with a power, at positions in [-1, 1]²."""
+    generator = torch.Generator().manual_seed(seed)
+    frequency = torch.fft.fftfreq(side) * side
+    radius = (frequency[:, None].square() + frequency.square()).sqrt().clamp(min=1)
+    real, imaginary = torch.randn(2, side, side, generator=generator)
+    image = torch.fft.ifft2(torch.complex(real, imaginary) / radius**decay).real
+    axis = torch.linspace(-1, 1, side)
+    values = (image / image.abs().max()).flatten()[:, None]
+    return ArrayProblem((torch.cartesian_prod(axis, axis), values), name=f"image {seed}")
+
+
+def _drawn_again(p: Tensor, name: str, start: str, generator: torch.Generator) -> Tensor:
+    """A parameter [1, ...] of one network, with the initialisation ``start``."""
+    if p.ndim < 3:
+        return torch.zeros_like(p) if start in ("kaiming", "small") and name.endswith("bias") else p
+    inputs = math.prod(p.shape[2:])
+    if start == "kaiming":
+        return torch.randn(p.shape, generator=generator) * math.sqrt(2 / inputs)
+    if start == "small":
+        return torch.randn(p.shape, generator=generator) * (0.02 if inputs >= 64 else 0.05)
+    if start == "scaled":
+        return p * 2 ** (float(torch.rand((), generator=generator)) * 3.5 - 2)
+    return p
+
+
+def drawn_parts(*, quick: bool) -> list[Part]:
+    """A part per candidate."""
+    tasks, shrink = (3, 10) if quick else (TASKS, 1)
+    return [
+        Part(
+            f"drawn/{tasks}/{candidate.title}",
+            {
+                "numbers": None if candidate.numbers is None else UNFRule("none", **candidate.numbers).config,
+                **{"falling": candidate.falling, "constant": candidate.constant, "shrink": shrink},
+            },
+            partial(_measured, candidate, tasks, shrink),
+            float(tasks),
+        )
+        for candidate in (CANDIDATES[:3] if quick else CANDIDATES)
+    ]
+
+
+def _measured(candidate: Candidate, tasks: int, shrink: int, advance: Advance = lambda _: None) -> Record:
+    """Per task and schedule the final training losses, one for every rate."""
+    found: Record = {}
+    for seed in range(tasks):
+        task = draw_task(seed)
+        found[task.title] = {}
+        for schedule, rates in (("cosine", candidate.falling), ("constant", candidate.constant)):
+            if not rates:
+                continue
+            stepper, steps = candidate.stepper(task.inner, rates, schedule), task.steps // shrink
+            run = train(DrawnStarts(task), stepper, steps, repeats=len(rates))
+            losses = train_loss(task.inner, run.params[steps], 1024).tolist()
+            found[task.title][schedule] = [loss if math.isfinite(loss) else None for loss in losses]
+        advance(1.0)
+    return found
+
+
+@dataclass
+class _Row:
+    """One way to run a candidate: its losses on all tasks."""
+
+    title: str
+    losses: list[float] = field(default_factory=list)
+
+    def ahead(self, rival: list[float]) -> str:
+        """On how many tasks it is ahead, and the mean logarithm of the ratio of losses."""
+        both = list(zip(self.losses, rival, strict=True))
+        wins = sum(ours < theirs or ours <= SMALLEST for ours, theirs in both)
+        logs = [math.log(max(ours, SMALLEST) / max(theirs, SMALLEST)) for ours, theirs in both]
+        mean = sum(max(-CLIP, min(CLIP, value)) for value in logs) / len(logs)
+        return f"{wins} ({mean:+.2f})"
+
+
+def drawn_table(records: Records) -> str:
+    """Markdown of the records of drawn tasks; empty without those of AdamW and Muon."""
+    found = {
+        key.split("/", 2)[2]: record["result"] for key, record in records.items() if key.startswith("drawn/")
+    }
+    if not {ADAMW.title, MUON.title} <= set(found):
+        return ""
+    best = {title: _losses(found[title], "cosine") for title in (ADAMW.title, MUON.title)}
+    rivals = {
+        "AdamW, .001 constant": _losses(found[ADAMW.title], "constant", 0),
+        "AdamW, best of 4 rates": best[ADAMW.title],
+        "Muon, best of 4 rates": best[MUON.title],
+    }
+    rows = []
+    for candidate in CANDIDATES:
+        if candidate.title not in found:
+            continue
+        for schedule, rates in (("cosine", candidate.falling), ("constant", candidate.constant)):
+            for place, rate in enumerate(rates):
+                row = _Row(
+                    f"{candidate.title}, {rate:g} {schedule}",
+                    _losses(found[candidate.title], schedule, place),
+                )
+                rows.append([row.title, *map(row.ahead, rivals.values())])
+    return table(["", *rivals], rows)
+
+
+def _losses(result: Record, schedule: str, place: int | None = None) -> list[float]:
+    """Of every task, at one rate or at the best."""
+    many = [[math.inf if x is None else x for x in task[schedule]] for task in result.values()]
+    return [min(losses) if place is None else losses[place] for losses in many]
