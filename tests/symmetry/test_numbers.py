@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -153,3 +155,51 @@ def test_boxes_that_are_kept_are_no_branch() -> None:
     spec = extract(net, X)
     assert spec.group("h1").permutable and spec.group("h1").kind == "positive"
     assert_function_preserved(net, X, spec)
+
+
+class _Decided(_Net):
+    """ReLU or tanh, as ``decide`` says."""
+
+    def __init__(self, decide: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.decide = decide
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)) if self.decide(x) else torch.tanh(self.a(x)))
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [
+        lambda x: x.tolist()[0][0][0] > 0,
+        lambda x: x.detach().numpy().mean() > 0,
+        lambda x: np.asarray(x.detach()).max() > 2,
+        lambda x: torch.where(x > 0)[0].numel() == 0,
+        lambda x: len(torch.argwhere(x > 0)) > 3,
+        lambda x: torch.bincount((x.flatten() > 0).long()).shape[0] == 2,
+        lambda x: x.flatten(1).to_sparse()._nnz() > 3,
+    ],
+    ids=["list", "array", "asarray", "where", "argwhere", "bincount", "sparse"],
+)
+def test_a_number_that_leaves_by_any_way_and_decides_is_refused(decide: Callable[[Tensor], bool]) -> None:
+    with pytest.raises(ValueError, match="runs but cannot be traced"):
+        extract(_Decided(decide), X)
+
+
+def test_lists_of_constants_decide_nothing() -> None:
+    class Listed(_Net):
+        def forward(self, x: Tensor) -> Tensor:
+            second = torch.arange(4, dtype=x.dtype).tolist()[2] + float(np.asarray(torch.ones(3)).sum())
+            return self.b(torch.relu(self.a(x))) * second
+
+    assert extract(Listed(), X, strict=True).group("h1").kind == "positive"
+
+
+def test_a_list_that_decides_sizes_is_no_branch() -> None:
+    class Parts(_Net):
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            parts = self.a(x.flatten(0, 1)).split(lengths.tolist())
+            return self.b(torch.cat([torch.relu(part) for part in parts]))
+
+    spec = extract(Parts(), (X, torch.tensor([4, 9, 2])), strict=True)
+    assert spec.group("h1").kind == "positive"

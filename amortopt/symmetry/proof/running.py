@@ -46,7 +46,7 @@ class Runner:
 
     Attributes:
         random: Names of operations whose random numbers were replaced by their mean in any run so far,
-            dropout aside.
+            the dropout of training mode aside.
         drawn: Whether to draw them, from a fixed seed, instead.
     """
 
@@ -95,7 +95,7 @@ class Runner:
             torch.set_grad_enabled(grad),
             restored(module),
             torch.random.fork_rng(devices=list(devices)),
-            _Expectation(self.dtype, self.random, self.drawn),
+            _Expectation(self.dtype, self.random, self.drawn, training),
         ):
             try:
                 # In eval mode without gradients PyTorch's transformer layers would be one fused operation.
@@ -399,9 +399,11 @@ class _Expectation(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, dtype: torch.dtype, replaced: set[str], drawn: bool) -> None:
+    def __init__(self, dtype: torch.dtype, replaced: set[str], drawn: bool, training: bool) -> None:
         super().__init__()
         self.exact, self.replaced, self.drawn = dtype == torch.float64, replaced, drawn
+        # In training mode dropout stands for its mean, and is no reason for a note.
+        self.usual = _DROPOUT if training else ()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -418,7 +420,7 @@ class _Expectation(TorchDispatchMode):
                     kwargs[argument.name] = 0.0
         function = _EXPECTATIONS.get(func, func)
         name = str(func).removeprefix("aten.").split(".")[0].removesuffix("_")
-        if function is not func and name not in _DROPOUT:
+        if function is not func and name not in self.usual:
             self.replaced.add(name)
             function = func if self.drawn else function
         if self.exact:

@@ -34,6 +34,8 @@ def elementwise(labels: Labels, call: Call) -> Result:
     """The output has the scales of the input that the function commutes with (`COMMUTES_WITH`)."""
     x = _input(call)
     labels.limit(x.dims, _KIND[call.name], call.name)
+    if call.args.get("training", False) and not call.training:
+        labels.freeze(x.dims)  # rrelu: slopes drawn for places
     config = tuple((key, str(arg)) for key, arg in call.args.items() if not isinstance(arg, Value))
     return Result(x.dims, call.name, config)
 
@@ -82,13 +84,17 @@ def prelu(labels: Labels, call: Call) -> Result:
 
 @rule("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 def dropout(labels: Labels, call: Call) -> Result:
-    """The identity in eval mode; in training mode linear, except that alpha dropout shifts."""
+    """The identity in eval mode; in training mode linear, except that alpha dropout shifts.
+
+    Where it drops units in eval mode too, its random numbers belong to places, so units keep their order.
+    """
+    dims = _input(call).dims
     if call.args.get("train", False):
         if not call.training:
-            raise NoRule("it is random also in eval mode")
+            labels.freeze(dims)
         if "alpha" in call.name:
-            labels.limit(_input(call).dims, "none", call.name)
-    return Result(_input(call).dims)
+            labels.limit(dims, "none", call.name)
+    return Result(dims)
 
 
 @rule(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from amortopt.symmetry.axes import ScaleKind
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule, settings
-from amortopt.symmetry.rules.dimensions import by_axis, inverse
+from amortopt.symmetry.rules.dimensions import by_axis, inverse, mix_along, places
 from amortopt.symmetry.solve.dims import Dim, Dims, Sum, fixed, sum_of
 from amortopt.symmetry.solve.labels import Labels
 
@@ -16,14 +16,12 @@ _GATES = {"lstm": "i f g o", "gru": "r z n", "rnn_tanh": "n", "rnn_relu": "n"}
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(labels: Labels, call: Call) -> Result:
-    """All layers and directions over a sequence.
+    """All layers and directions over sequences: [N, T, units], or the [rows, units] of a packed sequence.
 
     A candidate goes through tanh, so it may change its sign, and with it the state; gates go through a
     sigmoid.
     """
-    if "batch_sizes" in call.args or "data" in call.args:
-        raise NoRule("its sequences are packed")
-    x = call.value("input")
+    x = call.value("data" if "batch_sizes" in call.args else "input")
     labels.pin(x.dims[:-1], call.name)
     labels.mix(x.dims[:-1], (x.dims[-1],))
     params, ways = call.args["params"], 2 if call.args["bidirectional"] else 1
@@ -105,3 +103,32 @@ def cell(labels: Labels, call: Call) -> Result:
     if len(states) == 1:
         return Result(parts[0], call.name)
     return Result((), call.name, parts=parts)
+
+
+@rule("_pack_padded_sequence")
+def pack(labels: Labels, call: Call) -> Result:
+    """[N, T, ...] -> the rows of all sequences without their padding [rows, ...], and rows per step."""
+    x = call.value("input")
+    _hold_rows(labels, x, 2, call)
+    parts = ((*places(call.shape[:1]), *x.dims[2:]), places(call.shapes[1] or ()))
+    return Result((), call.name, settings(call, "batch_first"), parts=parts)
+
+
+@rule("_pad_packed_sequence")
+def unpack(labels: Labels, call: Call) -> Result:
+    """Rows of all sequences -> [N, T, ...], and the lengths. Padding other than zero forbids scales."""
+    x = call.value("data")
+    _hold_rows(labels, x, 1, call)
+    if call.args.get("padding_value"):
+        labels.limit(x.dims, "none", call.name)
+    parts = ((*places(call.shape[:2]), *x.dims[1:]), places(call.shapes[1] or ()))
+    return Result((), call.name, settings(call, "batch_first", "padding_value"), parts=parts)
+
+
+def _hold_rows(labels: Labels, x: Value, rank: int, call: Call) -> None:
+    """Fix the order along the first ``rank`` dimensions; lengths, or rows per step, are not moved either."""
+    mix_along(labels, x.dims, *range(rank))
+    labels.pin(x.dims[:rank], call.name)
+    for key in ("lengths", "batch_sizes"):
+        if (value := call.optional(key)) is not None:
+            labels.pin(value.dims, call.name)

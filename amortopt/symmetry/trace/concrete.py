@@ -7,7 +7,9 @@ which operations ran: a number that depends on inputs or parameters and leaves t
 from __future__ import annotations
 
 import contextlib
+import operator
 import random
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,18 +26,6 @@ from torch.overrides import TorchFunctionMode
 from amortopt._types import Params
 
 _LEAVES_TENSORS = frozenset({"item", "_local_scalar_dense", "is_nonzero", "equal", "allclose"})
-_SIZED_BY_VALUES = frozenset(
-    {
-        "nonzero",
-        "masked_select",
-        "unique",
-        "_unique",
-        "_unique2",
-        "unique_consecutive",
-        "unique_dim",
-        "argwhere",
-    }
-)
 
 
 class DataDependentError(ValueError):
@@ -91,6 +81,12 @@ def concrete_graph(
         raise DataDependentError(
             "a truth value takes a number out of a tensor that depends on inputs or parameters"
         )
+    if any(str(node.target).startswith(_PACKS) for node in graph.nodes) and not _same_for_other_lengths(
+        module, params, inputs, graph
+    ):
+        raise DataDependentError(
+            "a branch depends on how long the sequences of torch.nn.utils.rnn.pack_padded_sequence are"
+        )
     if sum(node.op == "get_attr" for node in graph.nodes) not in (0, constants):
         _check_constants(module, params, inputs, graph)
     by_name = dict(zip(holders, (*params, *buffers), strict=False))
@@ -109,7 +105,7 @@ def _traced(module: nn.Module, params: Params, inputs: Sequence[Tensor]) -> torc
         return functional_call(module, {**params, **buffers}, tuple(inputs))
 
     # The same random numbers in every trace, also those that a network draws outside of torch.
-    with torch.no_grad(), seeded(), warnings.catch_warnings():
+    with torch.no_grad(), seeded(), warnings.catch_warnings(), _Lists():
         warnings.simplefilter("ignore")
         tracer = make_fx(run, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)
         return tracer(params, buffers, list(inputs)).graph
@@ -128,6 +124,23 @@ def seeded() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(array)
+
+
+class _Lists(TorchFunctionMode):
+    """Records numbers that leave a tensor as a list or an array, which tracing by itself does not."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _MADE_LISTS and not args[0].is_sparse and args[0].layout == torch.strided:
+            entries = args[0].detach().reshape(-1)
+            # A list has its numbers one by one in a trace of torch.export, too.
+            for entry in entries if func is Tensor.tolist and len(entries) < 1000 else entries[:1]:
+                (entry.long() if entry.dtype == torch.bool else entry.real).item()
+        return func(*args, **(kwargs or {}))
+
+
+_MADE_LISTS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 
 
 class _Decisions(TorchFunctionMode):
@@ -191,6 +204,58 @@ def _listed(graph: torch.fx.Graph) -> list[tuple[str, str]]:
     return [(str(node.target), str(map_arg((node.args, node.kwargs), number.get))) for node in nodes]
 
 
+class _Lengths(TorchFunctionMode):
+    """Packs sequences as if each were of another length: all as long as the padded ones, or shorter."""
+
+    def __init__(self, full: bool) -> None:
+        super().__init__()
+        self.full = full
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") == "_pack_padded_sequence":
+            x, lengths, batch_first = args
+            steps = x.shape[1 if batch_first else 0]
+            # Of 7 steps and 3 sequences: 7, 7, 7 or 3, 2, 1.
+            shorter = (steps // 2 - torch.arange(len(lengths))).clamp(min=1)
+            args = (x, torch.full_like(lengths, steps) if self.full else shorter.to(lengths), batch_first)
+        return func(*args, **(kwargs or {}))
+
+
+def _same_for_other_lengths(
+    module: nn.Module, params: Params, inputs: Sequence[Tensor], graph: torch.fx.Graph
+) -> bool:
+    """Whether packing is followed by the same operations for other lengths, but for the numbers in them.
+
+    A network that raises computes nothing that could be preserved.
+    """
+
+    def listed(graph: torch.fx.Graph) -> list[tuple[str, str]]:
+        nodes = live(tuple(graph.nodes))
+        packed = next(k for k, node in enumerate(nodes) if str(node.target).startswith(_PACKS))
+        number = {node: f"%{k}" for k, node in enumerate(nodes[packed:])}
+        shown = [
+            (str(n.target), str(map_arg((n.args, n.kwargs), lambda x: number.get(x, "%"))))
+            for n in nodes[packed:]
+        ]
+        return [(target, _INTEGERS.sub("n", args)) for target, args in shown]
+
+    for full in (True, False):
+        try:
+            with _Lengths(full):
+                other = _traced(module, params, inputs)
+        except Exception:
+            continue
+        if listed(other) != listed(graph):
+            return False
+    return True
+
+
+_PACKS = "aten._pack_padded_sequence."
+_INTEGERS = re.compile(r"(?<![%\w.])-?\d+(?![\w.])")
+
+
 def live(nodes: tuple[torch.fx.Node, ...], training: bool = False) -> tuple[torch.fx.Node, ...]:
     """The nodes that outputs depend on, and those that write to tensors; norms write in training mode."""
     needed: set[torch.fx.Node] = set()
@@ -252,11 +317,11 @@ def _check_values(
             ):
                 vary += [total] if node in varies else []
                 total += 1
-            elif node in varies and node not in allowed:
+            elif node in varies and node not in allowed and not _counts_sequences(node.args[0]):
                 raise DataDependentError(
                     f"aten.{name} takes a number out of a tensor that depends on inputs or parameters"
                 )
-        sized = name in _SIZED_BY_VALUES
+        sized = _sized_by_values(node)
         if name in _SIZED_BY_INDEX and len(node.args) > 1:
             # By a mask, or by numbers of copies, that depend on inputs or parameters.
             index = node.args[1] if isinstance(node.args[1], list | tuple) else [node.args[1]]
@@ -268,6 +333,31 @@ def _check_values(
                 f"the number of elements of aten.{name} depends on inputs or parameters, and a branch on it"
             )
     return vary, total
+
+
+def _counts_sequences(node: Any) -> bool:
+    """Whether a value is how many packed sequences have a first step: all of them, whatever their lengths."""
+    if not (
+        isinstance(node, torch.fx.Node) and str(node.target) == "aten.select.int" and node.args[1:] == (0, 0)
+    ):
+        return False
+    rows = node.args[0]
+    if not (isinstance(rows, torch.fx.Node) and rows.target is operator.getitem and rows.args[1] == 1):
+        return False
+    return str(getattr(rows.args[0], "target", "")).startswith(_PACKS)
+
+
+def _sized_by_values(node: torch.fx.Node) -> bool:
+    """Whether the size of an operation's output depends on the values of its first argument."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    name = str(node.target).removeprefix("aten.").split(".")[0]
+    if name == "where":
+        return len(node.args) == 1
+    if name == "bincount":  # as many as there are classes, which a network usually knows
+        return len(node.args) < 3
+    by_tag = torch.Tag.dynamic_output_shape in node.target.tags and name not in _SIZED_BY_INDEX
+    return by_tag or name in ("nonzero_numpy", "to_sparse", "_to_sparse")
 
 
 _SIZED_BY_INDEX = ("index", "repeat_interleave")
@@ -295,4 +385,6 @@ def _check_constants(
         ]
         if all(isinstance(a, Tensor) and a.shape == b.shape and a.equal(b) for a, b in constants):
             return
-    raise DataDependentError("a tensor comes from outside of torch's operations, and depends on data")
+    raise DataDependentError(
+        "a tensor comes from outside of torch's operations (a list, tolist() or numpy), and depends on data"
+    )

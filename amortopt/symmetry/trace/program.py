@@ -189,6 +189,9 @@ def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
         elif spec.kind == InputKind.USER_INPUT:
             users.append(name)
     for node in program.graph.nodes:
+        if "to_sparse" in str(node.target):
+            # Without values it has no entries; whether a branch depends on their number is not known.
+            raise ValueError("the number of entries of a sparse tensor is data-dependent")
         value = node.meta.get("val")
         for part in value if isinstance(value, list | tuple) else [value]:
             # A size that depends on data is a symbol here, no number.
