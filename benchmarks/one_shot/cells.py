@@ -73,7 +73,8 @@ class Plan:
         few: See ``long``.
         anchors: Lengths that settings are chosen for; any other takes those of the nearest, by ratio.
         optimizers: What trains from the start.
-        prototype_lengths: Epochs of training from the learned prototype.
+        prototype_optimizers: What trains from the learned prototype.
+        prototype_lengths: Epochs of that.
         natural: Steps of natural gradient.
         noises: Standard deviations of input noise to choose from.
         widen: How often a grid of learning rates goes on beyond a best one at its end.
@@ -81,6 +82,7 @@ class Plan:
         l1_length: Epochs of training of the curves over λ.
         strengths: λ of these curves.
         qualities: Epochs that starting networks are trained for, in the section on that; 8 stands for 1 to 8.
+            They are of the first ``trained`` problems.
         repeats: Calls that are timed.
     """
 
@@ -95,6 +97,7 @@ class Plan:
     few: int = 1000
     anchors: tuple[int, ...] = (25, 150)
     optimizers: tuple[OptimizerName, ...] = ("sgd", "adam", "muon")
+    prototype_optimizers: tuple[OptimizerName, ...] = ("sgd", "adam", "muon")
     prototype_lengths: tuple[int, ...] = (1, 5, 25)
     natural: tuple[int, ...] = (1, 4, 16)
     noises: tuple[float, ...] = (0.0, 0.2, 0.5)
@@ -120,7 +123,7 @@ LIGHT = Plan(
 QUICK = Plan(
     **{"problems": 12, "trained": 12, "tuned_on": 4, "real": 4, "tested": 500},
     sizes=(50, 1000), lengths=(25,), long=(), anchors=(25,), optimizers=("sgd", "adam"),
-    prototype_lengths=(5,), natural=(4,), noises=(0.0, 0.3), widen=0,
+    prototype_optimizers=("sgd",), prototype_lengths=(5,), natural=(4,), noises=(0.0, 0.3), widen=0,
     l1_length=25, strengths=(5e-4, 2e-3), qualities=(0, 25), repeats=2,
 )  # fmt: skip
 """Takes the place of every plan."""
@@ -212,7 +215,15 @@ class Cell:
             "real": sorted(self.problems.real()), "size": size, **plan,
         }  # fmt: skip
 
-    def fleet(self, which: Which, size: int, *, epochs: int | None = None, variant: str = "") -> Fleet:
+    def fleet(
+        self,
+        which: Which,
+        size: int,
+        *,
+        epochs: int | None = None,
+        variant: str = "",
+        problems: int | None = None,
+    ) -> Fleet:
         """Networks that have N examples each and are trained on these a little.
 
         Args:
@@ -220,8 +231,9 @@ class Cell:
             size: N. Smaller N are the first examples of larger N.
             epochs: How long they are trained; None: between 1 and 8 epochs, drawn for each.
             variant: Key of ``VARIANTS``, for problems outside of the family.
+            problems: Only so many, the first ones of the family; None: all, and real data sets.
         """
-        return _fleet(self, which, size, epochs, variant)
+        return _fleet(self, which, size, epochs, variant, problems)
 
     def started(self, fresh: Params, read: Examples, epochs: int | None) -> Params:
         """Networks after a little training on what they read; see ``fleet``."""
@@ -273,11 +285,14 @@ def cell_of_release(release: Release, *, quick: bool) -> Cell | None:
 
 
 @lru_cache(maxsize=2)
-def _fleet(cell: Cell, which: Which, size: int, epochs: int | None, variant: str) -> Fleet:
+def _fleet(
+    cell: Cell, which: Which, size: int, epochs: int | None, variant: str, problems: int | None
+) -> Fleet:
     count = cell.plan.problems if which == "test" else cell.plan.tuned_on
+    count, real = min(problems or count, count), which == "test" and not variant and problems is None
     read, judged = _drawn(cell, which, count, max(*cell.sizes, size), variant)
     parts, sets = [(read.take(slice(size)), judged)], {UNSEEN: slice(0, count)}
-    for name, problem in cell.problems.real().items() if which == "test" and not variant else ():
+    for name, problem in cell.problems.real().items() if real else ():
         part = _real(problem, size, cell.plan.real, judged.x.shape[1])
         if part is not None:
             begin = sum(len(pair[0].x) for pair in parts)

@@ -248,8 +248,8 @@ def quality_rows(checkpoint: Checkpoint, sizes: Sequence[int]) -> list[Record]:
     """Starting networks of every quality, trained on the most examples: before, and after a pass."""
     cell, rows = checkpoint.cell, []
     for epochs in cell.plan.qualities:
-        fleet = cell.fleet("test", max(sizes), epochs=None if epochs == 8 else epochs).first(
-            cell.plan.problems
+        fleet = cell.fleet(
+            "test", max(sizes), epochs=None if epochs == 8 else epochs, problems=cell.plan.trained
         )
         before = cell.judge(fleet.start, fleet)[UNSEEN]
         row: Record = {"epochs": epochs, "start": before["score"], "passes": {}}

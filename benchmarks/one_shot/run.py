@@ -33,7 +33,6 @@ from benchmarks.one_shot.passes import Checkpoint, find_checkpoints, variants
 BENCHMARK = "one_shot"
 PARTS = ("baselines", "passes", "sections", "timing")
 L1_METHODS = {"sgd": ("sgd", False), "proximal adam": ("adam", True)}
-PROTOTYPE_OPTIMIZERS = ("sgd", "adam")
 
 
 def training_identity(cell: Cell, size: int, optimizer: str, **more: Any) -> dict[str, Any]:
@@ -128,7 +127,7 @@ def pass_parts(checkpoint: Checkpoint) -> list[Part]:
                 lambda _, size=size: passes.pass_rows(checkpoint, size), 20.0 * size * plan.problems,
             )
         )  # fmt: skip
-        for optimizer in PROTOTYPE_OPTIMIZERS:
+        for optimizer in plan.prototype_optimizers:
             identity = training_identity(
                 cell, size, optimizer, lengths=lengths, sha256=checkpoint.release.sha256
             )
@@ -148,9 +147,11 @@ def section_parts(checkpoint: Checkpoint) -> list[Part]:
     parts = [
         Part(
             f"{cell.label}/quality/{name}",
-            checkpoint.identity(largest, smallest=smallest, qualities=plan.qualities),
+            checkpoint.identity(
+                largest, smallest=smallest, qualities=plan.qualities, measured_on=plan.trained
+            ),
             lambda _: passes.quality_rows(checkpoint, sorted({smallest, largest})),
-            largest * plan.problems * 250.0,
+            largest * plan.trained * 250.0,
         )
     ]
 

@@ -160,7 +160,7 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
         rows.append(Row(f"natural gradient, {steps} step{'s' * (steps > 1)}", lasting, "training", steps))
     for (twin, every, more), names in groups.items():
         suffix = f" ({twin}R = {every}{more})" if len(groups) > 1 else ""
-        for optimizer in ("sgd", "adam"):
+        for optimizer in OPTIMIZERS:
             results: dict[int, list[Any]] = {}
             for name in names:
                 for (n,), result in cell.of("prototype", name, optimizer).items():

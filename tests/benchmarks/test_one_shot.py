@@ -33,7 +33,8 @@ def tiny() -> Iterator[cells.Plan]:
     """A plan of seconds in place of the quick one."""
     plan = replace(
         cells.QUICK, problems=4, trained=3, tuned_on=2, real=2, tested=30, sizes=(20, 40), few=20,
-        lengths=(1, 2), long=(3,), anchors=(1, 2), prototype_lengths=(1,), natural=(1,), noises=(0.0, 0.3),
+        lengths=(1, 2), long=(3,), anchors=(1, 2), prototype_optimizers=("sgd", "adam"),
+        prototype_lengths=(1,), natural=(1,), noises=(0.0, 0.3),
         widen=1, l1_size=20, l1_length=1, strengths=(1e-4, 1e-2), qualities=(0, 8), repeats=1,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
