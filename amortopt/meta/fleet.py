@@ -10,7 +10,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +47,7 @@ def meta_train(
     problems: str | os.PathLike[str] | Sequence[Any] | ProblemFamily,
     folder: str | os.PathLike[str],
     *,
+    replace: bool = False,
     minutes: float = 15.0,
     steps: int = 4000,
     objective: Objective | None = None,
@@ -79,7 +80,8 @@ def meta_train(
         problems: A folder with one ``.npz`` file per problem, which has the arrays ``x_train``, ``y_train``,
             ``x_test``, ``y_test``; or a list of ``(x_train, y_train, x_test, y_test)``; or a family of
             problems. Train examples are what a pass reads, test examples what it is judged by.
-        folder: Where the checkpoint goes; a new or empty folder, or one with a checkpoint, which is replaced.
+        folder: Where the checkpoint goes; a new or an empty folder.
+        replace: Whether a checkpoint that the folder has already is replaced.
         minutes: Most time of meta-training. Learning rates fall to 0 by then, so a run whose ``steps`` fit
             in gives the same weights on every machine, and another one does not.
         steps: Most steps of meta-training.
@@ -110,6 +112,7 @@ def meta_train(
     Raises:
         ValueError: A problem, the network or an argument does not fit; the message names it. The folder is as
             it was.
+        FileExistsError: The folder has a checkpoint already, and ``replace`` is not set.
         FileNotFoundError: There is no such folder of problems.
 
     Examples:
@@ -127,7 +130,7 @@ def meta_train(
         ...     x, y, *_ = map(torch.as_tensor, fleet[0])
         ...     better = opt.one_shot(build(), batch=(x.float(), y))
     """
-    target, name, place = _checked(folder, name, minutes, steps, device)
+    target, name, place = _checked(folder, replace, name, minutes, steps, device)
     metanet = {"name": "rounds", **(metanet or {})}
     if metanet["name"] != "rounds" or list(metanet.get("conditions", ["batch"])) != ["batch"]:
         raise ValueError(
@@ -243,11 +246,20 @@ _PROTOTYPE = f"learned prototype, tuned SGD, {EPOCHS} epochs"
 
 
 def _checked(
-    folder: str | os.PathLike[str], name: str | None, minutes: float, steps: int, device: str | None
+    folder: str | os.PathLike[str],
+    replace: bool,
+    name: str | None,
+    minutes: float,
+    steps: int,
+    device: str | None,
 ) -> tuple[Path, str, torch.device]:
-    """Folder and name of the checkpoint, and the device; raises a ``ValueError`` for what would fail late."""
+    """Folder and name of the checkpoint, and the device; raises for what would fail late."""
     check_target(folder)
     target = Path(folder)
+    if not replace and target.is_dir() and any(target.iterdir()):
+        raise FileExistsError(
+            f"folder: {target} has a checkpoint already; pass replace=True to replace it, or another folder"
+        )
     name = target.resolve().name if name is None else name
     try:
         check_name(name)
@@ -290,7 +302,10 @@ def _problems_for(
     def made(objective: Objective | None) -> ProblemFamily:
         config = None if objective is None else objective.to_config()
         if isinstance(problems, str | os.PathLike):
-            return Folder(os.fspath(problems), config, val, test)
+            try:
+                return Folder(os.fspath(problems), config, val, test)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(str(error).replace("path:", "problems:", 1)) from error
         return Arrays(problems, config, val, test, seed)
 
     if isinstance(problems, ProblemFamily):
@@ -322,10 +337,12 @@ def _problems_for(
         if got[:-1] == expected[:-1] and got[-1] > classes and family is not problems:
             return made(CrossEntropy(got[-1], family.objective.target_shape))
     if got != expected:
+        largest = getattr(family, "largest_label", None)
+        label = "" if largest is None else f", which is {largest.value}, in {largest.where}"
         raise ValueError(
             f"build_network: for an input the network returns {got}, expected {expected} for targets of "
             f"{family.objective}; change its last layer, or the targets: whole numbers are classes, counted "
-            "from 0 to the largest, real ones are fitted"
+            f"from 0 to the largest{label}; real ones are fitted"
         )
     return family
 
@@ -418,7 +435,7 @@ def _from_prototype(module: OnePassModule, data: FleetDataModule, seed: int) -> 
     for which, part in held.items():
         conditions = module.conditions(metanet, part.params, part.read, None)
         (prototype,) = metanet.after_rounds(part.params, conditions, rounds=0)
-        held[which] = replace(part, params=prototype)
+        held[which] = changed(part, params=prototype)
     with torch.enable_grad():
         rate = tuned_rate(network, held["val"], "val", objective, epochs=EPOCHS, seed=seed)
         return {

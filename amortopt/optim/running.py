@@ -460,6 +460,8 @@ def _checked_pair(
         )
     x, y = pair
     targets = objective.target_shape
+    if targets == (1,) and y.ndim == 1 and y.is_floating_point():
+        y = y.unsqueeze(1)  # one number per input may be [N] too, as in meta_train
     if x.ndim == 0 or y.shape != (len(x), *targets) or len(x) == 0:
         raise ValueError(
             f"{where}: got x {tuple(x.shape)} and y {tuple(y.shape)}, expected N > 0 inputs [N, ...] and "

@@ -36,6 +36,8 @@ _ROUNDS_LIMITS = """\
 _FUNCTIONAL_LIMITS = """\
 - It is for networks of the families and problems above; nothing was measured elsewhere."""
 
+_FEW = 30
+"""Networks below which a card says how little they show."""
 _RULE_LIMITS = """\
 - Other architectures and data run without a warning: what was measured is in the table above.
 - The learning rate has Muon's meaning. What the table calls untrained is Muon and Adam."""
@@ -123,13 +125,29 @@ opt.step()"""
         f"{what} that {purpose}.",
         f"## Use\n\n{use}",
         f"## Trained on\n\n{problems or 'Not recorded.'}",
-        f"## Results\n\n{_results(config['results'])}",
+        f"## Results\n\n{_results(config['results'])}{_few(config['results'])}",
         f"## How it was made\n\nCommit: {config['commit'] or 'not recorded'}. Written by {versions}.",
         f"Seeds: {seeds or 'none were recorded'}.",
         f"Recipe:\n\n```{'' if isinstance(recipe, str) else 'json'}\n{text.strip()}\n```",
         f"## Limits\n\n{limits}\n- The file format is safetensors and json; no pickle is read.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _few(results: Mapping[str, Any]) -> str:
+    """How little the table shows, where few networks were measured."""
+    count, after = results.get("networks"), results.get("after")
+    if not isinstance(count, int) or count >= _FEW or not isinstance(after, Mapping):
+        return ""
+    error = after.get("standard_error")
+    problems = f"{count} test problem{'s' * (count > 1)}"
+    if error is None:
+        return f"\n\nMeasured on {problems} only: on others it may be quite different."
+    return (
+        f"\n\nMeasured on {problems} only: the mean over all such problems may differ from that of the table "
+        f"by {_cell(2 * error)} (two standard errors) or more. A gap between two rows is surer than that, "
+        "because both are of the same problems."
+    )
 
 
 def _results(results: Mapping[str, Any]) -> str:

@@ -180,6 +180,12 @@ def test_real_targets_are_fitted_by_squared_error(tmp_path: Path) -> None:
     assert "permuted classes" in results and results["permuted classes"] is False
     assert results["after"]["mean_loss"] < 0.8 * results["before"]["mean_loss"]
     assert "mean_r2" in results["tuned SGD, 25 epochs"]
+    # One number for each input may be [N] here as it may there.
+    x, y, *_ = (torch.as_tensor(a).float() for a in line(100))
+    net = opt.family.build()
+    better = [opt.one_shot(net, batch=(x, targets)) for targets in (y, y[:, None])]
+    for a, b in zip(*(net.parameters() for net in better), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_family_without_end_is_trained_on(tmp_path: Path) -> None:
@@ -282,6 +288,48 @@ def test_one_broken_file_of_many_is_named_before_training(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"023\.npz: is no \.npz file"):
         meta_train(Net, folder, tmp_path / "out", **QUICK)
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.run").exists()
+
+
+def test_label_that_is_too_large_is_named_with_its_array(tmp_path: Path) -> None:
+    folder = written(tmp_path / "problems", 12)
+    arrays = dict(np.load(folder / "005.npz"))
+    arrays["y_test"][3] = 7
+    np.savez(folder / "005.npz", **arrays)
+    with pytest.raises(
+        ValueError, match=r"returns \(3,\), expected \(8,\) .*which is 7, in .*005\.npz: y_test"
+    ):
+        meta_train(Net, folder, tmp_path / "out", **QUICK)
+    listed = [tuple(np.load(folder / f"{k:03}.npz").values()) for k in range(12)]
+    with pytest.raises(ValueError, match=r"which is 7, in problems\[5\]: y_test"):
+        meta_train(Net, listed, tmp_path / "out", **QUICK)
+
+
+def test_folder_of_problems_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"problems: got .*nowhere, which is no folder"):
+        meta_train(Net, tmp_path / "nowhere", tmp_path / "out", **QUICK)
+    with pytest.raises(FileNotFoundError, match=r"problems: .* has no \.npz files"):
+        meta_train(Net, tmp_path, tmp_path / "out", **QUICK)
+
+
+def test_checkpoint_is_replaced_only_when_asked_for(tmp_path: Path) -> None:
+    problems = [problem(k) for k in range(20)]
+    first = meta_train(Net, problems, tmp_path / "out", steps=1, **QUICK)
+    with pytest.raises(FileExistsError, match=r"folder: .*out has a checkpoint already; pass replace=True"):
+        meta_train(Net, problems, tmp_path / "out", steps=2, **QUICK)
+    kept = ScaleGMNOptimizer.from_pretrained(tmp_path / "out").metanet.state_dict()
+    assert all(torch.equal(value, kept[key]) for key, value in first.metanet.state_dict().items())
+    meta_train(Net, problems, tmp_path / "out", steps=2, replace=True, **QUICK)
+    assert load_release(tmp_path / "out").results["training"]["steps"] == 2
+    # Its card says how little three test problems show.
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Measured on 3 test problems only" in card and "standard_error" in card
+
+
+def test_nothing_is_printed_without_progress(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # One that stops early, and one whose steps are done.
+    for steps in (1, 40):
+        meta_train(Net, [problem(k) for k in range(8)], tmp_path / str(steps), steps=steps, lr=9.0, **QUICK)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_inputs_that_are_not_standardised_are_warned_of(tmp_path: Path) -> None:

@@ -55,10 +55,11 @@ def write_release(
         facts: What else to record among the results.
 
     Returns:
-        Scores (accuracies in [0, 1], PSNR in dB) and losses ``"before"`` and ``"after"`` all passes, number
-        of networks, mean ratio of the L1 norms after and before. For a metanet that reads L1 strengths,
-        ``"after"`` is at strength 0 (at the lowest one if 0 is not trained), and ``"by l1"`` is a table over
-        some of them, with the objective (loss plus strength times L1 norm) and the L1-norm cut in it.
+        Scores (accuracies in [0, 1], PSNR in dB; with the standard error of their mean over networks) and
+        losses ``"before"`` and ``"after"`` all passes, number of networks, mean ratio of the L1 norms after
+        and before. For a metanet that reads L1 strengths, ``"after"`` is at strength 0 (at the lowest one if
+        0 is not trained), and ``"by l1"`` is a table over some of them, with the objective (loss plus
+        strength times L1 norm) and the L1-norm cut in it.
 
     Raises:
         ValueError: If the weights are not finite, or the folder holds something else.
@@ -120,8 +121,11 @@ def write_release(
 
 
 def _summary(name: str, loss: Tensor, score: Tensor) -> dict[str, float]:
+    # Of the mean over networks: how little a few of them say.
+    error = {"standard_error": score.std().item() / len(score) ** 0.5} if len(score) > 1 else {}
     return {
         f"mean_{name}": score.mean().item(),
+        **error,
         f"max_{name}": score.max().item(),
         f"min_{name}": score.min().item(),
         "mean_loss": loss.mean().item(),

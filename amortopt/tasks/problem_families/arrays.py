@@ -11,7 +11,7 @@ from torch import Tensor
 
 from amortopt.tasks.problem import SPLITS
 from amortopt.tasks.problem_families.base import register_problem_family
-from amortopt.tasks.problem_families.finite import KEYS, FiniteFamily, checked_shares, objective_of
+from amortopt.tasks.problem_families.finite import KEYS, FiniteFamily, Label, checked_shares
 
 Four: TypeAlias = "Sequence[Tensor | np.ndarray | Sequence[Any]]"
 
@@ -50,7 +50,7 @@ class Arrays(FiniteFamily[int]):
         self.val, self.test, self.seed = val, test, seed
         self._data: list[dict[str, Tensor]] = []
         if problems is None:
-            super().__init__(None, (), objective, lambda: objective_of(None, ()), input_shape)
+            super().__init__(None, (), objective, lambda: None, (), input_shape)
             return
         if isinstance(problems, str | Tensor | np.ndarray) or not isinstance(problems, Sequence):
             raise ValueError(
@@ -64,9 +64,16 @@ class Arrays(FiniteFamily[int]):
             for key in KEYS:
                 _check_like(f"problems[{k}]: {key}", data[key], self._data[0][key[0] + "_train"])
         first = self._data[0]
-        labels = None if first["y_train"].is_floating_point() else max(
-            int(data[key].max()) for data in self._data for key in ("y_train", "y_test")
-        )  # fmt: skip
+
+        def largest_label() -> Label | None:
+            if first["y_train"].is_floating_point():
+                return None
+            return max(
+                Label(int(data[key].max()), f"problems[{k}]: {key}")
+                for k, data in enumerate(self._data)
+                for key in ("y_train", "y_test")
+            )
+
         order = np.random.default_rng(seed).permutation(len(self._data)).tolist()
         held = [0 if not share else max(1, round(share * len(order))) for share in (val, test)]
         parts = (order[sum(held) :], order[: held[0]], order[held[0] : sum(held)])
@@ -74,7 +81,8 @@ class Arrays(FiniteFamily[int]):
             dict(zip(SPLITS, parts, strict=True)),
             tuple(first["x_train"].shape[1:]),
             objective,
-            lambda: objective_of(labels, tuple(first["y_train"].shape[1:])),
+            largest_label,
+            tuple(first["y_train"].shape[1:]),
             input_shape,
         )
         for k, data in enumerate(self._data):

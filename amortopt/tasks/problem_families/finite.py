@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -18,6 +18,13 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 Item = TypeVar("Item", bound=Hashable)
 
 
+class Label(NamedTuple):
+    """A label, and which array it is in."""
+
+    value: int
+    where: str
+
+
 class FiniteFamily(ProblemFamily, Generic[Item]):
     """Problems that exist already, in contrast to those that a generator draws.
 
@@ -26,9 +33,14 @@ class FiniteFamily(ProblemFamily, Generic[Item]):
     Args:
         items: Part -> what its problems are read by, such as file names; None: no data here.
         shape: Shape of one input, if there are data.
-        objective: As ``objective.to_config()``, or None for that of ``data_objective``.
-        data_objective: Finds the objective by the data.
+        objective: As ``objective.to_config()``; None: cross-entropy for labels up to the largest one, squared
+            error for real targets.
+        largest_label: Finds the largest label of the data; None for real targets.
+        target_shape: Shape of one target of the data.
         input_shape: Shape of one input as a release records it; has to be that of the data.
+
+    Attributes:
+        largest_label: The largest label, where it says how many classes there are.
 
     Raises:
         ValueError: If there are no data and no objective or shape, or the data have another shape.
@@ -39,10 +51,12 @@ class FiniteFamily(ProblemFamily, Generic[Item]):
         items: Mapping[Which, Sequence[Item]] | None,
         shape: tuple[int, ...],
         objective: Mapping[str, Any] | None,
-        data_objective: Callable[[], Objective],
+        largest_label: Callable[[], Label | None],
+        target_shape: tuple[int, ...],
         input_shape: Sequence[int] | None,
     ) -> None:
         self.has_data = items is not None
+        self.largest_label: Label | None = None
         if items is None and (objective is None or input_shape is None):
             raise ValueError(
                 f"objective, input_shape: got {objective}, {input_shape}, expected both for a family of "
@@ -55,7 +69,14 @@ class FiniteFamily(ProblemFamily, Generic[Item]):
         self._items: dict[Which, list[Item]] = {
             which: [] if items is None else list(items[which]) for which in SPLITS
         }
-        self.objective = data_objective() if objective is None else make_objective(**objective)
+        self.objective: Objective
+        if objective is not None:
+            self.objective = make_objective(**objective)
+        elif (largest := largest_label()) is None:
+            self.objective = SquaredError(target_shape or (1,))
+        else:
+            self.largest_label = largest
+            self.objective = CrossEntropy(largest.value + 1, target_shape)
 
     @abstractmethod
     def read(self, item: Item, part: str, most: int) -> tuple[Tensor, Tensor]:
@@ -105,13 +126,6 @@ class FiniteFamily(ProblemFamily, Generic[Item]):
             Examples.from_list([self.read(item, "train", train) for item in items]),
             Examples.from_list([self.read(item, "test", test) for item in items]),
         )
-
-
-def objective_of(largest_label: int | None, shape: tuple[int, ...]) -> Objective:
-    """Cross-entropy for labels up to the largest one, or squared error for real targets (None)."""
-    if largest_label is None:
-        return SquaredError(shape or (1,))
-    return CrossEntropy(largest_label + 1, shape)
 
 
 def checked_shares(val: float, test: float) -> None:

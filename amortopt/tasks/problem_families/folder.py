@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amortopt.tasks.problem import Which
 from amortopt.tasks.problem_families.base import register_problem_family
-from amortopt.tasks.problem_families.finite import KEYS, FiniteFamily, checked_shares, objective_of
+from amortopt.tasks.problem_families.finite import KEYS, FiniteFamily, Label, checked_shares
 
 _LARGEST = 2**31
 """Bytes that one array may have."""
@@ -57,7 +57,7 @@ class Folder(FiniteFamily[Path]):
         checked_shares(val, test)
         self.path, self.val, self.test = None if path is None else str(path), val, test
         if path is None:
-            super().__init__(None, (), objective, lambda: objective_of(None, ()), input_shape)
+            super().__init__(None, (), objective, lambda: None, (), input_shape)
             return
         folder = Path(path)
         if not folder.is_dir():
@@ -72,16 +72,21 @@ class Folder(FiniteFamily[Path]):
                 _check_like(file, key, header[key], first[f"{key[0]}_train"])
         shape, dtype = first["y_train"][0][1:], first["y_train"][1]
 
-        def largest_label() -> int | None:
+        def largest_label() -> Label | None:
             if np.issubdtype(dtype, np.floating):
                 return None
-            return max(int(_array(file, key).max()) for file in files for key in ("y_train", "y_test"))
+            return max(
+                Label(int(_array(file, key).max()), f"{file}: {key}")
+                for file in files
+                for key in ("y_train", "y_test")
+            )
 
         super().__init__(
             _parts(files, val, test),
             first["x_train"][0][1:],
             objective,
-            lambda: objective_of(largest_label(), shape),
+            largest_label,
+            shape,
             input_shape,
         )
 
@@ -160,6 +165,9 @@ def _headers(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
                 f"{file}: {key} has {sizes[key]} bytes, expected {size} for the shape {shape} and {dtype}; "
                 "the file is damaged, write it again"
             )
+    for key, (shape, dtype) in headers.items():
+        if key[0] == "y" and len(shape) == 1 and np.issubdtype(dtype, np.floating):
+            headers[key] = ((*shape, 1), dtype)  # as read() returns them
     for part in ("train", "test"):
         x, y = headers[f"x_{part}"][0], headers[f"y_{part}"][0]
         if x[0] != y[0]:
@@ -170,14 +178,14 @@ def _headers(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
 def _check_like(
     file: Path, key: str, got: tuple[tuple[int, ...], np.dtype], expected: tuple[tuple[int, ...], np.dtype]
 ) -> None:
+    if key[0] == "y" and np.issubdtype(got[1], np.floating) != np.issubdtype(expected[1], np.floating):
+        raise ValueError(
+            f"{file}: {key} has the dtype {got[1]}, expected {expected[1]} as in the other files"
+        )
     if got[0][1:] != expected[0][1:]:
         raise ValueError(
             f"{file}: {key} has examples of shape {got[0][1:]}, expected {expected[0][1:]} as in the other "
             "files; problems of one family have one input and one target shape"
-        )
-    if key[0] == "y" and np.issubdtype(got[1], np.floating) != np.issubdtype(expected[1], np.floating):
-        raise ValueError(
-            f"{file}: {key} has the dtype {got[1]}, expected {expected[1]} as in the other files"
         )
 
 

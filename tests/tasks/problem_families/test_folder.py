@@ -60,6 +60,10 @@ def test_real_targets_mean_squared_error(tmp_path: Path) -> None:
     family = Folder(str(tmp_path), val=0.0, test=0.0)
     assert family.objective == SquaredError((1,))
     assert family.draw("train", 0, 8, 6, 4)[0].y.dtype == torch.float32
+    # One number for each input may be [N, 1] in some files.
+    data = arrays(seed=3)
+    np.savez(tmp_path / "3.npz", **data | {key: data[key][:, None] / 2 for key in ("y_train", "y_test")})
+    assert Folder(str(tmp_path), val=0.0, test=0.0).draw("train", 0, 8, 6, 4)[0].y.shape == (8, 6, 1)
 
 
 @pytest.mark.parametrize(
