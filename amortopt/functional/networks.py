@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,32 @@ def eval_mode(module: nn.Module, training: bool = False) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+class _ListOfTensors(nn.ParameterList):
+    """A ``ParameterList`` whose slices hold its own tensors.
+
+    Torch makes new parameters of tensors in a slice, so that a gradient would not reach what
+    ``functional_call`` put in the place of parameters.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        return super().__getitem__(index)
+
+
+@contextmanager
+def shared_slices(module: nn.Module) -> Iterator[None]:
+    """Inside, slices of the module's ``ParameterList``s hold the tensors that the lists hold."""
+    lists = [part for part in module.modules() if type(part) is nn.ParameterList]
+    try:
+        for part in lists:
+            part.__class__ = _ListOfTensors
+        yield
+    finally:
+        for part in lists:
+            part.__class__ = nn.ParameterList
 
 
 def params_of(module: nn.Module) -> Params:
@@ -100,7 +127,8 @@ def apply(module: nn.Module, params: Params, x: Tensor) -> Tensor:
 
     Parameters that ``params`` leaves out keep the module's own values.
     """
-    return functional_call(module, params, (x,))
+    with shared_slices(module):
+        return functional_call(module, params, (x,))
 
 
 def apply_many(module: nn.Module, params: Params, x: Tensor, *, shared: bool = True) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
+
+from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.symmetry.axes import Block, Operation
@@ -22,25 +25,33 @@ class Match:
         params: The family's parameter name -> the network's.
         width_changes: A line for every hidden group whose number of units differs; empty if none does.
         transposed: The family's names of matrices that the network stores transposed, as ``x @ W`` has them.
+        rows: The family's names of vectors that the network stores as rows [1, n] -> axes of size one.
     """
 
     params: dict[str, str]
     width_changes: tuple[str, ...]
     transposed: frozenset[str] = frozenset()
+    rows: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def of_family(self, tensors: Params) -> Params:
         """The network's tensors [..., *shape] by the family's names and with its axes."""
-        return {
-            name: tensors[key].mT if name in self.transposed else tensors[key]
-            for name, key in self.params.items()
-        }
+
+        def read(name: str, value: Tensor) -> Tensor:
+            for _ in range(self.rows.get(name, 0)):
+                value = value.squeeze(-2)
+            return value.mT if name in self.transposed else value
+
+        return {name: read(name, tensors[key]) for name, key in self.params.items()}
 
     def of_network(self, params: Params) -> Params:
         """The family's tensors [..., *shape] by the network's names and with its axes."""
-        return {
-            key: params[name].mT if name in self.transposed else params[name]
-            for name, key in self.params.items()
-        }
+
+        def written(name: str, value: Tensor) -> Tensor:
+            for _ in range(self.rows.get(name, 0)):
+                value = value.unsqueeze(-2)
+            return value.mT if name in self.transposed else value
+
+        return {key: written(name, params[name]) for name, key in self.params.items()}
 
 
 def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
@@ -52,7 +63,7 @@ def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
 
     Returns:
         The correspondence of parameters. Hidden widths may differ and are listed, and so are matrices that
-        are stored transposed.
+        are stored transposed and vectors that are stored as rows.
 
     Raises:
         FamilyMismatchError: Depth, activation, another operation or its settings, a missing or additional
@@ -77,9 +88,14 @@ def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
     if left := [name for name in family.params if name not in params]:
         raise _fail("parameters", left, "none like that")
     groups: dict[str, str] = {}
-    transposed = set()
+    transposed, rows = set[str](), dict[str, int]()
     for name, other in params.items():
         expected, got = family.blocks_of(name), spec.blocks_of(other)
+        if len(expected) == len(got) == 1 == len(expected[0].axes):
+            axes = got[0].axes
+            if rest := [axis for axis in axes[:-1] if axis.size == 1]:
+                rows |= {name: len(rest)}
+                got = (replace(got[0], axes=(*axes[len(rest) : -1], axes[-1])),)
         try:
             groups |= _compare_blocks(expected, got, groups)
         except FamilyMismatchError:
@@ -94,7 +110,7 @@ def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
             if turned is None:
                 raise
             transposed.add(name)
-    return Match(params, _compare_groups(family, spec, groups), frozenset(transposed))
+    return Match(params, _compare_groups(family, spec, groups), frozenset(transposed), rows)
 
 
 def _fail(what: str, expected: object, got: object, advice: str = "") -> FamilyMismatchError:
@@ -165,11 +181,10 @@ def _compare_groups(family: SymmetrySpec, spec: SymmetrySpec, groups: dict[str, 
             raise _fail(what, expected.size, got.size)
         if (groups.get(expected.within or ""), expected.within is None) != (got.within, got.within is None):
             raise _fail(f"owner of group {other!r}", groups.get(expected.within or ""), got.within)
-        for field in ("kind", "permutable"):
-            if getattr(expected, field) != getattr(got, field):
-                what = "scale kind" if field == "kind" else field
+        for what, key in (("scale kind", "kind"), ("permutable", "permutable")):
+            if getattr(expected, key) != getattr(got, key):
                 origin = f"of group {other!r} ({got.origin})"
-                raise _fail(f"{what} {origin}", getattr(expected, field), getattr(got, field))
+                raise _fail(f"{what} {origin}", getattr(expected, key), getattr(got, key))
         if expected.size != got.size:
             changes.append(f"group {other!r} ({got.origin}) has {got.size} units, the family {expected.size}")
     return tuple(changes)

@@ -129,3 +129,21 @@ def test_finite_networks_leaves_out_one_with_a_value_that_is_not(value: float) -
     params = {"a": torch.randn(3, 4, 5), "b": torch.randn(3)}
     params["a"][2, 1, 0] = value
     assert finite_networks(params).tolist() == [True, True, False]
+
+
+def test_apply_differentiates_what_is_in_a_slice_of_a_list() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factors = nn.ParameterList(nn.Parameter(torch.tensor(float(k))) for k in (2, 3, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for factor in self.factors[1:]:
+                x = x * factor
+            return x
+
+    net = Listed()
+    params = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
+    apply(net, params, torch.ones(1)).sum().backward()
+    assert [p.grad if p.grad is None else p.grad.item() for p in params.values()] == [None, 5.0, 3.0]
+    assert type(net.factors) is nn.ParameterList

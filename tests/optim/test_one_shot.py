@@ -6,6 +6,7 @@ import copy
 import functools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -62,6 +63,49 @@ def test_one_shot_matches_a_hand_written_class_by_structure() -> None:
     assert_params(optimizer().one_shot(model), {name: expected[name] for name, _ in model.named_parameters()})
 
 
+class Sliced(nn.Module):
+    """The family's network, weights [in, out] and biases in one list that forward takes slices of."""
+
+    def __init__(self, like: nn.Module) -> None:
+        super().__init__()
+        params = list(params_of(like).values())
+        self.all = nn.ParameterList([*(p.T.clone() for p in params[::2]), *params[1::2]])
+
+    @property
+    def weights(self) -> list[Tensor]:
+        return [p.T for p in list(self.all)[:3]]
+
+    @property
+    def biases(self) -> list[Tensor]:
+        return list(self.all)[3:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for weight, bias in zip(self.all[:2], self.all[3:-1], strict=True):
+            x = torch.tanh(x @ weight + bias)
+        return x @ self.all[2] + self.all[-1]
+
+
+class Rows(nn.Module):
+    """The family's network with einsum and other products, its biases as rows [1, n]."""
+
+    def __init__(self, like: nn.Module) -> None:
+        super().__init__()
+        params = list(params_of(like).values())
+        self.weights, self.rows = (
+            nn.ParameterList(params[::2]),
+            nn.ParameterList(b[None] for b in params[1::2]),
+        )
+
+    @property
+    def biases(self) -> list[Tensor]:
+        return [row[0] for row in self.rows]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(torch.einsum("ni,oi->no", x, self.weights[0]) + self.rows[0])
+        x = torch.tanh(torch.addmm(self.rows[1], x, self.weights[1].T))
+        return torch.inner(x, self.weights[2]) + self.rows[2]
+
+
 class Transposed(nn.Module):
     """The family's network, its weights [in, out] in lists."""
 
@@ -89,6 +133,18 @@ def test_one_shot_of_transposed_weights_is_the_same(inplace: bool) -> None:
         for i, bias in enumerate(better.biases):
             torch.testing.assert_close(better.weights[i].detach(), params[2 * i].T, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(bias.detach(), params[2 * i + 1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [Sliced, Rows])
+def test_one_shot_of_another_form_is_the_same(form: Callable[[nn.Module], Any]) -> None:
+    model, batch = TANH.build(), (torch.randn(16, 40), torch.randint(10, (16,)))
+    opt = optimizer("batch")
+    expected, better = opt.one_shot(model, batch=batch), opt.one_shot(form(model), batch=batch)
+    params = list(params_of(expected).values())
+    for got, wanted in zip(better.weights, params[::2], strict=True):
+        torch.testing.assert_close(got.detach(), wanted, rtol=1e-5, atol=1e-6)
+    for got, wanted in zip(better.biases, params[1::2], strict=True):
+        torch.testing.assert_close(got.detach(), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_one_shot_keeps_buffers_modes_and_requires_grad() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from amortopt._types import Params
+from amortopt.functional.networks import shared_slices
 from amortopt.symmetry.action import Element, act_on_some, identity
 from amortopt.symmetry.inputs import Inputs, apart, outputs_of
 from amortopt.symmetry.proof.running import restored
@@ -92,7 +93,7 @@ class _Answers:
         # Norms write to their buffers.
         buffers = {name: params.get(name, buffer).clone() for name, buffer in self.buffers.items()}
         inputs = self.inputs.map(torch.clone)
-        with restored(self.network):
+        with restored(self.network), shared_slices(self.network):
             self.network.eval()
             for part in self.network.modules():
                 if getattr(part, "running_mean", None) is not None:

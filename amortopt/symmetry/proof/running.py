@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from amortopt._types import Params
+from amortopt.functional.networks import shared_slices
 from amortopt.symmetry.action import Element, act, act_on_some
 from amortopt.symmetry.inputs import Inputs, apart, outputs_of
 from amortopt.system.threads import one_at_a_time
@@ -94,6 +95,7 @@ class Runner:
         with (
             torch.set_grad_enabled(grad),
             restored(module),
+            shared_slices(module),
             torch.random.fork_rng(devices=list(devices)),
             _Expectation(self.dtype, self.random, self.drawn, training),
         ):

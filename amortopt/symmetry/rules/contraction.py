@@ -60,7 +60,9 @@ def addmm(labels: Labels, call: Call) -> Result:
     if added.ndim == 1 and call.name == "addmm" and added.shape[0] == call.shape[-1]:
         add_bias(labels, added, dims[-1], dims[:-1], call.name)
         return Result(dims, "linear")
-    return Result(together(labels, added, Value(dims, call.shape), len(dims), call.name), call.name)
+    row = call.name == "addmm" and added.param is not None and added.shape == (1, call.shape[-1])
+    dims = together(labels, added, Value(dims, call.shape), len(dims), call.name)
+    return Result(dims, "linear" if row else call.name)
 
 
 @rule("tensordot", "inner", "outer")
@@ -77,8 +79,9 @@ def tensordot(labels: Labels, call: Call) -> Result:
     for i, j in zip(*pairs, strict=True):
         right[j] = left[i]
     out = "".join(letter for letter in (*left, *right) if (letter in left) != (letter in right))
-    dims = contract(labels, [("".join(left), x), ("".join(right), y)], out, call.name)
-    return Result(dims, call.name, config)
+    terms = [("".join(left), x), ("".join(right), y)]
+    dims = contract(labels, terms, out, call.name)
+    return Result(dims, "linear") if _is_dense(terms, out) else Result(dims, call.name, config)
 
 
 @rule("_grouped_mm")
@@ -155,8 +158,22 @@ def einsum(labels: Labels, call: Call) -> Result:
     if any(len(set(term)) != len(term) for term in spelled):
         raise NoRule("it takes a diagonal")
     pairs = list(zip(spelled, values, strict=True))
-    dims = contract(labels, pairs, out.replace("...", dots), call.name)
+    out = out.replace("...", dots)
+    dims = contract(labels, pairs, out, call.name)
+    if _is_dense(pairs, out):
+        return Result(dims, "linear")
     return Result(dims, "einsum", (("equation", equation),))
+
+
+def _is_dense(terms: Sequence[tuple[str, Value]], out: str) -> bool:
+    """Whether it is a dense layer: x[..., i] and a matrix W[o, i] or W[i, o] give y[..., o]."""
+    if len(terms) != 2:
+        return False
+    for (x, values), (weight, matrix) in (terms, terms[::-1]):
+        if len(x) >= 2 and len(weight) == 2 and matrix.param is not None and values.param is None:
+            read = weight.replace(out[-1:], "", 1)
+            return len(read) == 1 and x[-1] == read and out == x[:-1] + weight.replace(read, "", 1)
+    return False
 
 
 def contract(labels: Labels, terms: Sequence[tuple[str, Value]], out: str, reason: str) -> Dims:

@@ -75,8 +75,9 @@ class Recording:
             ]
             config = (*config, ("reads", ",".join(sorted(read) if result.kind == "add" else read)))
         if result.kind == "linear":
-            # Weight before bias, as addmm does not have it.
-            names = tuple(sorted(names, key=lambda name: -len(self._shapes[name])))
+            # Weight before bias, as addmm does not have it; a bias may be a row [1, n].
+            shapes = {name: self._shapes[name] for name in names}
+            names = tuple(sorted(names, key=lambda k: (-sum(n > 1 for n in shapes[k]), -len(shapes[k]))))
         self.operations.append(Operation(result.kind, names, config))
         return last + 1
 
