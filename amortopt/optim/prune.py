@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, o
 import torch
 from torch import Tensor, nn
 
+from amortopt.metanets import Rounds
 from amortopt.optim.networks import OutOfFamilyWarning, as_list, check_flags, read_networks
 from amortopt.optim.one_shot import ScaleGMNOptimizer
 from amortopt.optim.running import OutOfRangeWarning
@@ -187,7 +188,7 @@ def prune(
     opt = _pruner(optimizer, many, given)
     if batch is None:
         _check_function(opt)
-    strengths = _strengths(opt, many, _BY_PASS * float(sparsity), given)
+    strengths = _strengths(opt, many, float(sparsity), given)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OutOfFamilyWarning)
         results, report = opt.one_shot(many, l1=strengths, return_report=True, **given)
@@ -262,8 +263,17 @@ def _check_function(opt: ScaleGMNOptimizer) -> None:
 def _strengths(
     opt: ScaleGMNOptimizer, models: list[nn.Module], sparsity: float, given: dict[str, Any]
 ) -> Tensor:
-    """For every network the lowest strength whose pass makes so many weights zero [B], by bisection."""
+    """The strength of every network's pass [B].
+
+    That at which the checkpoint sets so many weights to zero; of checkpoints with learned thresholds the
+    lowest whose pass makes three quarters of these zeros, by bisection.
+    """
     assert opt.l1_range is not None
+    metanet = opt.metanet
+    if isinstance(metanet, Rounds) and metanet.config["zeros"] is not None:
+        most = metanet.config["zeros"][1]
+        return torch.full((len(models),), metanet.strength_for(min(sparsity, most)), dtype=torch.float64)
+    sparsity = _BY_PASS * sparsity
     low = torch.full((len(models),), math.log(opt.l1_range.low), dtype=torch.float64)
     high = torch.full_like(low, math.log(opt.l1_range.high))
 

@@ -47,6 +47,13 @@ class Matrices:
                 self._names.append([name])
         self.sizes = [self._size(names) for names in self._names]
 
+    def weights(self) -> list[int]:
+        """Number of leading columns of every matrix that are weights: of parameters with two or more axes."""
+        return [
+            math.prod(self._shapes[names[0]][1:]) if len(self._shapes[names[0]]) > 1 else 0
+            for names in self._names
+        ]
+
     def _size(self, names: list[str]) -> tuple[int, int]:
         rows, *rest = self._shapes[names[0]] or (1,)
         return rows, math.prod(rest) + len(names) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias, cast
 
@@ -41,7 +42,8 @@ class Rounds(Metanet):
     its units. So for every element g of the spec's symmetry :math:`f(g \cdot \theta) = g \cdot f(\theta)`,
     whatever the maps are. A pass that reads a batch alone takes nothing else from the network: two networks
     with one batch come out as one function. If it reads ``"l1"``, rounds end with learned soft thresholds,
-    which make weights exactly zero.
+    which make weights exactly zero; or with ``zeros`` they keep the largest weights, as many as the strength
+    leaves.
 
     Args:
         spec: Symmetry of the family.
@@ -59,6 +61,9 @@ class Rounds(Metanet):
         respects: ``"scale"``: permutations and scalings; ``"permutation"``: only permutations (the ablation).
         l1_range: Lowest and highest L1 strength that prototypes are spread over, if it reads ``"l1"``.
         l1_knots: Prototypes between them.
+        zeros: Shares of the weights (parameters with two or more axes) that are zero at the lowest and at the
+            highest strength of ``l1_range``, and linearly in log λ between; at strength 0 none is set to
+            zero. None: learned thresholds decide.
         most_examples: Number of examples beyond which step sizes depend no more on it: the most that
             meta-training reads. See ``set_most_examples``.
 
@@ -89,6 +94,7 @@ class Rounds(Metanet):
         respects: Respects = "scale",
         l1_range: tuple[float, float] = (1e-4, 2e-2),
         l1_knots: int = 12,
+        zeros: tuple[float, float] | None = None,
         most_examples: int = 1000,
     ) -> None:
         super().__init__(
@@ -105,6 +111,7 @@ class Rounds(Metanet):
             respects=respects,
             l1_range=list(l1_range),
             l1_knots=l1_knots,
+            zeros=None if zeros is None else list(zeros),
             most_examples=most_examples,
         )
         counts = {
@@ -120,6 +127,11 @@ class Rounds(Metanet):
                 raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
         if not 0 < step < float("inf"):
             raise ValueError(f"step: got {step}, expected a positive number")
+        if zeros is not None and ("l1" not in self.conditions or not 0 <= zeros[0] < zeros[1] < 1):
+            raise ValueError(
+                f"zeros: got {list(zeros)}, expected shares 0 <= lowest < highest < 1, and "
+                "'l1' among the conditions; leave it out for learned thresholds"
+            )
         if respects not in ("scale", "permutation"):
             raise ValueError(f"respects: got {respects!r}, expected 'scale' or 'permutation'")
         self.readings: list[Reading] = [
@@ -158,6 +170,7 @@ class Rounds(Metanet):
                     blends=1 if self.blend is None else self.blend.count,
                     sources=len(_SOURCES[reading]),
                     most_examples=most_examples,
+                    weights=None if zeros is None else self.matrices.weights(),
                 )
                 for reading in self.readings
             }
@@ -230,9 +243,33 @@ class Rounds(Metanet):
         if self.blend is not None and conditions.l1 is not None:
             blend = self.blend(conditions.l1)
         reading = self.reading_of(conditions)
-        proposals = self.rule(reading)(*self._sources(reading, conditions, count), blend, rounds)
+        zeros = None
+        if self.config["zeros"] is not None and conditions.l1 is not None:
+            zeros = self.zeros_at(conditions.l1)
+        proposals = self.rule(reading)(*self._sources(reading, conditions, count), blend, rounds, zeros)
         gauge = self.gauge(params)
         return [gauge.write(self.matrices.unpack(proposal)) for proposal in proposals]
+
+    def zeros_at(self, l1: Tensor) -> Tensor:
+        """Share of the weights that a pass at strengths [B] sets to zero, where the config has ``zeros``."""
+        low, high = (math.log(strength) for strength in self.config["l1_range"])
+        least, most = self.config["zeros"]
+        position = ((l1.clamp(min=1e-30).log() - low) / (high - low)).clamp(0, 1)
+        return torch.where(l1 > 0, least + (most - least) * position, 0)
+
+    def strength_for(self, zeros: float) -> float:
+        """The strength at which a pass sets this share of the weights to zero: what ``zeros_at`` undoes.
+
+        Raises:
+            ValueError: The share lies beyond the highest strength.
+        """
+        least, most = self.config["zeros"]
+        if zeros > most:
+            raise ValueError(f"zeros: got {zeros}, expected at most {most}, which this metanet was made for")
+        if zeros < least:
+            return 0.0
+        low, high = self.config["l1_range"]
+        return low * (high / low) ** ((zeros - least) / (most - least))
 
     def begin(self, reading: Reading, trained: Reading | None = None, rounds: int | None = None) -> None:
         """Begin to meta-train a reading where another one is.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many, params_of, stack
 from amortopt.metanets import Conditions, Rounds
-from amortopt.metanets.rounds.rule import from_channels, into_channels
+from amortopt.metanets.rounds.rule import from_channels, into_channels, keep_largest
 from amortopt.symmetry import SymmetrySpec, act, extract, sample
 from amortopt.tasks import (
     CrossEntropy,
@@ -267,6 +267,35 @@ def test_thresholds_are_soft() -> None:
         torch.testing.assert_close(after, before.sign() * (before.abs() - t).clamp(min=0))
 
 
+@pytest.mark.parametrize("reading", ["batch", "function"])
+def test_zeros_are_as_many_as_the_strength_asks_for_in_every_gauge(reading: str) -> None:
+    metanet = made(CNN, conditions=[reading, "l1"], l1_range=(1e-4, 1e-2), zeros=(0.2, 0.9))
+    l1, params = torch.tensor([0.0, 1e-4, 1e-3, 5e-2]).double(), networks(CNN, 4)
+    network, examples = problem(CNN, 4)
+    given = conditions(CNN, 4, l1)
+    if reading == "function":
+        given = Conditions(
+            None, l1, None, lambda p: loss_and_grad_many(network, p, examples, CrossEntropy(3))[1]
+        )
+    assert_equivariant(lambda p: metanet(p, given), spec_of(CNN), params, batched=True)
+    for new in metanet.after_rounds(params, given)[1:]:
+        weights = torch.cat([p.flatten(1) for p in new.values() if p.ndim > 2], 1)
+        shares = torch.tensor([0.0, 0.2, 0.55, 0.9]).double()
+        assert torch.equal((weights == 0).sum(1), (shares * weights.shape[1]).round().long())
+    assert metanet.strength_for(0.55) == pytest.approx(1e-3)
+    assert metanet.strength_for(0.1) == 0.0
+    with pytest.raises(ValueError, match=r"zeros: got 0.95, expected at most 0.9"):
+        metanet.strength_for(0.95)
+
+
+def test_weights_that_are_left_out_get_gradients() -> None:
+    weights = torch.tensor([[[3.0, -1.0, 0.5], [2.0, 4.0, 0.1]]], requires_grad=True)
+    (kept,) = keep_largest([weights], [2], torch.tensor([0.5]))
+    assert kept.tolist() == [[[3.0, 0.0, 0.5], [0.0, 4.0, pytest.approx(0.1)]]]
+    (grad,) = torch.autograd.grad(kept.sum(), weights)
+    assert torch.equal(grad, torch.ones_like(weights))
+
+
 def test_further_rounds_copy_gates_and_thresholds() -> None:
     metanet = made(MLP, conditions=["batch", "function", "l1"], l1_knots=2)
     metanet.begin("both", "batch", rounds=1)
@@ -345,6 +374,8 @@ def test_padding_does_not_matter() -> None:
         ({"shapes": {}}, "shapes: got none of"),
         ({"step": 0.0}, "step: got 0.0"),
         ({"scales": {"0.weight": -1.0}}, r"scales: got \{'0.weight': -1.0\}"),
+        ({"zeros": [0.1, 0.9]}, r"zeros: got \[0.1, 0.9\], expected .* and 'l1' among the conditions"),
+        ({"conditions": ["batch", "l1"], "zeros": [0.9, 0.1]}, r"zeros: got \[0.9, 0.1\], expected"),
         ({"scales": {"weight": 1.0}}, r"scales: got \{'weight': 1.0\}"),
     ],
 )
