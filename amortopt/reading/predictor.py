@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -13,8 +14,17 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.functional.networks import stack
 from amortopt.metanets import Classes, Functional
-from amortopt.optim.networks import as_list, check_networks, plain, read_networks, warn_widths
+from amortopt.optim.networks import (
+    Network,
+    OutOfFamilyWarning,
+    as_list,
+    check_networks,
+    plain,
+    read_networks,
+    warn_widths,
+)
 from amortopt.optim.one_shot import ScaleGMNOptimizer
+from amortopt.reading.sizes import unusual
 from amortopt.release import Release, list_shipped, load_release
 from amortopt.symmetry import FamilyMismatchError
 from amortopt.tasks import family_names, make_family
@@ -102,7 +112,8 @@ class Predictor:
             ValueError: No network, or weights that are NaN or infinite.
 
         Warns:
-            OutOfFamilyWarning: Other hidden widths than the family's.
+            OutOfFamilyWarning: Other hidden widths than the family's, or weights of other sizes than those of
+                the networks that it was trained on, such as those of an untrained network.
         """
         single = isinstance(models, nn.Module)
         where = lambda i: "" if single else f"models[{i}]: "  # noqa: E731
@@ -118,9 +129,31 @@ class Predictor:
                             f"{where(i)}parameter {network.match.params[name]!r} is NaN or infinite, "
                             "expected finite weights"
                         )
+            self._warn_of_sizes(networks, where)
             answers = self._answers([network.params for network in networks])
         predictions = [self._prediction(answer) for answer in answers]
         return predictions[0] if single else predictions
+
+    def _warn_of_sizes(self, networks: Sequence[Network], where: Callable[[int], str]) -> None:
+        """Warn once of all networks whose weights have other sizes than those of training."""
+        bounds, texts = self.release.results.get("weight_sizes"), []
+        for i, network in enumerate(networks):
+            if not isinstance(bounds, Mapping) or network.match.width_changes:
+                continue
+            if (found := unusual(self.functional.spec, network.params, bounds)) is not None:
+                name, size, low, high = found
+                texts.append(
+                    f"{where(i)}{network.match.params[name]!r} has root mean square {size:.3g} in balanced "
+                    f"scales, networks that {self.release.name} was trained on have {low:.3g} to {high:.3g}"
+                )
+        if texts:
+            listed = "; ".join(texts[:3]) + ("; ..." if len(texts) > 3 else "")
+            warnings.warn(
+                f"unlike the networks of training, as untrained networks are: {listed}; the answer and its "
+                "interval mean nothing there",
+                OutOfFamilyWarning,
+                stacklevel=3,
+            )
 
     def of_params(self, params: Params) -> list[Prediction]:
         """Predict for networks given as params [B, ...] by the family's names."""

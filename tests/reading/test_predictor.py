@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import amortopt
 from amortopt import FamilyMismatchError, OutOfFamilyWarning, Release, save_release
 from amortopt.metanets import make
 from amortopt.reading import Predictor, load, predict
-from amortopt.symmetry import extract
-from amortopt.tasks import make_family
+from amortopt.reading.sizes import measure_sizes
+from amortopt.symmetry import act, extract, sample
+from amortopt.tasks import init_many, make_family
 from tests.releases import make_release
 
 FAMILY = make_family("mlp", activation="tanh", widths=(5, 4, 3))
@@ -106,3 +108,26 @@ def test_load_is_for_every_kind_but_rules(tmp_path: Path) -> None:
 def test_predictor_refuses_heads_without_one_answer(more: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected classes or one number"):
         Predictor(_release({"name": "regression"} | more))
+
+
+def test_predictor_warns_of_weights_of_other_sizes_in_every_gauge() -> None:
+    torch.manual_seed(0)
+    family = make_family("mlp", activation="relu", widths=(5, 4, 3))
+    spec = extract(family.build(), family.example_input())
+    trained = {name: 3 * p for name, p in init_many(family.build, range(64)).items()}
+    functional = make("unf_functional", spec, head={"name": "regression"}, width=3, layers=1, hidden=4)
+    results = {"weight_sizes": measure_sizes(spec, trained)}
+    predictor = Predictor(Release(functional, "mine", [{"family": family.to_config()}], results=results))
+
+    def network(factor: float) -> nn.Module:
+        model = family.build()
+        g = sample(spec, generator=torch.Generator().manual_seed(5), low=0.1, high=10.0)
+        params = {name: factor * p.detach() for name, p in model.named_parameters()}
+        model.load_state_dict(act(spec, g, params))
+        return model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor([network(3.0) for _ in range(8)])
+    with pytest.warns(OutOfFamilyWarning, match=r"models\[1\]: '.*' has root mean square .* trained on have"):
+        predictor([network(3.0), network(0.3)])

@@ -9,6 +9,7 @@ from amortopt.meta.functional.module import FunctionalModule
 from amortopt.meta.one_pass.results import hardware
 from amortopt.metanets import Classes, Functional
 from amortopt.reading.scores import calibrate, distances
+from amortopt.reading.sizes import measure_sizes
 from amortopt.release import Release, save_release
 
 
@@ -38,7 +39,7 @@ def write_functional_release(
     Returns:
         ``"test"``: scores, see ``FunctionalModule.scores``; ``"networks"`` per part; ``"calibration"``: the
         interval that val networks showed (see `calibrate`), with the share of test networks in it;
-        ``"training"``.
+        ``"weight_sizes"``: what is usual (see `measure_sizes`); ``"training"``.
 
     Raises:
         ValueError: If the weights are not finite, or the folder holds something else.
@@ -58,6 +59,8 @@ def write_functional_release(
             inside = distances(average, module.raw(test.params), test.labels) <= calibration["radius"]
             calibration["test_coverage"] = inside.double().mean().item()
         results["calibration"] = calibration
+    if isinstance(average, Functional):
+        results["weight_sizes"] = measure_sizes(average.spec, data.part("train").params)
     results["training"] = {
         "steps": steps,
         "seconds": round(seconds, 1),
