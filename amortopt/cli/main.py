@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,6 +121,10 @@ def _is_for_the_user(error: Exception) -> bool:
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if type(error).__name__ == "ArgumentError":
+        # jsonargparse: 'Parser key "rows":\n  Expected a <class \'int\'>. Got value: x'
+        text = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
+        return re.sub(r'^Parser key "([\w.]+)":', r"--\1:", text)
     return str(error)
 
 

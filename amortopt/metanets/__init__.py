@@ -13,6 +13,7 @@ from amortopt.metanets.conditions import L1Range as L1Range
 from amortopt.metanets.heads import Classes as Classes
 from amortopt.metanets.heads import Head as Head
 from amortopt.metanets.heads import Regression as Regression
+from amortopt.metanets.probed import ProbedFunctional as ProbedFunctional
 from amortopt.metanets.rounds import Rounds as Rounds
 from amortopt.metanets.scalegmn import ScaleGMN as ScaleGMN
 from amortopt.metanets.scalegmn import ScaleGMNEditor as ScaleGMNEditor
@@ -32,6 +33,7 @@ __all__ = [
     "Head",
     "L1Range",
     "Metanet",
+    "ProbedFunctional",
     "Regression",
     "Rounds",
     "ScaleGMN",

@@ -120,3 +120,8 @@ def test_installed_command_is_main() -> None:
     entry = re.search(r'^amortopt = "(.+):(.+)"$', text, re.MULTILINE)
     assert entry is not None
     assert getattr(importlib.import_module(entry[1]), entry[2]) is main
+
+
+def test_wrong_option_is_one_line_that_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "torch.nn:Identity", "--input", "1,3", "--rows", "x"]) == 2
+    assert capsys.readouterr().err == "error: --rows: Expected a int. Got value: x\n"
