@@ -16,23 +16,28 @@ import torch
 
 from amortopt._types import Params
 from amortopt.meta.functional.augment import Augmentation
-from amortopt.metanets import Functional, ScaleGMNFunctional, UNFFunctional
+from amortopt.metanets import Functional, ProbedFunctional, ScaleGMNFunctional, UNFFunctional
 from amortopt.symmetry import SymmetrySpec, extract
 from amortopt.symmetry.alignment.canonical import canonical_params
+from amortopt.tasks import Family
 from amortopt.tasks.problem import SPLITS
 from amortopt.zoo import Zoo
 from benchmarks.harness.command import Part
 from benchmarks.harness.store import Record, Store
 from benchmarks.weights.predictors import Budget, Data, FlatMlp, StatNN, predict, score, train
 
-READERS: dict[str, Callable[[SymmetrySpec, Mapping[str, Any], Mapping[str, Any]], Functional]] = {
-    "scalegmn_b": lambda spec, head, swept: ScaleGMNFunctional(spec, head=head, **swept),
-    "scalegmn": lambda spec, head, swept: ScaleGMNFunctional(spec, head=head, direction="forward", **swept),
-    "twin": lambda spec, head, swept: ScaleGMNFunctional(spec, head=head, respects="permutation", **swept),
-    "unf": lambda spec, head, _: UNFFunctional(spec, head=head, width=32),
-    "mlp": lambda spec, head, _: FlatMlp(spec, head=head, width=512, dropout=0.2),
-    "statistics": lambda spec, head, _: StatNN(spec, head=head, width=256),
+READERS: dict[str, Callable[[SymmetrySpec, Family, Mapping[str, Any], Mapping[str, Any]], Functional]] = {
+    "probed": lambda spec, family, head, _: ProbedFunctional(spec, head=head, family=family.to_config()),
+    "scalegmn_b": lambda spec, _, head, swept: ScaleGMNFunctional(spec, head=head, **swept),
+    "scalegmn": lambda spec, _, head, swept: ScaleGMNFunctional(
+        spec, head=head, direction="forward", **swept
+    ),
+    "twin": lambda spec, _, head, swept: ScaleGMNFunctional(spec, head=head, respects="permutation", **swept),
+    "unf": lambda spec, _, head, __: UNFFunctional(spec, head=head, width=32),
+    "mlp": lambda spec, _, head, __: FlatMlp(spec, head=head, width=512, dropout=0.2),
+    "statistics": lambda spec, _, head, __: StatNN(spec, head=head, width=256),
 }
+"""Reader -> what makes it, of the symmetry, the family, the head and the size of the ScaleGMNs."""
 CANONICAL = ("mlp",)
 """Readers that get canonicalised weights, without an augmentation that would leave the gauge."""
 
@@ -127,7 +132,7 @@ class Networks(ABC):
 
     def make(self, reader: str) -> Functional:
         """An untrained reader."""
-        return READERS[reader](self.spec, self.head, self.swept)
+        return READERS[reader](self.spec, self.zoo.family, self.head, self.swept)
 
     def train(self, reader: str, budget: Budget, rate: float, seed: int, on_step: Any = None) -> Any:
         """Train a reader."""

@@ -35,6 +35,8 @@ from amortopt.tasks import (
 from amortopt.training.muon import Muon
 from amortopt.zoo.config import differing_keys
 
+_RANKED = 20
+"""Steps from one ranking of weights by size to the next, for metanets that set some to zero."""
 MOST_SKIPPED = 50
 """Steps in a row without finite gradients after which training stops."""
 
@@ -361,7 +363,13 @@ class OnePassModule(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """At the first step of a stage, begin it: where nothing is trained yet, or where earlier ones are."""
         place = self._place()
-        if not isinstance(self.metanet, Rounds) or self.global_step != place.first:
+        if not isinstance(self.metanet, Rounds):
+            return
+        if self.global_step % _RANKED == 0:
+            self.metanet.set_progress(self.progress())
+            assert isinstance(self.average, Rounds)
+            self.average.share_of_zeros = self.metanet.share_of_zeros
+        if self.global_step != place.first:
             return
         stage, model = self.stages[place.number], self.stages.model_of(place.number)
         if model is not None:
@@ -380,6 +388,12 @@ class OnePassModule(L.LightningModule):
             )
             self.metanet.calibrate(conditions)
             self.average.load_state_dict(self.metanet.state_dict())
+
+    def on_train_end(self) -> None:
+        """Let the released metanet set all weights to zero that it should, however early training stopped."""
+        for metanet in (self.metanet, self.average):
+            if isinstance(metanet, Rounds):
+                metanet.share_of_zeros = 1.0
 
     def configure_optimizers(self) -> Muon:
         """Muon for matrices, AdamW for the rest."""
@@ -480,6 +494,8 @@ class OnePassModule(L.LightningModule):
         optimizer.step(closure=optimizer_closure)
         # Here and not in on_train_batch_end, which comes after the callback that saves checkpoints.
         update_average(self.average, self.metanet, self.global_step, self.hparams["ema"])
+        for old, new in zip(self.average.buffers(), self.metanet.buffers(), strict=True):
+            old.copy_(new)
 
     def progress(self) -> float:
         """Share of the steps that are done, in [0, 1]."""

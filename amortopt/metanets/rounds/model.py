@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amortopt._types import Params
@@ -17,12 +18,17 @@ from amortopt.metanets.rounds.matrices import Matrices
 from amortopt.metanets.rounds.rule import Gradient, RoundRule
 from amortopt.metanets.scalegmn.readout import Blend
 from amortopt.metanets.scalegmn.units import Respects
-from amortopt.symmetry import SymmetrySpec
+from amortopt.symmetry import SymmetrySpec, act
+from amortopt.symmetry.alignment.scales import balancing
 
 Reading: TypeAlias = Literal["batch", "function", "both"]
 """What a pass takes gradients of: its batch, its function, or each of the two."""
 
 _NONE = Conditions()
+_RISE = (0.05, 0.45)
+"""Shares of meta-training between which the share of zeros rises, as a cubic (Zhu and Gupta 2017)."""
+_FOLLOW = 0.03
+"""Share by which a mean square moves to that of the networks at hand."""
 _SOURCES: dict[Reading, tuple[str, ...]] = {
     "batch": ("batch",),
     "function": ("function",),
@@ -42,8 +48,8 @@ class Rounds(Metanet):
     its units. So for every element g of the spec's symmetry :math:`f(g \cdot \theta) = g \cdot f(\theta)`,
     whatever the maps are. A pass that reads a batch alone takes nothing else from the network: two networks
     with one batch come out as one function. If it reads ``"l1"``, rounds end with learned soft thresholds,
-    which make weights exactly zero; or with ``zeros`` they keep the largest weights, as many as the strength
-    leaves.
+    which make weights exactly zero; or with ``zeros`` a pass has only those weights that meta-training found
+    to be large, as many of them as the strength leaves.
 
     Args:
         spec: Symmetry of the family.
@@ -63,12 +69,15 @@ class Rounds(Metanet):
         l1_knots: Prototypes between them.
         zeros: Shares of the weights (parameters with two or more axes) that are zero at the lowest and at the
             highest strength of ``l1_range``, and linearly in log λ between; at strength 0 none is set to
-            zero. None: learned thresholds decide.
+            zero. Which ones is learned in meta-training, by how large weights are in the mean over problems,
+            and the same for all problems. None: learned thresholds decide.
         most_examples: Number of examples beyond which step sizes depend no more on it: the most that
             meta-training reads. See ``set_most_examples``.
 
     Attributes:
         readings: What it can take gradients of: ``"batch"``, ``"function"``, ``"both"``.
+        rank: Position of every weight from the largest to the smallest, [weights] in the order of the
+            matrices, if there are ``zeros``.
         probes: Inputs [n, *input_shape] that functions are read at, zeros until they are set; None if it
             reads no functions.
 
@@ -77,6 +86,8 @@ class Rounds(Metanet):
     """
 
     readable = CONDITIONS
+    rank: Tensor
+    mean_square: Tensor
 
     def __init__(
         self,
@@ -153,6 +164,11 @@ class Rounds(Metanet):
             raise ValueError(f"scales: got {wrong}, expected positive numbers for names of parameters")
         self.matrices = Matrices(self.config["shapes"], self.config["scales"])
         self.gauge = SlotGauge(spec, respects)
+        self.share_of_zeros = 1.0
+        if zeros is not None:
+            count = sum(o * n for (o, _), n in zip(self.matrices.sizes, self.matrices.weights(), strict=True))
+            self.register_buffer("rank", torch.arange(count))
+            self.register_buffer("mean_square", torch.zeros(count))
         self.blend = Blend(*l1_range, l1_knots) if "l1" in self.conditions else None
         first = []
         for rows, columns in self.matrices.sizes:
@@ -170,7 +186,7 @@ class Rounds(Metanet):
                     blends=1 if self.blend is None else self.blend.count,
                     sources=len(_SOURCES[reading]),
                     most_examples=most_examples,
-                    weights=None if zeros is None else self.matrices.weights(),
+                    thresholds=zeros is None,
                 )
                 for reading in self.readings
             }
@@ -243,10 +259,10 @@ class Rounds(Metanet):
         if self.blend is not None and conditions.l1 is not None:
             blend = self.blend(conditions.l1)
         reading = self.reading_of(conditions)
-        zeros = None
+        keep = None
         if self.config["zeros"] is not None and conditions.l1 is not None:
-            zeros = self.zeros_at(conditions.l1)
-        proposals = self.rule(reading)(*self._sources(reading, conditions, count), blend, rounds, zeros)
+            keep = self._keep(self.share_of_zeros * self.zeros_at(conditions.l1))
+        proposals = self.rule(reading)(*self._sources(reading, conditions, count), blend, rounds, keep)
         gauge = self.gauge(params)
         return [gauge.write(self.matrices.unpack(proposal)) for proposal in proposals]
 
@@ -256,6 +272,17 @@ class Rounds(Metanet):
         least, most = self.config["zeros"]
         position = ((l1.clamp(min=1e-30).log() - low) / (high - low)).clamp(0, 1)
         return torch.where(l1 > 0, least + (most - least) * position, 0)
+
+    def set_progress(self, share: float) -> None:
+        """State how much of meta-training is done: fewer weights are zero in its first half, and then all.
+
+        While that share rises, weights are ranked by their sizes; then the ranks stay as they are.
+        """
+        if self.config["zeros"] is not None:
+            done = min(1.0, max(0.0, share - _RISE[0]) / (_RISE[1] - _RISE[0]))
+            if self.training and done < 1:
+                self.rank_weights()
+            self.share_of_zeros = 1 - (1 - done) ** 3
 
     def strength_for(self, zeros: float) -> float:
         """The strength at which a pass sets this share of the weights to zero: what ``zeros_at`` undoes.
@@ -270,6 +297,47 @@ class Rounds(Metanet):
             return 0.0
         low, high = self.config["l1_range"]
         return low * (high / low) ** ((zeros - least) / (most - least))
+
+    def _keep(self, zeros: Tensor) -> Callable[[list[Tensor]], list[Tensor]]:
+        """What sets a share [B] of the weights of proposals to zero: those of the last ranks."""
+        kept = (self.rank < (len(self.rank) * (1 - zeros[:, None])).round()).to(zeros)  # [B, weights]
+        masks = [
+            # Biases, in the last column, stay.
+            F.pad(part.unflatten(1, (o, n)), (0, i - n), value=1.0) if n else None
+            for part, (o, i), n in self._parts(kept)
+        ]
+
+        def keep(matrices: list[Tensor]) -> list[Tensor]:
+            if self.training:
+                self._observe(matrices)
+            return [m if mask is None else m * mask for m, mask in zip(matrices, masks, strict=True)]
+
+        return keep
+
+    def _parts(self, flat: Tensor) -> list[tuple[Tensor, tuple[int, int], int]]:
+        """Split all weights [B, weights]: those of each matrix, its size, its columns that are weights."""
+        columns = self.matrices.weights()
+        sizes = [o * n for (o, _), n in zip(self.matrices.sizes, columns, strict=True)]
+        return list(zip(flat.split(sizes, 1), self.matrices.sizes, columns, strict=True))
+
+    @torch.no_grad()
+    def _observe(self, matrices: list[Tensor]) -> None:
+        """Follow the mean square of every weight, before any is set to zero."""
+        columns = self.matrices.weights()
+        squares = [m[:, :, :n].square().mean(0).flatten() for m, n in zip(matrices, columns, strict=True)]
+        self.mean_square.lerp_(torch.cat(squares).to(self.mean_square), _FOLLOW)
+
+    @torch.no_grad()
+    def rank_weights(self) -> None:
+        """Order the weights by their mean squares, in balanced scales."""
+        parts = self._parts(self.mean_square.sqrt()[None])
+        rows = [F.pad(part.unflatten(1, (o, n)), (0, i - n)) for part, (o, i), n in parts]
+        sizes = {name: p[0].double().cpu() for name, p in self.matrices.unpack(rows).items()}
+        sizes = act(self.spec, balancing(self.spec, sizes), sizes)
+        packed = self.matrices.pack({name: p[None] for name, p in sizes.items()})
+        columns = self.matrices.weights()
+        flat = torch.cat([m[0, :, :n].flatten() for m, n in zip(packed, columns, strict=True)])
+        self.rank[flat.argsort(descending=True, stable=True)] = torch.arange(len(flat)).to(self.rank)
 
     def begin(self, reading: Reading, trained: Reading | None = None, rounds: int | None = None) -> None:
         """Begin to meta-train a reading where another one is.

@@ -40,8 +40,8 @@ class RoundRule(nn.Module):
     network, and every round ends as a step of proximal gradient descent does, by soft thresholds
     :math:`\theta \leftarrow \operatorname{sign}(\theta)\max(|\theta| - t_{rl}, 0)` with a blended
     :math:`\log t_{rl}` for every weight: weights become exactly zero. At strength 0 there is no threshold.
-    Where a share of zeros is wanted instead (``weights``), every round keeps the largest weights of all
-    matrices together and sets the others to zero; see `keep_largest`.
+    Without thresholds (``thresholds=False``), proposals are what ``keep`` leaves of them, before the first
+    and after every round.
 
     Args:
         first: Matrices [o, i] that the prototype starts from.
@@ -54,8 +54,7 @@ class RoundRule(nn.Module):
         most_examples: Number of examples beyond which step sizes change no more. A gradient's noise falls
             with the number N of examples, so steps may grow with log N; extrapolated beyond the numbers of
             meta-training, the dependence did harm.
-        weights: For every matrix the number of its columns that are weights, which a wanted share of zeros is
-            counted in; the others are biases. None: learned soft thresholds decide what is zero.
+        thresholds: Whether several prototypes have soft thresholds.
     """
 
     def __init__(
@@ -69,11 +68,11 @@ class RoundRule(nn.Module):
         blends: int = 1,
         sources: int = 1,
         most_examples: int = 1000,
-        weights: Sequence[int] | None = None,
+        thresholds: bool = True,
     ) -> None:
         super().__init__()
         self.rounds, self.channels, self.sources = rounds, channels, sources
-        self.most_examples, self.weights = most_examples, weights
+        self.most_examples = most_examples
         sizes = [(m.shape[0], m.shape[1]) for m in first]
         # [K, o, i]: the first of the K is common to all networks, the others are added to it.
         self.prototype = nn.ParameterList(
@@ -86,7 +85,7 @@ class RoundRule(nn.Module):
         # [K S R, o, i] and [K R, o, i], the first of the K being common to all networks.
         self.gate = nn.ParameterList(torch.zeros(blends * each, o, i) for o, i in sizes)
         self.log_threshold = None
-        if blends > 1 and weights is None:
+        if blends > 1 and thresholds:
             self.log_threshold = nn.ParameterList(torch.zeros(blends * rounds, o, i) for o, i in sizes)
             for logs in self.log_threshold:
                 nn.init.constant_(logs[:rounds], math.log(_FIRST_THRESHOLD))
@@ -114,7 +113,7 @@ class RoundRule(nn.Module):
         examples: Sequence[Tensor],
         blend: Tensor,
         rounds: int | None = None,
-        zeros: Tensor | None = None,
+        keep: Callable[[list[Tensor]], list[Tensor]] | None = None,
     ) -> list[list[Tensor]]:
         """Proposals after 0, 1, ... rounds.
 
@@ -123,12 +122,13 @@ class RoundRule(nn.Module):
             examples: Numbers of examples that it is the mean over, [B] of each source.
             blend: Weights of the prototypes [B, K].
             rounds: Rounds to go, at most R; by default all.
-            zeros: Share of the weights that every round sets to zero, [B]; needs ``weights``.
+            keep: Sets some weights of proposals to zero.
 
         Returns:
             Matrices [B, o, i] after every round, the first ones being the blended prototypes.
         """
-        proposals = [self.start(blend)]
+        start = self.start(blend)
+        proposals = [start if keep is None else keep(start)]
         velocity = [[torch.zeros_like(m) for m in proposals[0]] for _ in gradients]
         logs = [torch.log(n.clamp(1, self.most_examples) / _USUAL).to(blend)[:, None] for n in examples]
         for r in range(self.rounds if rounds is None else rounds):
@@ -164,9 +164,8 @@ class RoundRule(nn.Module):
                 logs_of_round = [logs[r :: self.rounds] for logs in self.log_threshold]
                 limits = [_blended(blend, logs).exp() * penalised for logs in logs_of_round]
                 after = [m - m.clamp(-t, t) for m, t in zip(after, limits, strict=True)]
-            if zeros is not None:
-                assert self.weights is not None
-                after = keep_largest(after, self.weights, zeros)
+            if keep is not None:
+                after = keep(after)
             proposals.append(after)
         return proposals
 
@@ -208,34 +207,6 @@ class RoundRule(nn.Module):
                         to[:, :, r] -= 2
                     elif kind == "back_scale":
                         to[:, :, r] *= 0.1
-
-
-def keep_largest(matrices: Sequence[Tensor], weights: Sequence[int], zeros: Tensor) -> list[Tensor]:
-    """Set each network's smallest weights, of all matrices together, to zero.
-
-    Gradients pass as if nothing had been done (straight through), so that a weight which is zero now can grow
-    until it is among the largest.
-
-    Args:
-        matrices: [B, o, i] each.
-        weights: Number of leading columns that are weights, of each matrix; what follows stays as it is.
-        zeros: Share of the weights that are zero afterwards, [B]; of n weights round(n share).
-
-    Example:
-        >>> m = torch.tensor([[[3.0, -1.0, 0.5], [2.0, 4.0, 0.1]]])  # the last column is a bias
-        >>> keep_largest([m], [2], torch.tensor([0.5]))[0].tolist()
-        [[[3.0, 0.0, 0.5], [0.0, 4.0, 0.10000000149011612]]]
-    """
-    flat = torch.cat([m[:, :, :n].flatten(1) for m, n in zip(matrices, weights, strict=True)], 1).detach()
-    smallest = flat.abs().argsort(dim=1, stable=True)
-    left_out = torch.arange(flat.shape[1], device=flat.device) < (zeros * flat.shape[1]).round()[:, None]
-    # What the straight-through estimator adds: minus the weights that are left out.
-    change = torch.where(torch.zeros_like(left_out).scatter(1, smallest, left_out), -flat, 0)
-    parts = change.split([m.shape[1] * n for m, n in zip(matrices, weights, strict=True)], 1)
-    return [
-        m + F.pad(part.unflatten(1, (m.shape[1], n)), (0, m.shape[2] - n)) if n else m
-        for m, n, part in zip(matrices, weights, parts, strict=True)
-    ]
 
 
 def _blended(blend: Tensor, values: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many, params_of, stack
 from amortopt.metanets import Conditions, Rounds
-from amortopt.metanets.rounds.rule import from_channels, into_channels, keep_largest
+from amortopt.metanets.rounds.rule import from_channels, into_channels
 from amortopt.symmetry import SymmetrySpec, act, extract, sample
+from amortopt.symmetry.alignment.scales import balancing
 from amortopt.tasks import (
     CrossEntropy,
     Examples,
@@ -278,7 +279,7 @@ def test_zeros_are_as_many_as_the_strength_asks_for_in_every_gauge(reading: str)
             None, l1, None, lambda p: loss_and_grad_many(network, p, examples, CrossEntropy(3))[1]
         )
     assert_equivariant(lambda p: metanet(p, given), spec_of(CNN), params, batched=True)
-    for new in metanet.after_rounds(params, given)[1:]:
+    for new in metanet.after_rounds(params, given):
         weights = torch.cat([p.flatten(1) for p in new.values() if p.ndim > 2], 1)
         shares = torch.tensor([0.0, 0.2, 0.55, 0.9]).double()
         assert torch.equal((weights == 0).sum(1), (shares * weights.shape[1]).round().long())
@@ -288,12 +289,27 @@ def test_zeros_are_as_many_as_the_strength_asks_for_in_every_gauge(reading: str)
         metanet.strength_for(0.95)
 
 
-def test_weights_that_are_left_out_get_gradients() -> None:
-    weights = torch.tensor([[[3.0, -1.0, 0.5], [2.0, 4.0, 0.1]]], requires_grad=True)
-    (kept,) = keep_largest([weights], [2], torch.tensor([0.5]))
-    assert kept.tolist() == [[[3.0, 0.0, 0.5], [0.0, 4.0, pytest.approx(0.1)]]]
-    (grad,) = torch.autograd.grad(kept.sum(), weights)
-    assert torch.equal(grad, torch.ones_like(weights))
+def test_weights_that_stay_are_those_that_were_large_in_every_scaling() -> None:
+    metanet = made(RELU, conditions=["batch", "l1"], l1_range=(1e-4, 1e-2), zeros=(0.2, 0.9)).train()
+    params, given = networks(RELU, 4), conditions(RELU, 4, torch.full((4,), 1e-3).double())
+    for _ in range(3):
+        metanet(params, given)
+    metanet.rank_weights()
+    shapes = {name: p.shape[1:] for name, p in params.items()}
+    flat, sizes = metanet.mean_square.sqrt(), {}
+    for name, shape in shapes.items():
+        count = shape.numel() if len(shape) > 1 else 0
+        sizes[name] = flat[:count].view(shape) if count else torch.zeros(shape).double()
+        flat = flat[count:]
+    balanced = act(metanet.spec, balancing(metanet.spec, sizes), sizes)
+    order = torch.cat([p.flatten() for p in balanced.values() if p.ndim > 1]).argsort(descending=True)
+    assert torch.equal(metanet.rank[order], torch.arange(len(order)))
+    ranks = metanet.rank.clone()
+    metanet.eval()(params, given)
+    metanet.set_progress(0.2)
+    assert torch.equal(metanet.rank, ranks) and 0 < metanet.share_of_zeros < 1
+    metanet.set_progress(0.5)
+    assert metanet.share_of_zeros == 1
 
 
 def test_further_rounds_copy_gates_and_thresholds() -> None:
