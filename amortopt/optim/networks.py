@@ -49,12 +49,28 @@ def warn_widths(changes: set[str]) -> None:
         )
 
 
-def check_widths(changes: set[str], metanet: Metanet) -> None:
-    """Raise an error for other hidden widths if the metanet proposes weights of the family's widths alone."""
-    if changes and isinstance(metanet, Rounds):
+def check_widths(changes: set[str], metanet: Metanet, *, trained: bool, guarded: bool = False) -> None:
+    """Raise an error for other hidden widths where nothing good comes out of them.
+
+    Args:
+        changes: Groups whose number of units is not the family's, as texts.
+        metanet: One that proposes weights of the family's widths alone serves no others.
+        trained: Whether the metanet is a checkpoint's, which has seen one width of every layer. What those
+            shipped make of networks with 16, 31 or 33 units for 32 is worse than a short training.
+        guarded: Whether a result is only taken where it is better.
+    """
+    if not changes:
+        return
+    text = f"other hidden widths than the checkpoint's: {'; '.join(sorted(changes))}; "
+    if isinstance(metanet, Rounds):
         raise FamilyMismatchError(
-            f"other hidden widths than the checkpoint's: {'; '.join(sorted(changes))}; the weights that it "
-            "proposes fit its own widths alone; use networks of these, or meta-train with others"
+            text + "the weights that it proposes fit its own widths alone; use networks of these, or "
+            "meta-train with others"
+        )
+    if trained and not guarded:
+        raise FamilyMismatchError(
+            text + "results there are mostly worse than what went in; use networks of its widths, or pass "
+            "accept= to one_shot, which takes a result only where it is better"
         )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.metanets import L1Range, Metanet
+from amortopt.optim.limits import random_inputs
 from amortopt.optim.networks import (
     align,
     as_list,
@@ -51,6 +52,7 @@ from amortopt.symmetry import SymmetrySpec
 from amortopt.system.extras import needed_for
 from amortopt.system.threads import PROCESS_STATE
 from amortopt.tasks import (
+    CrossEntropy,
     Family,
     Problem,
     ProblemFamily,
@@ -233,7 +235,8 @@ class ScaleGMNOptimizer:
             pair of that and the report.
 
         Raises:
-            FamilyMismatchError: A network is outside the family; the first difference is named. A ValueError.
+            FamilyMismatchError: A network is outside the family; the first difference is named. Or it has
+                other hidden widths than the checkpoint's, and no ``accept``. A ValueError.
             ValueError: No networks, parameters that are NaN, infinite, frozen, tied or on mixed devices, an
                 argument that is missing, out of range or not read by this checkpoint, or a result that the
                 dtype cannot hold.
@@ -241,7 +244,8 @@ class ScaleGMNOptimizer:
         Warns:
             OutOfFamilyWarning: Other hidden widths than the family's; once per call. A problem outside of the
                 family, by the checkpoint's ``statistics``; a network that came out worse on its own batch, or
-                was confident of other answers than the batch has; once per call, all of them.
+                was confident of other answers than the batch, or where there is none the result, has; once
+                per call, all of them.
             OutOfRangeWarning: An L1 strength outside of ``l1_range``; once per call.
         """
         started = time.perf_counter()
@@ -275,7 +279,8 @@ class ScaleGMNOptimizer:
         with PROCESS_STATE, plain():
             networks = read_networks(self.spec, many, example_input, self.family, where)
             changes = {change for network in networks for change in network.match.width_changes}
-            check_widths(changes, self.metanet)
+            trained = self._release is not None
+            check_widths(changes, self.metanet, trained=trained, guarded=accept is not None)
             warn_widths(changes)
             better, reports = improve_networks(call, networks, where)
         warn_of(reports, single)
@@ -354,7 +359,7 @@ class ScaleGMNOptimizer:
             exact=return_report,
             symbols=self._reads_symbols(None),
         )
-        check_widths(set(alignment.width_changes), self.metanet)
+        check_widths(set(alignment.width_changes), self.metanet, trained=self._release is not None)
         warn_widths(set(alignment.width_changes))
         if (call.batch is not None or call.function is not None) and self.family is None:
             raise ValueError(
@@ -418,7 +423,20 @@ class ScaleGMNOptimizer:
                 )
             data, held = keep_back(data, count)
         strengths = checked_l1(l1, count, self.metanet, self.l1_range)
-        return Call(self.metanet, data, objective, held, strengths, passes, rounds, self.statistics, exact)
+        asked = self.family.input_shape if data is None and self.family is not None and not symbols else None
+        classes = self.problem.objective if self.problem is not None and asked is not None else None
+        return Call(
+            self.metanet,
+            data,
+            objective,
+            held,
+            strengths,
+            passes,
+            rounds,
+            self.statistics,
+            exact,
+            None if asked is None or not isinstance(classes, CrossEntropy) else random_inputs(asked),
+        )
 
     def measure_statistics(
         self, problems: int = 512, *, fewest: int = 1, examples: int = 1000

@@ -17,7 +17,7 @@ from torch import Tensor
 from amortopt._types import Params
 from amortopt.functional.networks import l1_norm
 from amortopt.metanets import Metanet
-from amortopt.optim.limits import find_limits
+from amortopt.optim.limits import find_limits, find_replaced
 from amortopt.optim.networks import Network, OutOfFamilyWarning
 from amortopt.optim.report import NetworkReport
 from amortopt.optim.running import Batch, Fleet, device_of, improve, wide
@@ -44,6 +44,8 @@ class Call:
         rounds: Gradients in a pass; None: all that the metanet has.
         statistics: Of the checkpoint's family; None if they were not measured.
         exact: Whether losses are taken on all examples, for a report.
+        inputs: Inputs [n, ...] by which networks for classes are compared before and after, where no batch is
+            read; None: they are not.
     """
 
     metanet: Metanet
@@ -55,6 +57,7 @@ class Call:
     rounds: int | None
     statistics: FamilyStatistics | None
     exact: bool
+    inputs: Tensor | None = None
 
     def of(self, networks: list[int]) -> Call:
         """The same for some networks, by their positions."""
@@ -108,6 +111,9 @@ def improve_stack(
             )
             for b in range(fleet.count)
         ]
+    elif call.inputs is not None:
+        found = find_replaced(fleet, params, new, call.inputs)
+        reports = [NetworkReport(warnings=tuple(texts)) for texts in found]
     if call.held is not None:
         before, after = (_objective(call, fleet, at).tolist() for at in (params, new))
         reports = [

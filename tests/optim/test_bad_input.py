@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from amortopt.functional.networks import params_of
 from amortopt.metanets import Metanet, make
-from amortopt.optim import ScaleGMNOptimizer
+from amortopt.optim import OutOfFamilyWarning, ScaleGMNOptimizer
 from amortopt.symmetry import FamilyMismatchError, SymmetrySpec, extract
 from amortopt.tasks import make_family
 from tests.cases import HandWritten
@@ -320,3 +320,19 @@ def test_one_shot_buffers_along_hidden_units_are_refused() -> None:
         ValueError, match=r"buffers 1.running_mean, 1.running_var hold numbers of each hidden unit"
     ):
         opt.one_shot(build(), example_input=torch.zeros(2, 40))
+
+
+@pytest.mark.parametrize("width", [16, 31, 33])
+def test_checkpoint_refuses_other_hidden_widths_unless_only_better_is_taken(
+    width: int, tmp_path: Path
+) -> None:
+    # What shipped checkpoints make of other widths is worse than a short training.
+    optimizer().save_pretrained(tmp_path / "saved")
+    opt = ScaleGMNOptimizer.from_pretrained(tmp_path / "saved")
+    model = make_family("mlp", widths=(40, width, 32, 10)).build()
+    for call in (lambda: opt.one_shot(model), lambda: opt.one_shot_params(params_of(model))):
+        with pytest.raises(FamilyMismatchError, match=rf"has {width} units, the family 32.*accept="):
+            call()
+    with pytest.warns(OutOfFamilyWarning, match="other hidden widths"):
+        same = opt.one_shot(model, accept=lambda net: float(net is not model))
+    torch.testing.assert_close(params_of(same), params_of(model), rtol=0, atol=0)

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from amortopt._types import Params
 from amortopt.functional.networks import params_of
-from amortopt.metanets import make
+from amortopt.metanets import Conditions, Metanet, make
 from amortopt.optim import OutOfFamilyWarning, ScaleGMNOptimizer
 from amortopt.release import FamilyStatistics, load_release
 from amortopt.tasks import make_problem_family
-from tests.optim.metanets import SPEC, TANH
+from tests.optim.metanets import NONE, PROBLEM, SPEC, TANH
 
 CURVES = make_problem_family("curves")
 X, Y = (part[0] for part in (lambda e: (e.x, e.y))(CURVES.draw("test", 0, 1, 200, 1)[0]))
@@ -201,3 +202,34 @@ def test_one_shot_from_eight_threads_at_once() -> None:
     for i in range(8):
         torch.testing.assert_close(results[i], expected[i])
     assert all(isinstance(p, nn.Parameter) for p in optimizer.metanet.parameters())  # pyright: ignore
+
+
+class Other(Metanet):
+    """Makes every network one that answers class 3."""
+
+    def param_roles(self) -> dict[str, list[nn.Parameter]]:
+        return {}
+
+    def forward(self, params: Params, conditions: Conditions = NONE) -> Params:
+        new = {name: torch.zeros_like(p) for name, p in params.items()}
+        new["4.bias"][:, 3] = 1.0
+        return new
+
+
+@pytest.mark.parametrize(
+    ("size", "answer", "expected"), [(0.1, 5, False), (60.0, 5, True), (60.0, 3, False)], ids=str
+)
+def test_pass_without_a_batch_warns_of_networks_that_were_sure_of_other_answers(
+    size: float, answer: int, expected: bool
+) -> None:
+    opt = ScaleGMNOptimizer(Other(SPEC), family=TANH, problem=PROBLEM)
+    model = TANH.build()
+    with torch.no_grad():
+        model.get_parameter("4.weight").mul_(size)
+        model.get_parameter("4.bias")[answer] += 2 * size
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _, report = opt.one_shot(model, return_report=True)
+    texts = [str(warning.message) for warning in caught]
+    assert any("was confident of other answers than the result gives" in text for text in texts) == expected
+    assert bool(report.networks[0].warnings) == expected
