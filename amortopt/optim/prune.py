@@ -1,4 +1,4 @@
-"""Sparse networks in one pass: an L1 strength that leaves the wanted number of weights, then magnitudes."""
+"""Sparse networks in one pass, by an L1 strength that leaves the wanted number of weights."""
 
 from __future__ import annotations
 
@@ -125,8 +125,9 @@ def prune(
 ) -> Any:
     r"""Make networks sparse in one pass of a checkpoint that reads an L1 strength λ.
 
-    The larger λ is, the more weights a pass returns as exactly zero. For every network the λ is found whose
-    pass makes three quarters of the wanted zeros, by bisection; then the smallest magnitudes are set to zero.
+    The larger λ is, the more weights a pass returns as exactly zero. A checkpoint with a share of ``zeros``
+    for every λ is run once, at the λ of the wanted share. With learned thresholds, the λ is found whose pass
+    makes three quarters of the wanted zeros, by bisection; then the smallest magnitudes are set to zero.
     Magnitudes are compared in the scales in which incoming and outgoing weights of every unit have equal
     norms, so the choice does not depend on the network's gauge. Weights are parameters with two or more axes;
     biases stay.
