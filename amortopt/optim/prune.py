@@ -272,8 +272,10 @@ def _strengths(
     assert opt.l1_range is not None
     metanet = opt.metanet
     if isinstance(metanet, Rounds) and metanet.config["zeros"] is not None:
-        most = metanet.config["zeros"][1]
-        return torch.full((len(models),), metanet.strength_for(min(sparsity, most)), dtype=torch.float64)
+        # Better too many of its own zeros than the smallest weights of a dense proposal.
+        least, most = metanet.config["zeros"]
+        share = min(max(sparsity, least), most) if sparsity else 0.0
+        return torch.full((len(models),), metanet.strength_for(share), dtype=torch.float64)
     sparsity = _BY_PASS * sparsity
     low = torch.full((len(models),), math.log(opt.l1_range.low), dtype=torch.float64)
     high = torch.full_like(low, math.log(opt.l1_range.high))
