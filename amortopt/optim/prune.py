@@ -28,8 +28,8 @@ M = TypeVar("M", bound=nn.Module)
 Pair: TypeAlias = tuple[Tensor, Tensor]
 Scope: TypeAlias = Literal["global", "layer"]
 
-PRUNERS = ("curves-cnn-relu-l1",)
-"""Shipped checkpoints that prune."""
+PRUNERS = ("curves-cnn-relu-sparse", "curves-cnn-relu-l1")
+"""Shipped checkpoints that prune, the better ones first; the last one needs no batch."""
 _HALVINGS = 6
 """Of the range of strengths, on a log scale: to within a sixtieth of it."""
 _BY_PASS = 0.75
@@ -236,6 +236,8 @@ def _pruner(
     differences = []
     for name in PRUNERS:
         opt = ScaleGMNOptimizer.from_pretrained(name)
+        if given["batch"] is None and "function" not in opt.metanet.conditions:
+            continue
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
