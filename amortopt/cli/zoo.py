@@ -13,6 +13,7 @@ from torch import Tensor
 from amortopt._types import Params
 from amortopt.optim import OutOfFamilyWarning, ScaleGMNOptimizer
 from amortopt.reading.scores import tau_bound
+from amortopt.system.devices import check_device
 from amortopt.system.recipes import recipes_first
 from amortopt.tasks import Siren, init_many
 from amortopt.zoo.build import build_zoo
@@ -65,6 +66,7 @@ def main(args: list[str]) -> None:
     if out is None:
         raise ValueError(f"--out: got nothing, expected the zoo folder; usage: {_USAGES[command]}")
     run = dict(zip(("shard", "device", "progress"), places, strict=True))
+    check_device(run["device"], "--device")
     if command == "build":
         missing = build_zoo(ZooConfig(**options), out, **run)
     elif command == "cnn":

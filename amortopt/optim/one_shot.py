@@ -49,6 +49,7 @@ from amortopt.release import (
     save_release,
 )
 from amortopt.symmetry import SymmetrySpec
+from amortopt.system.devices import check_device
 from amortopt.system.extras import needed_for
 from amortopt.system.threads import PROCESS_STATE
 from amortopt.tasks import (
@@ -150,13 +151,7 @@ class ScaleGMNOptimizer:
             release = load_release(source, "metanet")
         assert isinstance(release.module, Metanet)
         if device is not None:
-            try:
-                release.module.to(device)
-            except (RuntimeError, AssertionError) as error:
-                raise ValueError(
-                    f"device: got {str(device)!r}, which PyTorch cannot use here "
-                    f"({str(error).splitlines()[0]}); pass device='cpu', or leave it out"
-                ) from error
+            release.module.to(check_device(device))
         keys = ("family", "problem", "name", "l1_range", "passes", "statistics")
         facts = {key: getattr(release, key) for key in keys}
         optimizer = cls(release.module, **facts)

@@ -122,9 +122,9 @@ LIGHT = Plan(
 """For networks whose steps cost many times those of a small MLP."""
 QUICK = Plan(
     **{"problems": 12, "trained": 12, "tuned_on": 4, "real": 4, "tested": 500},
-    sizes=(50, 1000), lengths=(25,), long=(), anchors=(25,), optimizers=("sgd", "adam"),
+    sizes=(50, 400), lengths=(25,), long=(), anchors=(25,), optimizers=("sgd", "adam"),
     prototype_optimizers=("sgd",), prototype_lengths=(5,), natural=(4,), noises=(0.0, 0.3), widen=0,
-    l1_length=25, strengths=(5e-4, 2e-3), qualities=(0, 25), repeats=2,
+    l1_size=400, l1_length=25, strengths=(5e-4, 2e-3), qualities=(0, 25), repeats=2,
 )  # fmt: skip
 """Takes the place of every plan."""
 

@@ -21,6 +21,14 @@ READINGS = {"batch": "reads the examples", "function": "reads the function only"
 TITLES = {"mnist1d": "MNIST-1D", "digits": "digits", "mnist": "MNIST", "mnist_5k": "MNIST-5k"}
 
 
+_SECTIONS = {
+    "Starts of every quality": ". Networks that were trained on the most examples; a pass with all rounds "
+    "of the checkpoint reads some of these, or what the network answers:",
+    "Outside of the family": ". A pass with all rounds, 1,000 examples of each problem:",
+}
+"""Title of a section -> what its numbers are."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of a cell's table.
@@ -377,7 +385,7 @@ def sections(cell: CellResults, rows: Sequence[Row]) -> list[str]:
         ("One checkpoint for every L1 strength", l1_table(cell)),
     ):
         if text:
-            parts += [f"**{title}**, {cell.measure}", text]
+            parts += [f"**{title}**, {cell.measure}{_SECTIONS.get(title, '')}", text]
     return parts
 
 

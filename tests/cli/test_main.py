@@ -90,6 +90,16 @@ def test_wrong_recipe_is_one_line_that_names_the_key(
     assert not (tmp_path / "z").exists()
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "banana"])
+def test_zoo_build_on_a_device_that_is_not_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str
+) -> None:
+    assert build(tmp_path / "z", *SMALL, "--device", device) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"error: --device: got '{device}', which PyTorch cannot use here")
+    assert "\n" not in error and not (tmp_path / "z").exists()
+
+
 def test_zoo_build_without_a_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zoo", "build", "--config", str(RECIPE)]) == 2
     assert "--out" in capsys.readouterr().err
