@@ -1,4 +1,4 @@
-"""Sparse networks in one pass: an L1 strength that leaves the wanted number of weights, then magnitudes."""
+"""Sparse networks in one pass, by an L1 strength that leaves the wanted number of weights."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ M = TypeVar("M", bound=nn.Module)
 Pair: TypeAlias = tuple[Tensor, Tensor]
 Scope: TypeAlias = Literal["global", "layer"]
 
-PRUNERS = ("curves-cnn-relu-l1",)
-"""Shipped checkpoints that prune."""
+PRUNERS = ("curves-cnn-relu-sparse", "curves-cnn-relu-l1")
+"""Shipped checkpoints that prune, the better ones first; the last one needs no batch."""
 _HALVINGS = 6
 """Of the range of strengths, on a log scale: to within a sixtieth of it."""
 _BY_PASS = 0.75
@@ -125,8 +125,9 @@ def prune(
 ) -> Any:
     r"""Make networks sparse in one pass of a checkpoint that reads an L1 strength λ.
 
-    The larger λ is, the more weights a pass returns as exactly zero. For every network the λ is found whose
-    pass makes three quarters of the wanted zeros, by bisection; then the smallest magnitudes are set to zero.
+    The larger λ is, the more weights a pass returns as exactly zero. A checkpoint with a share of ``zeros``
+    for every λ is run once, at the λ of the wanted share. With learned thresholds, the λ is found whose pass
+    makes three quarters of the wanted zeros, by bisection; then the smallest magnitudes are set to zero.
     Magnitudes are compared in the scales in which incoming and outgoing weights of every unit have equal
     norms, so the choice does not depend on the network's gauge. Weights are parameters with two or more axes;
     biases stay.
@@ -235,6 +236,8 @@ def _pruner(
     differences = []
     for name in PRUNERS:
         opt = ScaleGMNOptimizer.from_pretrained(name)
+        if given["batch"] is None and "function" not in opt.metanet.conditions:
+            continue
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -271,8 +274,10 @@ def _strengths(
     assert opt.l1_range is not None
     metanet = opt.metanet
     if isinstance(metanet, Rounds) and metanet.config["zeros"] is not None:
-        most = metanet.config["zeros"][1]
-        return torch.full((len(models),), metanet.strength_for(min(sparsity, most)), dtype=torch.float64)
+        # Better too many of its own zeros than the smallest weights of a dense proposal.
+        least, most = metanet.config["zeros"]
+        share = min(max(sparsity, least), most) if sparsity else 0.0
+        return torch.full((len(models),), metanet.strength_for(share), dtype=torch.float64)
     sparsity = _BY_PASS * sparsity
     low = torch.full((len(models),), math.log(opt.l1_range.low), dtype=torch.float64)
     high = torch.full_like(low, math.log(opt.l1_range.high))

@@ -14,8 +14,9 @@ trained by proximal SGD with L1 (λ chosen by the accuracy after pruning), and i
 (IMP) from the trained networks: 5 steps, each with 25 epochs of fine-tuning. The part ``prototype`` does the
 same, with the same epochs and settings to choose from, from the checkpoint's learned prototype in place of
 the start; and once more with dense training of 10 or 25 epochs, whichever is better on validation problems,
-since so few examples are soon learned by heart. And curves over λ, with the learning rate tuned anew for
-every λ.
+since so few examples are soon learned by heart. Its checkpoint is one that reads λ and learned no masks. The
+part ``masked`` trains the pruner's own sparse prototype, with the weights that the pass leaves. And curves
+over λ, with the learning rate tuned anew for every λ.
 """
 
 from __future__ import annotations
@@ -53,8 +54,10 @@ from benchmarks.pruning.training import (
 )
 
 BENCHMARK = "pruning"
-PARTS = ("baselines", "prototype", "l1", "passes", "after")
-CHECKPOINT = "curves-cnn-relu-l1"
+PARTS = ("baselines", "prototype", "masked", "l1", "passes", "after")
+CHECKPOINT = "curves-cnn-relu-sparse"
+L1 = "curves-cnn-relu-l1"
+"""Checkpoint of the curves over λ, and of the pretrained initialisation of iterative pruning."""
 DENSE = "curves-cnn-relu"
 SPARSITY = 0.8
 FINE_TUNING = 25
@@ -197,6 +200,36 @@ def prototype_rows(cell: Cell, size: int, lengths: Sequence[int], source: str, n
     }
 
 
+def masked_rows(cell: Cell, size: int, lengths: Sequence[int], source: str) -> Record:
+    """The learned sparse prototype, trained with its mask by SGD; the best setting on validation problems.
+
+    Args:
+        cell: The problems and networks.
+        size: N.
+        lengths: Epochs of training to choose from.
+        source: A checkpoint whose strength says how many weights are left.
+    """
+    checkpoint = Checkpoint(source, load_release(source), cell)
+    l1 = checkpoint.metanet.strength_for(SPARSITY)
+    both = []
+    for fleet in fleets(cell, size):
+        start = checkpoint.rounds(fleet.start, fleet.read, rounds=0, l1=l1)[0]
+        both.append((fleet, start, {name: p != 0 for name, p in start.items() if p.ndim > 2}))
+    (tuning, start, masks), (test, test_start, test_masks) = both
+    settings = [Setting("sgd", rate, noise) for rate, noise in product(RATES["sgd"], cell.noises())]
+    scores = {
+        (setting, epochs): accuracy(cell, tuning, trained(cell, tuning, start, setting, epochs, masks))
+        for setting, epochs in product(settings, lengths)
+    }
+    setting, epochs = max(scores, key=scores.__getitem__)
+    after = trained(cell, test, test_start, setting, epochs, test_masks)
+    tried = [[s.rate, s.noise, e, round(value, 4)] for (s, e), value in scores.items()]
+    return {
+        "setting": setting, "epochs": epochs, "tried": tried,
+        "rows": {"masked prototype, trained": row(cell, test, after)},
+    }  # fmt: skip
+
+
 def l1_rows(cell: Cell, size: int, epochs: int, optimizer: str, strengths: tuple[float, ...]) -> Record:
     """Proximal training with an L1 penalty: a point for every λ, and the best of them after pruning."""
     tuning, test = fleets(cell, size)
@@ -307,16 +340,22 @@ def all_parts(options: argparse.Namespace) -> list[Part]:
                 lambda _, s=size, e=epochs: baseline_rows(cell, s, e), 3 * cost,
             ))  # fmt: skip
         if "prototype" in options.parts:
-            sha = {"sha256": load_release(options.checkpoint).sha256}
+            sha = {"sha256": load_release(L1).sha256}
             for key, name, lengths in (
                 ("prototype", "prototype", (epochs,)),
                 ("prototype/short", "short prototype", SHORT),
             ):
                 parts.append(Part(
                     f"{key}/{size}", identity(size, rates=RATES["sgd"], lengths=lengths, **sha),
-                    lambda _, s=size, e=lengths, n=name: prototype_rows(cell, s, e, options.checkpoint, n),
+                    lambda _, s=size, e=lengths, n=name: prototype_rows(cell, s, e, L1, n),
                     3 * cost,
                 ))  # fmt: skip
+        if "masked" in options.parts:
+            sha = {"sha256": load_release(options.checkpoint).sha256}
+            parts.append(Part(
+                f"masked/{size}", identity(size, rates=RATES["sgd"], lengths=SHORT, **sha),
+                lambda _, s=size: masked_rows(cell, s, SHORT, options.checkpoint), 3.0 * size * SHORT[-1],
+            ))  # fmt: skip
         for optimizer in L1_RATES if "l1" in options.parts else ():
             if optimizer == "sgd" or size == sizes.adam:
                 parts.append(Part(
@@ -331,9 +370,9 @@ def all_parts(options: argparse.Namespace) -> list[Part]:
                 f"passes/{size}", identity(size, **sha),
                 lambda _, s=size: pass_rows(cell, s, options.checkpoint), 10.0 * size,
             ))  # fmt: skip
+            sha = {"sha256": load_release(L1).sha256}
             parts.append(Part(
-                f"curve/{size}", identity(size, **sha),
-                lambda _, s=size: curve(cell, s, options.checkpoint), 10.0 * size,
+                f"curve/{size}", identity(size, **sha), lambda _, s=size: curve(cell, s, L1), 10.0 * size,
             ))  # fmt: skip
         if "after" in options.parts:
             sha = {"sha256": load_release(options.checkpoint).sha256}

@@ -10,14 +10,15 @@ from benchmarks.harness.store import Record, Records
 from benchmarks.harness.tables import bold, bullets, document, made_by, plus_minus, table
 
 ROWS = {
-    "pass": "one pass, then magnitude",
+    "pass": "one pass",
     "pass, by layer": "one pass, then magnitude, each layer on its own",
-    "pass, fine-tuned": "one pass, then magnitude, then 25 epochs of fine-tuning",
+    "pass, fine-tuned": "one pass, then 25 epochs of fine-tuning",
     "function": "its function alone, no data, from the trained network",
     "usual pass": "one pass of `curves-cnn-relu`, then magnitude",
     "imp": "IMP, 5 x 25 epochs, from the trained network",
     "prototype, imp": "IMP, 5 x 25 epochs, from the learned prototype, trained as long",
     "short prototype, imp": "IMP, 5 x 25 epochs, from the learned prototype, trained 10 or 25 epochs",
+    "masked prototype, trained": "learned sparse prototype, trained with its mask, 10 or 25 epochs",
     "l1": "trained with L1 (proximal SGD), then magnitude",
     "trained": "trained, then magnitude",
     "prototype, trained": "learned prototype, trained as long, then magnitude",
@@ -38,6 +39,7 @@ RIVALS = {
     "imp": "IMP",
     "prototype, imp": "IMP from the learned prototype, trained as long",
     "short prototype, imp": "IMP from the learned prototype, trained 10 or 25 epochs",
+    "masked prototype, trained": "the learned sparse prototype, trained with its mask",
     "l1": "L1 training",
     "usual pass": "a pass without λ",
 }
@@ -52,7 +54,7 @@ def sizes_of(records: Records) -> list[int]:
 def rows_of(records: Records, size: int) -> dict[str, Record]:
     """Row -> scores, loss and zeros of every network."""
     rows: dict[str, Record] = {}
-    for kind in ("baselines", "prototype", "prototype/short", "passes", "after"):
+    for kind in ("baselines", "prototype", "prototype/short", "masked", "passes", "after"):
         key = f"{kind}/{size}"
         if key in records:
             rows |= records[key]["result"]["rows"]

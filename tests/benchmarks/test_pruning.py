@@ -8,7 +8,7 @@ import torch
 from amortopt.functional.networks import apply_many
 from amortopt.training import Stepper
 from benchmarks.one_shot.baselines import Setting
-from benchmarks.pruning.run import CHECKPOINT, SPARSITY, cell_of, fleets
+from benchmarks.pruning.run import L1, SPARSITY, cell_of, fleets
 from benchmarks.pruning.training import Masked, iterative, masks_of, pruned, trained, zeros
 
 
@@ -46,7 +46,7 @@ def test_iterative_pruning_ends_at_the_sparsity_and_l1_training_does_not_lose_it
 
 def test_pretrained_fleets_have_one_function_and_the_same_examples() -> None:
     cell = cell_of(True)
-    for usual, pretrained in zip(fleets(cell, 200), fleets(cell, 200, CHECKPOINT), strict=True):
+    for usual, pretrained in zip(fleets(cell, 200), fleets(cell, 200, L1), strict=True):
         assert torch.equal(usual.read.x, pretrained.read.x)
         answers = apply_many(cell.module, pretrained.start, usual.read.x[0, :5])
         torch.testing.assert_close(answers, answers[:1].expand_as(answers), rtol=1e-4, atol=1e-4)

@@ -85,6 +85,31 @@ def test_strength_is_the_lowest_that_leaves_few_enough_weights() -> None:
     assert zeros(opt.one_shot(net, batch=batch(), l1=report.l1 * 0.85)) < 0.45
 
 
+@pytest.mark.parametrize(("sparsity", "by_pass"), [(0.7, 0.7), (0.2, 0.5), (0.97, 0.9), (0.0, 0.0)])
+def test_of_a_checkpoint_with_zeros_one_pass_has_them(
+    sparsity: float, by_pass: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    shapes = {name: tuple(p.shape) for name, p in FAMILY.build().named_parameters()}
+    metanet = Rounds(
+        extract(FAMILY.build(), FAMILY.example_input()),
+        **{"shapes": shapes, "channels": 2, "hidden": 4, "conditions": ("batch", "l1")},
+        **{"l1_range": (RANGE.low, RANGE.high), "l1_knots": 2, "zeros": (0.5, 0.9)},
+    )
+    problem, passes = make_problem_family("curves"), []
+    opt = ScaleGMNOptimizer(metanet, family=FAMILY, problem=problem, l1_range=RANGE, name="test")
+    one_shot = ScaleGMNOptimizer.one_shot
+    monkeypatch.setattr(
+        ScaleGMNOptimizer, "one_shot", lambda *a, **k: passes.append(k["l1"]) or one_shot(*a, **k)
+    )
+    pruned, report = prune(network(), sparsity, batch(), optimizer=opt, return_report=True)
+    assert len(passes) == 1
+    assert report.by_pass == pytest.approx(by_pass, abs=2e-3)
+    # Fewer zeros than the checkpoint was made for would cost more than they save.
+    assert zeros(pruned) == pytest.approx(max(sparsity, by_pass), abs=2e-3)
+    assert zeros(pruned) >= round(sparsity * 428) / 428
+
+
 def test_without_penalty_magnitudes_decide_alone() -> None:
     net, opt = network(), optimizer()
     pruned, report = prune(net, 1e-3, batch(), optimizer=opt, return_report=True)

@@ -25,7 +25,7 @@ Reading: TypeAlias = Literal["batch", "function", "both"]
 """What a pass takes gradients of: its batch, its function, or each of the two."""
 
 _NONE = Conditions()
-_RISE = (0.05, 0.45)
+_RISE = (0.02, 0.3)
 """Shares of meta-training between which the share of zeros rises, as a cubic (Zhu and Gupta 2017)."""
 _FOLLOW = 0.03
 """Share by which a mean square moves to that of the networks at hand."""
@@ -274,7 +274,7 @@ class Rounds(Metanet):
         return torch.where(l1 > 0, least + (most - least) * position, 0)
 
     def set_progress(self, share: float) -> None:
-        """State how much of meta-training is done: fewer weights are zero in its first half, and then all.
+        """State how much of meta-training is done: fewer weights are zero in its first third, and then all.
 
         While that share rises, weights are ranked by their sizes; then the ranks stay as they are.
         """

@@ -40,8 +40,7 @@ class RoundRule(nn.Module):
     network, and every round ends as a step of proximal gradient descent does, by soft thresholds
     :math:`\theta \leftarrow \operatorname{sign}(\theta)\max(|\theta| - t_{rl}, 0)` with a blended
     :math:`\log t_{rl}` for every weight: weights become exactly zero. At strength 0 there is no threshold.
-    Without thresholds (``thresholds=False``), proposals are what ``keep`` leaves of them, before the first
-    and after every round.
+    Without thresholds (``thresholds=False``), proposals are what ``keep`` leaves of them after every round.
 
     Args:
         first: Matrices [o, i] that the prototype starts from.
@@ -127,8 +126,7 @@ class RoundRule(nn.Module):
         Returns:
             Matrices [B, o, i] after every round, the first ones being the blended prototypes.
         """
-        start = self.start(blend)
-        proposals = [start if keep is None else keep(start)]
+        proposals = [self.start(blend)]
         velocity = [[torch.zeros_like(m) for m in proposals[0]] for _ in gradients]
         logs = [torch.log(n.clamp(1, self.most_examples) / _USUAL).to(blend)[:, None] for n in examples]
         for r in range(self.rounds if rounds is None else rounds):

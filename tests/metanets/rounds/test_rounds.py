@@ -279,7 +279,7 @@ def test_zeros_are_as_many_as_the_strength_asks_for_in_every_gauge(reading: str)
             None, l1, None, lambda p: loss_and_grad_many(network, p, examples, CrossEntropy(3))[1]
         )
     assert_equivariant(lambda p: metanet(p, given), spec_of(CNN), params, batched=True)
-    for new in metanet.after_rounds(params, given):
+    for new in metanet.after_rounds(params, given)[1:]:
         weights = torch.cat([p.flatten(1) for p in new.values() if p.ndim > 2], 1)
         shares = torch.tensor([0.0, 0.2, 0.55, 0.9]).double()
         assert torch.equal((weights == 0).sum(1), (shares * weights.shape[1]).round().long())
