@@ -159,7 +159,7 @@ def test_a_model_that_cannot_be_traced_is_read_tensor_by_tensor_with_a_warning()
     with pytest.warns(
         RuntimeWarning, match=r"could not be traced, so every tensor is read by itself"
     ) as seen:
-        opt = UNFOptimizer(model, x, rule=UNFRule(vector_rate=0.1, table_rate=0.1))
+        opt = UNFOptimizer(model, x, rule=UNFRule(vector_rate=0.1, table_rate=0.1), lr=0.02)
     assert len(str(seen[0].message)) > 150  # it names what could not be followed
     twin = copy.deepcopy(model)
     weights = dict(twin.named_parameters())

@@ -83,7 +83,7 @@ def test_validation_and_results_are_psnr(run: tuple[Path, str]) -> None:
     config = json.loads((release / "config.json").read_text())
     after = config["results"]["after"]
     assert config["statistics"]["sizes"] == [64]
-    assert set(after) == {"mean_psnr", "max_psnr", "min_psnr", "mean_loss"}
+    assert set(after) == {"mean_psnr", "standard_error", "max_psnr", "min_psnr", "mean_loss"}
     assert "mean_psnr" in (release / "README.md").read_text()
 
 
