@@ -55,7 +55,7 @@ RATES = (0.006, 0.02, 0.06, 0.2)
 SMALLEST = 1e-6
 """Losses below it count as equal."""
 HOW = {"cosine": "falling", "constant": "constant"}
-"""Schedule -> name of its rates."""
+"""Schedule -> the attribute of a candidate that has its rates."""
 CLIP = 1.5
 """Largest absolute value of a logarithm of a ratio of losses in a mean over tasks."""
 NUMBERS = {"mix": (0.3, 0.0, 0.7, 0.0), "vector_rate": 0.4, "table_rate": 0.4, "floor": 0.0625}
@@ -257,8 +257,8 @@ def _measured(candidate: Candidate, tasks: int, shrink: int, advance: Advance = 
     for seed in range(tasks):
         task = draw_task(seed)
         found[task.title] = {}
-        for schedule, rates in (("cosine", candidate.falling), ("constant", candidate.constant)):
-            if not rates:
+        for schedule, name in HOW.items():
+            if not (rates := getattr(candidate, name)):
                 continue
             stepper, steps = candidate.stepper(task.inner, rates, schedule), task.steps // shrink
             run = train(DrawnStarts(task), stepper, steps, repeats=len(rates))

@@ -141,7 +141,7 @@ def _tables(lines: Sequence[Line], records: Records) -> list[tuple[str, str]]:
 def _choices(records: Records) -> list[tuple[str, str]]:
     """The same of how the numbers of the rule and its default rate were chosen."""
     search = "Search for the numbers of the rule: logarithm of the final loss minus Muon's, and the best rate"
-    drawn = "Drawn tasks: on how many of 33 the row is ahead, and the mean logarithm of the ratio of losses"
+    drawn = "Drawn tasks: on how many the row is ahead, and the mean logarithm of the ratio of losses"
     tables = [(search, search_table(records)), (drawn, drawn_table(records))]
     return [(title, text) for title, text in tables if text]
 

@@ -253,13 +253,15 @@ def test_optimizers_drawn_tasks_are_the_same_for_all_and_by_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drawn, "KINDS", ("regression", "siren", "mlp"))
-    run.main(["--quick", "--out", str(tmp_path), "--parts", "drawn"])
-    records = read_records(tmp_path / "learned_optimizers.json", run.BENCHMARK)
-    shown = [drawn.ADAMW, drawn.MUON, drawn.SHIPPED]
-    assert set(records) == {f"drawn/3/{candidate.title}" for candidate in shown}
+    options = ["--parts", "drawn", "--rivals", release(tmp_path, "deepset")]
+    run.main(["--quick", "--out", str(tmp_path / "out"), *options])
+    records = read_records(tmp_path / "out" / "learned_optimizers.json", run.BENCHMARK)
+    shown = [*(candidate.title for candidate in (drawn.ADAMW, drawn.MUON, drawn.SHIPPED)), "`tiny-deepset`"]
+    assert set(records) == {f"drawn/3/{title}" for title in shown}
     assert len({tuple(record["result"]) for record in records.values()}) == 1
-    text = (tmp_path / "learned_optimizers.md").read_text()
-    assert "| `unf-small`, 0.04 cosine |" in text and "| AdamW, 0.001 constant | 0: +0.00" in text
+    text = (tmp_path / "out" / "learned_optimizers.md").read_text()
+    assert "| `unf-small`, 0.04 cosine |" in text and "| `tiny-deepset`, best of 4 rates |" in text
+    assert "| AdamW, 0.001 constant | 0: +0.00" in text
     shipped = load_release("unf-small", "rule").module.config
     assert {key: shipped[key] for key in drawn.NUMBERS} == {
         key: list(value) if isinstance(value, tuple) else value for key, value in drawn.NUMBERS.items()
