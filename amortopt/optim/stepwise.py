@@ -33,7 +33,7 @@ from amortopt.optim.stepwise_work import Workspace, move
 from amortopt.symmetry import SymmetrySpec
 
 Nonfinite = Literal["skip", "raise"]
-LEARNING_RATE = 0.02
+LEARNING_RATE = 0.04
 """Of a ``UNFOptimizer``, by default."""
 _LARGEST = torch.finfo(torch.float32).max
 _SKIPPED_IN_A_ROW = 5  # steps, before there is a warning: a GradScaler may need some to find its scale

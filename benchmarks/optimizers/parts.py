@@ -19,7 +19,7 @@ from amortopt.training import Stepper
 from benchmarks.harness.command import Advance, Part
 from benchmarks.harness.numbers import values
 from benchmarks.harness.store import Record, Store
-from benchmarks.optimizers.settings import HORIZON, LONGER, Plan, Setting
+from benchmarks.optimizers.settings import HORIZON, LONGER, LONGEST, Plan, Setting
 from benchmarks.optimizers.steppers import Config, Learned, stepper_of
 from benchmarks.optimizers.training import Run, Starts, train, train_loss
 from benchmarks.optimizers.tuning import Tuner
@@ -121,7 +121,7 @@ def _baseline(
 
 
 def rule_parts(entry: Entry, setting: Setting, plan: Plan, *, horizon: int = HORIZON) -> list[Part]:
-    """A rule on a setting: at the horizon and, on a known task, at a longer one.
+    """A rule on a setting: at the horizon and, on a known task, at two longer ones.
 
     Rules are tuned on half-decades and one schedule, which is the baselines' coarse grid, and run at their
     default as well.
@@ -138,7 +138,8 @@ def rule_parts(entry: Entry, setting: Setting, plan: Plan, *, horizon: int = HOR
                 for config, losses in tuned.tried.items()
             ]
             found: Record = {"config": tuned.best, "tried": tried}
-            for key, config in (("", tuned.best), ("default", Config("", entry.rate))):
+            usual = {"default": Config("", entry.rate), "default_falling": Config("", entry.rate, "cosine")}
+            for key, config in {"": tuned.best, **usual}.items():
                 rate = torch.full((plan.test_seeds,), config.learning_rate, dtype=torch.float64)
                 stepper = Learned(entry.rule, setting.inner.layout, rate, config.schedule)
                 tested = _test(setting, stepper, steps, (), plan, advance)
@@ -152,10 +153,10 @@ def rule_parts(entry: Entry, setting: Setting, plan: Plan, *, horizon: int = HOR
             "plan": grid.identity,
         }
         # A step of a rule costs about as much as a step of training does.
-        networks = 4 * plan.tuning_seeds + 2 * plan.test_seeds
+        networks = 4 * plan.tuning_seeds + 3 * plan.test_seeds
         return Part(f"rule/{entry.name}/{setting.label}/{steps}", identity, work, 2 * networks * steps)
 
-    return [part(steps) for steps in ((horizon, LONGER * horizon) if longer else (horizon,))]
+    return [part(times * horizon) for times in ((1, LONGER, LONGEST) if longer else (1,))]
 
 
 def _test(

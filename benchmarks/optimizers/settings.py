@@ -61,8 +61,8 @@ class Setting:
 
 HORIZON = 500
 """Steps T."""
-LONGER = 4
-"""The known tasks are also run for this multiple of the horizon."""
+LONGER, LONGEST = 4, 16
+"""The known tasks are also run for this multiple of the horizon; Muon and the rules in question for both."""
 
 TEXT = {"name": "pydoc_text", "length": 32}
 KNOWN = (
@@ -103,7 +103,7 @@ class Plan:
         decays: Weight decays of AdamW that are tried.
         stretch: Steps that a point of a curve is the mean of.
         baselines: Optimizers; AdamW follows Adam.
-        longer: Whether runs of ``LONGER`` horizons are measured as well.
+        longer: Whether runs of ``LONGER`` and ``LONGEST`` horizons are measured as well.
     """
 
     test_seeds: int = 5

@@ -29,7 +29,7 @@ from benchmarks.optimizers.parts import MUON, Entry
 from benchmarks.optimizers.suite_tasks import TASKS, Pair, Task
 
 QUICK_STEPS = 50
-SEEDS = 2
+SEEDS = 3
 GRIDS = {
     "adamw": (0.001, 0.003, 0.01, 0.03),
     "sgd": (0.03, 0.1, 0.3, 1.0),

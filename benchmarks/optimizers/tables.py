@@ -12,7 +12,7 @@ from benchmarks.harness.tables import any_of, bullets, document, machines, made_
 from benchmarks.optimizers.cost import cost_table
 from benchmarks.optimizers.drawn import drawn_table
 from benchmarks.optimizers.search import search_table
-from benchmarks.optimizers.settings import HORIZON, KNOWN, LONGER, SETTINGS
+from benchmarks.optimizers.settings import HORIZON, KNOWN, LONGER, LONGEST, SETTINGS
 from benchmarks.optimizers.suite import suite_tables
 
 OPTIMIZERS = {
@@ -72,9 +72,13 @@ def lines_of(records: Records) -> list[Line]:
             title = OPTIMIZERS.get(name, f"{NETS[net]} (`{name}`)")
             line = Line(name, title, rule["role"], rank=list(NETS).index(net) + len(OPTIMIZERS))
             rate = rule.get("rate", 0.02)
-            usual = Line(f"{name} default", f"{title}, lr {rate:g} constant", rule["role"], rank=line.rank)
-            usual = lines.setdefault((kind, usual.key), usual)
-            usual.losses[setting, steps] = result["default"][str(steps)]
+            for how, schedule in {"default": "constant", "default_falling": "cosine"}.items():
+                if how in result:
+                    usual = Line(
+                        f"{name} {how}", f"{title}, lr {rate:g} {schedule}", rule["role"], rank=line.rank
+                    )
+                    usual = lines.setdefault((kind, usual.key), usual)
+                    usual.losses[setting, steps] = result[how][str(steps)]
         line = lines.setdefault((kind, name), line)
         line.curves[setting, identity["steps"]] = result["curve"]
         line.losses |= {(setting, int(at)): losses for at, losses in result["final"].items()}
@@ -84,12 +88,12 @@ def lines_of(records: Records) -> list[Line]:
 
 
 def places(lines: Sequence[Line], kind: str) -> list[Place]:
-    """(setting, steps) that something was measured at, in order: ``known``, ``longer`` or ``unseen``."""
+    """(setting, steps) that something was measured at, in order; the kind is a key of ``_titles``."""
     known, order = {setting.label for setting in KNOWN}, list(SETTINGS)
     chosen = [
         (setting, steps)
         for setting, steps in {place for line in lines for place in line.losses}
-        if (setting in known) == (kind != "unseen") and (steps == LONGER * HORIZON) == (kind == "longer")
+        if kind == ("unseen" if setting not in known else _spans().get(steps, "known"))
     ]
     return sorted(chosen, key=lambda place: order.index(place[0]))
 
@@ -137,12 +141,14 @@ def _tables(lines: Sequence[Line], records: Records) -> list[tuple[str, str]]:
     return [(title, text) for title, text in tables if text]
 
 
+def _spans() -> dict[int, str]:
+    """Steps of a run of a known task -> the table it is in."""
+    return {HORIZON: "known", LONGER * HORIZON: "longer", LONGEST * HORIZON: "longest"}
+
+
 def _titles() -> dict[str, str]:
-    return {
-        "known": f"Training loss after {HORIZON} steps",
-        "longer": f"Training loss after {LONGER * HORIZON} steps",
-        "unseen": f"Training loss after {HORIZON} steps, other widths and problems",
-    }
+    known = {kind: f"Training loss after {steps} steps" for steps, kind in _spans().items()}
+    return {**known, "unseen": f"Training loss after {HORIZON} steps, other widths and problems"}
 
 
 def explanation(records: Records, *, quick: bool) -> str:
@@ -188,7 +194,7 @@ def verdicts(lines: Sequence[Line]) -> list[str]:
     """The rules in question against the best baseline and against their rivals, paired by initialisation."""
     texts = []
     baselines, rivals, mains = ([line for line in lines if line.role == role] for role in ROLES)
-    spans = {"known": f"{HORIZON} steps", "longer": f"{LONGER * HORIZON} steps", "unseen": "other settings"}
+    spans = {kind: f"{steps} steps" for steps, kind in _spans().items()} | {"unseen": "other settings"}
     for rule in mains:
         for kind, name in spans.items():
             columns = [place for place in places(lines, kind) if place in rule.losses]

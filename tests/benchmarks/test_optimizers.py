@@ -175,12 +175,17 @@ def test_optimizers_benchmark_measures_and_goes_on(
     assert set(first) == {
         *(f"baseline/mlp/6/{name}" for name in ("sgd", "adam", "adamw")),
         *(f"baseline/{at}/{name}" for at in ("mlp/24", "mlp-16/6") for name in ("sgd", "adam")),
-        *(f"rule/{name}/{at}" for name in ("muon", "tiny-unf") for at in ("mlp/6", "mlp/24", "mlp-16/6")),
+        *(
+            f"rule/{name}/{at}"
+            for name in ("muon", "tiny-unf")
+            for at in ("mlp/6", "mlp/24", "mlp/96", "mlp-16/6")
+        ),
         *(f"rule/tiny-mlp/{label}/6" for label in ("mlp", "mlp-16")),
         "cost/small",
     }
     assert first["cost/small"]["result"]["seconds"]["adam"] > 0 and first["cost/small"]["result"]["ratio"] > 0
-    assert set(first["rule/tiny-unf/mlp/24"]["result"]["default"]) == {"24"}
+    for how in ("default", "default_falling"):
+        assert set(first["rule/tiny-unf/mlp/24"]["result"][how]) == {"24"}
     # A rule that has learned nothing is Muon: so far this one is.
     found, muon = (first[f"rule/{name}/mlp/6"]["result"]["final"]["6"] for name in ("tiny-unf", "muon"))
     assert found == pytest.approx(muon, abs=1e-3)
