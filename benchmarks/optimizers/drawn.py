@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,11 +22,14 @@ from torch import Tensor
 import amortopt.meta.rule.problems  # noqa: F401  # registers digits_autoencoder
 from amortopt.meta.rule.inner import InnerProblem
 from amortopt.metanets.update_rule.rule import UNFRule
+from amortopt.optim.stepwise import LEARNING_RATE
 from amortopt.tasks import ArrayProblem, Family, Problem, make_family, make_problem
 from amortopt.training import Stepper
 from benchmarks.harness.command import Advance, Part
+from benchmarks.harness.numbers import summary
 from benchmarks.harness.store import Record, Records
-from benchmarks.harness.tables import table
+from benchmarks.harness.tables import plus_minus, table
+from benchmarks.optimizers.parts import Entry
 from benchmarks.optimizers.settings import TEXT
 from benchmarks.optimizers.steppers import Learned
 from benchmarks.optimizers.training import Starts, train, train_loss
@@ -47,8 +50,12 @@ KINDS = (
 )
 """Of the tasks, in turn."""
 WIDTHS = (16, 24, 32, 48, 64, 96)
+RATES = (0.006, 0.02, 0.06, 0.2)
+"""Of Muon and every rule, where the best of them counts."""
 SMALLEST = 1e-6
 """Losses below it count as equal."""
+HOW = {"cosine": "falling", "constant": "constant"}
+"""Schedule -> name of its rates."""
 CLIP = 1.5
 """Largest absolute value of a logarithm of a ratio of losses in a mean over tasks."""
 NUMBERS = {"mix": (0.3, 0.0, 0.7, 0.0), "vector_rate": 0.4, "table_rate": 0.4, "floor": 0.0625}
@@ -90,31 +97,35 @@ class Candidate:
 
     Attributes:
         title: For people.
-        numbers: Arguments of a rule without a network; None is AdamW.
+        rule: None is AdamW.
         falling: Rates that fall to zero as a cosine.
         constant: Rates that stay.
+        sha256: Of a network's weights.
     """
 
     title: str
-    numbers: Mapping[str, Any] | None = None
-    falling: tuple[float, ...] = (0.006, 0.02, 0.06, 0.2)
+    rule: UNFRule | None = None
+    falling: tuple[float, ...] = RATES
     constant: tuple[float, ...] = ()
+    sha256: str = ""
 
     def stepper(self, inner: InnerProblem, rates: Sequence[float], schedule: Any) -> Stepper | Learned:
         """The optimizer of as many networks as there are rates."""
         rate = torch.tensor(rates, dtype=torch.float64)
-        if self.numbers is None:
+        if self.rule is None:
             return Stepper("adamw", rate, schedule, weight_decay=torch.full_like(rate, 0.01))
-        return Learned(UNFRule("none", **self.numbers), inner.layout, rate, schedule)
+        return Learned(self.rule, inner.layout, rate, schedule)
 
 
 ADAMW = Candidate("AdamW", None, (0.001, 0.003, 0.01, 0.03), (0.001,))
-MUON = Candidate("Muon and Adam", {})
-SHIPPED = Candidate("`unf-small`", NUMBERS, (0.006, 0.02, 0.03, 0.04, 0.05, 0.06, 0.2), (0.02, 0.04))
+MUON = Candidate("Muon and Adam", UNFRule("none"))
+SHIPPED = Candidate(
+    "`unf-small`", UNFRule("none", **NUMBERS), (0.006, 0.02, 0.03, 0.04, 0.05, 0.06, 0.2), (0.02, 0.04)
+)
 
 
 def _changed(title: str, **numbers: Any) -> Candidate:
-    return Candidate(title, {**NUMBERS, **numbers}, (0.02, 0.03, 0.04, 0.06), ())
+    return Candidate(title, UNFRule("none", **{**NUMBERS, **numbers}), (0.02, 0.03, 0.04, 0.06))
 
 
 CANDIDATES = (
@@ -126,6 +137,11 @@ CANDIDATES = (
     _changed("gradient .2", mix=(0.2, 0.0, 0.8, 0.0)),
     _changed("gradient .4", mix=(0.4, 0.0, 0.6, 0.0)),
 )
+
+
+def with_network(entry: Entry) -> Candidate:
+    """A rule of a release, at the rates of ``unf-small``."""
+    return Candidate(f"`{entry.name}`", entry.rule, (*RATES, LEARNING_RATE), sha256=entry.sha256)
 
 
 def draw_task(seed: int) -> Drawn:
@@ -216,20 +232,22 @@ def _drawn_again(p: Tensor, name: str, start: str, generator: torch.Generator) -
     return p
 
 
-def drawn_parts(*, quick: bool) -> list[Part]:
-    """A part per candidate."""
+def drawn_parts(networks: Sequence[Entry] = (), *, quick: bool) -> list[Part]:
+    """A part per candidate, and per rule with a network."""
     tasks, shrink = (3, 10) if quick else (TASKS, 1)
+    candidates = CANDIDATES[:3] if quick else CANDIDATES
     return [
         Part(
             f"drawn/{tasks}/{candidate.title}",
             {
-                "numbers": None if candidate.numbers is None else UNFRule("none", **candidate.numbers).config,
+                "numbers": None if candidate.rule is None else candidate.rule.config,
                 **{"falling": candidate.falling, "constant": candidate.constant, "shrink": shrink},
+                **({"sha256": candidate.sha256} if candidate.sha256 else {}),
             },
             partial(_measured, candidate, tasks, shrink),
             float(tasks),
         )
-        for candidate in (CANDIDATES[:3] if quick else CANDIDATES)
+        for candidate in (*candidates, *map(with_network, networks))
     ]
 
 
@@ -250,50 +268,41 @@ def _measured(candidate: Candidate, tasks: int, shrink: int, advance: Advance = 
     return found
 
 
-@dataclass
-class _Row:
-    """One way to run a candidate: its losses on all tasks."""
-
-    title: str
-    losses: list[float] = field(default_factory=list)
-
-    def ahead(self, rival: list[float]) -> str:
-        """On how many tasks it is ahead, and the mean logarithm of the ratio of losses."""
-        both = list(zip(self.losses, rival, strict=True))
-        wins = sum(ours < theirs or ours <= SMALLEST for ours, theirs in both)
-        logs = [math.log(max(ours, SMALLEST) / max(theirs, SMALLEST)) for ours, theirs in both]
-        mean = sum(max(-CLIP, min(CLIP, value)) for value in logs) / len(logs)
-        return f"{wins} ({mean:+.2f})"
-
-
 def drawn_table(records: Records) -> str:
-    """Markdown of the records of drawn tasks; empty without those of AdamW and Muon."""
-    found = {
-        key.split("/", 2)[2]: record["result"] for key, record in records.items() if key.startswith("drawn/")
-    }
-    if not {ADAMW.title, MUON.title} <= set(found):
+    """Markdown of the records of drawn tasks; empty without those of AdamW, Muon and ``unf-small``."""
+    found = {key.split("/", 2)[2]: record for key, record in records.items() if key.startswith("drawn/")}
+    if not {ADAMW.title, MUON.title, SHIPPED.title} <= set(found):
         return ""
-    best = {title: _losses(found[title], "cosine") for title in (ADAMW.title, MUON.title)}
     rivals = {
-        "AdamW, .001 constant": _losses(found[ADAMW.title], "constant", 0),
-        "AdamW, best of 4 rates": best[ADAMW.title],
-        "Muon, best of 4 rates": best[MUON.title],
+        "AdamW, .001 constant": _losses(found[ADAMW.title], "constant", (0.001,)),
+        "AdamW, best of 4 rates": _losses(found[ADAMW.title], "cosine", ADAMW.falling),
+        "Muon, best of 4 rates": _losses(found[MUON.title], "cosine", RATES),
+        "`unf-small`, best of 4 rates": _losses(found[SHIPPED.title], "cosine", RATES),
     }
-    rows = []
-    for candidate in CANDIDATES:
-        if candidate.title not in found:
-            continue
-        for schedule, rates in (("cosine", candidate.falling), ("constant", candidate.constant)):
-            for place, rate in enumerate(rates):
-                row = _Row(
-                    f"{candidate.title}, {rate:g} {schedule}",
-                    _losses(found[candidate.title], schedule, place),
-                )
-                rows.append([row.title, *map(row.ahead, rivals.values())])
+    order, rows = [candidate.title for candidate in CANDIDATES], []
+    for title in sorted(found, key=lambda title: order.index(title) if title in order else len(order)):
+        record = found[title]
+        identity = record["identity"]
+        ways = {f"{rate:g} {how}": (how, (rate,)) for how in HOW for rate in identity[HOW[how]]}
+        if set(RATES) <= set(identity[HOW["cosine"]]):
+            ways["best of 4 rates"] = ("cosine", RATES)
+        for way, (how, chosen) in ways.items():
+            losses = _losses(record, how, chosen)
+            rows.append([f"{title}, {way}", *(_against(losses, rival) for rival in rivals.values())])
     return table(["", *rivals], rows)
 
 
-def _losses(result: Record, schedule: str, place: int | None = None) -> list[float]:
-    """Of every task, at one rate or at the best."""
-    many = [[math.inf if x is None else x for x in task[schedule]] for task in result.values()]
-    return [min(losses) if place is None else losses[place] for losses in many]
+def _losses(record: Record, how: str, chosen: Sequence[float]) -> list[float]:
+    """Of every task, at the best of some rates."""
+    places = [list(record["identity"][HOW[how]]).index(rate) for rate in chosen]
+    many = [[task[how][place] for place in places] for task in record["result"].values()]
+    return [min(math.inf if loss is None else loss for loss in losses) for losses in many]
+
+
+def _against(losses: list[float], rival: list[float]) -> str:
+    """On how many tasks they are lower, and the mean logarithm of the ratio with its interval."""
+    both = list(zip(losses, rival, strict=True))
+    lower = sum(ours < theirs or ours <= SMALLEST for ours, theirs in both)
+    logs = [math.log(max(ours, SMALLEST) / max(theirs, SMALLEST)) for ours, theirs in both]
+    mean = summary([[max(-CLIP, min(CLIP, value)) for value in logs]])
+    return f"{lower}: {plus_minus(mean, 2, sign='+')}"

@@ -54,7 +54,7 @@ def parts_of(options: Any, store: Store) -> list[Part]:
     """
     sources = list_shipped("rule") if options.rules is None else options.rules
     entries: list[Entry] = []
-    if {"rules", "suite", "cost"} & set(options.parts):
+    if {"rules", "suite", "cost", "drawn"} & set(options.parts):
         entries = [muon(), *read_rules(options.rivals, "rival"), *read_rules(sources, "main")]
         if len(entries) == 1 and {"rules", "cost"} & set(options.parts) and "baselines" not in options.parts:
             raise ValueError("rules: got none, expected at least one; pass --rules with names or folders")
@@ -71,10 +71,9 @@ def parts_of(options: Any, store: Store) -> list[Part]:
     plan = QUICK if options.quick else Plan()
     if options.baselines:
         plan = replace(plan, baselines=tuple(options.baselines))
-    parts = []
-    for name, make in {"search": search_parts, "drawn": drawn_parts}.items():
-        if name in options.parts and not options.only:
-            parts += make(quick=options.quick)
+    parts = search_parts(quick=options.quick) if "search" in options.parts and not options.only else []
+    if "drawn" in options.parts and not options.only:
+        parts += drawn_parts([entry for entry in entries if entry.role == "rival"], quick=options.quick)
     parts += all_parts(settings, entries, plan, store, options.parts)
     tasks = [name for name in options.only if name in TASKS]
     if "suite" in options.parts and (tasks or not options.only):

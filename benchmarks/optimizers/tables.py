@@ -102,7 +102,8 @@ def markdown(records: Records, *, quick: bool = False) -> str:
     """Everything, for people."""
     lines = lines_of(records)
     parts = ["# Learned optimizers against tuned ones", explanation(records, quick=quick)]
-    parts += [text for title, text in _tables(lines, records) for text in (f"## {title}", text)]
+    tables = [*_tables(lines, records), *_choices(records)]
+    parts += [text for title, text in tables for text in (f"## {title}", text)]
     if differences := verdicts(lines):
         parts += ["## Differences, on the same initialisations", bullets(differences)]
     if costs := {key: record for key, record in records.items() if key.startswith("cost/")}:
@@ -134,10 +135,14 @@ def _tables(lines: Sequence[Line], records: Records) -> list[tuple[str, str]]:
     titles = {**OPTIMIZERS, **{line.key: line.title for line in lines}}
     tables += suite_tables(records, titles)
     tables.append(("Cost of a step", cost_table(records)))
-    title = "Search for the numbers of the rule: logarithm of the final loss minus Muon's, and the best rate"
-    tables.append((title, search_table(records)))
-    title = "Drawn tasks: on how many of them the row is ahead, and the mean logarithm of the ratio of losses"
-    tables.append((title, drawn_table(records)))
+    return [(title, text) for title, text in tables if text]
+
+
+def _choices(records: Records) -> list[tuple[str, str]]:
+    """The same of how the numbers of the rule and its default rate were chosen."""
+    search = "Search for the numbers of the rule: logarithm of the final loss minus Muon's, and the best rate"
+    drawn = "Drawn tasks: on how many of 33 the row is ahead, and the mean logarithm of the ratio of losses"
+    tables = [(search, search_table(records)), (drawn, drawn_table(records))]
     return [(title, text) for title, text in tables if text]
 
 

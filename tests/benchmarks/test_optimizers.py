@@ -259,7 +259,7 @@ def test_optimizers_drawn_tasks_are_the_same_for_all_and_by_seed(
     assert set(records) == {f"drawn/3/{candidate.title}" for candidate in shown}
     assert len({tuple(record["result"]) for record in records.values()}) == 1
     text = (tmp_path / "learned_optimizers.md").read_text()
-    assert "| `unf-small`, 0.04 cosine |" in text and "| AdamW, 0.001 constant | 0 (+0.00) |" in text
+    assert "| `unf-small`, 0.04 cosine |" in text and "| AdamW, 0.001 constant | 0: +0.00" in text
     shipped = load_release("unf-small", "rule").module.config
     assert {key: shipped[key] for key in drawn.NUMBERS} == {
         key: list(value) if isinstance(value, tuple) else value for key, value in drawn.NUMBERS.items()
