@@ -202,5 +202,6 @@ def all_parts(
         if "baselines" in kinds:
             parts += baseline_parts(setting, plan, store)
         if "rules" in kinds:
-            parts += [part for entry in entries for part in rule_parts(entry, setting, plan)]
+            rules = [part for entry in entries for part in rule_parts(entry, setting, plan)]
+            parts += sorted(rules, key=lambda part: part.cost)  # the short runs of all first
     return parts
