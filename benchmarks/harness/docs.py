@@ -33,6 +33,7 @@ BLOCKS = {
     "inr-classes": ("inr_classes", "weights.inr_tables"),
     "inr-editing": ("inr_editing", "weights.editing_tables"),
     "faults": ("faults", "faults.run"),
+    "generalisation": ("generalisation", "weights.generalisation_tables"),
 }
 """Name of a block -> benchmark, and the module below benchmarks/ whose ``block(records)`` makes it.
 
