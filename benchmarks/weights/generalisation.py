@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from amortopt.meta.functional.augment import Augmentation
 from amortopt.reading.scores import tau, tau_bound
 from amortopt.system.recipes import find_recipe
 from amortopt.zoo import Zoo, load_zoo
@@ -46,7 +47,10 @@ class Plan(readers.ReadingPlan):
         default_factory=lambda: {name: recipe_of(f"cnn_{name}") for name in ZOOS}
     )
     budget: dict[str, Budget] = field(
-        default_factory=lambda: dict.fromkeys(ZOOS, Budget(steps=1000, checks=5, weight_decay=0.01))
+        default_factory=lambda: dict.fromkeys(ZOOS, Budget(steps=1000, checks=5, weight_decay=0.3))
+    )
+    augment: dict[str, Augmentation] = field(
+        default_factory=lambda: dict.fromkeys(ZOOS, Augmentation(noise=0.1))
     )
 
 
@@ -77,6 +81,8 @@ class Networks(readers.Networks):
     """
 
     head: ClassVar = {"name": "regression", "low": 0.0, "high": 1.0}
+    # Lower frequencies than for SIRENs, and channels for the positions of a kernel.
+    swept: ClassVar = {"width": 64, "channels": 16, "sweeps": 1, "frequency": 1.0, "dropout": 0.3}
     label, score = "test_accuracy", "tau"
     plan: Plan
 

@@ -25,14 +25,13 @@ from benchmarks.harness.command import Part
 from benchmarks.harness.store import Record, Store
 from benchmarks.weights.predictors import Budget, Data, FlatMlp, StatNN, predict, score, train
 
-SWEEPS: dict[str, Any] = {"width": 64, "channels": 1, "sweeps": 1, "dropout": 0.2}
-READERS: dict[str, Callable[[SymmetrySpec, Mapping[str, Any]], Functional]] = {
-    "scalegmn_b": lambda spec, head: ScaleGMNFunctional(spec, head=head, **SWEEPS),
-    "scalegmn": lambda spec, head: ScaleGMNFunctional(spec, head=head, direction="forward", **SWEEPS),
-    "twin": lambda spec, head: ScaleGMNFunctional(spec, head=head, respects="permutation", **SWEEPS),
-    "unf": lambda spec, head: UNFFunctional(spec, head=head, width=32),
-    "mlp": lambda spec, head: FlatMlp(spec, head=head, width=512, dropout=0.2),
-    "statistics": lambda spec, head: StatNN(spec, head=head, width=256),
+READERS: dict[str, Callable[[SymmetrySpec, Mapping[str, Any], Mapping[str, Any]], Functional]] = {
+    "scalegmn_b": lambda spec, head, swept: ScaleGMNFunctional(spec, head=head, **swept),
+    "scalegmn": lambda spec, head, swept: ScaleGMNFunctional(spec, head=head, direction="forward", **swept),
+    "twin": lambda spec, head, swept: ScaleGMNFunctional(spec, head=head, respects="permutation", **swept),
+    "unf": lambda spec, head, _: UNFFunctional(spec, head=head, width=32),
+    "mlp": lambda spec, head, _: FlatMlp(spec, head=head, width=512, dropout=0.2),
+    "statistics": lambda spec, head, _: StatNN(spec, head=head, width=256),
 }
 CANONICAL = ("mlp",)
 """Readers that get canonicalised weights, without an augmentation that would leave the gauge."""
@@ -66,11 +65,13 @@ class Networks(ABC):
 
     Attributes:
         head: What readers answer.
+        swept: Size of the ScaleGMNs, chosen on val networks.
         label: Column of the zoo's table that they learn.
         score: What the score is called.
     """
 
     head: ClassVar[Mapping[str, Any]]
+    swept: ClassVar[Mapping[str, Any]]
     label: ClassVar[str]
     score: ClassVar[str]
 
@@ -124,11 +125,15 @@ class Networks(ABC):
         """What a reader gets."""
         return self.canonical if reader in CANONICAL else self.parts
 
+    def make(self, reader: str) -> Functional:
+        """An untrained reader."""
+        return READERS[reader](self.spec, self.head, self.swept)
+
     def train(self, reader: str, budget: Budget, rate: float, seed: int, on_step: Any = None) -> Any:
         """Train a reader."""
         parts = self.of(reader)
         return train(
-            partial(READERS[reader], self.spec, self.head),
+            partial(self.make, reader),
             parts["train"],
             parts["val"],
             budget,
@@ -207,7 +212,7 @@ def reader_parts(reader: str, networks: Networks, store: Store) -> list[Part]:
 def config_of(reader: str, networks: Networks) -> Record:
     """What a reader is made with."""
     with torch.random.fork_rng(devices=[]):
-        made = READERS[reader](networks.spec, networks.head)
+        made = networks.make(reader)
     return {"name": made.name or type(made).__name__} | made.config
 
 

@@ -23,7 +23,7 @@ def test_reader_of_cnns_respects_what_it_says(reader: str, activation: str) -> N
     spec = extract(family.build(), family.example_input())
     params = {name: p.double() for name, p in init_many(family.build, range(3)).items()}
     torch.manual_seed(0)
-    made = READERS[reader](spec, generalisation.Networks.head).double().eval()
+    made = READERS[reader](spec, generalisation.Networks.head, generalisation.Networks.swept).double().eval()
     g = sample(spec, generator=torch.Generator().manual_seed(0), batch=3)
     moved = act(spec, g, params, batched=True)
     invariant = torch.allclose(made(moved), made(params), rtol=1e-9, atol=1e-9)

@@ -32,7 +32,7 @@ TINY = inr.Plan(
 def test_reader_respects_what_it_says(reader: str) -> None:
     params = {name: p.double() for name, p in init_many(FAMILY.build, range(3)).items()}
     torch.manual_seed(0)
-    made = READERS[reader](SPEC, inr.Networks.head).double().eval()
+    made = READERS[reader](SPEC, inr.Networks.head, inr.Networks.swept).double().eval()
     g = sample(SPEC, generator=torch.Generator().manual_seed(0), batch=3)
     moved = act(SPEC, g, params, batched=True)
     invariant = torch.allclose(made(moved), made(params), rtol=1e-9, atol=1e-9)
