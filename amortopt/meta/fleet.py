@@ -10,6 +10,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from amortopt.meta.one_pass.rivals import Reached, trained_by_sgd, trained_on_al
 from amortopt.meta.progress import FitProgress
 from amortopt.meta.quiet import quiet
 from amortopt.meta.state import LAST, WholeStateIO, state_to_resume
+from amortopt.metanets import Rounds
 from amortopt.optim import ScaleGMNOptimizer
 from amortopt.release import check_name, check_target, parameter_count
 from amortopt.symmetry import extract, match
@@ -66,7 +68,8 @@ def meta_train(
 
     Everything is checked before training: every example of every problem, the network on an input, its
     symmetry. Then tuned SGD trains networks on the validation problems, which is the baseline that the
-    progress shows. The weights that are best in validation are released, and measured on the test problems.
+    progress shows. The weights that are best in validation are released, and measured on the test problems,
+    beside SGD from fresh weights and from the learned prototype, one pretrained initialisation for all.
 
     A run that was stopped goes on where it was when it is called again with the same arguments: its state is
     beside the folder, in FOLDER.run, until the checkpoint is written.
@@ -213,6 +216,7 @@ def meta_train(
         raise KeyboardInterrupt  # which Lightning has taken to close the run; its state is kept
     module.to(place)
     best.finish(module, data.validation(), trainer.global_step)
+    rivals[_PROTOTYPE] = _from_prototype(module, data, seed)
     results = write_release(
         folder,
         module,
@@ -235,6 +239,7 @@ def meta_train(
 
 
 _SGD, _COMMON = f"tuned SGD, {EPOCHS} epochs", "one network for all problems"
+_PROTOTYPE = f"learned prototype, tuned SGD, {EPOCHS} epochs"
 
 
 def _checked(
@@ -401,6 +406,25 @@ def _rivals(network: nn.Module, data: FleetDataModule, seed: int) -> dict[str, d
         for which, part in held.items()
     }
     return {_SGD: by_sgd, _COMMON: trained_on_all(module, data.pooled, held, objective, seed=seed)}
+
+
+@torch.no_grad()
+def _from_prototype(module: OnePassModule, data: FleetDataModule, seed: int) -> dict[Which, Reached]:
+    """What SGD makes of the learned prototype on the test problems: of a pretrained initialisation."""
+    held: dict[Which, Held] = {"val": data.validation(), "test": data.testing()}
+    metanet, network, objective = module.average, copy.deepcopy(module.network), data.problems.objective
+    assert isinstance(metanet, Rounds)
+    for which, part in held.items():
+        conditions = module.conditions(metanet, part.params, part.read, None)
+        (prototype,) = metanet.after_rounds(part.params, conditions, rounds=0)
+        held[which] = replace(part, params=prototype)
+    with torch.enable_grad():
+        rate = tuned_rate(network, held["val"], "val", objective, epochs=EPOCHS, seed=seed)
+        return {
+            "test": trained_by_sgd(
+                network, held["test"], "test", objective, rate=rate, epochs=EPOCHS, seed=seed
+            )
+        }
 
 
 def _is_known(reached: Reached, classes: int) -> bool:

@@ -32,6 +32,7 @@ BLOCKS = {
     "tiny-rnn": ("tiny_rnn_zoo", "weights.tables"),
     "inr-classes": ("inr_classes", "weights.inr_tables"),
     "inr-editing": ("inr_editing", "weights.editing_tables"),
+    "generalisation": ("generalisation", "weights.generalisation_tables"),
 }
 """Name of a block -> benchmark, and the module below benchmarks/ whose ``block(records)`` makes it.
 

@@ -4,16 +4,19 @@
     python benchmarks/weights --tasks tiny-rnn           # builds zoos/tiny_rnn; 1 hour
     python benchmarks/weights --tasks inr-classes        # builds zoos/mnist_inr*; 1 hour
     python benchmarks/weights --tasks inr-editing        # the same zoos; 40 min
+    python benchmarks/weights --tasks generalisation     # builds zoos/cnn_*; 2 hours
     python benchmarks/weights --tasks tiny-rnn --only unf deep_set --threads 2
     python benchmarks/weights --report                   # measures nothing: tables and pictures
 
-Results go to benchmarks/results/{tiny_rnn_zoo,inr_classes,inr_editing}.*; what is there already is not
-measured again. Times are of one core. Every reader of a task gets the same networks, steps, networks per step
-and seeds, and the same number of settings to try on the val networks; test networks are used once.
+Results go to benchmarks/results/{tiny_rnn_zoo,inr_classes,inr_editing,generalisation}.*; what is there
+already is not measured again. Times are of one core. Every reader of a task gets the same networks, steps,
+networks per step and seeds, and the same number of settings to try on the val networks; test networks are
+used once.
 
 tiny-rnn: networks of `amortopt zoo tiny-rnn`, Kendall's tau-b of predicted success rates. The published
 experiment has 10,000 of its own (Zhou, Finn and Harrison 2024, arXiv 2402.05232).
 inr-classes, inr-editing: networks of `amortopt zoo mnist-inr`; see inr.py and editing.py.
+generalisation: networks of `amortopt zoo cnn`; see generalisation.py.
 """
 
 from __future__ import annotations
@@ -36,7 +39,15 @@ from amortopt.zoo import load_zoo
 from amortopt.zoo.formats.tiny_rnn_zoo import TinyRNNZooConfig, build_tiny_rnn_zoo, from_dict
 from benchmarks.harness.command import Part, command_line, measure, parse, results, write_report
 from benchmarks.harness.store import ROOT, Record, Store
-from benchmarks.weights import editing, editing_tables, inr, inr_tables, tables
+from benchmarks.weights import (
+    editing,
+    editing_tables,
+    generalisation,
+    generalisation_tables,
+    inr,
+    inr_tables,
+    tables,
+)
 from benchmarks.weights.predictors import (
     Budget,
     Data,
@@ -47,6 +58,7 @@ from benchmarks.weights.predictors import (
     tau,
     train,
 )  # fmt: skip
+from benchmarks.weights.readers import READERS
 
 BENCHMARK = "tiny_rnn_zoo"
 RATE = {"name": "regression", "low": 0.0, "high": 1.0}
@@ -201,14 +213,15 @@ def all_parts(plan: Plan, predictors: Sequence[str], networks: Networks, store: 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line."""
-    names = list(dict.fromkeys([*MAKERS, *inr.READERS, *editing.EDITORS]))
+    names = list(dict.fromkeys([*MAKERS, *READERS, *editing.EDITORS]))
     parser = command_line(__doc__, only=names, threads=1)
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS), help="what to read")
     parser.add_argument("--count", type=int, help="networks of the Tiny RNN Zoo")
     parser.add_argument("--zoo", type=Path, help="folder of the Tiny RNN Zoo; built if it is not there")
     parser.add_argument("--zoos", type=Path, default=ROOT / "zoos", help="folder of the other zoos")
-    parser.add_argument("--seeds", type=int, help="runs of each reader of an image network")
+    parser.add_argument("--seeds", type=int, help="runs of each reader")
     parser.add_argument("--fits", nargs="*", choices=inr.ZOOS, help="which image networks")
+    parser.add_argument("--cnns", nargs="*", choices=generalisation.ZOOS, help="which zoos of CNNs")
     options = parse(parser, args, names)
     for task in options.tasks:
         TASKS[task](options)
@@ -231,7 +244,7 @@ def inr_classes(options: Namespace) -> None:
     """Digits from image networks."""
     plan = inr.QUICK if options.quick else inr.Plan()
     plan = plan if options.seeds is None else replace(plan, seeds=options.seeds)
-    chosen = [name for name in inr.READERS if not options.only or name in options.only]
+    chosen = [name for name in READERS if not options.only or name in options.only]
     with results(inr.BENCHMARK, options) as store:
         if not options.report:
             which = options.fits or list(inr.ZOOS)
@@ -253,4 +266,23 @@ def inr_editing(options: Namespace) -> None:
         write_report(store, text, {"": editing_tables.picture(store.records)})
 
 
-TASKS = {"tiny-rnn": tiny_rnn, "inr-classes": inr_classes, "inr-editing": inr_editing}
+def cnn_generalisation(options: Namespace) -> None:
+    """Accuracies of CNNs."""
+    plan = generalisation.quick() if options.quick else generalisation.Plan()
+    plan = plan if options.seeds is None else replace(plan, seeds=options.seeds)
+    chosen = [name for name in READERS if not options.only or name in options.only]
+    with results(generalisation.BENCHMARK, options) as store:
+        if not options.report:
+            which = options.cnns or generalisation.ZOOS
+            parts = generalisation.all_parts(plan, options.zoos, which, chosen, store)
+            measure(store, parts, again=options.again)
+        text = generalisation_tables.markdown(store.records)
+        write_report(store, text, {"": generalisation_tables.picture(store.records)})
+
+
+TASKS = {
+    "tiny-rnn": tiny_rnn,
+    "inr-classes": inr_classes,
+    "inr-editing": inr_editing,
+    "generalisation": cnn_generalisation,
+}

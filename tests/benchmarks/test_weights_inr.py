@@ -12,8 +12,9 @@ from amortopt.symmetry import act, extract, sample
 from amortopt.symmetry.alignment.phases import reduce_phases
 from amortopt.tasks import init_many, make_family
 from benchmarks.harness.store import read_records
-from benchmarks.weights import editing, inr, run
+from benchmarks.weights import editing, inr, readers, run
 from benchmarks.weights.predictors import Budget
+from benchmarks.weights.readers import READERS
 
 FAMILY = make_family("siren", widths=(2, 6, 5, 1), w0=30.0)
 SPEC = extract(FAMILY.build(), FAMILY.example_input())
@@ -27,11 +28,11 @@ TINY = inr.Plan(
 )
 
 
-@pytest.mark.parametrize("reader", inr.READERS)
+@pytest.mark.parametrize("reader", READERS)
 def test_reader_respects_what_it_says(reader: str) -> None:
     params = {name: p.double() for name, p in init_many(FAMILY.build, range(3)).items()}
     torch.manual_seed(0)
-    made = inr.READERS[reader](SPEC).double().eval()
+    made = READERS[reader](SPEC, inr.Networks.head).double().eval()
     g = sample(SPEC, generator=torch.Generator().manual_seed(0), batch=3)
     moved = act(SPEC, g, params, batched=True)
     invariant = torch.allclose(made(moved), made(params), rtol=1e-9, atol=1e-9)
@@ -46,7 +47,7 @@ def test_canonical_networks_are_the_same_for_all_that_differ_by_symmetry() -> No
     g = sample(SPEC, generator=torch.Generator().manual_seed(0), batch=2)
     moved = reduce_phases(SPEC, act(SPEC, g, params, batched=True))
     reference = {name: p[0] for name, p in params.items()}
-    first, second = (inr.canonical(SPEC, each, reference) for each in (params, moved))
+    first, second = (readers.canonical(SPEC, each, reference) for each in (params, moved))
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-6)
 
@@ -61,7 +62,7 @@ def test_tasks_of_image_networks_run_and_do_not_measure_twice(
     command = ["--quick", "--tasks", "inr-classes", "inr-editing", "--out", str(out), "--zoos", str(tmp_path)]
     run.main(command)
     classes = read_records(out / "inr_classes.json", inr.BENCHMARK)
-    assert {key.split("/")[1] for key in classes} == {"zoo", *inr.READERS}
+    assert {key.split("/")[1] for key in classes} == {"zoo", *READERS}
     assert all(0 <= r["result"]["accuracy"] <= 1 for key, r in classes.items() if "/run/" in key)
     edits = read_records(out / "inr_editing.json", editing.BENCHMARK)
     unedited = edits["independent/unedited"]["result"]["mse_x100"]
@@ -70,7 +71,7 @@ def test_tasks_of_image_networks_run_and_do_not_measure_twice(
     assert (out / "inr_editing.png").stat().st_size > 10_000
     text = (out / "inr_classes.md").read_text() + (out / "inr_editing.md").read_text()
     assert all(part in text for part in ("96.6", "1.89", "as they are, unedited", "Chance is 10 %"))
-    monkeypatch.setattr(inr, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(readers, "train", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(editing.Editing, "train", lambda *_: pytest.fail("trained again"))
     run.main(command)
     assert read_records(out / "inr_classes.json", inr.BENCHMARK) == classes
