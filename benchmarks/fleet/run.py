@@ -1,13 +1,14 @@
-"""From arrays and a class to a checkpoint: what `amortopt.meta_train` makes of a fleet, and how long it takes.
+"""From arrays and a class to a checkpoint: what `amortopt.meta_train` makes of a fleet, in which time.
 
     python benchmarks/fleet             # 256 problems and 1,024 -> benchmarks/results; 25 min on one core
     python benchmarks/fleet --quick     # 48 problems, a few steps -> runs/fleet_quick; 1 min
     python benchmarks/fleet --report    # measures nothing: the table
 
 The problems are ten random curves each, as arrays: 200 examples to read, 200 to judge. The network is an MLP
-40-32-32-10 with tanh, written by hand. meta_train has its default settings: at most 15 minutes. Its checkpoint
-is measured on 64 further problems, with 50 and 200 examples each, beside SGD from fresh weights and from
-the learned prototype, one pretrained initialisation for all; SGD's learning rate is tuned on 16 others.
+40-32-32-10 with tanh, written by hand. meta_train has its default settings: at most 15 minutes. Its
+checkpoint is measured on 64 further problems, with 50 and 200 examples each, beside SGD from fresh weights
+and from the learned prototype, one pretrained initialisation for all; SGD's learning rate is tuned on 16
+others.
 """
 
 from __future__ import annotations
@@ -128,10 +129,7 @@ def started(part: Held, opt: amortopt.ScaleGMNOptimizer) -> Held:
 
 def block(records: Records) -> str:
     """The table of the docs."""
-    fleets = [
-        record["result"]
-        for _, record in sorted(records.items(), key=lambda pair: pair[1]["result"]["problems"])
-    ]
+    fleets = sorted((record["result"] for record in records.values()), key=lambda each: each["problems"])
     columns = [(each, str(size)) for each in fleets for size in SIZES]
     head = [f"accuracy on {UNSEEN} unseen problems, %"]
     head += [f"{each['problems']:,} problems: {size} examples" for each, size in columns]
@@ -139,9 +137,8 @@ def block(records: Records) -> str:
         [title, *(plus_minus(summary([each["rows"][size][key]]), 1) for each, size in columns)]
         for key, title in ROWS.items()
     ]
-    rows.append(
-        ["pass over the best of these, paired", *(ahead(each["rows"][size]) for each, size in columns)]
-    )
+    margins = [ahead(each["rows"][size]) for each, size in columns]
+    rows.append(["the pass over the best of the others, paired", *margins])
     times = "; ".join(
         f"{each['problems']:,} problems: {each['seconds'] / 60:.1f} minutes from arrays to checkpoint, "
         f"{each['training']['steps']:,} steps"

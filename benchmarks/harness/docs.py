@@ -27,6 +27,7 @@ BLOCKS = {
     "coverage": ("symmetry_coverage", "symmetry.coverage_tables"),
     "gauge": ("gauge_freedom", "symmetry.gauge"),
     "align": ("align", "align.run"),
+    "fleet": ("fleet", "fleet.run"),
     "pruning": ("pruning", "pruning.tables"),
     "models": ("symmetry_models", "symmetry.models_tables"),
     "tiny-rnn": ("tiny_rnn_zoo", "weights.tables"),
