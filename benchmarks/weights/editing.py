@@ -58,7 +58,7 @@ class Plan:
 
     networks: inr.Plan = field(default_factory=inr.Plan)
     sweeps: int = 2
-    steps: int = 1500
+    steps: int = 12000
     batch: int = 32
     pixels: int = 256
     learning_rate: float = 0.002

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.functional.networks import l1_norm, num_networks, params_of
 from amortopt.meta.one_pass.data import Batch, Held
+from amortopt.meta.one_pass.stages import Place, Stage, Stages
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
 from amortopt.metanets import Conditions, Metanet, Rounds, make
 from amortopt.metanets.rounds.model import Reading
@@ -55,24 +56,6 @@ class Result:
     l1_cut: Tensor
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of meta-training, with a schedule of learning rates of its own.
-
-    A stage begins where earlier ones are: with the maps of the last stage of its reading, or else of the last
-    stage; rounds that are new repeat the last trained one.
-
-    Attributes:
-        reading: What passes read: ``"batch"``, ``"function"`` or ``"both"``; None: what the metanet declares.
-        rounds: Rounds of a pass; None: all that the metanet has.
-        share: Share of the run's steps, in (0, 1].
-    """
-
-    reading: Reading | None = None
-    rounds: int | None = None
-    share: float = 1.0
-
-
 class OnePassModule(L.LightningModule):
     r"""Trains a metanet :math:`f` to lower the loss of the networks that it returns.
 
@@ -86,7 +69,7 @@ class OnePassModule(L.LightningModule):
         family: ``name`` of the family and its arguments, as ``make_family`` takes them.
         metanet: ``name`` of the metanet and its arguments, as ``make`` takes them.
         stages: What is trained one after the other, for metanets with rounds; see
-            [Stage][amortopt.meta.one_pass.module.Stage]. By default the first reading with all rounds.
+            [Stage][amortopt.meta.one_pass.stages.Stage]. By default the first reading with all rounds.
         early_rounds: Share of the loss that is taken after rounds before the last one, in [0, 1).
         start: ``"identity"``: a fresh metanet returns its input; ``"proposal"``: it returns what it proposes,
             from where training is much faster.
@@ -168,7 +151,7 @@ class OnePassModule(L.LightningModule):
                 "input_shape": list(self.family.input_shape),
             }
         self.metanet: Metanet = _made("metanet", lambda name, **config: make(name, spec, **config), metanet)
-        self.stages = self._checked_stages(stages)
+        self.stages = Stages.of(self.metanet, stages)
         if prototype == "family":
             if not isinstance(self.metanet, Rounds):
                 raise ValueError(
@@ -189,32 +172,6 @@ class OnePassModule(L.LightningModule):
         self.skipped = 0
         self._skipped_in_a_row = 0
         self._sums: Tensor | None = None
-
-    def _checked_stages(self, stages: list[Stage] | None) -> list[Stage]:
-        if not isinstance(self.metanet, Rounds):
-            if stages:
-                raise ValueError(
-                    f"stages: got {len(stages)}, but {self.metanet.name!r} has no rounds; leave them out"
-                )
-            return [Stage()]
-        if not stages:
-            return [Stage(self.metanet.readings[0], self.metanet.rounds)]
-        shares = [stage.share for stage in stages]
-        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ValueError(
-                f"stages: got shares {shares} of all steps, expected positive ones that sum to 1"
-            )
-        for stage in stages:
-            if stage.reading not in self.metanet.readings:
-                raise ValueError(
-                    f"stages: got the reading {stage.reading!r}, but the metanet has "
-                    f"{self.metanet.readings}; change model.metanet.conditions"
-                )
-            if stage.rounds is not None and not 1 <= stage.rounds <= self.metanet.rounds:
-                raise ValueError(
-                    f"stages: got {stage.rounds} rounds, expected 1 to the metanet's {self.metanet.rounds}"
-                )
-        return stages
 
     @property
     def network(self) -> nn.Module:
@@ -383,19 +340,11 @@ class OnePassModule(L.LightningModule):
 
     def stage(self) -> Stage:
         """What is trained at the current step."""
-        single = len(self.stages) == 1
-        return self.stages[0 if single else self._stage_at(self.global_step)[0]]
+        return self.stages[0 if len(self.stages) == 1 else self._place().number]
 
-    def _stage_at(self, step: int) -> tuple[int, int, int]:
-        """Number of the stage that a step is in, its first step and the first one after it."""
-        end, most = 0.0, self.trainer.max_steps
-        for number, stage in enumerate(self.stages):
-            first = round(end * most)
-            end += stage.share
-            last = round(end * most)
-            if step < last or number + 1 == len(self.stages):
-                return number, first, last
-        raise AssertionError("no stages")
+    def _place(self, step: int | None = None) -> Place:
+        """Where a step is, by default the current one."""
+        return self.stages.at(self.global_step if step is None else step, self.trainer.max_steps)
 
     def on_fit_start(self) -> None:
         """Tell the metanet how many examples it will read, and show it the probes, before the first step."""
@@ -411,13 +360,11 @@ class OnePassModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """At the first step of a stage, begin it: where nothing is trained yet, or where earlier ones are."""
-        number, first, _ = self._stage_at(self.global_step)
-        if not isinstance(self.metanet, Rounds) or self.global_step != first:
+        place = self._place()
+        if not isinstance(self.metanet, Rounds) or self.global_step != place.first:
             return
-        stage, earlier = self.stages[number], self.stages[:number]
-        if earlier:
-            same = [each for each in earlier if each.reading == stage.reading]
-            model = (same or earlier)[-1]
+        stage, model = self.stages[place.number], self.stages.model_of(place.number)
+        if model is not None:
             for metanet in (self.metanet, self.average):
                 assert isinstance(metanet, Rounds)
                 metanet.begin(_reading(stage), _reading(model), model.rounds)
@@ -540,11 +487,11 @@ class OnePassModule(L.LightningModule):
 
     def rate_factor(self) -> float:
         """Factor on all learning rates at the current step; every stage has the whole schedule."""
-        _, first, end = self._stage_at(self.global_step)
-        done = self.global_step - first
+        place = self._place()
+        done = self.global_step - place.first
         return rate_factor(
             done,
-            min(1.0, done / max(1, end - first)),
+            min(1.0, done / max(1, place.end - place.first)),
             warmup_steps=self.hparams["warmup_steps"],
             hold=self.hparams["hold"],
         )
@@ -562,9 +509,7 @@ class OnePassModule(L.LightningModule):
         """
         values: dict[str, Tensor] = {}
         score = self.problem.objective.score_name
-        done = self.stages[: self._stage_at(max(0, self.global_step - 1))[0] + 1]
-        # The last stage of each reading.
-        by_reading: dict[Reading | None, int | None] = {stage.reading: stage.rounds for stage in done}
+        by_reading = self.stages.begun(self._place(max(0, self.global_step - 1)).number)
         first = next(iter(by_reading))
         for metanet, suffix in ((self.average, ""), (self.metanet, "_raw")):
             results = self.evaluate(

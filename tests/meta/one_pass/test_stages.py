@@ -12,7 +12,8 @@ from torch import Tensor
 
 from amortopt import load_release
 from amortopt.cli.main import main
-from amortopt.meta.one_pass.module import OnePassModule, Stage
+from amortopt.meta.one_pass.module import OnePassModule
+from amortopt.meta.one_pass.stages import Stage
 from amortopt.meta.one_pass.starts import Starts
 from amortopt.metanets import Rounds
 from amortopt.tasks import evaluate_many, make_family
