@@ -17,10 +17,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from amortopt.reading.scores import tau
+from amortopt.reading.scores import tau, tau_bound
 from amortopt.system.recipes import find_recipe
 from amortopt.zoo import Zoo, load_zoo
-from amortopt.zoo.cnn import CnnZooConfig, build_cnn_zoo, parts_of, tau_bound
+from amortopt.zoo.cnn import CnnZooConfig, build_cnn_zoo, parts_of
 from amortopt.zoo.config import recipe_parser
 from benchmarks.harness.command import Part
 from benchmarks.harness.store import Record, Store
