@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from amortopt._types import Params
 from amortopt.metanets.update_rule.layout import UpdateLayout
@@ -29,12 +28,12 @@ from amortopt.optim.stepwise_inputs import (
     step_options,
     unwrapped,
 )
-from amortopt.optim.stepwise_state import FORMAT, FlatState, check_state_dict, rule_digest
+from amortopt.optim.stepwise_state import FORMAT, check_state_dict, rule_digest
+from amortopt.optim.stepwise_work import Workspace, move
 from amortopt.symmetry import SymmetrySpec
 
 Nonfinite = Literal["skip", "raise"]
 _LARGEST = torch.finfo(torch.float32).max
-_EXACT = (torch.float32, torch.float64)  # dtypes that an update is added to as they are
 _SKIPPED_IN_A_ROW = 5  # steps, before there is a warning: a GradScaler may need some to find its scale
 
 
@@ -132,7 +131,7 @@ class UNFOptimizer(torch.optim.Optimizer):
         self.nonfinite: Nonfinite = nonfinite
         self.state_dtype = state_dtype
         self.skipped = self._skipped_in_a_row = 0
-        self._work: _Work | None = None
+        self._work: Workspace | None = None
         groups = [{"params": list(self._params.values())}] if param_groups is None else param_groups
         super().__init__(as_groups(groups), {"lr": lr, "weight_decay": weight_decay})
 
@@ -269,7 +268,9 @@ class UNFOptimizer(torch.optim.Optimizer):
             return loss
         rates = [step_options(i, group) for i, group in enumerate(self.param_groups)]
         work = self._prepared()
-        if not self._gather(work, gradients):
+        grouped = self._grouped()
+        work.state.read(self.state, grouped)
+        if not work.gather(self._params, gradients, grouped, self._blank):
             self._skip(nonfinite_message(gradients, self._params))
             return loss
         update = work.compute()
@@ -282,10 +283,10 @@ class UNFOptimizer(torch.optim.Optimizer):
         updates = self._layout.unpack(update)
         for group, (lr, decay) in zip(self.param_groups, rates, strict=True):
             moved = [(p, updates[self._names[p]]) for p in group["params"] if self._names[p] in gradients]
-            _move(moved, lr, decay)
+            move(moved, lr, decay)
         return loss
 
-    def _prepared(self) -> _Work:
+    def _prepared(self) -> Workspace:
         """State and buffers, on the device that the model is on now."""
         devices = {p.device for p in self._params.values()}
         if len(devices) > 1:
@@ -294,32 +295,9 @@ class UNFOptimizer(torch.optim.Optimizer):
             )
         (device,) = devices
         if self._work is None or self._work.weights.device != device:
-            self._work = _Work(self._rule.to(device), self._layout.to(device), self.state_dtype)
+            self._work = Workspace(self._rule.to(device), self._layout.to(device), self.state_dtype)
             self._work.state.read(self.state, self._grouped())
         return self._work
-
-    def _gather(self, work: _Work, gradients: Params) -> bool:
-        """Write weights and gradients into the flat vectors; whether they and their squares are finite."""
-        zero = work.weights.new_zeros(())
-        shapes = self._layout.shapes
-        work.state.read(self.state, self._grouped())
-        self._layout.pack(
-            {n: _whole(gradients[n]) if n in gradients else zero.expand(shapes[n]) for n in shapes},
-            out=work.gradients,
-        )
-        while True:
-            weights = {
-                n: zero.expand(shapes[n]) if n in self._blank else _whole(self._params[n]) for n in shapes
-            }
-            self._layout.pack(weights, out=work.weights)
-            squares = torch.dot(work.weights, work.weights) + torch.dot(work.gradients, work.gradients)
-            if math.isfinite(float(squares)):
-                return True
-            grouped = self._grouped()
-            masks = {n for n, w in weights.items() if n not in grouped and not bool(w.isfinite().all())}
-            if not masks:
-                return False
-            self._blank |= masks  # such as an attention mask of -inf, kept as a parameter
 
     def _skip(self, message: str) -> None:
         """Count a step that is left out, or raise."""
@@ -408,49 +386,3 @@ class UNFOptimizer(torch.optim.Optimizer):
             values = {p: {k: v.clone() for k, v in entry.items()} for p, entry in state["state"].items()}
             state = {**state, "state": defaultdict(dict, values)}
         super().__setstate__(state)
-
-
-class _Work:
-    """Flat vectors of the model's elements on one device, which every step writes to."""
-
-    def __init__(self, rule: UNFRule, layout: UpdateLayout, state_dtype: torch.dtype) -> None:
-        self._rule, self._layout = rule, layout
-        self._values = torch.zeros(2, layout.size, dtype=torch.float32, device=layout.device)
-        self.weights, self.gradients = self._values
-        self.state = FlatState(rule, layout, state_dtype)
-
-    def compute(self) -> Tensor:
-        """The direction [N], and the state after one more step, which the next call overwrites."""
-        flat = self.state.flat
-        with torch.autocast(self.weights.device.type, enabled=False):
-            state = {key: value.to(self.weights.device, torch.float32) for key, value in flat.items()}
-            direction, new = self._rule(self._layout, self.weights, self.gradients, state, inplace=True)
-            self.state.write(new)
-        untouched = (flat["momenta"][-1] == 0) & (flat["second"][-1] == 0)
-        return direction.masked_fill_(untouched, 0.0)  # elements that never had a gradient
-
-
-def _whole(value: Tensor) -> Tensor:
-    """A parameter or gradient without its history, gathered from all processes if it is sharded."""
-    value = value.detach()
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def _move(members: list[tuple[Tensor, Tensor]], lr: float, decay: float) -> None:
-    """W <- (1 - lr decay) W - lr u, in float32 for parameters of less precision."""
-    local = []
-    for p, update in members:
-        if isinstance(p, DTensor):
-            shard = distribute_tensor(update, p.device_mesh, p.placements, src_data_rank=None)
-            p, update = p.to_local(), shard.to_local()
-        local.append((p, update))
-    exact = [(p, p, u) for p, u in local if p.dtype in _EXACT]
-    rounded = [(p, p.float(), u) for p, u in local if p.dtype not in _EXACT]
-    for some in (exact, rounded):
-        if some:
-            targets, updates = [t for _, t, _ in some], [u for _, _, u in some]
-            if decay:
-                torch._foreach_mul_(targets, 1 - lr * decay)  # pyright: ignore[reportPrivateImportUsage]
-            torch._foreach_add_(targets, updates, alpha=-lr)  # pyright: ignore[reportPrivateImportUsage]
-    if rounded:
-        torch._foreach_copy_([p for p, _, _ in rounded], [t for _, t, _ in rounded])  # pyright: ignore[reportPrivateImportUsage]
