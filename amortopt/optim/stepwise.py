@@ -33,6 +33,8 @@ from amortopt.optim.stepwise_work import Workspace, move
 from amortopt.symmetry import SymmetrySpec
 
 Nonfinite = Literal["skip", "raise"]
+LEARNING_RATE = 0.04
+"""Of a ``UNFOptimizer``, by default."""
 _LARGEST = torch.finfo(torch.float32).max
 _SKIPPED_IN_A_ROW = 5  # steps, before there is a warning: a GradScaler may need some to find its scale
 
@@ -55,8 +57,8 @@ class UNFOptimizer(torch.optim.Optimizer):
     rows). A step in which no parameter has a gradient does nothing.
 
     ``state`` is the rule's state: ``momenta`` [3, *shape] and ``second`` [1, *shape] per parameter, and one
-    ``step`` that all share. It can be edited in place, assigned and cleared; the next step reads what is
-    there.
+    ``step`` that all share, as they do a ``length`` if the rule has a ``floor``. It can be edited in place,
+    assigned and cleared; the next step reads what is there.
 
     Args:
         model: The network; compiled or within ``DistributedDataParallel`` is the same as plain.
@@ -103,7 +105,7 @@ class UNFOptimizer(torch.optim.Optimizer):
         spec: SymmetrySpec | None = None,
         rule: UNFRule | str | os.PathLike[str] = "unf-small",
         param_groups: Iterable[Mapping[str, Any]] | None = None,
-        lr: float = 0.02,
+        lr: float = LEARNING_RATE,
         weight_decay: float = 0.0,
         nonfinite: Nonfinite = "skip",
         strict: bool = False,
@@ -350,7 +352,8 @@ class UNFOptimizer(torch.optim.Optimizer):
         loaded: dict[str, Any] = {}
 
         def check(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-            state = check_state_dict(state_dict, self._header(), self._rule.state_sizes)
+            entries = (self._rule.state_sizes, self._rule.shared_entries)
+            state = check_state_dict(state_dict, self._header(), *entries)
             loaded.update(state_dict, state=state)
 
         def restore(_: torch.optim.Optimizer) -> None:

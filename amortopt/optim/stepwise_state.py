@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -38,20 +38,21 @@ class FlatState:
         dtype: Of the state.
 
     Attributes:
-        flat: ``step``, on the CPU, and per entry [lead, N].
+        flat: ``step`` and what else is one number, on the CPU; per other entry [lead, N].
     """
 
     def __init__(self, rule: UNFRule, layout: UpdateLayout, dtype: torch.dtype = torch.float32) -> None:
         fresh = rule.init_state(layout, torch.zeros(layout.size, device=layout.device))
-        self.flat = {key: value.to(dtype) for key, value in fresh.items()} | {"step": fresh["step"].cpu()}
         self._sizes = rule.state_sizes
+        self._shared = {key: fresh[key].cpu() for key in rule.shared_entries}
+        self.flat = {key: fresh[key].to(dtype) for key in self._sizes} | self._shared
         self._entries: dict[str, dict[str, Tensor]] = {}
         self._parts: list[Tensor] = []
         self._copies: list[Tensor] = []
         for key in self._sizes:
             tensors = layout.unpack(self.flat[key])
             for name, tensor in tensors.items():
-                self._entries.setdefault(name, {"step": self.flat["step"]})[key] = tensor
+                self._entries.setdefault(name, dict(self._shared))[key] = tensor
             for place in layout.places:
                 if len(layout.blocks[place.block.param]) > 1:
                     copy = cut(tensors[place.block.param], place.block)
@@ -69,17 +70,17 @@ class FlatState:
         Raises:
             ValueError: An assigned entry has another shape.
         """
-        steps = []
+        found: dict[str, list[Tensor]] = {key: [] for key in self._shared}
         for name, p in params.items():
             # A parameter without elements is not in the flat vectors.
             if name not in self._entries:
                 empty = {key: p.new_zeros((n, *p.shape)) for key, n in self._sizes.items()}
-                self._entries[name] = {"step": self.flat["step"], **empty}
+                self._entries[name] = {**self._shared, **empty}
             entry = state.get(p, {})
             for key, tensor in self._entries[name].items():
                 value = entry.get(key)
-                if key == "step":
-                    steps += [] if value is None else [value]
+                if key in found:
+                    found[key] += [] if value is None else [value]
                 elif value is None:
                     tensor.zero_()
                 elif value is not tensor:
@@ -91,15 +92,17 @@ class FlatState:
                     tensor.copy_(value)
             if any(entry.get(key) is not tensor for key, tensor in self._entries[name].items()):
                 state.setdefault(p, {}).update(self._entries[name])
-        assigned = [step for step in steps if step is not self.flat["step"]]
-        if assigned or not steps:
-            self.flat["step"].fill_(float(assigned[-1]) if assigned else 0.0)
+        for key, values in found.items():
+            assigned = [value for value in values if value is not self.flat[key]]
+            if assigned or not values:
+                self.flat[key].fill_(float(assigned[-1]) if assigned else 0.0)
         if self._copies:
             torch._foreach_copy_(self._parts, self._copies)  # pyright: ignore[reportPrivateImportUsage]
 
     def write(self, new: Mapping[str, Tensor]) -> None:
         """Take over the state after a step, float32, and bring the entries that are no views up to date."""
-        self.flat["step"].copy_(new["step"])
+        for key, value in self._shared.items():
+            value.copy_(new[key])
         for key in self._sizes:
             value, target = new[key], self.flat[key]
             if value is not target:
@@ -129,7 +132,10 @@ def rule_digest(rule: UNFRule) -> str:
 
 
 def check_state_dict(
-    state_dict: Mapping[str, Any], expected: Mapping[str, Any], sizes: Mapping[str, int]
+    state_dict: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    shared: Sequence[str] = ("step",),
 ) -> dict[int, dict[str, Tensor]]:
     """Refuse what another optimizer, model or rule wrote.
 
@@ -137,6 +143,7 @@ def check_state_dict(
         state_dict: What is to be loaded.
         expected: Header of this optimizer.
         sizes: Entry of a parameter's state -> numbers per element.
+        shared: Entries that are one number, the same for all parameters.
 
     Returns:
         Number of a parameter -> its state, as float32 tensors.
@@ -171,9 +178,11 @@ def check_state_dict(
     values = {}
     for key, entry in state.items():
         name = names[numbers[key]]
-        values[numbers[key]] = _state_of(name, entry, expected["shapes"][name], sizes)
-    if len({float(entry["step"]) for entry in values.values()}) > 1:
-        raise ValueError(f"state_dict: got several values of 'step', expected one; {_ALTERED}")
+        shapes = {what: (n, *expected["shapes"][name]) for what, n in sizes.items()}
+        values[numbers[key]] = _state_of(name, entry, shapes | dict.fromkeys(shared, ()))
+    for what in shared:
+        if len({float(entry[what]) for entry in values.values()}) > 1:
+            raise ValueError(f"state_dict: got several values of {what!r}, expected one; {_ALTERED}")
     return values
 
 
@@ -212,19 +221,20 @@ def _check_header(known: Mapping[str, Any], expected: Mapping[str, Any]) -> None
         )
 
 
-def _state_of(name: str, entry: Any, shape: list[int], sizes: Mapping[str, int]) -> dict[str, Tensor]:
+def _state_of(name: str, entry: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """A parameter's state as tensors; numbers and lists for tensors will do, as some tools write them."""
     values = {}
     for key, expected in (
         ("step", "a whole number >= 0"),
+        ("length", "a finite number >= 0"),
         ("momenta", "finite numbers"),
         ("second", "finite numbers >= 0"),
     ):
-        if key != "step" and key not in sizes:
+        if key not in shapes:
             continue
         if not isinstance(entry, Mapping) or key not in entry:
             raise ValueError(f"state_dict: got no {key!r} for {name!r}, expected one; {_ALTERED}")
-        wanted = () if key == "step" else (sizes[key], *shape)
+        wanted = shapes[key]
         try:
             value = torch.as_tensor(entry[key])
         except (TypeError, ValueError, RuntimeError):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from amortopt.metanets.update_rule.rule import UNFRule
+from amortopt.optim.stepwise import LEARNING_RATE
 from amortopt.release import load_release
 from amortopt.training import Stepper
 from benchmarks.harness.command import Advance, Part
@@ -26,8 +27,6 @@ from benchmarks.optimizers.tuning import Tuner
 DIGITS = 5
 LONG = ("sgd", "adam")
 """Baselines of unseen settings and of longer runs."""
-DEFAULT = Config("", 0.02)
-"""How a rule runs if nobody tunes it."""
 MUON = "muon"
 """Name of the rule that has learned nothing: Muon and Adam."""
 
@@ -42,17 +41,26 @@ class Entry:
         sha256: Of its weights; empty for one that has learned nothing.
         role: ``baseline`` for that one; ``main``; or ``rival``: another metanet at the same budget, run for
             the horizon only.
+        rate: Default learning rate.
     """
 
     name: str
     rule: UNFRule
     sha256: str
     role: str
+    rate: float = LEARNING_RATE
+
+    @property
+    def identity(self) -> Record:
+        """What its numbers depend on."""
+        config = {key: value for key, value in self.rule.config.items() if (key, value) != ("floor", 1.0)}
+        rate = {} if self.name == MUON else {"rate": self.rate}  # as in records from before there were these
+        return {"sha256": self.sha256, "config": config, **rate}
 
 
 def muon() -> Entry:
     """The rule that has learned nothing."""
-    return Entry(MUON, UNFRule("none"), "", "baseline")
+    return Entry(MUON, UNFRule("none"), "", "baseline", 0.02)
 
 
 def read_rules(sources: Sequence[str], role: str) -> list[Entry]:
@@ -129,7 +137,7 @@ def rule_parts(entry: Entry, setting: Setting, plan: Plan, *, horizon: int = HOR
                 for config, losses in tuned.tried.items()
             ]
             found: Record = {"config": tuned.best, "tried": tried}
-            for key, config in (("", tuned.best), ("default", DEFAULT)):
+            for key, config in (("", tuned.best), ("default", Config("", entry.rate))):
                 rate = torch.full((plan.test_seeds,), config.learning_rate, dtype=torch.float64)
                 stepper = Learned(entry.rule, setting.inner.layout, rate, config.schedule)
                 tested = _test(setting, stepper, steps, (), plan, advance)
@@ -139,7 +147,7 @@ def rule_parts(entry: Entry, setting: Setting, plan: Plan, *, horizon: int = HOR
         identity = {
             "setting": setting.identity,
             "steps": steps,
-            "rule": {"sha256": entry.sha256, "config": entry.rule.config, "role": entry.role},
+            "rule": {**entry.identity, "role": entry.role},
             "plan": grid.identity,
         }
         # A step of a rule costs about as much as a step of training does.

@@ -29,7 +29,7 @@ from benchmarks.optimizers import pictures, tables
 from benchmarks.optimizers.cost import cost_parts
 from benchmarks.optimizers.parts import Entry, all_parts, muon, read_rules
 from benchmarks.optimizers.search import search_parts
-from benchmarks.optimizers.settings import KNOWN, QUICK, QUICK_UNSEEN, SETTINGS, Plan, Setting
+from benchmarks.optimizers.settings import QUICK, QUICK_SETTINGS, SETTINGS, Plan, Setting
 from benchmarks.optimizers.suite import suite_parts
 from benchmarks.optimizers.suite_tasks import TASKS
 
@@ -40,7 +40,7 @@ PARTS = ("search", "baselines", "rules", "suite", "cost")
 
 def chosen_settings(only: Sequence[str], *, quick: bool) -> list[Setting]:
     """The settings, the known tasks first."""
-    labels = list(only) or ([*(s.label for s in KNOWN), *QUICK_UNSEEN] if quick else list(SETTINGS))
+    labels = list(only) or (list(QUICK_SETTINGS) if quick else list(SETTINGS))
     return [setting for label, setting in SETTINGS.items() if label in labels]
 
 

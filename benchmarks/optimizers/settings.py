@@ -132,4 +132,5 @@ QUICK = Plan(
     test_seeds=3, tuning_seeds=1, screen=512, baselines=("sgd", "adam"), longer=False,
 ).coarse("warmup")  # fmt: skip
 """Little of everything."""
-QUICK_UNSEEN = ("mlp-64", "mlp-digits")
+QUICK_SETTINGS = ("mlp", "cnn", "char_rnn", "mlp-64", "mlp-digits")
+"""Those that are measured in a quick run: without transformers, which take as long as all others."""

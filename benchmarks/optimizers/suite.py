@@ -1,9 +1,10 @@
 """The suite: every optimizer as torch.optim has it, on networks of kinds that no meta-training saw.
 
 Each optimizer gets the same budget of tuning: four rates a half-decade apart, with a cosine to zero, chosen
-by the final training loss of another initialisation. It runs at its default rate as well, constant; and rules
-also at their default rate with the cosine. Schedule-Free has no schedule: its rates are constant. Keys of the
-records are ``suite/TASK/STEPS/OPTIMIZER``.
+by the final training loss of another initialisation. It runs at its default rate as well, constant; rules,
+AdamW and Muon also with the cosine. Schedule-Free has no schedule: its rates are
+constant. Keys of the records are ``suite/TASK/STEPS/OPTIMIZER``, and with ``/falling`` behind for AdamW's and
+Muon's default rate with the cosine.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ DEFAULTS = {
     **{"sgd": 0.1, "adam": 0.001, "adamw": 0.001, "nadam": 0.002},
     **{"soap": 0.003, "schedulefree": 0.0025, "prodigy": 1.0},
 }
-RULE_DEFAULT = 0.02
+FALLING = ("adamw", MUON)
+"""Rivals that run at their default rate with the cosine, too."""
 NAMES = {"soap": "SOAP", "schedulefree": "Schedule-Free AdamW", "prodigy": "Prodigy"}
 HOW = {
     "tuned": "best of four rates, cosine",
@@ -87,10 +89,12 @@ def suite_parts(entries: Sequence[Entry], *, quick: bool, only: Sequence[str] = 
                 "steps": steps,
                 "seeds": seeds,
                 "rates": GRIDS.get(optimizer, RULE_GRID),
-                "rule": None if entry is None else {"sha256": entry.sha256, "config": entry.rule.config},
+                "rule": None if entry is None else entry.identity,
             }
-            work = partial(_measured, task, optimizer, entry, steps, seeds)
-            parts.append(Part(f"suite/{name}/{steps}/{optimizer}", identity, work, float(steps)))
+            key, common = f"suite/{name}/{steps}/{optimizer}", (task, optimizer, entry, steps, seeds)
+            parts.append(Part(key, identity, partial(_measured, *common), float(steps)))
+            if optimizer in FALLING:
+                parts.append(Part(f"{key}/falling", identity, partial(_falling, *common), float(steps)))
     return parts
 
 
@@ -103,14 +107,33 @@ def _measured(
     grid = GRIDS.get(optimizer, RULE_GRID)
     tried = {rate: run(rate, True, 1000)["train"] for rate in grid}
     best = min(grid, key=lambda rate: math.inf if tried[rate] is None else tried[rate])
-    tuned = [run(best, True, seed) for seed in range(seeds)]
-    usual = [run(DEFAULTS.get(optimizer, RULE_DEFAULT), False, seed) for seed in range(seeds)]
-    found = {"tuned": tuned, "default": usual}
+    usual = _default_rate(optimizer, entry)
+    found = {
+        "tuned": [run(best, True, seed) for seed in range(seeds)],
+        "default": [run(usual, False, seed) for seed in range(seeds)],
+    }
     if entry is not None and entry.role == "main":
-        found["default_falling"] = [run(RULE_DEFAULT, True, seed) for seed in range(seeds)]
+        found["default_falling"] = [run(usual, True, seed) for seed in range(seeds)]
+    return {"rate": best, "tried": [tried[rate] for rate in grid], **_by_column(found)}
+
+
+def _falling(
+    task: Task, optimizer: str, entry: Entry | None, steps: int, seeds: int, advance: Advance = lambda _: None
+) -> Record:
+    """At the default rate, with the cosine."""
+    rate = _default_rate(optimizer, entry)
+    runs = [train(task, optimizer, entry, rate, steps, seed, falling=True) for seed in range(seeds)]
+    return _by_column({"default_falling": runs})
+
+
+def _default_rate(optimizer: str, entry: Entry | None) -> float:
+    return DEFAULTS[optimizer] if entry is None else entry.rate
+
+
+def _by_column(found: dict[str, list[Record]]) -> Record:
+    """Way to run -> results of its runs; to the same with a list per column."""
     columns = ("train", "held_out", "worst", "seconds")
-    by_column = {how: {key: [one[key] for one in runs] for key in columns} for how, runs in found.items()}
-    return {"rate": best, "tried": [tried[rate] for rate in grid], **by_column}
+    return {how: {key: [one[key] for one in runs] for key in columns} for how, runs in found.items()}
 
 
 def train(
@@ -171,7 +194,8 @@ def suite_tables(records: Records, titles: dict[str, str]) -> list[tuple[str, st
     for key, record in records.items():
         kind, *rest = key.split("/")
         if kind == "suite":
-            cells[rest[0], "/".join(rest[2:])] = record["result"]
+            optimizer = "/".join(rest[2:]).removesuffix("/falling")
+            cells.setdefault((rest[0], optimizer), {}).update(record["result"])
             steps[rest[0]] = int(rest[1])
     tasks = [name for name in TASKS if name in steps]
     optimizers = list(dict.fromkeys(optimizer for _, optimizer in cells))
@@ -198,7 +222,7 @@ def suite_tables(records: Records, titles: dict[str, str]) -> list[tuple[str, st
         tables.append(
             (
                 "Tasks of the suite on which the rule is ahead, by mean training loss",
-                table(["", *_RIVALS], counts),
+                table(["", *_measured_rivals(cells)], counts),
             )
         )
     return tables
@@ -206,11 +230,20 @@ def suite_tables(records: Records, titles: dict[str, str]) -> list[tuple[str, st
 
 _RIVALS = {
     "default AdamW": ("adamw", "default"),
+    "default AdamW, cosine": ("adamw", "default_falling"),
     "tuned AdamW": ("adamw", "tuned"),
+    "default Muon": (MUON, "default"),
+    "default Muon, cosine": (MUON, "default_falling"),
     "tuned Muon": (MUON, "tuned"),
     "tuned SOAP": ("soap", "tuned"),
     "tuned Schedule-Free": ("schedulefree", "tuned"),
 }
+
+
+def _measured_rivals(cells: dict[tuple[str, str], Any]) -> dict[str, tuple[str, str]]:
+    """Those of ``_RIVALS`` that there are results for."""
+    ways = {(optimizer, how) for (_, optimizer), found in cells.items() for how in found}
+    return {title: rival for title, rival in _RIVALS.items() if rival in ways}
 
 
 def _counts(cells: dict[tuple[str, str], Any], tasks: Sequence[str], rule: str) -> list[list[str]]:
@@ -218,11 +251,11 @@ def _counts(cells: dict[tuple[str, str], Any], tasks: Sequence[str], rule: str) 
     rows = []
     for how, label in HOW.items():
         row = []
-        for rival, way in _RIVALS.values():
+        for rival, way in _measured_rivals(cells).values():
             both = [
                 (task, cells[task, rule].get(how), cells[task, rival].get(way))
                 for task in tasks
-                if (task, rule) in cells and (task, rival) in cells
+                if (task, rule) in cells and way in cells.get((task, rival), {})
             ]
             lost = [
                 task

@@ -70,7 +70,8 @@ def lines_of(records: Records) -> list[Line]:
             rule, net = identity["rule"], identity["rule"]["config"]["net"]
             title = OPTIMIZERS.get(name, f"{NETS[net]} (`{name}`)")
             line = Line(name, title, rule["role"], rank=list(NETS).index(net) + len(OPTIMIZERS))
-            usual = Line(f"{name} default", f"{title}, lr 0.02 constant", rule["role"], rank=line.rank)
+            rate = rule.get("rate", 0.02)
+            usual = Line(f"{name} default", f"{title}, lr {rate:g} constant", rule["role"], rank=line.rank)
             usual = lines.setdefault((kind, usual.key), usual)
             usual.losses[setting, steps] = result["default"][str(steps)]
         line = lines.setdefault((kind, name), line)

@@ -47,14 +47,13 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     )
     for module in (run, tables):
         monkeypatch.setattr(module, "SETTINGS", chosen)
-    for module in (run, tables):
-        monkeypatch.setattr(module, "KNOWN", (seen,))
+    monkeypatch.setattr(tables, "KNOWN", (seen,))
     for module in (tables, pictures):
         monkeypatch.setattr(module, "HORIZON", 6)
     for name in ("baseline_parts", "rule_parts"):
         monkeypatch.setattr(parts, name, partial(getattr(parts, name), horizon=6))
     monkeypatch.setattr(run, "QUICK", plan)
-    monkeypatch.setattr(run, "QUICK_UNSEEN", ("mlp-16",))
+    monkeypatch.setattr(run, "QUICK_SETTINGS", ("mlp", "mlp-16"))
     monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
     return SimpleNamespace(settings=chosen, plan=plan)
 
@@ -216,7 +215,7 @@ def test_optimizers_suite_runs_everyone_on_networks_of_other_kinds(
     out = str(tmp_path / "out")
     run.main(["--quick", "--out", out, "--rules", rule, "--parts", "suite", "--only", "sets", "logistic"])
     records = read_records(tmp_path / "out" / "learned_optimizers.json", run.BENCHMARK)
-    optimizers, tasks = ("adam", "muon", "tiny-unf"), ("sets", "logistic")
+    optimizers, tasks = ("adam", "muon", "muon/falling", "tiny-unf"), ("sets", "logistic")
     assert set(records) == {f"suite/{task}/4/{name}" for task in tasks for name in optimizers}
     result = records["suite/sets/4/adam"]["result"]
     assert result["rate"] in (0.003, 0.01) and len(result["tuned"]["train"]) == 1
@@ -224,7 +223,7 @@ def test_optimizers_suite_runs_everyone_on_networks_of_other_kinds(
     text = (tmp_path / "out" / "learned_optimizers.md").read_text()
     assert "Held-out loss on networks of other kinds" in text and "sets, 4" in text
     for how in ("best of four rates, cosine", "default rate, constant", "default rate, cosine"):
-        assert f"UNF (`tiny-unf`), {how}" in text
+        assert f"UNF (`tiny-unf`), {how}" in text and f"Muon and Adam, {how}" in text
     assert "of 2" in text.partition("the rule is ahead")[2]
 
 

@@ -19,7 +19,7 @@ Y = torch.tensor([0, 1, 2, 0, 1, 2])
 def any_rule(seed: int = 0, **config: Any) -> UNFRule:
     """A rule with random weights, none of which are zero."""
     torch.manual_seed(seed)
-    rule = UNFRule(**{"width": 4, **config})
+    rule = UNFRule(**{"width": 4, "floor": 0.1, **config})
     with torch.no_grad():
         for p in rule.parameters():
             if not p.any():

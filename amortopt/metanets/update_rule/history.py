@@ -15,14 +15,15 @@ from amortopt.metanets.update_rule.layout import UpdateLayout
 from amortopt.metanets.update_rule.orthogonal import orthogonal
 
 RuleState: TypeAlias = dict[str, Tensor]
-"""``step`` [*batch], ``momenta`` [*batch, 3, N], ``second`` [*batch, 1, N]; float32."""
+"""``step`` [*batch], ``momenta`` [*batch, 3, N], ``second`` [*batch, 1, N]; float32. With a ``floor`` also
+``length`` [*batch], see [length][amortopt.metanets.update_rule.history.length]."""
 
 MOMENTA = (0.9, 0.95, 0.99)
 """Decays of the running averages of the gradient: Adam's, Muon's and a slow one."""
 SECOND = 0.99
 """Decay of the running average of its square."""
 SIZES = {"momenta": len(MOMENTA), "second": 1}
-"""Entry of the state -> numbers per element; ``step`` is one number beside them."""
+"""Entry of the state -> numbers per element."""
 TINY = 1e-30
 """Added to mean squares before roots and logarithms are taken."""
 FLOOR = 1e-12
@@ -85,3 +86,28 @@ def muon(momentum: Tensor) -> Tensor:
     matrices = momentum.flatten(3)
     rows, columns = matrices.shape[2:]
     return (orthogonal(matrices) * max(1.0, rows / columns) ** 0.5).view_as(momentum)
+
+
+def length(layout: UpdateLayout, flat: Tensor, floor: float) -> Tensor:
+    r"""How long the steps of a network are beside Muon's and Adam's, [B], from ``floor`` to 1.
+
+    .. math:: l = \operatorname{geometric\,mean}_W\;
+        \operatorname{clamp}\left(\sqrt{6 n} \operatorname{rms}(W),\, \text{floor},\, 1\right)
+
+    over all blocks W of several axes, with n weights per output unit: 1 where weights are as torch makes
+    them, uniform in :math:`\pm 1 / \sqrt n`, or larger; less if their squares are below half of that. A
+    network with small weights makes up for them, with a factor behind its layers, and feels the same step
+    that much more. So do its biases and its layers of the usual size, so all tensors have one length. A SIREN
+    2-64-64-64-1 multiplies with 30 behind each layer; its blocks have 0.96, 0.115, 0.115 and 0.124, so its
+    steps are 0.2 times as long as Muon's. The weights before the first step decide: those of a SIREN grow
+    while it learns, and the factors behind them do not change.
+
+    Args:
+        layout: Of the base network.
+        flat: Its parameters [B, N].
+        floor: Smallest factor of a block, in (0, 1], such as of weights that start at zero.
+    """
+    squares = torch.cat([part.flatten(2).square().mean(2) for part in layout.split(flat.detach())], 1)
+    wide = layout.fans > 0
+    logs = (6 * layout.fans * squares).clamp(floor**2, 1.0).log() / 2
+    return ((logs * wide).sum(1) / wide.sum().clamp(min=1)).exp()

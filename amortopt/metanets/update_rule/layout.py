@@ -150,6 +150,8 @@ class UpdateLayout:
         places: Every block and its elements, in the order of the flat vector.
         slots: Row -> ``unit * len(AXIS_ROLES) + role``, int64 [R].
         shares: Row -> one over the number of rows in its slot, float32 [R, 1].
+        fans: Block -> weights per entry of its first axis, inputs times kernel positions, float32 [blocks];
+            0 for blocks of a single axis.
 
     Raises:
         ValueError: A parameter of ``spec`` is missing or has another shape.
@@ -219,6 +221,7 @@ class UpdateLayout:
             blocks = (self.num_blocks, self.num_blocks + len(pieces[b]))
             self.buckets.append(Bucket(shape, kind, blocks, (first, self.size), sides))
             self.num_blocks = blocks[1]
+        self.fans = torch.tensor([float(_fan(place.block)) for place in self.places])
         self.slots = torch.empty(self.num_rows, dtype=torch.int64)
         for _, side in self.sides:
             self.slots[slice(*side.rows)] = torch.tensor(side.units) * len(AXIS_ROLES) + side.role
@@ -255,7 +258,8 @@ class UpdateLayout:
     def to(self, device: torch.device | str) -> UpdateLayout:
         """Move its index tensors to a device; returns itself."""
         self.device = torch.device(device)
-        self.slots, self.shares = self.slots.to(self.device), self.shares.to(self.device)
+        for name in ("slots", "shares", "fans"):
+            setattr(self, name, getattr(self, name).to(self.device))
         return self
 
     def pack(self, params: Params, out: Tensor | None = None) -> Tensor:
@@ -299,6 +303,11 @@ class UpdateLayout:
             name: join([block for block, _ in many], [part for _, part in many], self.shapes[name], lead)
             for name, many in by_name.items()
         }
+
+
+def _fan(block: Block) -> int:
+    """Weights per entry of a block's first axis; 0 if that is its only one."""
+    return math.prod(axis.size for axis in block.axes[1:]) if len(block.axes) > 1 else 0
 
 
 def _joined(spans: Iterable[tuple[int, tuple[int, int]]]) -> dict[int, tuple[int, int]]:

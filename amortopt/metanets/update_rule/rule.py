@@ -22,6 +22,7 @@ from amortopt.metanets.update_rule.history import (
     accumulate,
     divide_by_roots,
     fresh_state,
+    length,
     muon,
 )
 from amortopt.metanets.update_rule.layer import SharedUNFLayer
@@ -84,6 +85,8 @@ class UNFRule(UpdateRule):
         vector_rate: Learning rate of vectors, as a multiple of Muon's.
         table_rate: Learning rate of embeddings and heads, likewise.
         mix: What Muon orthogonalizes: factors of the gradient and of its three averages.
+        floor: The steps of a network whose weights start small are shorter, down to this factor, see
+            [length][amortopt.metanets.update_rule.history.length]; 1: they are as long as all others.
         damping: For derivatives through a step, second moments count as constant, and as larger by so many
             times their block's mean; 0 for exact derivatives. The step itself does not depend on it.
 
@@ -100,15 +103,16 @@ class UNFRule(UpdateRule):
         vector_rate: float = 0.2,
         table_rate: float = 0.2,
         mix: Sequence[float] = (0.05, 0.0, 0.95, 0.0),
+        floor: float = 1.0,
         damping: float = 0.1,
     ) -> None:
         super().__init__()
         rates = {"vector_rate": vector_rate, "table_rate": table_rate}
         self.config: dict[str, Any] = {"net": net, "width": width, "depth": depth, **rates}
-        self.config |= {"mix": mix, "damping": damping}
+        self.config |= {"mix": mix, "floor": floor, "damping": damping}
         _check(**self.config)
         self.config["mix"] = [float(factor) for factor in mix]
-        self.net, self.damping = net, damping
+        self.net, self.floor, self.damping = net, floor, damping
         self.mix, self.rates = self.config["mix"], {"vector": vector_rate, "table": table_rate}
         classes = len(CLASSES)
         if net == "none":
@@ -132,12 +136,18 @@ class UNFRule(UpdateRule):
             self.row_out = nn.Parameter(torch.zeros(len(AXIS_ROLES), width, 1))
 
     state_sizes = SIZES
-    """Entry of the state -> numbers per element; ``step`` is one number beside them."""
+    """Entry of the state -> numbers per element."""
+
+    @property
+    def shared_entries(self) -> tuple[str, ...]:
+        """Entries of the state that are one number for a network."""
+        return ("step", "length") if self.floor < 1 else ("step",)
 
     def init_state(self, layout: UpdateLayout, flat: Tensor) -> RuleState:
         """State before the first step, all zeros, for parameters ``flat`` [*batch, N]."""
         dtype = next((p.dtype for p in self.parameters()), torch.promote_types(flat.dtype, torch.float32))
-        return fresh_state(layout, flat, dtype)
+        state = fresh_state(layout, flat, dtype)
+        return state | ({"length": torch.zeros_like(state["step"])} if self.floor < 1 else {})
 
     def forward(
         self, layout: UpdateLayout, flat: Tensor, grads: Tensor, state: RuleState, *, inplace: bool = False
@@ -162,7 +172,8 @@ class UNFRule(UpdateRule):
             out, inner = self(layout, flat.reshape(size, -1), grads.reshape(size, -1), inner, inplace=inplace)
             kept = {key: value.reshape((*batch, *value.shape[1:])) for key, value in inner.items()}
             return out.reshape(flat.shape), kept
-        state = accumulate(state, grads, inplace)
+        lengths = self._length(layout, flat, state)  # before the step is counted, which may be in place
+        state = accumulate(state, grads, inplace) | lengths
         if self.net == "none":
             over_root = divide_by_roots(
                 layout, state["second"][:, 0], state["step"].unsqueeze(-1), self.damping
@@ -196,6 +207,12 @@ class UNFRule(UpdateRule):
             many.append(y)
         return _resized(layout, many, sizes[:, TERMS] * size), state
 
+    def _length(self, layout: UpdateLayout, flat: Tensor, state: RuleState) -> RuleState:
+        """The entry ``length`` [B] of the state: of the weights before the first step, kept from then on."""
+        if self.floor == 1:
+            return {}
+        return {"length": torch.where(state["step"] == 0, length(layout, flat, self.floor), state["length"])}
+
     def _directions(
         self, layout: UpdateLayout, flat: Tensor, grads: Tensor, state: RuleState
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -223,7 +240,9 @@ class UNFRule(UpdateRule):
                 for factor, parts in others:
                     mixture = torch.add(mixture, parts[b], alpha=factor)
                 base.append(muon(mixture))
-        return base
+        if "length" not in state:
+            return base
+        return [b * state["length"].to(b).view(-1, *[1] * (b.ndim - 1)) for b in base]
 
     def _context(
         self,
@@ -329,6 +348,7 @@ def _check(**config: Any) -> None:
         (("net",), lambda v: v in reaches, f"one of {', '.join(reaches)}"),
         (("width", "depth"), lambda v: type(v) is int and v >= 1, "a whole number of at least 1"),
         (("vector_rate", "table_rate"), lambda v: is_number(v) and 0 < v < math.inf, "a positive number"),
+        (("floor",), lambda v: is_number(v) and 0 < v <= 1, "a number above 0 and at most 1"),
         (("mix",), is_mix, f"{1 + len(MOMENTA)} finite numbers, not all zero"),
         (("damping",), lambda v: is_number(v) and 0 <= v < math.inf, "a finite number of at least 0"),
     )

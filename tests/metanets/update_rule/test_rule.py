@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from amortopt.metanets.update_rule.history import RuleState
+from amortopt.metanets.update_rule.history import RuleState, length
 from amortopt.metanets.update_rule.layout import CLASSES, UpdateLayout
 from amortopt.metanets.update_rule.rule import Reach, UNFRule
 from amortopt.symmetry import extract
@@ -50,12 +50,12 @@ def steps(rule: UNFRule, layout: UpdateLayout, flat: Tensor, grads: list[Tensor]
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_rule_is_equivariant_to_permutations(case: Case) -> None:
     _, spec, layout = extracted(case)
-    rule, g = rule_of(width=4), permutation(spec)
+    rule, g = rule_of(width=4, floor=0.1), permutation(spec)
 
     def moved(flat: Tensor) -> Tensor:
         return layout.pack(act(spec, g, layout.unpack(flat)))
 
-    flat, grads = flat_noise(layout, 0), [flat_noise(layout, k) for k in (1, 2)]
+    flat, grads = 0.1 * flat_noise(layout, 0), [flat_noise(layout, k) for k in (1, 2)]
     out, _ = steps(rule, layout, flat, grads)
     turned, _ = steps(rule, layout, moved(flat), [moved(grad) for grad in grads])
     torch.testing.assert_close(turned, moved(out), rtol=1e-9, atol=1e-9)
@@ -63,8 +63,8 @@ def test_rule_is_equivariant_to_permutations(case: Case) -> None:
 
 @pytest.mark.parametrize("net", REACHES)
 def test_rule_treats_networks_apart(net: Reach) -> None:
-    layout, rule = plain(), rule_of(net=net, width=4)
-    flat, grads = flat_noise(layout, 0, 3), [flat_noise(layout, k, 3) for k in (1, 2)]
+    layout, rule = plain(), rule_of(net=net, width=4, floor=0.1)
+    flat, grads = 0.2 * flat_noise(layout, 0, 3), [flat_noise(layout, k, 3) for k in (1, 2)]
     together, state = steps(rule, layout, flat, grads)
     for b in range(3):
         alone, single = steps(rule, layout, flat[b], [grad[b] for grad in grads])
@@ -210,7 +210,7 @@ def test_direction_is_within_its_bound_whatever_was_learned(seed: int) -> None:
 
 
 def test_rule_is_finite_at_zero() -> None:
-    layout, rule = plain(), rule_of(width=4)
+    layout, rule = plain(), rule_of(width=4, floor=0.1)
     flat = torch.zeros(layout.size, dtype=torch.float64, requires_grad=True)
     direction, _ = rule(layout, flat, torch.zeros_like(flat), rule.init_state(layout, flat))
     direction.sum().backward()
@@ -275,7 +275,7 @@ def test_rule_keeps_four_numbers_per_weight() -> None:
 
 
 def test_rule_config_makes_a_copy() -> None:
-    rule = UNFRule("deepset", width=5, depth=3, vector_rate=0.5, mix=(0, 0.5, 0.5, 0))
+    rule = UNFRule("deepset", width=5, depth=3, vector_rate=0.5, mix=(0, 0.5, 0.5, 0), floor=0.5)
     copy = UNFRule(**json.loads(json.dumps(rule.config)))
     copy.load_state_dict(rule.state_dict())
     assert copy.config == rule.config
@@ -289,6 +289,8 @@ def test_rule_config_makes_a_copy() -> None:
         ({"depth": 1.5}, "depth: got 1.5"),
         ({"table_rate": 0.0}, "table_rate: got 0.0"),
         ({"mix": (0.0, 0.0, 0.0, 0.0)}, r"mix: got \(0.0, 0.0, 0.0, 0.0\), expected 4 finite numbers"),
+        ({"floor": 0.0}, "floor: got 0.0, expected a number above 0 and at most 1"),
+        ({"floor": 1.5}, "floor: got 1.5"),
         ({"mix": (1.0, 0.0)}, r"mix: got \(1.0, 0.0\)"),
         ({"damping": float("nan")}, "damping: got nan"),
     ],
@@ -296,3 +298,54 @@ def test_rule_config_makes_a_copy() -> None:
 def test_rule_refuses_bad_arguments(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UNFRule(**config)
+
+
+def fresh(factor: float) -> tuple[UpdateLayout, Tensor]:
+    """Layout and weights [1, N] of a network as torch makes it, its middle layer so many times larger."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 2))
+    layout = layout_of(model, extract(model, torch.zeros(1, 30)))
+    weights = {name: p.detach().double() for name, p in model.named_parameters()}
+    middle = {name: factor * p for name, p in weights.items() if name.startswith("2.")}
+    return layout, layout.pack({**weights, **middle}).unsqueeze(0)
+
+
+def test_steps_of_networks_as_torch_makes_them_are_not_shortened() -> None:
+    for factor in (0.75, 1.0, 5.0):
+        assert float(length(*fresh(factor), 1 / 16)) == 1
+
+
+@pytest.mark.parametrize(("factor", "left"), [(0.125, 0.177), (1e-3, 1 / 16), (0.0, 1 / 16)])
+def test_steps_are_shorter_by_the_geometric_mean_of_how_small_the_weights_are(
+    factor: float, left: float
+) -> None:
+    found = float(length(*fresh(factor), 1 / 16))
+    assert found == pytest.approx(left ** (1 / 3), rel=0.02)  # one of three matrices
+
+
+@pytest.mark.parametrize("net", REACHES)
+def test_networks_with_usual_weights_take_the_same_steps_to_the_bit(net: Reach) -> None:
+    layout, flat = fresh(1.0)
+    grads = [flat_noise(layout, k, 1) for k in range(3)]
+    before, _ = steps(UNFRule(net).double(), layout, flat, grads)
+    torch.manual_seed(0)
+    after, _ = steps(UNFRule(net, floor=1 / 16).double(), layout, flat, grads)
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("net", REACHES)
+def test_all_directions_of_a_network_have_its_length(net: Reach) -> None:
+    layout, flat = fresh(0.125)
+    plain_rule, rule = UNFRule(net).double(), UNFRule(net, floor=1 / 16).double()
+    grad = flat_noise(layout, 1, 1)
+    long, _ = plain_rule(layout, flat, grad, plain_rule.init_state(layout, flat))
+    short, _ = rule(layout, flat, grad, rule.init_state(layout, flat))
+    torch.testing.assert_close(short, long * length(layout, flat, 1 / 16))
+
+
+def test_length_is_that_of_the_weights_before_the_first_step() -> None:
+    layout, small = fresh(0.125)
+    rule, grad = UNFRule("none", floor=1 / 16).double(), flat_noise(layout, 1, 1)
+    _, state = rule(layout, small, grad, rule.init_state(layout, small))
+    _, later = rule(layout, 8 * small, grad, state)
+    assert torch.equal(later["length"], length(layout, small, 1 / 16))
