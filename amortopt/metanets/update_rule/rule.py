@@ -74,7 +74,7 @@ class UNFRule(UpdateRule):
     - a matrix with n columns (a kernel: inputs times positions): :math:`2 \cdot 1.21/\sqrt n`;
     - anything else: 4.7 times its rate, since Adam's direction is at most 2.35 for these decays.
 
-    A step reads four numbers of state per element.
+    A step reads four numbers of state per element, and one per network if there is a ``floor``.
 
     Args:
         net: ``"unf"``, or what depends on less: ``"deepset"`` on the own block, with no gates; ``"mlp"`` on
