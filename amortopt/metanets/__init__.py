@@ -13,6 +13,8 @@ from amortopt.metanets.conditions import L1Range as L1Range
 from amortopt.metanets.heads import Classes as Classes
 from amortopt.metanets.heads import Head as Head
 from amortopt.metanets.heads import Regression as Regression
+from amortopt.metanets.pictures import PictureEditor as PictureEditor
+from amortopt.metanets.pictures import PictureFunctional as PictureFunctional
 from amortopt.metanets.probed import ProbedFunctional as ProbedFunctional
 from amortopt.metanets.rounds import Rounds as Rounds
 from amortopt.metanets.scalegmn import ScaleGMN as ScaleGMN
@@ -33,6 +35,8 @@ __all__ = [
     "Head",
     "L1Range",
     "Metanet",
+    "PictureEditor",
+    "PictureFunctional",
     "ProbedFunctional",
     "Regression",
     "Rounds",

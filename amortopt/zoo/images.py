@@ -5,7 +5,8 @@
 
 A *view* is one fit of an image; views differ in their random start. With ``fits="one-pass"`` a checkpoint
 such as ``images-siren`` gives all weights in one forward pass from one common start, so that all networks
-share one gauge.
+share one gauge. A pass gives an image the same weights each time: its further views are fits of the image
+turned, stretched, sheared and moved a little.
 
 Legend: B networks, N pixels.
 """
@@ -21,6 +22,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from amortopt._types import Params
@@ -34,7 +36,7 @@ from amortopt.zoo.store import Manifest
 
 _SIDE, _IMAGES = 28, 5000
 _CHUNK = 64  # networks that are fitted at once: their activations stay in the cache
-_NETWORK = 0  # random stream of the starts
+_NETWORK, _MOVE = range(2)  # random streams of the starts, of what is done to pictures
 Fit: TypeAlias = Callable[[Siren, Tensor, Tensor, list[int]], Params]
 """Family, pixel coordinates [N, 2], grey levels [B, N, 1] and seeds [B] to fitted params [B, ...]."""
 
@@ -45,7 +47,7 @@ class MnistInrZooConfig:
 
     Args:
         images: Number of images, in a fixed random order of the 5,000.
-        views: Fits per image.
+        views: Fits per image; see above.
         seed: Seed of the zoo.
         val_fraction: Share of the images of every digit for validation; all views of an image are in its
             part.
@@ -87,8 +89,6 @@ class MnistInrZooConfig:
             raise ValueError(f"learning_rate: got {self.learning_rate}, expected a positive number")
         if self.fits not in ("independent", "one-pass"):
             raise ValueError(f"fits: got {self.fits!r}, expected 'independent' or 'one-pass'")
-        if self.fits == "one-pass" and self.views != 1:
-            raise ValueError(f"views: got {self.views}, expected 1: every pass gives the same weights")
 
     @property
     def count(self) -> int:
@@ -155,8 +155,12 @@ def build_mnist_inr_zoo(
         fitted, psnr = [], []
         for start in range(0, len(index), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            grey = pictures[torch.from_numpy(image[rows])].reshape(-1, _SIDE**2, 1).to(device)
-            chosen = seeds[rows].tolist()
+            grey = pictures[torch.from_numpy(image[rows])].view(-1, _SIDE, _SIDE)
+            if config.fits == "one-pass":
+                grey = torch.where(
+                    torch.from_numpy(view[rows] > 0)[:, None, None], moved(grey, seeds[rows]), grey
+                )
+            grey, chosen = grey.reshape(-1, _SIDE**2, 1).to(device), seeds[rows].tolist()
             params = adam_fit(config, made, xy, grey, chosen) if fit is None else fit(made, xy, grey, chosen)
             fitted.append({name: p.detach() for name, p in params.items()})
             with torch.no_grad():
@@ -191,6 +195,24 @@ def _parts(config: MnistInrZooConfig, labels: np.ndarray) -> np.ndarray:
         val, test = (round(share * len(order)) for share in (config.val_fraction, config.test_fraction))
         part[order[:val]], part[order[val : val + test]] = "val", "test"
     return part
+
+
+def moved(pictures: Tensor, seeds: np.ndarray) -> Tensor:
+    """Pictures [B, H, W], each turned, stretched, sheared and moved as its seed [B] says; zero outside.
+
+    Turned by at most 0.25 (in radians), sheared by 0.15, moved by a twentieth of a side; axes are stretched
+    by factors from exp(-0.1) to exp(0.1).
+    """
+    u = np.stack([np.random.default_rng([int(seed), _MOVE]).uniform(-1, 1, 6) for seed in seeds])
+    angle, shear, stretch = 0.25 * u[:, 0], 0.15 * u[:, 1], np.exp(0.1 * u[:, 2:4])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1)
+    form = np.zeros_like(turn)  # [B, 2, 2]
+    form[:, 0, 0], form[:, 0, 1], form[:, 1, 1] = stretch[:, 0], shear, stretch[:, 1]
+    matrix = np.concatenate([turn @ form, 0.1 * u[:, 4:, None]], 2)  # of coordinates from -1 to 1
+    grid = F.affine_grid(
+        torch.from_numpy(matrix).to(pictures), [len(u), 1, *pictures.shape[1:]], align_corners=True
+    )
+    return F.grid_sample(pictures[:, None], grid, align_corners=True)[:, 0]
 
 
 def adam_fit(config: MnistInrZooConfig, family: Siren, xy: Tensor, grey: Tensor, seeds: list[int]) -> Params:

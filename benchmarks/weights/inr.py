@@ -24,7 +24,7 @@ from benchmarks.weights import readers
 from benchmarks.weights.predictors import Budget
 
 BENCHMARK = "inr_classes"
-ZOOS = {"independent": "mnist_inr", "one-pass": "mnist_inr_one_pass"}
+ZOOS = {"independent": "mnist_inr", "one-pass": "mnist_inr_one_pass_moved"}
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,17 @@ class Plan(readers.ReadingPlan):
     Attributes:
         images: Images of both zoos.
         views: Fits per image of the zoo of independent fits.
+        moved_views: Fits per image of the zoo of one-pass fits, all but one of them of the image moved a
+            little.
     """
 
     images: int = 5000
     views: int = 2
+    moved_views: int = 6
     budget: dict[str, Budget] = field(
         default_factory=lambda: {
-            "independent": Budget(steps=1500, checks=3, weight_decay=0.01),
-            "one-pass": Budget(steps=800, checks=3, weight_decay=0.01),
+            "independent": Budget(steps=5000, checks=5, weight_decay=0.01),
+            "one-pass": Budget(steps=3000, checks=5, weight_decay=0.01),
         }
     )
     augment: dict[str, Augmentation] = field(
@@ -55,6 +58,7 @@ class Plan(readers.ReadingPlan):
 QUICK = Plan(
     images=300,
     views=1,
+    moved_views=1,
     budget={name: Budget(steps=40, checks=1, weight_decay=0.01) for name in ZOOS},
     tuning=Budget(steps=5, checks=1, weight_decay=0.01),
     seeds=1,
@@ -77,12 +81,13 @@ class Networks(readers.Networks):
 
     def __init__(self, which: str, plan: Plan, zoos: Path) -> None:
         super().__init__(which, plan)
+        self.one_gauge = which == "one-pass"
         quick = "" if plan.images == Plan.images else f"_{plan.images}"
         self.folder = zoos / f"{ZOOS[which]}{quick}"
 
     @property
     def recipe(self) -> Record:
-        views = self.plan.views if self.which == "independent" else 1
+        views = self.plan.views if self.which == "independent" else self.plan.moved_views
         return {"fits": self.which, "images": self.plan.images, "views": views}
 
     @cached_property

@@ -16,7 +16,13 @@ import torch
 
 from amortopt._types import Params
 from amortopt.meta.functional.augment import Augmentation
-from amortopt.metanets import Functional, ProbedFunctional, ScaleGMNFunctional, UNFFunctional
+from amortopt.metanets import (
+    Functional,
+    PictureFunctional,
+    ProbedFunctional,
+    ScaleGMNFunctional,
+    UNFFunctional,
+)
 from amortopt.symmetry import SymmetrySpec, extract
 from amortopt.symmetry.alignment.canonical import canonical_params
 from amortopt.tasks import Family
@@ -27,6 +33,7 @@ from benchmarks.harness.store import Record, Store
 from benchmarks.weights.predictors import Budget, Data, FlatMlp, StatNN, predict, score, train
 
 READERS: dict[str, Callable[[SymmetrySpec, Family, Mapping[str, Any], Mapping[str, Any]], Functional]] = {
+    "picture": lambda spec, family, head, _: PictureFunctional(spec, head=head, family=family.to_config()),
     "probed": lambda spec, family, head, _: ProbedFunctional(spec, head=head, family=family.to_config()),
     "scalegmn_b": lambda spec, _, head, swept: ScaleGMNFunctional(spec, head=head, **swept),
     "scalegmn": lambda spec, _, head, swept: ScaleGMNFunctional(
@@ -40,6 +47,8 @@ READERS: dict[str, Callable[[SymmetrySpec, Family, Mapping[str, Any], Mapping[st
 """Reader -> what makes it, of the symmetry, the family, the head and the size of the ScaleGMNs."""
 CANONICAL = ("mlp",)
 """Readers that get canonicalised weights, without an augmentation that would leave the gauge."""
+OF_PICTURES = ("picture",)
+"""Readers for image networks alone."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +82,11 @@ class Networks(ABC):
         swept: Size of the ScaleGMNs, chosen on val networks.
         label: Column of the zoo's table that they learn.
         score: What the score is called.
+        one_gauge: Whether all networks are in one gauge as they are; then nothing has to be canonicalised.
     """
 
     head: ClassVar[Mapping[str, Any]]
+    one_gauge: bool = False
     swept: ClassVar[Mapping[str, Any]]
     label: ClassVar[str]
     score: ClassVar[str]
@@ -128,7 +139,7 @@ class Networks(ABC):
 
     def of(self, reader: str) -> dict[str, Data]:
         """What a reader gets."""
-        return self.canonical if reader in CANONICAL else self.parts
+        return self.canonical if reader in CANONICAL and not self.one_gauge else self.parts
 
     def make(self, reader: str) -> Functional:
         """An untrained reader."""
@@ -144,7 +155,7 @@ class Networks(ABC):
             budget,
             learning_rate=rate,
             seed=seed,
-            augment=None if reader in CANONICAL else self.plan.augment.get(self.which),
+            augment=None if reader in CANONICAL and not self.one_gauge else self.plan.augment.get(self.which),
             on_step=on_step,
         )
 

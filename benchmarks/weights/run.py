@@ -58,7 +58,7 @@ from benchmarks.weights.predictors import (
     tau,
     train,
 )  # fmt: skip
-from benchmarks.weights.readers import READERS
+from benchmarks.weights.readers import OF_PICTURES, READERS
 
 BENCHMARK = "tiny_rnn_zoo"
 RATE = {"name": "regression", "low": 0.0, "high": 1.0}
@@ -270,7 +270,8 @@ def cnn_generalisation(options: Namespace) -> None:
     """Accuracies of CNNs."""
     plan = generalisation.quick() if options.quick else generalisation.Plan()
     plan = plan if options.seeds is None else replace(plan, seeds=options.seeds)
-    chosen = [name for name in READERS if not options.only or name in options.only]
+    of_cnns = [name for name in READERS if name not in OF_PICTURES]
+    chosen = [name for name in of_cnns if not options.only or name in options.only]
     with results(generalisation.BENCHMARK, options) as store:
         if not options.report:
             which = options.cnns or generalisation.ZOOS

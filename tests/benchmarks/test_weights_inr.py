@@ -20,6 +20,7 @@ SPEC = extract(FAMILY.build(), FAMILY.example_input())
 TINY = inr.Plan(
     images=60,
     views=1,
+    moved_views=2,
     budget={name: Budget(steps=3, batch=8, checks=1) for name in inr.ZOOS},
     tuning=Budget(steps=2, batch=8, checks=1),
     learning_rates=(0.004,),
@@ -42,7 +43,8 @@ def test_tasks_of_image_networks_run_and_do_not_measure_twice(
 ) -> None:
     pytest.importorskip("mlxtend")
     monkeypatch.setattr(inr, "QUICK", TINY)
-    monkeypatch.setattr(editing, "QUICK", editing.Plan(networks=TINY, steps=2, batch=4, pixels=50))
+    plan = editing.Plan(networks=TINY, steps=2, picture_steps=2, batch=4, pixels=50)
+    monkeypatch.setattr(editing, "QUICK", plan)
     out = tmp_path / "results"
     command = ["--quick", "--tasks", "inr-classes", "inr-editing", "--out", str(out), "--zoos", str(tmp_path)]
     run.main(command)
@@ -52,6 +54,7 @@ def test_tasks_of_image_networks_run_and_do_not_measure_twice(
     edits = read_records(out / "inr_editing.json", editing.BENCHMARK)
     unedited = edits["independent/unedited"]["result"]["mse_x100"]
     untrained = edits["independent/scalegmn_b/run/0"]["result"]["mse_x100"]
+    assert edits["independent/adam_100/run/0"]["result"]["mse_x100"] < 0.2 * unedited
     assert unedited > 1 and untrained == pytest.approx(unedited, rel=0.5)  # two steps change little
     assert (out / "inr_editing.png").stat().st_size > 10_000
     text = (out / "inr_classes.md").read_text() + (out / "inr_editing.md").read_text()

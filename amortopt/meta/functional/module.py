@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many
 from amortopt.meta.functional.data import NetworksDataModule, Part
+from amortopt.meta.functional.editing import edited_answers, editing_loss, reader_optimizer
 from amortopt.meta.schedule import budget_used, update_average
 from amortopt.metanets import Functional, Metanet, make
 from amortopt.reading.scores import functional_scores
@@ -29,12 +30,15 @@ class FunctionalModule(L.LightningModule):
     r"""Trains a functional to predict labels of networks, or a metanet to edit what networks compute.
 
     A functional is trained by its head's loss, an editor by the squared error of the edited networks'
-    answers. AdamW, a linear warm-up, a cosine decay; the average of the weights is validated and released.
+    answers (a `PictureEditor` by that of the pictures that it draws from, too). AdamW, and Muon for what an
+    editor calls matrices and prototypes; a linear warm-up, a cosine decay; the average of the weights is
+    validated and released.
 
     Args:
         functional: ``name`` and arguments of a functional, ``head`` among them; None for an editor.
         editor: ``name`` and arguments of a metanet; None for a functional.
         lr: Highest learning rate.
+        matrix_lr: Highest rate of Muon.
         weight_decay: Of AdamW.
         warmup: Share of the steps in which the learning rate rises.
         ema: Decay of the average of the weights.
@@ -53,6 +57,7 @@ class FunctionalModule(L.LightningModule):
         editor: dict[str, Any] | None = None,
         *,
         lr: float = 2e-3,
+        matrix_lr: float = 0.02,
         weight_decay: float = 0.01,
         warmup: float = 0.05,
         ema: float = 0.99,
@@ -64,10 +69,10 @@ class FunctionalModule(L.LightningModule):
                 "model.functional, model.editor: got both or none, expected one of them: a functional gives "
                 "numbers, an editor other weights"
             )
-        if not 0 < lr < math.inf or not 0 <= warmup < 1 or not 0 <= ema < 1:
-            raise ValueError(
-                f"lr, warmup, ema: got {lr}, {warmup}, {ema}, expected lr > 0, and warmup and ema in [0, 1)"
-            )
+        if not 0 < lr < math.inf or not 0 < matrix_lr < math.inf:
+            raise ValueError(f"lr, matrix_lr: got {lr} and {matrix_lr}, expected positive numbers")
+        if not 0 <= warmup < 1 or not 0 <= ema < 1:
+            raise ValueError(f"warmup, ema: got {warmup} and {ema}, expected shares in [0, 1)")
         self.trained: Functional | Metanet | None = None
         self.average: Functional | Metanet | None = None
         self._network: tuple[nn.Module] | None = None  # in a tuple, because it is no further module
@@ -142,15 +147,11 @@ class FunctionalModule(L.LightningModule):
                 f"trainer.devices: got {self.trainer.world_size}, expected 1; raise data.networks instead"
             )
 
-    def configure_optimizers(self) -> torch.optim.AdamW:
-        """AdamW over all parameters."""
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over all parameters, but for those of a role that Muon is for."""
         assert self.trained is not None
-        return torch.optim.AdamW(
-            self.trained.parameters(),
-            lr=self.hparams["lr"],
-            betas=(0.9, 0.98),
-            weight_decay=self.hparams["weight_decay"],
-        )
+        lr, matrix_lr, decay = (self.hparams[key] for key in ("lr", "matrix_lr", "weight_decay"))
+        return reader_optimizer(self.trained, lr=lr, matrix_lr=matrix_lr, weight_decay=decay)
 
     def factor(self) -> float:
         """Factor on the learning rate."""
@@ -164,7 +165,7 @@ class FunctionalModule(L.LightningModule):
         part = self.data.draw(self.global_step, self.spec).to(self.device)
         optimizer: Any = self.optimizers()
         for group in optimizer.param_groups:
-            group["lr"] = self.hparams["lr"] * self.factor()
+            group["lr"] = group["rate"] * self.factor()
         loss = self.loss(self.trained, part)
         self.log("train_loss", loss.detach())
         return loss
@@ -180,8 +181,7 @@ class FunctionalModule(L.LightningModule):
             (raw,) = model.raw([part.params])
             return model.head.loss(raw, part.labels)
         assert part.values is not None
-        answers = apply_many(self.network, model(part.params), part.values.x)
-        return (answers - part.values.y).square().mean()
+        return editing_loss(model, self.network, part.params, part.values.x, part.values.y)
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Scores of the average on val networks."""
@@ -204,9 +204,12 @@ class FunctionalModule(L.LightningModule):
         for rows in torch.arange(len(part), device=self.device).split(_CHUNK):
             some = part.take(rows)
             assert some.values is not None
-            for key, params in (("mse_x100", self.average(some.params)), ("mse_x100_unedited", some.params)):
-                answers = apply_many(self.network, params, some.values.x)
-                errors[key].append((answers - some.values.y).square().mean((1, 2)))
+            answers = {
+                "mse_x100": edited_answers(self.average, self.network, some.params, some.values.x),
+                "mse_x100_unedited": apply_many(self.network, some.params, some.values.x),
+            }
+            for key, answer in answers.items():
+                errors[key].append((answer - some.values.y).square().mean((1, 2)))
         return {key: 100 * torch.cat(values).mean().item() for key, values in errors.items()}
 
     @torch.no_grad()

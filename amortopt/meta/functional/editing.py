@@ -1,0 +1,73 @@
+"""How editors are trained and judged: by what the networks answer that they make.
+
+Legend: B networks, N inputs, k numbers of an answer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from amortopt._types import Params
+from amortopt.functional.networks import apply_many
+from amortopt.meta.schedule import param_groups
+from amortopt.metanets import Metanet, PictureEditor, ScaleGMNEditor
+from amortopt.training.muon import Muon
+
+_BETAS = (0.9, 0.98)
+
+
+def edited_answers(editor: Metanet, network: nn.Module, params: Params, x: Tensor) -> Tensor:
+    """What edited networks answer at inputs [N, ...] that all share, [B, N, k]: the mean over proposals.
+
+    Args:
+        editor: The editor.
+        network: The networks' architecture.
+        params: Networks to edit, [B, ...].
+        x: The inputs.
+    """
+    proposals = editor.propose(params) if isinstance(editor, ScaleGMNEditor) else [editor(params)]
+    return torch.stack([apply_many(network, each, x) for each in proposals]).mean(0)
+
+
+def editing_loss(editor: Metanet, network: nn.Module, params: Params, x: Tensor, y: Tensor) -> Tensor:
+    """What training lowers: the mean squared error to wanted answers [B, N, k].
+
+    Of a [PictureEditor][amortopt.metanets.PictureEditor] also that of the pictures that it draws from: the
+    map of pictures learns much faster so than through the pass alone.
+
+    Other arguments are those of ``edited_answers``.
+
+    Raises:
+        ValueError: A `PictureEditor` has another number of pixels than there are wanted answers.
+    """
+    if not isinstance(editor, PictureEditor):
+        return (edited_answers(editor, network, params, x) - y).square().mean()
+    drawn, pictures = editor.edit(params)
+    if y.shape[1:] != (pictures[0].numel(), 1):
+        raise ValueError(
+            f"editor.side: got {len(pictures[0])}, expected the side of the pictures, which have "
+            f"{y.shape[1]} pixels"
+        )
+    errors = [apply_many(network, drawn, x) - y, pictures.flatten(1)[..., None] - y]
+    return sum((error.square().mean() for error in errors), y.new_zeros(()))
+
+
+def reader_optimizer(
+    model: nn.Module, *, lr: float, matrix_lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW over all parameters; where a metanet has matrices and prototypes by role, Muon for these.
+
+    The key ``rate`` of a group keeps its full learning rate.
+
+    Args:
+        model: A functional or an editor.
+        lr: Rate of AdamW.
+        matrix_lr: Rate of Muon.
+        weight_decay: Of AdamW, where it has all parameters.
+    """
+    if isinstance(model, Metanet) and model.param_roles():
+        groups = param_groups(model, lr=matrix_lr, prototype_lr=matrix_lr, correction_lr=lr, scalar_lr=lr)
+        return Muon(groups, betas=_BETAS)
+    group = {"params": list(model.parameters()), "rate": lr}
+    return torch.optim.AdamW([group], lr=lr, betas=_BETAS, weight_decay=weight_decay)
