@@ -23,7 +23,7 @@ CNN_ZOOS = [path for path in RECIPES if path.startswith("recipes/zoo/cnn_")]  # 
 ZOOS = [path for path in RECIPES if path.startswith("recipes/zoo/") and path not in CNN_ZOOS]
 RULES = [path for path in RECIPES if path.startswith("recipes/unf_")]
 FLEETS = ["recipes/fleet.yaml"]
-READERS = ["recipes/mnist_inr_digit.yaml", "recipes/mnist_inr_dilation.yaml"]
+READERS = [f"recipes/mnist_inr_{name}.yaml" for name in ("digit", "dilation", "dilation_picture")]
 FITS = [path for path in RECIPES if path not in ZOOS + CNN_ZOOS + RULES + FLEETS + READERS]
 
 STAND_INS: dict[str, Callable[[Path], Any]] = {

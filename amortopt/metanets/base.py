@@ -12,6 +12,7 @@ from amortopt._types import Params
 from amortopt.metanets.conditions import CONDITIONS, Conditions
 from amortopt.metanets.heads import make_head
 from amortopt.symmetry import SymmetrySpec
+from amortopt.symmetry.blocks import BlockView
 from amortopt.system.registry import Registry
 
 T = TypeVar("T", bound="type[Metanet] | type[Functional] | type[UpdateRule]")
@@ -103,8 +104,8 @@ class Functional(nn.Module, ABC):
 
     def __init__(self, spec: SymmetrySpec, *, head: Mapping[str, Any], **config: Any) -> None:
         super().__init__()
-        self.spec, self.config = spec, {"head": dict(head), **config}
         self.head = make_head(head)
+        self.spec, self.config = spec, {"head": dict(head), **config}
         groups = [group.name for group in spec.groups]
         if self.head.units is not None and self.head.units not in groups:
             raise ValueError(f"head.units: got {self.head.units!r}, expected a group: {', '.join(groups)}")
@@ -141,7 +142,7 @@ class Functional(nn.Module, ABC):
             [B, k]: logits of classes, or numbers; [B, n, k] for a head about units.
 
         Raises:
-            ValueError: Weights are NaN or infinite, a name is missing, or a shape is not the family's.
+            ValueError: The networks are not of the family: see `check_params`.
         """
         return self.forward_mixed([params])[0]
 
@@ -157,8 +158,58 @@ class Functional(nn.Module, ABC):
         if not networks:
             raise ValueError("networks: got none, expected params of at least one architecture")
         for params in networks:
-            check_finite(params)
+            check_params(self, params)
         return [self.head(raw) for raw in self.raw(networks)]
+
+
+def check_params(reader: Metanet | Functional, params: Params) -> None:
+    """Refuse networks that are not of a reader's family.
+
+    Args:
+        reader: What is to read them; has a floating-point parameter.
+        params: Qualified name -> [B, *shape].
+
+    Raises:
+        ValueError: A parameter of the spec is missing, is of another dtype than the reader, has a shape that
+            is not the family's up to the number of hidden units, disagrees with another one about a group or
+            about the number of networks, or is NaN or infinite; or there are no networks.
+    """
+    dtype = next(p.dtype for p in reader.parameters() if p.is_floating_point())
+    count, units = (
+        None,
+        {group.name: None if group.permutable else group.size for group in reader.spec.groups},
+    )
+    for name in reader.spec.params:
+        if name not in params:
+            raise ValueError(
+                f"params: got {', '.join(params) or 'none'}, expected {name!r} among them; rename them to "
+                "the family's names"
+            )
+        value = params[name]
+        if value.dtype != dtype:
+            raise ValueError(
+                f"params: {name!r} is {value.dtype}, expected {dtype} as the reader is; convert the "
+                "networks, or the reader by .to(dtype)"
+            )
+        count = len(value) if count is None and value.ndim else count
+        if value.ndim == 0 or len(value) != count or count == 0:
+            raise ValueError(
+                f"params: {name!r} has shape {tuple(value.shape)}, expected [B, ...] with as many networks B "
+                f"in all params, at least one{f': {count}' if count else ''}"
+            )
+        for block in reader.spec.blocks_of(name):
+            view = BlockView.of(reader.spec, block)
+            for axis, size in zip(view.axes, view.sizes(value), strict=True):
+                if axis.group is None:
+                    continue
+                known = units[axis.group]
+                units[axis.group] = size if known is None else known
+                if size != units[axis.group]:
+                    raise ValueError(
+                        f"params: {block.label!r} has {size} units of group {axis.group!r}, expected "
+                        f"{units[axis.group]}; give networks of one architecture of the family"
+                    )
+    check_finite(params)
 
 
 def check_finite(params: Params) -> None:

@@ -122,10 +122,10 @@ class Classes(Head):
         if classes is None:
             return probabilities
         for label in classes:
-            if not 0 <= label < self.count or not bool(self.seen[label]):
+            if not isinstance(label, int) or not 0 <= label < self.count or not bool(self.seen[label]):
                 known = ", ".join(map(str, self.seen.nonzero().flatten().tolist()))
                 raise ValueError(
-                    f"classes: got {label}, which no network had that this was trained on; it knows "
+                    f"classes: got {label!r}, which no network had that this was trained on; it knows "
                     f"{known or 'none: it is untrained'}"
                 )
         return probabilities[..., list(classes)]
@@ -240,10 +240,8 @@ def make_head(config: Mapping[str, Any]) -> Head:
         >>> make_head({"name": "regression", "low": 0, "high": 1}).raw
         1
     """
-    options = dict(config)
+    options = dict(config) if isinstance(config, Mapping) else {}
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise ValueError(
-            f"head: got {dict(config)}, expected a mapping with a name: {', '.join(HEADS.names())}"
-        )
+        raise ValueError(f"head: got {config!r}, expected a mapping with a name: {', '.join(HEADS.names())}")
     return HEADS.make(name, **options)

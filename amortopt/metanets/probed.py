@@ -15,7 +15,7 @@ from amortopt._types import Params
 from amortopt.functional.networks import apply_many
 from amortopt.metanets.base import Functional, register
 from amortopt.symmetry import SymmetrySpec
-from amortopt.tasks import make_family
+from amortopt.tasks.families import family_from
 
 
 @register("probed_functional")
@@ -49,7 +49,7 @@ class ProbedFunctional(Functional):
         hidden: int = 256,
         dropout: float = 0.2,
     ) -> None:
-        made = make_family(**family)
+        made = family_from(family)
         super().__init__(
             spec, head=head, family=made.to_config(), probes=probes, hidden=hidden, dropout=dropout
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
@@ -252,6 +252,19 @@ def make_family(name: str, **kwargs: Any) -> Family:
         )
     """
     return FAMILIES.make(name, **kwargs)
+
+
+def family_from(config: Mapping[str, Any]) -> Family:
+    """A family from ``{"name": ..., **arguments}``, as `Family.to_config` gives it.
+
+    Raises:
+        ValueError: It is no such mapping, or what [make_family][amortopt.tasks.make_family] raises.
+    """
+    if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
+        raise ValueError(
+            f"family: got {config!r}, expected a mapping with a name: {', '.join(FAMILIES.names())}"
+        )
+    return make_family(**config)
 
 
 def init_many(

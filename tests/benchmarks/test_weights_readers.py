@@ -33,7 +33,7 @@ def test_reader_respects_what_it_says(reader: str, kind: str) -> None:
     g = sample(spec, generator=torch.Generator().manual_seed(0), batch=3)
     moved = act(spec, g, params, batched=True)
     invariant = torch.allclose(made(moved), made(params), rtol=1e-9, atol=1e-9)
-    assert invariant == reader.startswith(("scalegmn", "probed"))
+    assert invariant == reader.startswith(("scalegmn", "probed", "picture"))
     unscaled = replace(g, scales={name: torch.ones_like(q) for name, q in g.scales.items()})
     permuted = act(spec, unscaled, params, batched=True)
     assert torch.allclose(made(permuted), made(params), rtol=1e-9, atol=1e-9) == (reader != "mlp")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from amortopt._types import Params
-from amortopt.metanets import Functional, ScaleGMNFunctional, UNFFunctional, make
+from amortopt.metanets import Functional, ProbedFunctional, ScaleGMNFunctional, UNFFunctional, make
 from amortopt.symmetry import Element, act, extract, sample
 from amortopt.tasks import make_family
 from tests.cases import Case, case
@@ -163,10 +166,46 @@ def test_functional_names_what_is_missing(kind: str) -> None:
         made({name: p for name, p in params.items() if name != "0.bias"})
 
 
+REFUSED = [
+    (
+        "0.bias",
+        lambda p: p[:1],
+        r"'0.bias' has shape \(1, .* \[B, ...\] with as many networks B .*: 2",
+    ),
+    ("0.bias", lambda p: p[0, 0], r"'0.bias' has shape \(\), expected \[B, ...\]"),
+    ("0.bias", lambda p: p[:, 1:], r"'0.bias' has . units of group 'h1', expected"),
+    ("0.weight", lambda p: p[..., 1:], r"'0.weight' has . units of group 'in', expected"),
+    ("0.weight", lambda p: p.float(), r"'0.weight' is torch.float32, expected torch.float64"),
+    ("0.weight", lambda p: p.long(), r"'0.weight' is torch.int64, expected torch.float64"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), REFUSED)
+@pytest.mark.parametrize("kind", [*SMALL, "probed_functional", "picture_functional"])
+def test_functional_refuses_networks_that_are_not_of_its_family(
+    kind: str, name: str, change: Callable[[Tensor], Tensor], message: str
+) -> None:
+    family = make_family("siren", widths=(2, 4, 1))
+    config = {"family": family.to_config()} if kind.startswith("p") else SMALL[kind]
+    made = make(kind, extract(family.build(), family.example_input()), head=HEADS[0], **config).double()
+    params = {n: p.detach().double().expand(2, *p.shape) for n, p in family.build().named_parameters()}
+    assert made(params).shape == (2, 3)
+    with pytest.raises(ValueError, match=message):
+        made(params | {name: change(params[name])})
+    with pytest.raises(ValueError, match=rf"expected '{name}' among them"):
+        made({n: p for n, p in params.items() if n != name})
+    with pytest.raises(ValueError, match="at least one"):
+        made({n: p[:0] for n, p in params.items()})
+
+
 def test_functional_refuses_bad_arguments() -> None:
     spec = spec_of(case("mlp-tanh"))
     with pytest.raises(ValueError, match=r"head: got \{\}, expected a mapping with a name"):
         UNFFunctional(spec, head={})
+    with pytest.raises(ValueError, match="head: got 'classes', expected a mapping with a name"):
+        UNFFunctional(spec, head="classes")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="family: got 'siren', expected a mapping with a name"):
+        ProbedFunctional(spec, head=HEADS[0], family="siren")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got unknown head 'no-such', expected one of classes, regression"):
         UNFFunctional(spec, head={"name": "no-such"})
     with pytest.raises(ValueError, match=r"head\.units: got 'nowhere', expected a group: in, h1"):

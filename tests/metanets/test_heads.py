@@ -35,6 +35,8 @@ def test_classes_knows_what_it_saw() -> None:
         head.probabilities(torch.zeros(1, 4), [3])
     with pytest.raises(ValueError, match="classes: got 9"):
         head.probabilities(torch.zeros(1, 4), [9])
+    with pytest.raises(ValueError, match=r"classes: got 0\.5"):
+        head.probabilities(torch.zeros(1, 4), [0.5])  # type: ignore[list-item]
 
 
 def test_classes_seen_is_in_the_state() -> None:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import params_of
-from amortopt.metanets.base import Metanet, check_finite, register
+from amortopt.metanets.base import Metanet, check_params, register
 from amortopt.metanets.conditions import Conditions
 from amortopt.metanets.pictures.shown import Shown
 from amortopt.metanets.rounds import Rounds
 from amortopt.symmetry import SymmetrySpec
 from amortopt.tasks import Examples, loss_and_grad_many, make_objective
+from amortopt.tasks.families import family_from
 
 _NONE = Conditions()
 
@@ -63,11 +64,12 @@ class PictureEditor(Metanet):
         step: float = 0.1,
         width: int = 16,
     ) -> None:
+        made = family_from(family)
         sizes = {"rounds": rounds, "channels": channels, "hidden": hidden, "step": step}
-        super().__init__(spec, family=dict(family), side=side, width=width, **sizes)
+        super().__init__(spec, family=made.to_config(), side=side, width=width, **sizes)
         if not isinstance(width, int) or width < 1:
             raise ValueError(f"width: got {width!r}, expected a whole number of at least 1")
-        self.shown = Shown(spec, family, side)
+        self.shown = Shown(spec, made, side)
         self.map = nn.Sequential(
             *(nn.Conv2d(1, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU()),
             nn.Conv2d(width, 1, 3, padding=1),
@@ -76,7 +78,7 @@ class PictureEditor(Metanet):
         self.draw = Rounds(
             spec,
             shapes={name: tuple(p.shape) for name, p in prototype.items()},
-            scales=self.shown.family.scales(),
+            scales=made.scales(),
             most_examples=side**2,
             **sizes,
         )
@@ -99,10 +101,10 @@ class PictureEditor(Metanet):
         """Edit B networks of one architecture.
 
         Raises:
-            ValueError: A condition was given, weights are not finite, or a shape does not fit.
+            ValueError: A condition was given, or the networks are not of the family.
         """
+        check_params(self, params)
         conditions.check(self.conditions, len(next(iter(params.values()))))
-        check_finite(params)
         return self.edit(params)[0]
 
     def edit(self, params: Params) -> tuple[Params, Tensor]:

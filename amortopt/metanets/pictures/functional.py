@@ -12,6 +12,7 @@ from amortopt._types import Params
 from amortopt.metanets.base import Functional, register
 from amortopt.metanets.pictures.shown import Shown
 from amortopt.symmetry import SymmetrySpec
+from amortopt.tasks.families import family_from
 
 
 @register("picture_functional")
@@ -47,8 +48,9 @@ class PictureFunctional(Functional):
         hidden: int = 128,
         dropout: float = 0.3,
     ) -> None:
+        made = family_from(family)
         config = {"side": side, "width": width, "hidden": hidden, "dropout": dropout}
-        super().__init__(spec, head=head, family=dict(family), **config)
+        super().__init__(spec, head=head, family=made.to_config(), **config)
         for name in ("width", "hidden"):
             if not isinstance(config[name], int) or config[name] < 1:
                 raise ValueError(f"{name}: got {config[name]!r}, expected a whole number of at least 1")
@@ -59,7 +61,7 @@ class PictureFunctional(Functional):
                 "head.units: got a group, expected none: pictures say nothing of single units; use "
                 "scalegmn_functional"
             )
-        self.shown = Shown(spec, family, side)
+        self.shown = Shown(spec, made, side)
         first, second = nn.Conv2d(1, width, 3, 1, 1), nn.Conv2d(width, 2 * width, 3, 2, 1)
         third = nn.Conv2d(2 * width, 4 * width, 3, 2, 1)
         self.features = nn.Sequential(first, nn.GELU(), second, nn.GELU(), third, nn.GELU(), nn.Flatten())

@@ -5,16 +5,13 @@ Legend: B networks, s pixels along a side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many
 from amortopt.symmetry import SymmetrySpec
-from amortopt.tasks import Family, make_family
+from amortopt.tasks import Family
 from amortopt.tasks.problem_families.images import pixel_coordinates
 
 
@@ -23,12 +20,11 @@ class Shown(nn.Module):
 
     Args:
         spec: Symmetry of the family.
-        family: ``name`` of the family of networks and its arguments, as
-            [make_family][amortopt.tasks.make_family] takes them.
+        family: Family of the networks.
         side: Pixels s along a side.
 
     Attributes:
-        family: The family.
+        family: Family of the networks.
         network: One of its networks, which says what to compute.
         grid: Coordinates of all pixels [s², 2], row by row.
 
@@ -38,11 +34,11 @@ class Shown(nn.Module):
 
     grid: Tensor
 
-    def __init__(self, spec: SymmetrySpec, family: Mapping[str, Any], side: int) -> None:
+    def __init__(self, spec: SymmetrySpec, family: Family, side: int) -> None:
         super().__init__()
         if not isinstance(side, int) or side < 4:
             raise ValueError(f"side: got {side!r}, expected a whole number of pixels, at least 4")
-        self.family: Family = make_family(**family)
+        self.family = family
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             network = self.family.build().requires_grad_(False)
             outputs = tuple(network(self.family.example_input()).shape[1:])

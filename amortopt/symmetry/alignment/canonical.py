@@ -70,6 +70,8 @@ def canonicalise(
         >>> torch.equal(a[0].weight, b[0].weight)
         True
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got {type(model).__name__}, expected one network (nn.Module)")
     if spec is None:
         if example_input is None:
             raise ValueError("example_input: got none, expected what forward takes; pass it, or spec=")

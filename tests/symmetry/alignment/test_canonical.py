@@ -214,6 +214,8 @@ def test_canonicalise_refuses_weights_that_are_not_finite(bad: float) -> None:
 
 def test_canonicalise_says_what_is_missing() -> None:
     net = make_family("mlp", widths=(3, 6, 2)).build()
+    with pytest.raises(ValueError, match="model: got list, expected one network"):
+        canonicalise([net], torch.zeros(1, 3))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"example_input: got none.*pass it, or spec="):
         canonicalise(net)
     spec = extract(net, torch.zeros(1, 3))
