@@ -6,6 +6,7 @@ from amortopt.metanets.base import Functional as Functional
 from amortopt.metanets.base import Metanet as Metanet
 from amortopt.metanets.base import UpdateRule as UpdateRule
 from amortopt.metanets.base import make as make
+from amortopt.metanets.base import reads_answers as reads_answers
 from amortopt.metanets.base import register as register
 from amortopt.metanets.base import registered as registered
 from amortopt.metanets.conditions import Conditions as Conditions
@@ -48,6 +49,7 @@ __all__ = [
     "UNFRule",
     "UpdateRule",
     "make",
+    "reads_answers",
     "register",
     "registered",
 ]

@@ -257,6 +257,15 @@ def registered(kind: type = nn.Module) -> list[str]:
     return _REGISTRY.names(kind)
 
 
+def reads_answers(name: str) -> bool:
+    """Whether a metanet or functional runs the networks that it reads, and so is made with their ``family``.
+
+    Raises:
+        ValueError: There is no such name.
+    """
+    return _REGISTRY.has_argument(name, "family")
+
+
 def make(name: str, *arguments: Any, **config: Any) -> Any:
     """Make an untrained metanet, functional or update rule by name.
 

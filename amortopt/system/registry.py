@@ -57,12 +57,23 @@ class Registry(Generic[Made]):
             **kwargs: Its other arguments.
 
         Raises:
-            ValueError: If nothing is registered by that name, or it has no such argument.
+            ValueError: If nothing is registered by that name, it has no such argument, or needs one more.
         """
+        return construct(self._maker(name), f"{self.kind} {name!r}", kwargs, *args)
+
+    def has_argument(self, name: str, argument: str) -> bool:
+        """Whether what is registered as ``name`` has an argument.
+
+        Raises:
+            ValueError: If nothing is registered by that name.
+        """
+        return argument in inspect.signature(self._maker(name)).parameters
+
+    def _maker(self, name: str) -> Callable[..., Made]:
         if name not in self._makers:
             known = ", ".join(self.names()) or "none"
             raise ValueError(f"name: got unknown {self.kind} {name!r}, expected one of {known}")
-        return construct(self._makers[name], f"{self.kind} {name!r}", kwargs, *args)
+        return self._makers[name]
 
 
 def describe(made: Any) -> dict[str, Any]:
@@ -71,7 +82,7 @@ def describe(made: Any) -> dict[str, Any]:
 
 
 def construct(maker: Callable[..., T], what: str, kwargs: dict[str, Any], *args: Any) -> T:
-    """Call ``maker(*args, **kwargs)``; an argument that it lacks is a ``ValueError`` that lists those it has.
+    """Call ``maker(*args, **kwargs)``; one argument too many or too few is a ``ValueError`` that names it.
 
     Args:
         maker: A class or function.
@@ -79,8 +90,12 @@ def construct(maker: Callable[..., T], what: str, kwargs: dict[str, Any], *args:
         kwargs: Arguments by name, such as those of a recipe.
         *args: Its first arguments, which recipes do not name.
     """
-    known = list(inspect.signature(maker).parameters)[len(args) :]
+    known = dict(list(inspect.signature(maker).parameters.items())[len(args) :])
     for key in kwargs:
         if key not in known:
             raise ValueError(f"{key}: {what} has no such argument; it has {', '.join(known) or 'none'}")
+    for key, argument in known.items():
+        named = argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY)
+        if named and argument.default is argument.empty and key not in kwargs:
+            raise ValueError(f"{key}: {what} needs this argument; it has {', '.join(known)}")
     return maker(*args, **kwargs)

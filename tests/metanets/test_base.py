@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from amortopt._types import Params
-from amortopt.metanets import Metanet, UpdateRule, make, register, registered
+from amortopt.metanets import Metanet, UpdateRule, make, reads_answers, register, registered
 from tests.optim.metanets import SPEC, TANH, Same, Scale
 
 
@@ -32,6 +32,17 @@ def test_make_unknown_argument_lists_those_there_are() -> None:
         ValueError, match="strat: metanet 'test-scale' has no such argument; it has start, conditions"
     ):
         make("test-scale", SPEC, strat=1)
+
+
+def test_make_names_a_missing_argument() -> None:
+    with pytest.raises(ValueError, match="head: metanet 'probed_functional' needs this argument"):
+        make("probed_functional", SPEC, family=TANH.to_config())
+
+
+def test_metanets_that_read_answers_are_made_with_a_family() -> None:
+    assert reads_answers("probed_functional") and not reads_answers("unf_functional")
+    with pytest.raises(ValueError, match="got unknown metanet 'no-such'"):
+        reads_answers("no-such")
 
 
 def test_register_refuses_a_taken_name() -> None:

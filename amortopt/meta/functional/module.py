@@ -18,9 +18,10 @@ from amortopt.functional.networks import apply_many
 from amortopt.meta.functional.data import NetworksDataModule, Part
 from amortopt.meta.functional.editing import edited_answers, editing_loss, reader_optimizer
 from amortopt.meta.schedule import budget_used, update_average
-from amortopt.metanets import Functional, Metanet, make
+from amortopt.metanets import Functional, Metanet, make, reads_answers
 from amortopt.reading.scores import functional_scores
 from amortopt.symmetry import SymmetrySpec
+from amortopt.tasks.families import family_from
 from amortopt.zoo.config import differing_keys
 
 _CHUNK = 256  # networks per pass in validation
@@ -116,6 +117,13 @@ class FunctionalModule(L.LightningModule):
         data.augment.check(spec)
         config = dict(self.hparams["functional"] or self.hparams["editor"])
         name = config.pop("name", None)
+        if isinstance(name, str) and reads_answers(name):
+            given = config.setdefault("family", data.family.to_config())
+            if family_from(given) != data.family:
+                raise ValueError(
+                    f"family: got {family_from(given)}, but the zoo's networks are {data.family}; leave it "
+                    "out"
+                )
         if self.hparams["functional"] is not None:
             made = make(str(name), spec, **config)
             if not isinstance(made, Functional) or made.head.units is not None:

