@@ -2,8 +2,8 @@
 
     python benchmarks/weights --quick                    # all tasks, small -> runs/*_quick; 5 min
     python benchmarks/weights --tasks tiny-rnn           # builds zoos/tiny_rnn; 1 hour
-    python benchmarks/weights --tasks inr-classes        # builds zoos/mnist_inr*; 1 hour
-    python benchmarks/weights --tasks inr-editing        # the same zoos; 40 min
+    python benchmarks/weights --tasks inr-classes        # builds zoos/mnist_inr*; 3 hours, 1 with --seeds 1
+    python benchmarks/weights --tasks inr-editing        # the same zoos; 1 hour
     python benchmarks/weights --tasks generalisation     # builds zoos/cnn_*; 2 hours
     python benchmarks/weights --tasks tiny-rnn --only unf deep_set --threads 2
     python benchmarks/weights --report                   # measures nothing: tables and pictures
