@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
@@ -60,14 +60,15 @@ class Held:
         read: Train examples, for gradients that the metanet reads.
         strengths: Suffix of what is logged -> L1 strength, for metanets that read it: "" is 0 (the lowest
             one if 0 is not trained), "_l1_low", "_l1_mid" and "_l1_high" are ends and middle of the range.
-        starts: Networks trained on their problems, [n, ...], for metanets that read functions.
+        starts: Epochs that networks were trained for on their problems -> these, [n, ...], for metanets that
+            read functions; rising.
     """
 
     params: Params
     data: dict[str, Examples]
     read: Examples
     strengths: dict[str, float]
-    starts: Params | None = None
+    starts: dict[int, Params] = field(default_factory=dict)
 
 
 class DrawnDataModule(L.LightningDataModule, ABC):
@@ -213,7 +214,7 @@ class ZooDataModule(DrawnDataModule):
                 options = recipe_parser().parse_args(["--config", str(path)])
             except ArgumentError as error:
                 raise ValueError(f"zoo_recipe: {path}: {' '.join(str(error).split())}") from error
-            config = ZooConfig(**{field.name: options[field.name] for field in fields(ZooConfig)})
+            config = ZooConfig(**{each.name: options[each.name] for each in fields(ZooConfig)})
             if self.trainer is not None:
                 module: Any = self.trainer.lightning_module
                 made = (config.make_problem(), config.make_family())

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -98,6 +99,7 @@ class OnePassModule(L.LightningModule):
         metanet: The metanet that is trained.
         average: Its average over steps.
         skipped: Steps that were left out because their gradients were not finite.
+        reported: Names of further values that a line on the console has.
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class OnePassModule(L.LightningModule):
         self.average: Metanet = copy.deepcopy(self.metanet).requires_grad_(False)
         self._loss: Callable[..., Tensor] = torch.compile(self.meta_loss) if compile else self.meta_loss
         self.skipped = 0
+        self.reported: tuple[str, ...] = ()
         self._skipped_in_a_row = 0
         self._sums: Tensor | None = None
 
@@ -520,8 +523,10 @@ class OnePassModule(L.LightningModule):
     def validation_step(self, batch: Held, batch_idx: int) -> None:
         """Score and val loss after the last pass, of the average and of the metanet itself (``_raw``).
 
-        For metanets that read L1 strengths, at strength 0; and at others the average's score, objective
-        and L1-norm cut on the val data, with the names of ``batch.strengths``.
+        For metanets that read functions, also the average's score on networks that were trained on their
+        problems, with the reading and their epochs as names. For metanets that read L1 strengths, at strength
+        0; and at others the average's score, objective and L1-norm cut on the val data, with the names of
+        ``batch.strengths``.
         """
         values: dict[str, Tensor] = {}
         score = self.problem.objective.score_name
@@ -530,7 +535,9 @@ class OnePassModule(L.LightningModule):
         for metanet, suffix in ((self.average, ""), (self.metanet, "_raw")):
             results = self.evaluate(
                 metanet,
-                batch.params if first == "batch" or batch.starts is None else batch.starts,
+                batch.params
+                if first == "batch" or not batch.starts
+                else next(reversed(batch.starts.values())),
                 batch.data,
                 batch.read,
                 l1=batch.strengths[""],
@@ -541,18 +548,20 @@ class OnePassModule(L.LightningModule):
             # Not on the train data, where it is not the meta-loss, which is called train_loss.
             values[f"val_loss{suffix}"] = results["val"].loss
         val = {"val": batch.data["val"]}
-        for reading in list(by_reading)[1:]:
-            assert batch.starts is not None
+        for reading, (epochs, starts) in product(list(by_reading)[1:], batch.starts.items()):
             result = self.evaluate(
                 self.average,
-                batch.starts,
+                starts,
                 val,
                 batch.read,
                 l1=batch.strengths[""],
                 reading=reading,
                 rounds=by_reading[reading],
             )
-            values[f"val_{score}_{reading}"] = result["val"].score
+            values[f"val_{score}_{reading}_{epochs}"] = result["val"].score
+        self.reported = tuple(
+            name for name in values if name.startswith(f"val_{score}_") and name[-1].isdigit()
+        )
         for suffix, strength in batch.strengths.items():
             if suffix:
                 result = self.evaluate(self.average, batch.params, val, batch.read, l1=strength)["val"]

@@ -78,6 +78,28 @@ def test_draw_reads_other_examples_of_the_same_problems_than_it_is_judged_by() -
         assert {tuple(x.tolist()) for x in examples} == {tuple(x.tolist()) for x in read.x[k]}
 
 
+def test_redrawn_examples_are_any_of_a_problem_and_never_both_read_and_judged() -> None:
+    data = loaded(pool=1, redraw=True)
+    read, judged = Curves().draw("train", 0, 1, 30, 8)
+    every = {tuple(x.tolist()) for x in torch.cat([read.x, judged.x], 1)[0]}
+    seen: tuple[set[Any], set[Any]] = (set(), set())
+    for step in range(30):
+        batch = data.draw(step)
+        parts = [{tuple(x.tolist()) for x in part.x[0]} for part in (batch.read, batch.examples)]
+        assert len(parts[1]) == 8 and 5 <= len(parts[0]) <= 30
+        assert not parts[0] & parts[1]
+        for all_parts, part in zip(seen, parts, strict=True):
+            all_parts |= part
+    assert seen == (every, every)
+    labels = {
+        tuple(x.tolist()): int(y)
+        for part in (read, judged)
+        for x, y in zip(part.x[0], part.y[0], strict=True)
+    }
+    for x, y in zip(batch.examples.x[0], batch.examples.y[0], strict=True):
+        assert labels[tuple(x.tolist())] == y
+
+
 def test_number_of_examples_read_is_log_uniform() -> None:
     data = loaded()
     counts = np.array([len(data.draw(step).read) for step in range(400)])
@@ -100,6 +122,11 @@ def test_held_out_problems_are_not_in_the_pool() -> None:
         ({"read": (10, 5)}, r"read: got \[10, 5\]"),
         ({"input_noise": -1.0}, "input_noise: got -1.0"),
         ({"l1_zero": 1.0}, "l1_zero: got 1.0"),
+        (
+            {"pool": 20, "starts": [Starts(12), Starts(9)]},
+            "starts.problems: got 21, expected at most the pool",
+        ),
+        ({"starts": [Starts(permute_classes=True), Starts()]}, "starts.permute_classes: got both"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
@@ -212,6 +239,31 @@ def test_permuted_classes_are_those_of_the_networks_answers() -> None:
     assert given is not None and expected is not None
     for name, value in expected(before.params).items():
         torch.testing.assert_close(given(before.params)[name], value)
+
+
+def test_starts_of_several_kinds_have_problems_of_their_own() -> None:
+    starts = [Starts(6, (1, 2), examples=40), Starts(3, (3,), examples=40, learning_rate=0.1)]
+    data = loaded(starts=starts, networks=60)
+    read, _ = Curves().draw("train", 0, 20, 30, 8)
+    trained = {
+        (first, e): (each.train(Curves(), MLP, "train", seed=0, first=first), e)
+        for each, first in zip(starts, (0, 6), strict=True)
+        for e in range(len(each.epochs))
+    }
+    batch, kinds = data.draw(0, trained=True), []
+    for b in range(60):
+        number = next(k for k in range(20) if bool((read.x[k] == batch.read.x[b, 0]).all(1).any()))
+        weight = batch.params["0.weight"][b]
+        (kind,) = [
+            key
+            for key, (kept, e) in trained.items()
+            if 0 <= number - key[0] < len(kept["0.weight"])
+            and torch.equal(kept["0.weight"][number - key[0], e], weight)
+        ]
+        kinds.append(kind)
+    # Every kept number of epochs equally often, however many problems it has.
+    assert all(8 <= kinds.count(kind) <= 32 for kind in trained)
+    assert list(data.validation().starts) == [2, 3]
 
 
 def test_problems_without_classes_cannot_be_permuted() -> None:
