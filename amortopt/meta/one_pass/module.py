@@ -244,6 +244,7 @@ class OnePassModule(L.LightningModule):
         reading: Reading | None = None,
         rounds: int | None = None,
         classes: Tensor | None = None,
+        written: bool = True,
     ) -> list[Params]:
         """New params [B, ...] after each round of a metanet that has rounds, or after each pass.
 
@@ -255,13 +256,14 @@ class OnePassModule(L.LightningModule):
             reading: As for ``conditions``.
             rounds: Rounds of a pass; by default all.
             classes: As for ``conditions``.
+            written: As for ``Rounds.after_rounds``.
         """
         results = [params]
         for _ in range(self.passes):
             now = results[-1]
             conditions = self.conditions(metanet, now, read, l1, reading=reading, classes=classes)
             if isinstance(metanet, Rounds):
-                results += metanet.after_rounds(now, conditions, rounds)[1:]
+                results += metanet.after_rounds(now, conditions, rounds, written=written)[1:]
             else:
                 results.append(metanet(now, conditions))
         return results[1:]
@@ -287,7 +289,15 @@ class OnePassModule(L.LightningModule):
         """
         penalty, stage = l1 if penalty is None else penalty, self.stage()
         results = self.improve(
-            self.metanet, params, read, l1, reading=stage.reading, rounds=stage.rounds, classes=classes
+            self.metanet,
+            params,
+            read,
+            l1,
+            reading=stage.reading,
+            rounds=stage.rounds,
+            classes=classes,
+            # The loss is one of functions; the L1 norm, and a pass after the first, see the gauge.
+            written=penalty is not None or self.passes > 1,
         )
         # Every pass counts alike; of rounds the last one counts most.
         weights = [1 / len(results)] * len(results)

@@ -194,6 +194,10 @@ def test_one_shot_of_many_is_one_shot_of_each(release: Path) -> None:
         ((torch.zeros(0, 40), torch.zeros(0).long()), "expected N > 0 inputs"),
         ((torch.zeros(3, 40).long(), torch.zeros(3).long()), r"got x of torch.int64.* convert with x.float"),
         ((torch.zeros(3, 40).to_sparse(), torch.zeros(3).long()), "got x that is sparse"),
+        ((torch.zeros(3, 40), torch.nested.nested_tensor([torch.zeros(3).long()])), "got y that is .*nested"),
+        ((torch.zeros(3).long(), torch.zeros(3, 40)), "x and y seem to be swapped"),
+        ((torch.zeros(3, 40), torch.tensor(3)), r"got x \(3, 40\) and y \(\)"),
+        (((torch.zeros(3, 40), torch.zeros(3).long()),) * 3, "batch: got 3 pairs for 2 networks"),
     ],
 )
 def test_bad_batches_are_named(release: Path, batch: Any, message: str) -> None:
