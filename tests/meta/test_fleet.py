@@ -240,6 +240,12 @@ class Unknown(Net):
         return self.exit(torch.renorm(self.entry(x), 2, 0, 1.0))
 
 
+class Failing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        raise KeyError("width")
+
+
 class TwoShapes(nn.Sequential):
     made = 0
 
@@ -255,6 +261,11 @@ class TwoShapes(nn.Sequential):
         (Untraceable, {}, "build_network: the symmetry of the network cannot be read"),
         (Unknown, {}, "build_network: the symmetry of the network cannot be read: .*renorm"),
         (TwoShapes, {}, "build_network: made networks of two shapes"),
+        (
+            Failing,
+            {},
+            "build_network: .*Failing failed when it was called, in its own code: KeyError: 'width'",
+        ),
         (lambda: nn.Linear(15, 3), {}, r"build_network: the network fails on inputs of shape \[2, 16\]"),
         (lambda: nn.Linear(16, 2), {}, r"build_network: for an input the network returns \(2,\), expected"),
         (Net, {"objective": CrossEntropy(2)}, r"problems\[0\]: y_train: got labels from 0 to 2"),
