@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import l1_norm, num_networks, params_of
-from amortopt.meta.one_pass.data import Batch, Held
+from amortopt.meta.one_pass.data import Batch, Held, View
 from amortopt.meta.one_pass.stages import Place, Stage, Stages
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
 from amortopt.metanets import Conditions, Metanet, Rounds, make
@@ -26,7 +26,6 @@ from amortopt.symmetry import extract
 from amortopt.tasks import (
     Examples,
     Objective,
-    answers_many,
     evaluate_many,
     loss_and_grad_many,
     loss_many,
@@ -191,7 +190,7 @@ class OnePassModule(L.LightningModule):
         l1: Tensor | None,
         *,
         reading: Reading | None = None,
-        classes: Tensor | None = None,
+        view: View | None = None,
     ) -> Conditions:
         """What a metanet reads of networks [B, ...]; gradients can be differentiated where params can.
 
@@ -201,7 +200,7 @@ class OnePassModule(L.LightningModule):
             read: Examples for gradients.
             l1: L1 strengths [B].
             reading: Which of batch and function are read; by default the batch where it is declared.
-            classes: Number that each class of a network's own answers has in ``read``, [B, C].
+            view: How ``read`` differs from what the networks were trained on.
         """
 
         def gradient_on(examples: Examples, objective: Objective) -> Callable[[Params], Params]:
@@ -221,11 +220,7 @@ class OnePassModule(L.LightningModule):
         if reading in ("function", "both"):
             assert metanet.probes is not None
             with torch.no_grad():
-                answers = answers_many(self.network, params, metanet.probes)
-                if classes is not None:
-                    # Column classes[c] of the answers is what the network says of class c.
-                    order = classes.argsort(1)[:, None].expand_as(answers.y)
-                    answers = replace(answers, y=answers.y.gather(2, order))
+                answers = (view or View()).answers(self.network, params, metanet.probes)
             function = gradient_on(answers, objective.matching())
         return Conditions(
             gradient,
@@ -243,7 +238,7 @@ class OnePassModule(L.LightningModule):
         *,
         reading: Reading | None = None,
         rounds: int | None = None,
-        classes: Tensor | None = None,
+        view: View | None = None,
         written: bool = True,
     ) -> list[Params]:
         """New params [B, ...] after each round of a metanet that has rounds, or after each pass.
@@ -255,13 +250,13 @@ class OnePassModule(L.LightningModule):
             l1: L1 strengths [B].
             reading: As for ``conditions``.
             rounds: Rounds of a pass; by default all.
-            classes: As for ``conditions``.
+            view: As for ``conditions``.
             written: As for ``Rounds.after_rounds``.
         """
         results = [params]
         for _ in range(self.passes):
             now = results[-1]
-            conditions = self.conditions(metanet, now, read, l1, reading=reading, classes=classes)
+            conditions = self.conditions(metanet, now, read, l1, reading=reading, view=view)
             if isinstance(metanet, Rounds):
                 results += metanet.after_rounds(now, conditions, rounds, written=written)[1:]
             else:
@@ -275,7 +270,7 @@ class OnePassModule(L.LightningModule):
         read: Examples,
         l1: Tensor | None,
         penalty: Tensor | None = None,
-        classes: Tensor | None = None,
+        view: View | None = None,
     ) -> Tensor:
         """Mean over networks of the loss after the rounds or passes, or of its log, weighted over these.
 
@@ -285,7 +280,7 @@ class OnePassModule(L.LightningModule):
             read: Examples for gradients that the metanet reads.
             l1: L1 strengths [B] that the metanet reads.
             penalty: L1 strengths [B] of the loss; by default the same.
-            classes: As for ``conditions``.
+            view: As for ``conditions``.
         """
         penalty, stage = l1 if penalty is None else penalty, self.stage()
         results = self.improve(
@@ -295,7 +290,7 @@ class OnePassModule(L.LightningModule):
             l1,
             reading=stage.reading,
             rounds=stage.rounds,
-            classes=classes,
+            view=view,
             # The loss is one of functions; the L1 norm, and a pass after the first, see the gauge.
             written=penalty is not None or self.passes > 1,
         )
@@ -397,7 +392,7 @@ class OnePassModule(L.LightningModule):
                 batch.read,
                 batch.l1,
                 reading=stage.reading,
-                classes=batch.classes,
+                view=batch.view,
             )
             self.metanet.calibrate(conditions)
             self.average.load_state_dict(self.metanet.state_dict())
@@ -416,7 +411,7 @@ class OnePassModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Meta-loss of a batch."""
         penalty = None if batch.l1 is None else batch.l1 * self.penalty_factor()
-        loss = self._loss(batch.params, batch.examples, batch.read, batch.l1, penalty, batch.classes)
+        loss = self._loss(batch.params, batch.examples, batch.read, batch.l1, penalty, batch.view)
         value = loss.detach()
         # Sum and number of the finite losses, without waiting for the device.
         added = torch.stack([torch.nan_to_num(value, 0, 0, 0), value.isfinite().to(value.dtype)])

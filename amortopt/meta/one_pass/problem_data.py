@@ -6,14 +6,14 @@ Legend: B networks, P problems of the pool, N examples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from amortopt._types import Params
-from amortopt.meta.one_pass.data import Batch, DrawnDataModule, Held, draw_strengths
+from amortopt.meta.one_pass.data import Batch, DrawnDataModule, Held, View, draw_strengths
 from amortopt.meta.one_pass.starts import Starts
 from amortopt.metanets import L1Range
 from amortopt.system.extras import needed_for
@@ -37,6 +37,8 @@ class ProblemDataModule(DrawnDataModule):
         redraw: Whether every step draws anew which of a problem's ``read[1] + examples`` examples are read,
             and which of the others the loss is taken on. Otherwise the loss is always taken on the same ones,
             which a long run learns by heart.
+        flip_inputs: Whether half of the drawn problems have their inputs with the other sign, which makes two
+            problems, and two trained networks, of each; where -x is as good a problem of the family as x.
         input_noise: Standard deviation of Gaussian noise on the inputs that the loss is taken on.
         l1: Lowest and highest L1 strength, drawn log-uniformly per network; for metanets that read ``l1``.
         l1_zero: Share of networks with strength 0 instead, in [0, 1).
@@ -59,6 +61,7 @@ class ProblemDataModule(DrawnDataModule):
         read: tuple[int, int] = (50, 1000),
         examples: int = 256,
         redraw: bool = False,
+        flip_inputs: bool = False,
         input_noise: float = 0.0,
         l1: tuple[float, float] | None = None,
         l1_zero: float = 0.1,
@@ -92,7 +95,7 @@ class ProblemDataModule(DrawnDataModule):
         self.input_noise, self.l1_zero, self.seed = input_noise, l1_zero, seed
         self.val_networks, self.val_read = val_networks, val_read
         self.recipe_roots: Sequence[Any] = ()
-        self.redraw = redraw
+        self.redraw, self.flip_inputs = redraw, flip_inputs
         self.starts = [starts] if isinstance(starts, Starts) else starts or []
         for each in self.starts:
             each.check()
@@ -251,12 +254,14 @@ class ProblemDataModule(DrawnDataModule):
         l1 = None
         if self.l1_range is not None:
             l1 = draw_strengths(self.l1_range, self.l1_zero, self.networks, generator)
-        target, classes = target.noisy(self.input_noise, generator), None
+        target, classes, signs = target.noisy(self.input_noise, generator), None, None
         if trained and self._classes is not None:
             shape = (self.networks, self._classes)
             classes = torch.rand(shape, generator=generator, device=device).argsort(1)
-            some, target = (replace(each, y=classes.gather(1, each.y)) for each in (some, target))
-        return Batch(params, target, some, l1, classes)
+        if self.flip_inputs:
+            signs = 1.0 - 2.0 * below(2, self.networks)
+        view = View(classes, signs)
+        return Batch(params, view.of(target), view.of(some), l1, view)
 
     def validation(self) -> Held:
         """What a validation reads: problems that no step has."""

@@ -15,7 +15,7 @@ from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.meta.one_pass.problem_data import ProblemDataModule
 from amortopt.meta.one_pass.starts import Starts
 from amortopt.metanets import Rounds
-from amortopt.tasks import Examples, evaluate_many, make_family, make_problem_family
+from amortopt.tasks import Examples, answers_many, evaluate_many, make_family, make_problem_family
 from amortopt.tasks.problem_families import Curves, Images
 from tests.meta.tiny import error_of
 
@@ -194,7 +194,8 @@ def test_one_shot_of_many_is_one_shot_of_each(release: Path) -> None:
         ((torch.zeros(0, 40), torch.zeros(0).long()), "expected N > 0 inputs"),
         ((torch.zeros(3, 40).long(), torch.zeros(3).long()), r"got x of torch.int64.* convert with x.float"),
         ((torch.zeros(3, 40).to_sparse(), torch.zeros(3).long()), "got x that is sparse"),
-        ((torch.zeros(3, 40), torch.nested.nested_tensor([torch.zeros(3).long()])), "got y that is .*nested"),
+        ((torch.zeros(3, 40), torch.zeros(3).long().to_sparse()), "got y that is sparse"),
+        ((torch.zeros(3, 40), torch.zeros(3).long().to("meta")), "got y that is .* meta device"),
         ((torch.zeros(3).long(), torch.zeros(3, 40)), "x and y seem to be swapped"),
         ((torch.zeros(3, 40), torch.tensor(3)), r"got x \(3, 40\) and y \(\)"),
         (((torch.zeros(3, 40), torch.zeros(3).long()),) * 3, "batch: got 3 pairs for 2 networks"),
@@ -217,13 +218,15 @@ def test_permuted_classes_are_those_of_the_networks_answers() -> None:
     plain, data = (
         loaded(starts=Starts(20, (1,), examples=40, permute_classes=permute)) for permute in (False, True)
     )
-    assert data.draw(2).classes is None
+    assert data.draw(2).view.classes is None  # type: ignore[union-attr]
     batch, before = data.draw(2, trained=True), plain.draw(2, trained=True)
-    assert batch.classes is not None and before.classes is None
-    assert torch.equal(batch.classes.sort(1).values, torch.arange(10).expand(4, -1))
+    assert batch.view is not None and before.view is not None and before.view.classes is None
+    classes = batch.view.classes
+    assert classes is not None
+    assert torch.equal(classes.sort(1).values, torch.arange(10).expand(4, -1))
     for each, old in ((batch.read, before.read), (batch.examples, before.examples)):
         assert torch.equal(each.x, old.x)
-        assert torch.equal(each.y, batch.classes.gather(1, old.y))
+        assert torch.equal(each.y, classes.gather(1, old.y))
     module = OnePassModule(
         {"name": "curves"},
         {"name": "mlp", "widths": [40, 6, 10]},
@@ -235,14 +238,34 @@ def test_permuted_classes_are_those_of_the_networks_answers() -> None:
     renamed = dict(batch.params)
     for name in ("2.weight", "2.bias"):
         renamed[name] = torch.stack(
-            [p[order] for p, order in zip(batch.params[name], batch.classes.argsort(1), strict=True)]
+            [p[order] for p, order in zip(batch.params[name], classes.argsort(1), strict=True)]
         )
     options = {"read": batch.read, "l1": None, "reading": "function"}
-    given = module.conditions(module.metanet, batch.params, classes=batch.classes, **options).function
+    given = module.conditions(module.metanet, batch.params, view=batch.view, **options).function
     expected = module.conditions(module.metanet, renamed, **options).function
     assert given is not None and expected is not None
     for name, value in expected(before.params).items():
         torch.testing.assert_close(given(before.params)[name], value)
+
+
+def test_flipped_inputs_are_those_of_the_networks_answers() -> None:
+    plain, data = (
+        loaded(starts=Starts(20, (1,), examples=40), flip_inputs=flip, networks=20) for flip in (False, True)
+    )
+    for trained in (False, True):
+        batch, before = data.draw(2, trained=trained), plain.draw(2, trained=trained)
+        assert batch.view is not None
+        signs = batch.view.signs
+        assert signs is not None and {-1.0, 1.0} == set(signs.tolist())
+        for each, old in ((batch.read, before.read), (batch.examples, before.examples)):
+            assert torch.equal(each.x, signs[:, None, None] * old.x) and torch.equal(each.y, old.y)
+    # What they answer is what networks answer that have the other sign in their first layer.
+    network, inputs = MLP.build(), torch.randn(9, 40)
+    flipped = batch.params | {"0.weight": batch.params["0.weight"] * signs[:, None, None]}
+    expected = answers_many(network, flipped, inputs)
+    given = batch.view.answers(network, batch.params, inputs)
+    torch.testing.assert_close(given.y, expected.y)
+    assert torch.equal(given.x, expected.x)
 
 
 def test_starts_of_several_kinds_have_problems_of_their_own() -> None:
