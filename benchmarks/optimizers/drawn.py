@@ -58,7 +58,10 @@ HOW = {"cosine": "falling", "constant": "constant"}
 """Schedule -> the attribute of a candidate that has its rates."""
 CLIP = 1.5
 """Largest absolute value of a logarithm of a ratio of losses in a mean over tasks."""
-NUMBERS: dict[str, Any] = {"mix": (0.3, 0.0, 0.7, 0.0), "vector_rate": 0.4, "table_rate": 0.4, "floor": 0.0625, "ramp": 10}
+NUMBERS: dict[str, Any] = {
+    **{"mix": (0.3, 0.0, 0.7, 0.0), "vector_rate": 0.4, "table_rate": 0.4},
+    **{"floor": 0.0625, "ramp": 10},
+}
 """Of ``unf-small``."""
 
 

@@ -33,7 +33,8 @@ MUON = "muon"
 
 def numbers_of(rule: UNFRule) -> Record:
     """Arguments of a rule; records that are older than the floor and the ramp lack them."""
-    return {key: value for key, value in rule.config.items() if (key, value) not in (("floor", 1.0), ("ramp", 1))}
+    later = {"floor": 1.0, "ramp": 1}
+    return {key: value for key, value in rule.config.items() if later.get(key) != value}
 
 
 @dataclass(frozen=True)

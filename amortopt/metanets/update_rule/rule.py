@@ -74,8 +74,8 @@ class UNFRule(UpdateRule):
     - a matrix with n columns (a kernel: inputs times positions): :math:`2 \cdot 1.21/\sqrt n`;
     - anything else: 4.7 times its rate, since Adam's direction is at most 2.35 for these decays.
 
-    The first steps have little to go by: at the first, all averages are the one gradient, and Adam's direction
-    is its sign. With a ``ramp`` of k steps, step t < k is t / k of that.
+    The first steps have little to go by: at the first, all averages are the one gradient, and Adam's
+    direction is its sign. With a ``ramp`` of k steps, step t < k is t / k of that.
 
     A step reads four numbers of state per element, and one per network if there is a ``floor``.
 
