@@ -59,8 +59,11 @@ HOW = {"cosine": "falling", "constant": "constant"}
 CLIP = 1.5
 """Largest absolute value of a logarithm of a ratio of losses in a mean over tasks."""
 NUMBERS: dict[str, Any] = {
-    **{"mix": (0.3, 0.0, 0.7, 0.0), "vector_rate": 0.4, "table_rate": 0.4},
-    **{"floor": 0.0625, "ramp": 10},
+    "mix": (0.3, 0.0, 0.7, 0.0),
+    "vector_rate": 0.4,
+    "table_rate": 0.4,
+    "floor": 0.0625,
+    "ramp": 5,
 }
 """Of ``unf-small``."""
 
@@ -134,7 +137,7 @@ def _changed(title: str, **numbers: Any) -> Candidate:
 CANDIDATES = (
     *(ADAMW, MUON, SHIPPED),
     _changed("steps of one length", floor=1.0),
-    *(_changed(f"ramp of {steps} steps", ramp=steps) for steps in (3, 30)),
+    *(_changed(f"ramp of {steps} steps", ramp=steps) for steps in (3, 10, 30)),
     _changed("no ramp", ramp=1),
     _changed("embeddings and heads at .8", table_rate=0.8),
     _changed("vectors at .8", vector_rate=0.8),
