@@ -125,17 +125,22 @@ class DeepSet(OfBlocks):
 
 
 class FlatMlp(OfBlocks):
-    """An MLP on all weights in one row. What it is given should be canonical: it knows no symmetry."""
+    """An MLP on all weights in one row, each standardized over the networks.
+
+    What it is given should be canonical: it knows no symmetry. Of networks in one gauge, weights differ by
+    little beside what they have in common.
+    """
 
     def __init__(
         self, spec: SymmetrySpec, *, head: Mapping[str, Any], width: int, dropout: float = 0.0
     ) -> None:
         super().__init__(spec, head=head, width=width, dropout=dropout)
         count = sum(math.prod(shape) for shape in self.shapes.values())
+        self.norm = nn.BatchNorm1d(count, affine=False)
         self.mlp = mlp(count, width, self.head.raw, dropout=dropout)
 
     def of_blocks(self, blocks: Params) -> Tensor:
-        return self.mlp(torch.cat([value.flatten(1) for value in blocks.values()], dim=1))
+        return self.mlp(self.norm(torch.cat([value.flatten(1) for value in blocks.values()], dim=1)))
 
 
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
