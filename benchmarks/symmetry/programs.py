@@ -18,7 +18,7 @@ from benchmarks.harness.command import Part
 from benchmarks.harness.store import ROOT, Record, Records
 from benchmarks.harness.tables import document, machines, table
 from benchmarks.symmetry.coverage import code_digest
-from tests.symmetry.programs import Program, generic, settled
+from tests.symmetry.programs import Program, generic, run, settled
 
 BENCHMARK = "symmetry_programs"
 _AT_ONCE = 100
@@ -53,7 +53,9 @@ def _measured(start: int, advance: Any = None) -> Record:
                     continue
                 try:
                     spec = extract(program, x)
-                    assert_function_preserved(program, x, spec, low=0.3, high=3, rtol=1e-6, control=False)
+                    assert_function_preserved(
+                        program, x, spec, low=0.3, high=3, rtol=1e-6, control=False, drawn=True
+                    )
                 except AssertionError:
                     if settled(program, x):
                         result["unsound"].append(seed)
@@ -72,7 +74,7 @@ def _measured(start: int, advance: Any = None) -> Record:
 def _shows(program: Program, x: Tensor) -> bool:
     """Whether its output can tell right from wrong; a few programs run on no other number of examples."""
     try:
-        return generic(program(x))
+        return generic(run(program, x))
     except RuntimeError:
         return False
 

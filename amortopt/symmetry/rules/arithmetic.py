@@ -207,6 +207,7 @@ def compared(labels: Labels, call: Call) -> Result:
 @rule(
     *("logical_not", "logical_and", "logical_or", "logical_xor", "bitwise_not", "bitwise_and", "bitwise_or"),
     *("bitwise_xor", "isnan", "isinf", "isfinite", "isposinf", "isneginf", "signbit", "__and__", "__or__"),
+    "__xor__",
 )
 def logic(labels: Labels, call: Call) -> Result:
     """Truth values have no scale."""

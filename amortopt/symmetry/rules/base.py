@@ -130,7 +130,7 @@ _ALIASES = {
     **{"concat": "cat", "concatenate": "cat", "row_stack": "vstack", "moveaxis": "movedim", "ger": "outer"},
     **{"special_expit": "sigmoid", "special_gammaln": "lgamma", "special_psi": "digamma"},
     **{"linalg_matmul": "matmul", "unsafe_split_with_sizes": "split_with_sizes", "_conj": "conj"},
-    **{"unsafe_index": "index", "_unsafe_index": "index", "_unsafe_index_put": "index_put"},
+    **{"_unsafe_index": "index", "_unsafe_index_put": "index_put"},
     **{"_index_put_impl": "index_put", "conj_physical": "conj", "swapdims": "transpose"},
 }
 """Operators under another name, by the name that rules are registered under."""

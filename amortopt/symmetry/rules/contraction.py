@@ -321,6 +321,8 @@ def attention(labels: Labels, call: Call) -> Result:
     batch = [_batch_dim(labels, query, key, axis, call.name) for axis in range(query.ndim - 2)]
     scores = (*batch, query.dims[-2], key.dims[-2])
     labels.limit(scores, "none", call.name)
+    if call.args.get("dropout_p") and not call.training:
+        labels.freeze(scores)  # weights are left out by place
     labels.mix(scores, (query.dims[-1],))
     labels.tie(key.dims[-1], inverse(labels, query.dims[-1]), call.name)
     # out[*batch, query, value] = sum_key softmax(scores)[*batch, query, key] V[*batch, key, value]

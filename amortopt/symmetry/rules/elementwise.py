@@ -98,8 +98,8 @@ def dropout(labels: Labels, call: Call) -> Result:
 
 
 @rule(
-    *("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "_to_copy", "to", "type_as", "float"),
-    *("double", "half", "bfloat16", "positive", "resolve_conj", "resolve_neg", "detach_copy"),
+    *("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "_to_copy", "to", "type_as"),
+    *("positive", "resolve_conj", "resolve_neg", "detach_copy"),
 )
 def same(labels: Labels, call: Call) -> Result:
     """Copies and casts: the identity, unless numbers are rounded to integers."""
@@ -109,7 +109,7 @@ def same(labels: Labels, call: Call) -> Result:
     return Result(x.dims, param=x.param)
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax")
 def softmax(labels: Labels, call: Call) -> Result:
     """Permutations only."""
     x = _input(call)

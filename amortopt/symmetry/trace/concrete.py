@@ -232,7 +232,7 @@ def _same_for_other_lengths(
     """
 
     def listed(graph: torch.fx.Graph) -> list[tuple[str, str]]:
-        nodes = live(tuple(graph.nodes))
+        nodes = live(tuple(graph.nodes), lengths=False)
         packed = next(k for k, node in enumerate(nodes) if str(node.target).startswith(_PACKS))
         number = {node: f"%{k}" for k, node in enumerate(nodes[packed:])}
         shown = [
@@ -256,8 +256,13 @@ _PACKS = "aten._pack_padded_sequence."
 _INTEGERS = re.compile(r"(?<![%\w.])-?\d+(?![\w.])")
 
 
-def live(nodes: tuple[torch.fx.Node, ...], training: bool = False) -> tuple[torch.fx.Node, ...]:
-    """The nodes that outputs depend on, and those that write to tensors; norms write in training mode."""
+def live(
+    nodes: tuple[torch.fx.Node, ...], training: bool = False, *, lengths: bool = True
+) -> tuple[torch.fx.Node, ...]:
+    """The nodes that outputs depend on, and those that write to tensors; norms write in training mode.
+
+    Without ``lengths``, not those that only compute how long packed sequences are.
+    """
     needed: set[torch.fx.Node] = set()
     for node in reversed(nodes):
         schema = getattr(node.target, "_schema", None)
@@ -267,7 +272,8 @@ def live(nodes: tuple[torch.fx.Node, ...], training: bool = False) -> tuple[torc
         else:
             writes = node.op == "call_function" and getattr(node.target, "__name__", "") != "getitem"
         if node in needed or writes or node.op in ("output", "placeholder"):
-            needed.update((node, *node.all_input_nodes))
+            packs = not lengths and str(node.target).startswith(_PACKS)
+            needed.update((node, *node.all_input_nodes[: 1 if packs else None]))
     return tuple(node for node in nodes if node in needed)
 
 
@@ -354,6 +360,8 @@ def _sized_by_values(node: torch.fx.Node) -> bool:
     name = str(node.target).removeprefix("aten.").split(".")[0]
     if name == "where":
         return len(node.args) == 1
+    if name == "one_hot":
+        return len(node.args) < 2 or node.args[1] == -1
     if name == "bincount":  # as many as there are classes, which a network usually knows
         return len(node.args) < 3
     by_tag = torch.Tag.dynamic_output_shape in node.target.tags and name not in _SIZED_BY_INDEX
