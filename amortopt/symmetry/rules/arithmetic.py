@@ -221,6 +221,7 @@ def logic(labels: Labels, call: Call) -> Result:
 def where(labels: Labels, call: Call) -> Result:
     """Both alternatives have the same scales, and the condition is permuted like them."""
     condition, x, y = call.value("condition"), call.setting("self"), call.setting("other")
+    x, y = (0 if isinstance(value, Value) and value.zero else value for value in (x, y))
     if isinstance(x, Value) and isinstance(y, Value):
         shape = tuple(torch.broadcast_shapes(x.shape, y.shape))
         chosen = Value(together(labels, x, y, len(shape), call.name), shape)
@@ -237,7 +238,7 @@ def where(labels: Labels, call: Call) -> Result:
 def masked_fill(labels: Labels, call: Call) -> Result:
     """A mask that varies along units forbids permuting them; zeros have every scale."""
     x, mask, value = call.value("self"), call.value("mask"), call.setting("value")
-    if isinstance(value, Value) or value != 0:
+    if (isinstance(value, Value) and not value.zero) or (not isinstance(value, Value) and value != 0):
         labels.limit(x.dims, "none", call.name)
     return Result(gated(labels, mask, x, len(call.shape), call.name), call.name)
 

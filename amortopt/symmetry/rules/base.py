@@ -30,6 +30,8 @@ class Value:
         param: Qualified name if it is a parameter, possibly transposed.
         buffer: Qualified name if it is a buffer.
         dtype: Its type; indexing treats masks and integers differently.
+        still: Whether it is a running statistic that its norm uses, unchanged, in training mode too.
+        zero: Whether it is known to be the number 0, of no dimension.
     """
 
     dims: Dims
@@ -37,6 +39,8 @@ class Value:
     param: str | None = None
     buffer: str | None = None
     dtype: torch.dtype | None = None
+    still: bool = False
+    zero: bool = False
 
     @property
     def ndim(self) -> int:
@@ -110,6 +114,7 @@ class Result:
         config: Settings by which two calls of that kind differ, apart from parameters.
         param: Qualified name if the output is still that parameter.
         parts: Labels of every output of an operation with several; None for an output without labels.
+        zero: Whether the output is the number 0, of no dimension.
     """
 
     dims: Dims
@@ -117,6 +122,7 @@ class Result:
     config: tuple[tuple[str, str], ...] = ()
     param: str | None = None
     parts: tuple[Dims | None, ...] | None = None
+    zero: bool = False
 
 
 Rule: TypeAlias = Callable[[Labels, Call], Result]

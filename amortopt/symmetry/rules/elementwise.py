@@ -106,7 +106,7 @@ def same(labels: Labels, call: Call) -> Result:
     x = _input(call)
     if call.integer:
         labels.limit(x.dims, "none", call.name)
-    return Result(x.dims, param=x.param)
+    return Result(x.dims, param=x.param, zero=x.zero)
 
 
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax")

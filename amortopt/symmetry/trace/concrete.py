@@ -24,6 +24,7 @@ from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 
 from amortopt._types import Params
+from amortopt.symmetry.trace.watch import AT_MOST, TEXTS, Watch
 
 _LEAVES_TENSORS = frozenset({"item", "_local_scalar_dense", "is_nonzero", "equal", "allclose"})
 
@@ -61,8 +62,9 @@ def concrete_graph(
             run, or a tensor is computed from them outside of torch.
     """
     params = {name: p.detach() for name, p in module.named_parameters()}
-    with _Decisions() as decisions:
+    with Watch() as watch, _Decisions() as decisions:
         graph = _traced(module, params, inputs)
+    _check_texts_and_errors(module, params, inputs, graph, watch)
     holders = [node.name for node in graph.nodes if node.op == "placeholder"]
     buffers = dict(module.named_buffers())
     # Integers that a network keeps, such as sizes: no symmetry moves them, and only training changes them.
@@ -171,7 +173,7 @@ _TRUTH_VALUES = (
     *(Tensor.item, Tensor.__bool__, Tensor.__contains__, Tensor.equal, Tensor.allclose),
     *(torch.equal, torch.allclose),
 )
-_AT_MOST = 8
+_AT_MOST = AT_MOST
 """Truth values that are tried both ways; each costs a trace."""
 
 
@@ -204,6 +206,30 @@ def _listed(graph: torch.fx.Graph) -> list[tuple[str, str]]:
     return [(str(node.target), str(map_arg((node.args, node.kwargs), number.get))) for node in nodes]
 
 
+def _check_texts_and_errors(
+    module: nn.Module, params: Params, inputs: Sequence[Tensor], graph: torch.fx.Graph, watch: Watch
+) -> None:
+    """Trace again with other texts of tensors, and with errors where the network catches them.
+
+    A network that raises computes nothing that could be preserved.
+    """
+    if len(watch.tried) > AT_MOST:
+        raise DataDependentError(f"{len(watch.tried)} calls may fail for some values, which forward catches")
+    others = [(Watch(text=text), "the text of a tensor") for text in TEXTS if watch.texts]
+    others += [
+        (Watch(failing=place), f"whether {name} fails, which forward catches")
+        for place, name in enumerate(watch.tried)
+    ]
+    for other, what in others:
+        try:
+            with other:
+                again = _traced(module, params, inputs)
+        except Exception:
+            continue
+        if _listed(again) != _listed(graph):
+            raise DataDependentError(f"a branch depends on {what}")
+
+
 class _Lengths(TorchFunctionMode):
     """Packs sequences as if each were of another length: all as long as the padded ones, or shorter."""
 
@@ -233,7 +259,8 @@ def _same_for_other_lengths(
 
     def listed(graph: torch.fx.Graph) -> list[tuple[str, str]]:
         nodes = live(tuple(graph.nodes), lengths=False)
-        packed = next(k for k, node in enumerate(nodes) if str(node.target).startswith(_PACKS))
+        packs = (k for k, node in enumerate(nodes) if str(node.target).startswith(_PACKS))
+        packed = next(packs, len(nodes))  # nothing that depends on outputs packs
         number = {node: f"%{k}" for k, node in enumerate(nodes[packed:])}
         shown = [
             (str(n.target), str(map_arg((n.args, n.kwargs), lambda x: number.get(x, "%"))))

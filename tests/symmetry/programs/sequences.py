@@ -49,7 +49,7 @@ def packed(p: Program, x: Tensor, r: Random) -> Tensor:
     if form == 0:
         # Packed and padded again, without a layer between.
         rows = rows._replace(data=r.choice([torch.tanh, torch.relu, torch.exp])(rows.data))
-        return pad_packed_sequence(rows, True)[0]
+        return pad_packed_sequence(rows, True, total_length=x.shape[1])[0]
     states, last = p.part(lambda: kind(x.shape[-1], 4, **settings))(rows)
     last = last[0] if isinstance(last, tuple) else last
     if form == 1:
