@@ -309,6 +309,12 @@ _ZEROS: dict[str, Callable[..., Tensor]] = {
     "new_zeros": lambda h, g: torch.where(h > 0, h, h.new_zeros(())),
     "full": lambda h, g: torch.where(h > 0, torch.full((), 0.0), h),
     "masked_fill": lambda h, g: h.masked_fill(h < 0, torch.tensor(0.0)),
+    "one number": lambda h, g: torch.where(h > 0, h, torch.zeros(1)),
+    "maximum": lambda h, g: torch.maximum(h, torch.tensor(0.0)),
+    "minimum": lambda h, g: torch.minimum(h.new_zeros(1), h),
+    "clamp": lambda h, g: h.clamp(min=torch.tensor(0.0)),
+    "sum": lambda h, g: (torch.zeros(()) + h - torch.tensor(0.0)).relu(),
+    "of another shape": lambda h, g: h.relu() + torch.zeros_like(g.sigmoid()) + h.relu().type_as(g.sin()),
 }
 
 

@@ -208,6 +208,7 @@ def restored(module: nn.Module) -> Iterator[None]:
     kept = [
         (part, dict(part.__dict__), [dict(part.__dict__[name]) for name in _REGISTERED])
         for part in module.modules()
+        if not isinstance(part, torch.jit.ScriptModule)  # its attributes lie outside of Python
     ]
     try:
         yield

@@ -31,7 +31,7 @@ class Value:
         buffer: Qualified name if it is a buffer.
         dtype: Its type; indexing treats masks and integers differently.
         still: Whether it is a running statistic that its norm uses, unchanged, in training mode too.
-        zero: Whether it is known to be the number 0, of no dimension.
+        zero: Whether it is known to be zero, and one number.
     """
 
     dims: Dims
@@ -114,7 +114,7 @@ class Result:
         config: Settings by which two calls of that kind differ, apart from parameters.
         param: Qualified name if the output is still that parameter.
         parts: Labels of every output of an operation with several; None for an output without labels.
-        zero: Whether the output is the number 0, of no dimension.
+        zero: Whether the output is one number, which is zero.
     """
 
     dims: Dims

@@ -300,8 +300,21 @@ def live(
             writes = node.op == "call_function" and getattr(node.target, "__name__", "") != "getitem"
         if node in needed or writes or node.op in ("output", "placeholder"):
             packs = not lengths and str(node.target).startswith(_PACKS)
-            needed.update((node, *node.all_input_nodes[: 1 if packs else None]))
+            read = [node.args[0]] if packs else node.all_input_nodes
+            only = _ONLY_ITS_SHAPE.get(str(node.target).removeprefix("aten.").split(".")[0])
+            if only is not None and only < len(node.args):
+                others = [arg for place, arg in enumerate(node.args) if place != only]
+                read = [source for source in read if source in others or source in node.kwargs.values()]
+            needed.update((node, *(source for source in read if isinstance(source, torch.fx.Node))))
     return tuple(node for node in nodes if node in needed)
+
+
+_ONLY_ITS_SHAPE = {
+    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones"), 0),
+    **dict.fromkeys(("rand_like", "randn_like", "randint_like", "new_full", "new_empty"), 0),
+    **dict.fromkeys(("expand_as", "view_as", "reshape_as", "type_as"), 1),
+}
+"""Operations that read an argument's shape or type, not its values -> its place."""
 
 
 def takes_number(node: torch.fx.Node) -> bool:
@@ -421,5 +434,6 @@ def _check_constants(
         if all(isinstance(a, Tensor) and a.shape == b.shape and a.equal(b) for a, b in constants):
             return
     raise DataDependentError(
-        "a tensor comes from outside of torch's operations (a list, tolist() or numpy), and depends on data"
+        "a tensor comes from outside of torch's operations (a list, tolist(), numpy, or a derivative that "
+        "torch.autograd or torch.func takes), and depends on data"
     )

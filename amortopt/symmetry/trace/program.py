@@ -77,7 +77,7 @@ def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Trace
     if any("_for_grad" in str(getattr(node.target, "__name__", "")) for node in graph.nodes):
         raise ValueError(
             f"module: {type(module).__name__} uses torch.func.grad, vjp or jacrev in forward, whose inner "
-            "operations tracing takes as constants; write out the derivative, or use torch.autograd.grad"
+            "operations tracing takes as constants; write out the derivative"
         )
     params = {node: names[name] for node, name in held.items()}
     state = {node: names[name] for node, name in buffers.items() if name in names}
