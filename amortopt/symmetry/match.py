@@ -129,12 +129,20 @@ def _fail(what: str, expected: object, got: object, advice: str = "") -> FamilyM
     return FamilyMismatchError(f"{text}; {advice}" if advice else text)
 
 
+_OTHER_WAYS = ("permute", "expand", "baddbmm", "bmm", "matmul", "mul", "slice", "split", "select", "reshape")
+_DENSE = (
+    "a dense layer is known as nn.Linear, F.linear, x @ W, addmm, einsum, tensordot, W @ x[..., None] and "
+    "as a convolution of one position"
+)
+
+
 def _compare_operation(expected: Operation | None, got: Operation | None, position: str) -> dict[str, str]:
     """Check kind, parameters and settings; returns the correspondence of parameters."""
     if expected is None or got is None or expected.kind != got.kind:
         where = f" (parameters {list(got.params)})" if got is not None and got.params else ""
         kinds = ["nothing more" if op is None else op.kind for op in (expected, got)]
-        raise _fail(position, kinds[0], f"{kinds[1]}{where}")
+        dense = kinds[0] == "linear" and kinds[1] in _OTHER_WAYS
+        raise _fail(position, kinds[0], f"{kinds[1]}{where}", _DENSE if dense else "")
     name = f"{got.kind} {got.params[0]!r}" if got.params else got.kind
     if len(expected.params) != len(got.params):
         counts = len(expected.params), len(got.params)

@@ -288,3 +288,25 @@ def test_a_convolution_of_several_positions_is_no_dense_layer() -> None:
     family = nn.Sequential(nn.Unflatten(1, (20, 2)), nn.Linear(2, 2), nn.Flatten(), nn.Linear(40, 10))
     with pytest.raises(FamilyMismatchError):
         match(extract(family, torch.zeros(1, 40)), extract(net, torch.zeros(1, 40)))
+
+
+def test_a_dense_layer_in_another_way_is_refused_with_the_ways_that_are_known() -> None:
+    class Rows(_Column):
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.w[2] @ (self.w[1] @ (self.w[0] @ x.T).tanh()).tanh()).T
+
+    with pytest.raises(FamilyMismatchError, match=r"a dense layer is known as nn\.Linear, .* x @ W"):
+        match(FAMILY, extract(Rows("matrix"), torch.randn(5, 40)))
+
+
+def test_one_index_of_an_axis_of_size_one_computes_nothing() -> None:
+    class Selects(_Column):
+        def forward(self, x: Tensor) -> Tensor:
+            for k in range(3):
+                x = (self.w[k] @ x[..., None])[..., 0] + self.b[k]
+                x = x.tanh() if k < 2 else x
+            return x
+
+    net = Selects("matrix")
+    net.b = nn.ParameterList(torch.randn(len(b)) for b in net.b)
+    assert len(match(FAMILY, extract(net, torch.randn(5, 40))).params) == 6
