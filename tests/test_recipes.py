@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -114,8 +115,10 @@ def test_fit_recipe_takes_five_steps(path: str, scratch: Path, tmp_path: Path) -
     if recipe["model"]["metanet"]["name"] == "rounds":
         small += ["--data.pool", "8", "--data.val_networks", "4", "--model.metanet.hidden", "4"]
         if "starts" in recipe["data"]:
-            small += ["--data.starts.problems", "8", "--data.starts.epochs", "[1]"]
-            small += ["--data.starts.examples", "40"]
+            starts = recipe["data"]["starts"]
+            tiny = {"problems": 4, "epochs": [1], "examples": 40}
+            starts = [each | tiny for each in (starts if isinstance(starts, list) else [starts])]
+            small += ["--data.starts", json.dumps(starts)]
     else:
         zoo_recipe = recipe["data"]["zoo_recipe"]
         zoo = tiny_zoo(f"recipes/zoo/{zoo_recipe}.yaml", scratch)

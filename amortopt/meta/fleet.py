@@ -11,6 +11,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace as changed
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,6 +131,8 @@ def meta_train(
         ...     x, y, *_ = map(torch.as_tensor, fleet[0])
         ...     better = opt.one_shot(build(), batch=(x.float(), y))
     """
+    numbers = {"minutes": minutes, "val": val, "test": test, "input_noise": input_noise, "lr": lr}
+    _check_types(numbers | {"mix_classes": mix_classes}, seed, objective, metanet, permute_classes)
     target, name, place = _checked(folder, replace, name, minutes, steps, device)
     metanet = {"name": "rounds", **(metanet or {})}
     if metanet["name"] != "rounds" or list(metanet.get("conditions", ["batch"])) != ["batch"]:
@@ -277,6 +280,25 @@ def _checked(
     return target, name, torch.device(device or ("cuda" if gpu else "cpu"))
 
 
+def _check_types(
+    numbers: Mapping[str, Any], seed: Any, objective: Any, metanet: Any, permute_classes: Any
+) -> None:
+    """Raise a ``ValueError`` for arguments that are of another kind than expected."""
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise ValueError(f"{key}: got {value!r}, expected a number")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed: got {seed!r}, expected a whole number from 0 to 2**32 - 1")
+    if objective is not None and not isinstance(objective, Objective):
+        raise ValueError(
+            f"objective: got {objective!r}, expected an Objective such as amortopt.tasks.CrossEntropy(10)"
+        )
+    if metanet is not None and not isinstance(metanet, Mapping):
+        raise ValueError(f"metanet: got {metanet!r}, expected arguments by name, such as {{'rounds': 4}}")
+    if permute_classes not in (None, True, False):
+        raise ValueError(f"permute_classes: got {permute_classes!r}, expected True, False or None")
+
+
 def _seeded(seed: int, make: Callable[[], T]) -> T:
     """What a function makes with the random state of a seed; the caller's is left as it was."""
     with torch.random.fork_rng(devices=[]):
@@ -298,6 +320,11 @@ def _problems_for(
     Raises:
         ValueError: Problems or their sizes do not fit, or the network cannot run on their inputs.
     """
+
+    if problems is None:
+        raise ValueError(
+            "problems: got None, expected a folder, a list of (x_train, y_train, x_test, y_test), or a family"
+        )
 
     def made(objective: Objective | None) -> ProblemFamily:
         config = None if objective is None else objective.to_config()

@@ -19,7 +19,7 @@ _IRRELEVANT_WARNINGS = (
     r"Grad strides do not match bucket view strides",  # of axes of size 1, under DDP
 )
 _IRRELEVANT_LOGS = re.compile(  # of Lightning's Trainer, on every start and end
-    r"💡 Tip: |[GTH]PU available: |`Trainer\(limit_val_batches|`Trainer\.fit` stopped: "
+    r"💡 Tip: |[GTH]PU available: |`Trainer\((limit_val_batches|val_check_interval)|`Trainer\.fit` stopped: "
 )
 
 

@@ -426,7 +426,7 @@ def checked_batch(
         raise ValueError(
             "batch: this optimizer knows no problem to take the loss from; pass problem= to its constructor"
         )
-    if isinstance(batch, list) and not any(isinstance(part, Tensor) for part in batch):
+    if _is_pairs(batch):
         if len(batch) != count:
             raise ValueError(f"batch: got {len(batch)} pairs for {count} networks, expected one for each")
         pairs = [
@@ -439,8 +439,19 @@ def checked_batch(
     )
 
 
-def _advice(y: Tensor, targets: tuple[int, ...]) -> str:
+def _is_pairs(batch: Any) -> bool:
+    """Whether a batch is one pair for each network: a list, or a tuple of pairs of tensors."""
+    if isinstance(batch, list):
+        return not any(isinstance(part, Tensor) for part in batch)
+    return isinstance(batch, tuple) and all(
+        isinstance(part, tuple | list) and any(isinstance(each, Tensor) for each in part) for part in batch
+    )
+
+
+def _advice(x: Tensor, y: Tensor, targets: tuple[int, ...]) -> str:
     """What to do about targets of another number of axes."""
+    if y.ndim > x.ndim == 1 + len(targets) and len(x) == len(y) and not x.is_floating_point():
+        return "; x and y seem to be swapped"
     if y.ndim == len(targets):
         return "; add the missing last axis by y.unsqueeze(-1)"
     if y.ndim == len(targets) + 2:
@@ -459,13 +470,19 @@ def _checked_pair(
             f"{where}: got {got}, expected a pair of tensors (x, y); torch.as_tensor makes them of arrays"
         )
     x, y = pair
+    for name, part in (("x", x), ("y", y)):
+        if part.is_sparse or part.is_meta or part.is_nested:
+            raise ValueError(
+                f"{where}: got {name} that is sparse, nested or on the meta device, expected an ordinary "
+                "tensor"
+            )
     targets = objective.target_shape
     if targets == (1,) and y.ndim == 1 and y.is_floating_point():
         y = y.unsqueeze(1)  # one number per input may be [N] too, as in meta_train
     if x.ndim == 0 or y.shape != (len(x), *targets) or len(x) == 0:
         raise ValueError(
             f"{where}: got x {tuple(x.shape)} and y {tuple(y.shape)}, expected N > 0 inputs [N, ...] and "
-            f"targets [{', '.join(map(str, ('N', *targets)))}] of {objective}{_advice(y, targets)}"
+            f"targets [{', '.join(map(str, ('N', *targets)))}] of {objective}{_advice(x, y, targets)}"
         )
     if shape is not None and tuple(x.shape[1:]) != tuple(shape):
         expected = ", ".join(["N", *map(str, shape)])
@@ -477,8 +494,6 @@ def _checked_pair(
         raise ValueError(
             f"{where}: got x of {x.dtype}, expected floating-point inputs; convert with x.float()"
         )
-    if x.is_sparse or x.is_meta:
-        raise ValueError(f"{where}: got x that is sparse or on the meta device, expected an ordinary tensor")
     if x.is_floating_point() and (bad := int((~x.isfinite()).sum())):
         raise ValueError(
             f"{where}: x has {bad} NaN or infinite values of {x.numel()}; leave those examples out"

@@ -105,6 +105,11 @@ def _built(build_network: Callable[[], Any]) -> nn.Module:
             f"build_network: {import_path(build_network)} cannot be called without arguments ({error}); pass "
             "a function that makes the network"
         ) from error
+    except Exception as error:
+        raise ValueError(
+            f"build_network: {import_path(build_network)} failed when it was called, in its own code: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     if not isinstance(network, nn.Module):
         raise ValueError(
             f"build_network: {import_path(build_network)} makes {type(network).__name__}, expected an "

@@ -209,12 +209,14 @@ def l1_point(cell: Cell, fleet: Fleet, params: Params, l1: float) -> Record:
     }  # fmt: skip
 
 
-def outside_row(cell: Cell, size: int, variant: str, setting: Setting, epochs: int) -> Record:
+def outside_row(cell: Cell, size: int, variant: str, setting: Setting, epochs: int, begin: Begin) -> Record:
     """Problems outside of the family: as they start, and after training with the settings of the family."""
     fleet = cell.fleet("test", size, variant=variant).first(cell.plan.trained)
-    (params,) = trained(cell, fleet, fleet.start, [setting], epochs)
+    (params,) = trained(cell, fleet, begin(fleet), [setting], epochs)
     start, after = (cell.judge(p, fleet)[UNSEEN] for p in (fleet.start, params))
-    return {"start": start["score"], "training": after["score"], "epochs": epochs}
+    return {
+        "start": start["score"], "training": after["score"], "epochs": epochs, "optimizer": setting.optimizer,
+    }  # fmt: skip
 
 
 def mean_score(row: Record, name: str = UNSEEN) -> float:

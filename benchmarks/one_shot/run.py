@@ -18,6 +18,7 @@ the same networks finds it in the results file, and a run that was stopped goes 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -47,6 +48,30 @@ def training_identity(cell: Cell, size: int, optimizer: str, **more: Any) -> dic
 def middle_size(cell: Cell) -> int:
     """Number N of examples of problems outside of the family."""
     return max([size for size in cell.sizes if size <= cell.plan.few] or [min(cell.sizes)])
+
+
+def strongest_of(store: Store, keys: Sequence[str], epochs: int) -> tuple[Setting, int]:
+    """The setting that was best on problems of the family, of the records that are there, at one length.
+
+    Args:
+        store: Holds the records.
+        keys: Their keys, which have the optimizer before the last slash.
+        epochs: The length.
+
+    Raises:
+        ValueError: None of the records is there.
+    """
+    rows = [
+        (key.split("/")[-2], row)
+        for key in keys
+        if key in store.records
+        for row in store.records[key]["result"]["rows"]
+        if row["epochs"] == epochs
+    ]
+    if not rows:
+        raise ValueError(f"keys: got none of {', '.join(keys)} in {store.path}; measure one of them first")
+    optimizer, row = max(rows, key=lambda pair: mean_score(pair[1]))
+    return Setting(optimizer, row["rate"], row["noise"]), epochs  # type: ignore[arg-type]
 
 
 def baseline_parts(store: Store, cell: Cell, *, l1: bool) -> list[Part]:
@@ -86,21 +111,13 @@ def baseline_parts(store: Store, cell: Cell, *, l1: bool) -> list[Part]:
             16.0 * max(plan.natural) * size * (plan.trained + len(DAMPINGS) * plan.tuned_on),
         )  # fmt: skip
 
-    def strongest() -> tuple[Setting, int]:
-        """Of training on problems of the family, at the longest anchor."""
-        rows = []
-        for optimizer in plan.optimizers:
-            key = f"{cell.label}/training/{optimizer}/{middle_size(cell)}"
-            rows += [(optimizer, row) for row in store.records[key]["result"]["rows"]]
-        rows = [pair for pair in rows if pair[1]["epochs"] == max(plan.anchors)]
-        optimizer, row = max(rows, key=lambda pair: mean_score(pair[1]))
-        return Setting(optimizer, row["rate"], row["noise"]), row["epochs"]
-
+    keys = [f"{cell.label}/training/{optimizer}/{middle_size(cell)}" for optimizer in plan.optimizers]
+    strongest = partial(strongest_of, store, keys, max(plan.anchors))
     for variant in variants(cell):
         add(
             f"outside/{variant}",
             lambda: cell.identity(middle_size(cell)) | {"trained": plan.trained, "setting": strongest()},
-            lambda _, v=variant: baselines.outside_row(cell, middle_size(cell), v, *strongest()),
+            lambda _, v=variant: baselines.outside_row(cell, middle_size(cell), v, *strongest(), start_of),
             middle_size(cell) * plan.trained * 150.0,
         )
     if l1:
@@ -139,7 +156,7 @@ def pass_parts(checkpoint: Checkpoint) -> list[Part]:
     return parts
 
 
-def section_parts(checkpoint: Checkpoint) -> list[Part]:
+def section_parts(store: Store, checkpoint: Checkpoint) -> list[Part]:
     """Starts of every quality, problems outside of the family, curves over λ."""
     cell, name = checkpoint.cell, checkpoint.name
     plan, smallest, largest = cell.plan, min(cell.sizes), max(cell.sizes)
@@ -155,6 +172,8 @@ def section_parts(checkpoint: Checkpoint) -> list[Part]:
         )
     ]
 
+    keys = [f"{cell.label}/prototype/{name}/{optimizer}/{middle}" for optimizer in plan.prototype_optimizers]
+    strongest = partial(strongest_of, store, keys, max(plan.prototype_lengths))
     for variant in variants(cell):
         parts += [
             Part(
@@ -162,6 +181,14 @@ def section_parts(checkpoint: Checkpoint) -> list[Part]:
                 checkpoint.identity(middle),
                 lambda _, v=variant: passes.outside_pass(checkpoint, middle, v),
                 middle * plan.problems * 5.0,
+            ),
+            Part(
+                f"{cell.label}/outside_prototype/{name}/{variant}",
+                lambda: checkpoint.identity(middle, trained=plan.trained, setting=strongest()),
+                lambda _, v=variant: baselines.outside_row(
+                    cell, middle, v, *strongest(), checkpoint.prototype
+                ),
+                middle * plan.trained * max(plan.prototype_lengths),
             ),
         ]
     if checkpoint.reads_l1:
@@ -221,7 +248,7 @@ def all_parts(options: argparse.Namespace, store: Store) -> list[Part]:
             if "passes" in kinds:
                 parts += pass_parts(reader)
             if "sections" in kinds:
-                parts += section_parts(reader)
+                parts += section_parts(store, reader)
             if "timing" in kinds:
                 parts.append(timing_part(reader))
     if "passes" in kinds:

@@ -24,7 +24,8 @@ TITLES = {"mnist1d": "MNIST-1D", "digits": "digits", "mnist": "MNIST", "mnist_5k
 _SECTIONS = {
     "Starts of every quality": ". Networks that were trained on the most examples; a pass with all rounds "
     "of the checkpoint reads some of these, or what the network answers:",
-    "Outside of the family": ". A pass with all rounds, 1,000 examples of each problem:",
+    "Outside of the family": ". A pass with all rounds, 1,000 examples of each problem; training on the same "
+    "examples has the settings that are best on problems of the family:",
 }
 """Title of a section -> what its numbers are."""
 
@@ -322,14 +323,25 @@ def outside_table(cell: CellResults) -> str:
     lines, readings = [], {}
     for result in cell.of("outside_pass").values():
         readings |= dict.fromkeys(result["passes"])
+    rivals = {"from the start": {}, "from the prototype": {}}
+    for name, variant in cell.of("outside_pass"):
+        for rival, key in zip(
+            rivals, (f"outside/{variant}", f"outside_prototype/{name}/{variant}"), strict=True
+        ):
+            if key in cell.records:
+                rivals[rival][name, variant] = cell.records[key]
+    rivals = {rival: rows for rival, rows in rivals.items() if rows}
     for (name, variant), result in cell.of("outside_pass").items():
-        training = cell.records.get(f"outside/{variant}", {})
+        rows = [each.get((name, variant), {}) for each in rivals.values()]
+        start = next((row["start"] for row in rows if row), None)
         cells = [_mean(result["passes"].get(reading)) for reading in readings]
-        lines.append(
-            [f"`{name}`", variant, _mean(training.get("start")), *cells, _mean(training.get("training"))]
-        )
+        trained = [_mean(row.get("training")) for row in rows]
+        lines.append([f"`{name}`", variant, _mean(start), *cells, *trained])
     head = ["checkpoint", "problems", "as they start", *(f"one pass, {READINGS[r]}" for r in readings)]
-    return table([*head, "tuned training"], lines, "ll" + "r" * (len(head) - 1)) if lines else ""
+    for rival, rows in rivals.items():
+        kinds = {f"{OPTIMIZERS[row['optimizer']]}, {row['epochs']} {_unit(cell)}" for row in rows.values()}
+        head.append(f"{' or '.join(sorted(kinds))}, {rival}")
+    return table(head, lines, "ll" + "r" * (len(head) - 2)) if lines else ""
 
 
 def l1_table(cell: CellResults) -> str:

@@ -1,4 +1,4 @@
-"""Drawn tasks, by which the default rate and the step length of ``unf-small`` were chosen.
+"""Drawn tasks, by which the default rate, the step length and the ramp of ``unf-small`` were chosen.
 
 None is in the suite. They are small networks of eight kinds, with sizes, initialisations, batches and
 lengths that are drawn by seed: MLPs, CNNs and linear classifiers, regressions on random functions,
@@ -29,7 +29,7 @@ from benchmarks.harness.command import Advance, Part
 from benchmarks.harness.numbers import summary
 from benchmarks.harness.store import Record, Records
 from benchmarks.harness.tables import plus_minus, table
-from benchmarks.optimizers.parts import Entry
+from benchmarks.optimizers.parts import Entry, numbers_of
 from benchmarks.optimizers.settings import TEXT
 from benchmarks.optimizers.steppers import Learned
 from benchmarks.optimizers.training import Starts, train, train_loss
@@ -58,7 +58,13 @@ HOW = {"cosine": "falling", "constant": "constant"}
 """Schedule -> the attribute of a candidate that has its rates."""
 CLIP = 1.5
 """Largest absolute value of a logarithm of a ratio of losses in a mean over tasks."""
-NUMBERS = {"mix": (0.3, 0.0, 0.7, 0.0), "vector_rate": 0.4, "table_rate": 0.4, "floor": 0.0625}
+NUMBERS: dict[str, Any] = {
+    "mix": (0.3, 0.0, 0.7, 0.0),
+    "vector_rate": 0.4,
+    "table_rate": 0.4,
+    "floor": 0.0625,
+    "ramp": 5,
+}
 """Of ``unf-small``."""
 
 
@@ -131,6 +137,8 @@ def _changed(title: str, **numbers: Any) -> Candidate:
 CANDIDATES = (
     *(ADAMW, MUON, SHIPPED),
     _changed("steps of one length", floor=1.0),
+    *(_changed(f"ramp of {steps} steps", ramp=steps) for steps in (3, 10, 30)),
+    _changed("no ramp", ramp=1),
     _changed("embeddings and heads at .8", table_rate=0.8),
     _changed("vectors at .8", vector_rate=0.8),
     _changed("both at .6", vector_rate=0.6, table_rate=0.6),
@@ -240,7 +248,7 @@ def drawn_parts(networks: Sequence[Entry] = (), *, quick: bool) -> list[Part]:
         Part(
             f"drawn/{tasks}/{candidate.title}",
             {
-                "numbers": None if candidate.rule is None else candidate.rule.config,
+                "numbers": None if candidate.rule is None else numbers_of(candidate.rule),
                 **{"falling": candidate.falling, "constant": candidate.constant, "shrink": shrink},
                 **({"sha256": candidate.sha256} if candidate.sha256 else {}),
             },

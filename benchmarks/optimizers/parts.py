@@ -31,6 +31,12 @@ MUON = "muon"
 """Name of the rule that has learned nothing: Muon and Adam."""
 
 
+def numbers_of(rule: UNFRule) -> Record:
+    """Arguments of a rule; records that are older than the floor and the ramp lack them."""
+    later = {"floor": 1.0, "ramp": 1}
+    return {key: value for key, value in rule.config.items() if later.get(key) != value}
+
+
 @dataclass(frozen=True)
 class Entry:
     """A rule that takes part.
@@ -53,8 +59,8 @@ class Entry:
     @property
     def identity(self) -> Record:
         """What its numbers depend on."""
-        # Records that are older than the floor and the rate lack them.
-        config = {key: value for key, value in self.rule.config.items() if (key, value) != ("floor", 1.0)}
+        # Records that are older than the rate lack it.
+        config = numbers_of(self.rule)
         rate = {} if self.rate == 0.02 else {"rate": self.rate}
         return {"sha256": self.sha256, "config": config, **rate}
 

@@ -237,6 +237,7 @@ _RIVALS = {
     "tuned Muon": (MUON, "tuned"),
     "tuned SOAP": ("soap", "tuned"),
     "tuned Schedule-Free": ("schedulefree", "tuned"),
+    "tuned Prodigy": ("prodigy", "tuned"),
 }
 
 

@@ -95,7 +95,8 @@ def test_one_shot_measures_every_part(records: dict[str, Any]) -> None:
     for name in names:
         expected |= {f"pass/{name}/{n}" for n in sizes} | {f"quality/{name}", f"timing/{name}"}
         expected |= {f"prototype/{name}/{optimizer}/{n}" for optimizer in ("sgd", "adam") for n in sizes}
-        expected |= {f"outside_pass/{name}/{variant}" for variant in cells.VARIANTS["curves"]}
+        for variant in cells.VARIANTS["curves"]:
+            expected |= {f"outside_pass/{name}/{variant}", f"outside_prototype/{name}/{variant}"}
     expected |= {f"l1_pass/{name}" for name in ("tiny-0", "tiny-1")}
     assert set(records) == {f"{CELL}/{key}" for key in expected} | {"memorised/mnist1d-mlp-tanh"}
     for record in records.values():

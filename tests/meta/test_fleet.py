@@ -240,6 +240,12 @@ class Unknown(Net):
         return self.exit(torch.renorm(self.entry(x), 2, 0, 1.0))
 
 
+class Failing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        raise KeyError("width")
+
+
 class TwoShapes(nn.Sequential):
     made = 0
 
@@ -255,6 +261,11 @@ class TwoShapes(nn.Sequential):
         (Untraceable, {}, "build_network: the symmetry of the network cannot be read"),
         (Unknown, {}, "build_network: the symmetry of the network cannot be read: .*renorm"),
         (TwoShapes, {}, "build_network: made networks of two shapes"),
+        (
+            Failing,
+            {},
+            "build_network: .*Failing failed when it was called, in its own code: KeyError: 'width'",
+        ),
         (lambda: nn.Linear(15, 3), {}, r"build_network: the network fails on inputs of shape \[2, 16\]"),
         (lambda: nn.Linear(16, 2), {}, r"build_network: for an input the network returns \(2,\), expected"),
         (Net, {"objective": CrossEntropy(2)}, r"problems\[0\]: y_train: got labels from 0 to 2"),
@@ -262,6 +273,16 @@ class TwoShapes(nn.Sequential):
         (Net, {"steps": 0}, "steps: got 0"),
         (Net, {"name": "My Fleet"}, "name: got 'My Fleet'"),
         (Net, {"read": (0, 3)}, r"read: got \[0, 3\]"),
+        (Net, {"read": (1.5, 3)}, r"read: got \[1.5, 3\], expected .* whole numbers"),
+        (Net, {"read": 50}, "read: got 50, expected"),
+        (Net, {"read": (10**6, 10**9)}, r"read: got \[1000000, 1000000000\], but problems have at most"),
+        (Net, {"minutes": "5"}, "minutes: got '5', expected a number"),
+        (Net, {"val": "x"}, "val: got 'x', expected a number"),
+        (Net, {"seed": -1}, "seed: got -1"),
+        (Net, {"seed": 1.5}, "seed: got 1.5"),
+        (Net, {"objective": "cross_entropy"}, "objective: got 'cross_entropy', expected an Objective"),
+        (Net, {"metanet": ["rounds"]}, r"metanet: got \['rounds'\], expected arguments by name"),
+        (Net, {"permute_classes": "yes"}, "permute_classes: got 'yes'"),
         (Net, {"mix_classes": 2.0}, "mix_classes: got 2.0"),
         (Net, {"val": 0.0}, "problems: got none for val"),
         (Net, {"device": "tpu"}, "device: got 'tpu'"),
@@ -275,6 +296,11 @@ def test_what_does_not_fit_is_named_before_training(
     with pytest.raises(ValueError, match=message):
         meta_train(build, [problem(k) for k in range(8)], tmp_path / "out", **QUICK | {"steps": 2} | changes)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_problems_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="problems: got None, expected a folder"):
+        meta_train(Net, None, tmp_path / "out", **QUICK)  # type: ignore[arg-type]
 
 
 def test_one_broken_file_of_many_is_named_before_training(tmp_path: Path) -> None:

@@ -246,20 +246,17 @@ def test_the_scale_of_the_loss_changes_nothing(factor: float) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_first_step_does_not_wreck_a_trained_network(seed: int) -> None:
-    """At the default rate its answers stay right and the second step makes good; at half of it, the first."""
+def test_a_trained_network_keeps_what_it_knows_at_the_default_rate(seed: int) -> None:
     torch.manual_seed(seed)
     trained = nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
     train(trained, torch.optim.AdamW(trained.parameters(), 3e-3), 150)
     before = float(_loss(trained, 0).detach())
     assert before < 0.5 and bool((trained(X).argmax(1) == Y).all())
-    for options, steps in (({}, 2), ({"lr": 0.02}, 1)):
-        model = copy.deepcopy(trained)
-        opt = UNFOptimizer(model, X, **options)
-        train(model, opt, 1)
-        assert bool((model(X).argmax(1) == Y).all())
-        train(model, opt, steps - 1)
-        assert float(_loss(model, 0).detach()) < 1.2 * before
+    opt = UNFOptimizer(trained, X)
+    for _ in range(30):
+        train(trained, opt, 1)
+        assert bool((trained(X).argmax(1) == Y).all())
+        assert float(_loss(trained, 0).detach()) < 1.1 * before
 
 
 def test_a_fresh_regression_never_rises_at_the_default_rate() -> None:

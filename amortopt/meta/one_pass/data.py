@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
@@ -17,18 +17,51 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from jsonargparse import ArgumentError  # pyright: ignore[reportPrivateImportUsage]
-from torch import Tensor
+from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.metanets import L1Range, Metanet
 from amortopt.system.recipes import find_recipe
-from amortopt.tasks import Examples, Family, Problem
+from amortopt.tasks import Examples, Family, Problem, answers_many
 from amortopt.tasks.problem import Which
 from amortopt.zoo import Zoo, ZooConfig, build_zoo, load_zoo
 from amortopt.zoo.config import recipe_parser
 
 _PLACES = {"root", "download"}
 """Arguments of problems that say where the data are, not what they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Problems of B networks, seen in another way: new problems, with networks that need no training.
+
+    Attributes:
+        classes: Number that each class of a network's problem gets, [B, C]; None: its own.
+        signs: Sign that the inputs of each problem get, [B] of 1 and -1; None: their own.
+    """
+
+    classes: Tensor | None = None
+    signs: Tensor | None = None
+
+    def of(self, examples: Examples) -> Examples:
+        """Examples [B, N, ...] of the problems, as they are seen."""
+        x, y = examples.x, examples.y
+        if self.signs is not None:
+            x = x * self.signs.view(-1, *[1] * (x.ndim - 1))
+        if self.classes is not None:
+            y = self.classes.gather(1, y)
+        return replace(examples, x=x, y=y)
+
+    def answers(self, module: nn.Module, params: Params, inputs: Tensor) -> Examples:
+        """What networks [B, ...] would answer to inputs [N, ...] if they were trained on what is seen."""
+        y = answers_many(module, params, inputs).y
+        if self.signs is not None:
+            opposite = answers_many(module, params, -inputs).y
+            y = torch.where(self.signs.view(-1, *[1] * (y.ndim - 1)) > 0, y, opposite)
+        if self.classes is not None:
+            # Column classes[c] of the answers is what the network says of class c.
+            y = y.gather(2, self.classes.argsort(1)[:, None].expand_as(y))
+        return Examples(inputs.expand(len(y), *inputs.shape), y, shared=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +73,14 @@ class Batch:
         examples: For the loss; shared by all networks, or per network where noise makes them differ.
         read: Another minibatch, for gradients that the metanet reads.
         l1: L1 strength per network [B]; None if the metanet reads none.
-        classes: Number that each class of a network's own answers has in the examples, [B, C]; None: its own.
+        view: How the examples differ from those that the networks were trained on; None: not at all.
     """
 
     params: Params
     examples: Examples
     read: Examples
     l1: Tensor | None
-    classes: Tensor | None = None
+    view: View | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +93,15 @@ class Held:
         read: Train examples, for gradients that the metanet reads.
         strengths: Suffix of what is logged -> L1 strength, for metanets that read it: "" is 0 (the lowest
             one if 0 is not trained), "_l1_low", "_l1_mid" and "_l1_high" are ends and middle of the range.
-        starts: Networks trained on their problems, [n, ...], for metanets that read functions.
+        starts: Epochs that networks were trained for on their problems -> these, [n, ...], for metanets that
+            read functions; rising.
     """
 
     params: Params
     data: dict[str, Examples]
     read: Examples
     strengths: dict[str, float]
-    starts: Params | None = None
+    starts: dict[int, Params] = field(default_factory=dict)
 
 
 class DrawnDataModule(L.LightningDataModule, ABC):
@@ -213,7 +247,7 @@ class ZooDataModule(DrawnDataModule):
                 options = recipe_parser().parse_args(["--config", str(path)])
             except ArgumentError as error:
                 raise ValueError(f"zoo_recipe: {path}: {' '.join(str(error).split())}") from error
-            config = ZooConfig(**{field.name: options[field.name] for field in fields(ZooConfig)})
+            config = ZooConfig(**{each.name: options[each.name] for each in fields(ZooConfig)})
             if self.trainer is not None:
                 module: Any = self.trainer.lightning_module
                 made = (config.make_problem(), config.make_family())

@@ -38,7 +38,7 @@ class FleetDataModule(DrawnDataModule):
         networks: Problems per step and device, B, each with a network.
         read: Smallest and largest number of examples that a pass reads; log-uniform, the same for all
             networks of a step that have as many. By default 1,000 or as many as problems have, and a
-            twentieth of it.
+            twentieth of it; never more than problems have.
         examples: At most so many examples of each problem that the loss is taken on.
         input_noise: Standard deviation of Gaussian noise on all inputs, in units of theirs.
         permute_classes: Whether every drawn problem gets its classes in a random order.
@@ -73,9 +73,10 @@ class FleetDataModule(DrawnDataModule):
         for key, value in counts.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{key}: got {value!r}, expected a whole number of at least 1")
-        if read is not None and not (len(read) == 2 and 1 <= read[0] <= read[1]):
+        if read is not None and not _are_counts(read):
             raise ValueError(
-                f"read: got {list(read)}, expected [smallest, largest] with 1 <= smallest <= largest"
+                f"read: got {list(read) if isinstance(read, Sequence) else read!r}, expected [smallest, "
+                "largest], whole numbers with 1 <= smallest <= largest"
             )
         if not 0 <= input_noise < math.inf:
             raise ValueError(f"input_noise: got {input_noise}, expected a finite standard deviation >= 0")
@@ -118,8 +119,12 @@ class FleetDataModule(DrawnDataModule):
         most = 1250 if counts["train"] is None else max(2, _POOL_BYTES // size)
         read, judged = problems.draw("train", 0, count, max(1, most * 4 // 5), max(1, most // 5))
         self.pooled = _joined(read, judged).to(device)
-        top = min(1000, int(read.counts(count).max()))
-        self.read = self.read or (max(1, top // 20), top)
+        most = int(read.counts(count).max())
+        top = min(1000, most)
+        smallest, largest = self.read or (max(1, top // 20), top)
+        if smallest > most:
+            raise ValueError(f"read: got {[smallest, largest]}, but problems have at most {most} examples")
+        self.read = smallest, min(largest, most)
         assert self.pooled.mask is not None
         self._valid = self.pooled.mask  # [P, N]
         inputs = self.pooled.x[self._valid]
@@ -238,6 +243,14 @@ class FleetDataModule(DrawnDataModule):
     def seeds(self) -> dict[str, int]:
         """What was seeded with what, beside the metanet and the draws."""
         return {"networks": self.seed}
+
+
+def _are_counts(read: Any) -> bool:
+    """Whether these are a smallest and a largest number of examples."""
+    if not isinstance(read, Sequence) or len(read) != 2:
+        return False
+    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in read)
+    return whole and 1 <= read[0] <= read[1]
 
 
 def _joined(read: Examples, judged: Examples) -> Examples:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import l1_norm, num_networks, params_of
-from amortopt.meta.one_pass.data import Batch, Held
+from amortopt.meta.one_pass.data import Batch, Held, View
 from amortopt.meta.one_pass.stages import Place, Stage, Stages
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
 from amortopt.metanets import Conditions, Metanet, Rounds, make
@@ -25,7 +26,6 @@ from amortopt.symmetry import extract
 from amortopt.tasks import (
     Examples,
     Objective,
-    answers_many,
     evaluate_many,
     loss_and_grad_many,
     loss_many,
@@ -98,6 +98,7 @@ class OnePassModule(L.LightningModule):
         metanet: The metanet that is trained.
         average: Its average over steps.
         skipped: Steps that were left out because their gradients were not finite.
+        reported: Names of further values that a line on the console has.
     """
 
     def __init__(
@@ -172,6 +173,7 @@ class OnePassModule(L.LightningModule):
         self.average: Metanet = copy.deepcopy(self.metanet).requires_grad_(False)
         self._loss: Callable[..., Tensor] = torch.compile(self.meta_loss) if compile else self.meta_loss
         self.skipped = 0
+        self.reported: tuple[str, ...] = ()
         self._skipped_in_a_row = 0
         self._sums: Tensor | None = None
 
@@ -188,7 +190,7 @@ class OnePassModule(L.LightningModule):
         l1: Tensor | None,
         *,
         reading: Reading | None = None,
-        classes: Tensor | None = None,
+        view: View | None = None,
     ) -> Conditions:
         """What a metanet reads of networks [B, ...]; gradients can be differentiated where params can.
 
@@ -198,7 +200,7 @@ class OnePassModule(L.LightningModule):
             read: Examples for gradients.
             l1: L1 strengths [B].
             reading: Which of batch and function are read; by default the batch where it is declared.
-            classes: Number that each class of a network's own answers has in ``read``, [B, C].
+            view: How ``read`` differs from what the networks were trained on.
         """
 
         def gradient_on(examples: Examples, objective: Objective) -> Callable[[Params], Params]:
@@ -218,11 +220,7 @@ class OnePassModule(L.LightningModule):
         if reading in ("function", "both"):
             assert metanet.probes is not None
             with torch.no_grad():
-                answers = answers_many(self.network, params, metanet.probes)
-                if classes is not None:
-                    # Column classes[c] of the answers is what the network says of class c.
-                    order = classes.argsort(1)[:, None].expand_as(answers.y)
-                    answers = replace(answers, y=answers.y.gather(2, order))
+                answers = (view or View()).answers(self.network, params, metanet.probes)
             function = gradient_on(answers, objective.matching())
         return Conditions(
             gradient,
@@ -240,7 +238,8 @@ class OnePassModule(L.LightningModule):
         *,
         reading: Reading | None = None,
         rounds: int | None = None,
-        classes: Tensor | None = None,
+        view: View | None = None,
+        written: bool = True,
     ) -> list[Params]:
         """New params [B, ...] after each round of a metanet that has rounds, or after each pass.
 
@@ -251,14 +250,15 @@ class OnePassModule(L.LightningModule):
             l1: L1 strengths [B].
             reading: As for ``conditions``.
             rounds: Rounds of a pass; by default all.
-            classes: As for ``conditions``.
+            view: As for ``conditions``.
+            written: As for ``Rounds.after_rounds``.
         """
         results = [params]
         for _ in range(self.passes):
             now = results[-1]
-            conditions = self.conditions(metanet, now, read, l1, reading=reading, classes=classes)
+            conditions = self.conditions(metanet, now, read, l1, reading=reading, view=view)
             if isinstance(metanet, Rounds):
-                results += metanet.after_rounds(now, conditions, rounds)[1:]
+                results += metanet.after_rounds(now, conditions, rounds, written=written)[1:]
             else:
                 results.append(metanet(now, conditions))
         return results[1:]
@@ -270,7 +270,7 @@ class OnePassModule(L.LightningModule):
         read: Examples,
         l1: Tensor | None,
         penalty: Tensor | None = None,
-        classes: Tensor | None = None,
+        view: View | None = None,
     ) -> Tensor:
         """Mean over networks of the loss after the rounds or passes, or of its log, weighted over these.
 
@@ -280,11 +280,19 @@ class OnePassModule(L.LightningModule):
             read: Examples for gradients that the metanet reads.
             l1: L1 strengths [B] that the metanet reads.
             penalty: L1 strengths [B] of the loss; by default the same.
-            classes: As for ``conditions``.
+            view: As for ``conditions``.
         """
         penalty, stage = l1 if penalty is None else penalty, self.stage()
         results = self.improve(
-            self.metanet, params, read, l1, reading=stage.reading, rounds=stage.rounds, classes=classes
+            self.metanet,
+            params,
+            read,
+            l1,
+            reading=stage.reading,
+            rounds=stage.rounds,
+            view=view,
+            # The loss is one of functions; the L1 norm, and a pass after the first, see the gauge.
+            written=penalty is not None or self.passes > 1,
         )
         # Every pass counts alike; of rounds the last one counts most.
         weights = [1 / len(results)] * len(results)
@@ -384,7 +392,7 @@ class OnePassModule(L.LightningModule):
                 batch.read,
                 batch.l1,
                 reading=stage.reading,
-                classes=batch.classes,
+                view=batch.view,
             )
             self.metanet.calibrate(conditions)
             self.average.load_state_dict(self.metanet.state_dict())
@@ -403,7 +411,7 @@ class OnePassModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Meta-loss of a batch."""
         penalty = None if batch.l1 is None else batch.l1 * self.penalty_factor()
-        loss = self._loss(batch.params, batch.examples, batch.read, batch.l1, penalty, batch.classes)
+        loss = self._loss(batch.params, batch.examples, batch.read, batch.l1, penalty, batch.view)
         value = loss.detach()
         # Sum and number of the finite losses, without waiting for the device.
         added = torch.stack([torch.nan_to_num(value, 0, 0, 0), value.isfinite().to(value.dtype)])
@@ -520,8 +528,10 @@ class OnePassModule(L.LightningModule):
     def validation_step(self, batch: Held, batch_idx: int) -> None:
         """Score and val loss after the last pass, of the average and of the metanet itself (``_raw``).
 
-        For metanets that read L1 strengths, at strength 0; and at others the average's score, objective
-        and L1-norm cut on the val data, with the names of ``batch.strengths``.
+        For metanets that read functions, also the average's score on networks that were trained on their
+        problems, with the reading and their epochs as names. For metanets that read L1 strengths, at strength
+        0; and at others the average's score, objective and L1-norm cut on the val data, with the names of
+        ``batch.strengths``.
         """
         values: dict[str, Tensor] = {}
         score = self.problem.objective.score_name
@@ -530,7 +540,9 @@ class OnePassModule(L.LightningModule):
         for metanet, suffix in ((self.average, ""), (self.metanet, "_raw")):
             results = self.evaluate(
                 metanet,
-                batch.params if first == "batch" or batch.starts is None else batch.starts,
+                batch.params
+                if first == "batch" or not batch.starts
+                else next(reversed(batch.starts.values())),
                 batch.data,
                 batch.read,
                 l1=batch.strengths[""],
@@ -541,18 +553,20 @@ class OnePassModule(L.LightningModule):
             # Not on the train data, where it is not the meta-loss, which is called train_loss.
             values[f"val_loss{suffix}"] = results["val"].loss
         val = {"val": batch.data["val"]}
-        for reading in list(by_reading)[1:]:
-            assert batch.starts is not None
+        for reading, (epochs, starts) in product(list(by_reading)[1:], batch.starts.items()):
             result = self.evaluate(
                 self.average,
-                batch.starts,
+                starts,
                 val,
                 batch.read,
                 l1=batch.strengths[""],
                 reading=reading,
                 rounds=by_reading[reading],
             )
-            values[f"val_{score}_{reading}"] = result["val"].score
+            values[f"val_{score}_{reading}_{epochs}"] = result["val"].score
+        self.reported = tuple(
+            name for name in values if name.startswith(f"val_{score}_") and name[-1].isdigit()
+        )
         for suffix, strength in batch.strengths.items():
             if suffix:
                 result = self.evaluate(self.average, batch.params, val, batch.read, l1=strength)["val"]

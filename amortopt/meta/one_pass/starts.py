@@ -56,17 +56,19 @@ class Starts:
         which: Which,
         *,
         seed: int,
+        first: int = 0,
         count: int | None = None,
         device: torch.device | str = "cpu",
         on_part: Callable[[int], None] | None = None,
     ) -> Params:
-        """Train a network for each of the first problems of a part.
+        """Train a network for each of neighbouring problems of a part.
 
         Args:
             problems: Where problems come from.
             family: What the networks are.
             which: The part.
             seed: Seed of initialisation, order and noise.
+            first: Number of the first problem.
             count: Number of problems P instead of ``self.problems``.
             device: Where to train.
             on_part: Called with the number of problems that are done, for a progress bar.
@@ -76,8 +78,8 @@ class Starts:
         """
         network, parts = family.build().to(device), []
         count = self.problems if count is None else count
-        for start in range(0, count, _AT_ONCE):
-            some = min(_AT_ONCE, count - start)
+        for start in range(first, first + count, _AT_ONCE):
+            some = min(_AT_ONCE, first + count - start)
             examples = problems.draw(which, start, some, self.examples, 1)[0].to(device)
             fresh = init_many(family.build, range(seed + start, seed + start + some))
             kept: list[Params] = []
@@ -95,5 +97,5 @@ class Starts:
             )
             parts.append({name: torch.stack([at[name] for at in kept], 1) for name in fresh})
             if on_part is not None:
-                on_part(start + some)
+                on_part(start + some - first)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

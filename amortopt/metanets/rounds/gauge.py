@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +78,11 @@ class SlotGauge(nn.Module):
         self.encoder = GraphEncoder(
             spec, width=width, channels=4, layers=1, heads=1, respects=respects, backward=True
         ).requires_grad_(False)
+
+    def writes_all(self, names: Collection[str]) -> bool:
+        """Whether writing replaces all of these params, so that what was written computes the same."""
+        layout = self.encoder.layout
+        return not layout.fixed and {block.view.block.param for block in layout.blocks} == set(names)
 
     @torch.no_grad()
     def forward(self, params: Params) -> Gauge:

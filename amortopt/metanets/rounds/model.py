@@ -236,13 +236,17 @@ class Rounds(Metanet):
         """Improve B networks of one architecture; see [Metanet][amortopt.metanets.Metanet]."""
         return self.after_rounds(params, conditions)[-1]
 
-    def after_rounds(self, params: Params, conditions: Conditions, rounds: int | None = None) -> list[Params]:
+    def after_rounds(
+        self, params: Params, conditions: Conditions, rounds: int | None = None, *, written: bool = True
+    ) -> list[Params]:
         """What the pass has come to after 0, 1, ... rounds, each written into the networks' gauge.
 
         Args:
             params: As for ``forward``.
             conditions: As for ``forward``.
             rounds: At most as many as the metanet has, by default all.
+            written: Without it, weights stay between slots where that is another form of the same networks:
+                for whoever asks only for their functions, and saves the time.
 
         Raises:
             ValueError: If a condition is missing or was not declared, or there are not so many rounds.
@@ -263,8 +267,15 @@ class Rounds(Metanet):
         if self.config["zeros"] is not None and conditions.l1 is not None:
             keep = self._keep(self.share_of_zeros * self.zeros_at(conditions.l1))
         proposals = self.rule(reading)(*self._sources(reading, conditions, count), blend, rounds, keep)
+        slots = [self.matrices.unpack(proposal) for proposal in proposals]
+        if not written and self.gauge.writes_all(params) and self._of_the_familys_widths(params):
+            return slots
         gauge = self.gauge(params)
-        return [gauge.write(self.matrices.unpack(proposal)) for proposal in proposals]
+        return [gauge.write(each) for each in slots]
+
+    def _of_the_familys_widths(self, params: Params) -> bool:
+        """Whether networks have as many units as there are slots."""
+        return all(tuple(p.shape[1:]) == tuple(self.config["shapes"].get(n, ())) for n, p in params.items())
 
     def zeros_at(self, l1: Tensor) -> Tensor:
         """Share of the weights that a pass at strengths [B] sets to zero, where the config has ``zeros``."""

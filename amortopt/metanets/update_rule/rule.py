@@ -74,6 +74,9 @@ class UNFRule(UpdateRule):
     - a matrix with n columns (a kernel: inputs times positions): :math:`2 \cdot 1.21/\sqrt n`;
     - anything else: 4.7 times its rate, since Adam's direction is at most 2.35 for these decays.
 
+    The first steps have little to go by: at the first, all averages are the one gradient, and Adam's
+    direction is its sign. With a ``ramp`` of k steps, step t < k is t / k of that.
+
     A step reads four numbers of state per element, and one per network if there is a ``floor``.
 
     Args:
@@ -87,6 +90,7 @@ class UNFRule(UpdateRule):
         mix: What Muon orthogonalizes: factors of the gradient and of its three averages.
         floor: The steps of a network whose weights start small are shorter, down to this factor, see
             `length`; 1: they are as long as all others.
+        ramp: Steps after which steps have their full length; 1: all do.
         damping: For derivatives through a step, second moments count as constant, and as larger by so many
             times their block's mean; 0 for exact derivatives. The step itself does not depend on it.
 
@@ -104,15 +108,16 @@ class UNFRule(UpdateRule):
         table_rate: float = 0.2,
         mix: Sequence[float] = (0.05, 0.0, 0.95, 0.0),
         floor: float = 1.0,
+        ramp: int = 1,
         damping: float = 0.1,
     ) -> None:
         super().__init__()
         rates = {"vector_rate": vector_rate, "table_rate": table_rate}
         self.config: dict[str, Any] = {"net": net, "width": width, "depth": depth, **rates}
-        self.config |= {"mix": mix, "floor": floor, "damping": damping}
+        self.config |= {"mix": mix, "floor": floor, "ramp": ramp, "damping": damping}
         _check(**self.config)
         self.config["mix"] = [float(factor) for factor in mix]
-        self.net, self.floor, self.damping = net, floor, damping
+        self.net, self.floor, self.ramp, self.damping = net, floor, ramp, damping
         self.mix, self.rates = self.config["mix"], {"vector": vector_rate, "table": table_rate}
         classes = len(CLASSES)
         if net == "none":
@@ -240,9 +245,11 @@ class UNFRule(UpdateRule):
                 for factor, parts in others:
                     mixture = torch.add(mixture, parts[b], alpha=factor)
                 base.append(muon(mixture))
-        if "length" not in state:
+        if self.floor == self.ramp == 1:
             return base
-        return [b * state["length"].to(b).view(-1, *[1] * (b.ndim - 1)) for b in base]
+        factor = (state["step"] / self.ramp).clamp(max=1.0)
+        factor = factor * state["length"] if self.floor < 1 else factor
+        return [b * factor.to(b).view(-1, *[1] * (b.ndim - 1)) for b in base]
 
     def _context(
         self,
@@ -346,7 +353,7 @@ def _check(**config: Any) -> None:
 
     rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         (("net",), lambda v: v in reaches, f"one of {', '.join(reaches)}"),
-        (("width", "depth"), lambda v: type(v) is int and v >= 1, "a whole number of at least 1"),
+        (("width", "depth", "ramp"), lambda v: type(v) is int and v >= 1, "a whole number of at least 1"),
         (("vector_rate", "table_rate"), lambda v: is_number(v) and 0 < v < math.inf, "a positive number"),
         (("floor",), lambda v: is_number(v) and 0 < v <= 1, "a number above 0 and at most 1"),
         (("mix",), is_mix, f"{1 + len(MOMENTA)} finite numbers, not all zero"),

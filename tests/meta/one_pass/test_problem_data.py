@@ -15,7 +15,7 @@ from amortopt.meta.one_pass.module import OnePassModule
 from amortopt.meta.one_pass.problem_data import ProblemDataModule
 from amortopt.meta.one_pass.starts import Starts
 from amortopt.metanets import Rounds
-from amortopt.tasks import Examples, evaluate_many, make_family, make_problem_family
+from amortopt.tasks import Examples, answers_many, evaluate_many, make_family, make_problem_family
 from amortopt.tasks.problem_families import Curves, Images
 from tests.meta.tiny import error_of
 
@@ -78,6 +78,28 @@ def test_draw_reads_other_examples_of_the_same_problems_than_it_is_judged_by() -
         assert {tuple(x.tolist()) for x in examples} == {tuple(x.tolist()) for x in read.x[k]}
 
 
+def test_redrawn_examples_are_any_of_a_problem_and_never_both_read_and_judged() -> None:
+    data = loaded(pool=1, redraw=True)
+    read, judged = Curves().draw("train", 0, 1, 30, 8)
+    every = {tuple(x.tolist()) for x in torch.cat([read.x, judged.x], 1)[0]}
+    seen: tuple[set[Any], set[Any]] = (set(), set())
+    for step in range(30):
+        batch = data.draw(step)
+        parts = [{tuple(x.tolist()) for x in part.x[0]} for part in (batch.read, batch.examples)]
+        assert len(parts[1]) == 8 and 5 <= len(parts[0]) <= 30
+        assert not parts[0] & parts[1]
+        for all_parts, part in zip(seen, parts, strict=True):
+            all_parts |= part
+    assert seen == (every, every)
+    labels = {
+        tuple(x.tolist()): int(y)
+        for part in (read, judged)
+        for x, y in zip(part.x[0], part.y[0], strict=True)
+    }
+    for x, y in zip(batch.examples.x[0], batch.examples.y[0], strict=True):
+        assert labels[tuple(x.tolist())] == y
+
+
 def test_number_of_examples_read_is_log_uniform() -> None:
     data = loaded()
     counts = np.array([len(data.draw(step).read) for step in range(400)])
@@ -100,6 +122,11 @@ def test_held_out_problems_are_not_in_the_pool() -> None:
         ({"read": (10, 5)}, r"read: got \[10, 5\]"),
         ({"input_noise": -1.0}, "input_noise: got -1.0"),
         ({"l1_zero": 1.0}, "l1_zero: got 1.0"),
+        (
+            {"pool": 20, "starts": [Starts(12), Starts(9)]},
+            "starts.problems: got 21, expected at most the pool",
+        ),
+        ({"starts": [Starts(permute_classes=True), Starts()]}, "starts.permute_classes: got both"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
@@ -167,6 +194,11 @@ def test_one_shot_of_many_is_one_shot_of_each(release: Path) -> None:
         ((torch.zeros(0, 40), torch.zeros(0).long()), "expected N > 0 inputs"),
         ((torch.zeros(3, 40).long(), torch.zeros(3).long()), r"got x of torch.int64.* convert with x.float"),
         ((torch.zeros(3, 40).to_sparse(), torch.zeros(3).long()), "got x that is sparse"),
+        ((torch.zeros(3, 40), torch.zeros(3).long().to_sparse()), "got y that is sparse"),
+        ((torch.zeros(3, 40), torch.zeros(3).long().to("meta")), "got y that is .* meta device"),
+        ((torch.zeros(3).long(), torch.zeros(3, 40)), "x and y seem to be swapped"),
+        ((torch.zeros(3, 40), torch.tensor(3)), r"got x \(3, 40\) and y \(\)"),
+        (((torch.zeros(3, 40), torch.zeros(3).long()),) * 3, "batch: got 3 pairs for 2 networks"),
     ],
 )
 def test_bad_batches_are_named(release: Path, batch: Any, message: str) -> None:
@@ -186,13 +218,15 @@ def test_permuted_classes_are_those_of_the_networks_answers() -> None:
     plain, data = (
         loaded(starts=Starts(20, (1,), examples=40, permute_classes=permute)) for permute in (False, True)
     )
-    assert data.draw(2).classes is None
+    assert data.draw(2).view.classes is None  # type: ignore[union-attr]
     batch, before = data.draw(2, trained=True), plain.draw(2, trained=True)
-    assert batch.classes is not None and before.classes is None
-    assert torch.equal(batch.classes.sort(1).values, torch.arange(10).expand(4, -1))
+    assert batch.view is not None and before.view is not None and before.view.classes is None
+    classes = batch.view.classes
+    assert classes is not None
+    assert torch.equal(classes.sort(1).values, torch.arange(10).expand(4, -1))
     for each, old in ((batch.read, before.read), (batch.examples, before.examples)):
         assert torch.equal(each.x, old.x)
-        assert torch.equal(each.y, batch.classes.gather(1, old.y))
+        assert torch.equal(each.y, classes.gather(1, old.y))
     module = OnePassModule(
         {"name": "curves"},
         {"name": "mlp", "widths": [40, 6, 10]},
@@ -204,14 +238,59 @@ def test_permuted_classes_are_those_of_the_networks_answers() -> None:
     renamed = dict(batch.params)
     for name in ("2.weight", "2.bias"):
         renamed[name] = torch.stack(
-            [p[order] for p, order in zip(batch.params[name], batch.classes.argsort(1), strict=True)]
+            [p[order] for p, order in zip(batch.params[name], classes.argsort(1), strict=True)]
         )
     options = {"read": batch.read, "l1": None, "reading": "function"}
-    given = module.conditions(module.metanet, batch.params, classes=batch.classes, **options).function
+    given = module.conditions(module.metanet, batch.params, view=batch.view, **options).function
     expected = module.conditions(module.metanet, renamed, **options).function
     assert given is not None and expected is not None
     for name, value in expected(before.params).items():
         torch.testing.assert_close(given(before.params)[name], value)
+
+
+def test_flipped_inputs_are_those_of_the_networks_answers() -> None:
+    plain, data = (
+        loaded(starts=Starts(20, (1,), examples=40), flip_inputs=flip, networks=20) for flip in (False, True)
+    )
+    for trained in (False, True):
+        batch, before = data.draw(2, trained=trained), plain.draw(2, trained=trained)
+        assert batch.view is not None
+        signs = batch.view.signs
+        assert signs is not None and {-1.0, 1.0} == set(signs.tolist())
+        for each, old in ((batch.read, before.read), (batch.examples, before.examples)):
+            assert torch.equal(each.x, signs[:, None, None] * old.x) and torch.equal(each.y, old.y)
+    # What they answer is what networks answer that have the other sign in their first layer.
+    network, inputs = MLP.build(), torch.randn(9, 40)
+    flipped = batch.params | {"0.weight": batch.params["0.weight"] * signs[:, None, None]}
+    expected = answers_many(network, flipped, inputs)
+    given = batch.view.answers(network, batch.params, inputs)
+    torch.testing.assert_close(given.y, expected.y)
+    assert torch.equal(given.x, expected.x)
+
+
+def test_starts_of_several_kinds_have_problems_of_their_own() -> None:
+    starts = [Starts(6, (1, 2), examples=40), Starts(3, (3,), examples=40, learning_rate=0.1)]
+    data = loaded(starts=starts, networks=60)
+    read, _ = Curves().draw("train", 0, 20, 30, 8)
+    trained = {
+        (first, e): (each.train(Curves(), MLP, "train", seed=0, first=first), e)
+        for each, first in zip(starts, (0, 6), strict=True)
+        for e in range(len(each.epochs))
+    }
+    batch, kinds = data.draw(0, trained=True), []
+    for b in range(60):
+        number = next(k for k in range(20) if bool((read.x[k] == batch.read.x[b, 0]).all(1).any()))
+        weight = batch.params["0.weight"][b]
+        (kind,) = [
+            key
+            for key, (kept, e) in trained.items()
+            if 0 <= number - key[0] < len(kept["0.weight"])
+            and torch.equal(kept["0.weight"][number - key[0], e], weight)
+        ]
+        kinds.append(kind)
+    # Every kept number of epochs equally often, however many problems it has.
+    assert all(8 <= kinds.count(kind) <= 32 for kind in trained)
+    assert list(data.validation().starts) == [2, 3]
 
 
 def test_problems_without_classes_cannot_be_permuted() -> None:

@@ -204,10 +204,20 @@ def test_what_comes_out_computes_what_was_proposed(family: Family) -> None:
     params = networks(family, 3)
     assert given.examples is not None
     proposals = metanet.rule("batch")(*metanet._sources("batch", given, 3), torch.ones(3, 1).double())
-    for proposal, written in zip(proposals, metanet.after_rounds(params, given), strict=True):
+    every = [metanet.after_rounds(params, given, written=written) for written in (True, False)]
+    for proposal, written, left in zip(proposals, *every, strict=True):
         slots = metanet.matrices.unpack(proposal)
+        assert all(torch.equal(left[name], p) for name, p in slots.items())
         outputs = [apply_many(network, p, examples.x, shared=False) for p in (slots, written)]
         torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-9, atol=1e-9)
+
+
+def test_weights_of_other_widths_are_always_written() -> None:
+    metanet, given = made(MLP), conditions(MLP, 1)
+    wide = make_family("mlp", widths=(6, 8, 4, 3))
+    params = networks(wide, 1)
+    for written in (True, False):
+        assert metanet.after_rounds(params, given, written=written)[-1]["0.weight"].shape == (1, 8, 6)
 
 
 def test_networks_with_one_problem_come_out_as_one_function() -> None:

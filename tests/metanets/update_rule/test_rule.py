@@ -291,6 +291,7 @@ def test_rule_config_makes_a_copy() -> None:
         ({"mix": (0.0, 0.0, 0.0, 0.0)}, r"mix: got \(0.0, 0.0, 0.0, 0.0\), expected 4 finite numbers"),
         ({"floor": 0.0}, "floor: got 0.0, expected a number above 0 and at most 1"),
         ({"floor": 1.5}, "floor: got 1.5"),
+        ({"ramp": 0}, "ramp: got 0, expected a whole number of at least 1"),
         ({"mix": (1.0, 0.0)}, r"mix: got \(1.0, 0.0\)"),
         ({"damping": float("nan")}, "damping: got nan"),
     ],
@@ -341,6 +342,18 @@ def test_all_directions_of_a_network_have_its_length(net: Reach) -> None:
     long, _ = plain_rule(layout, flat, grad, plain_rule.init_state(layout, flat))
     short, _ = rule(layout, flat, grad, rule.init_state(layout, flat))
     torch.testing.assert_close(short, long * length(layout, flat, 1 / 16))
+
+
+@pytest.mark.parametrize("net", REACHES)
+def test_steps_grow_along_the_ramp(net: Reach) -> None:
+    layout, flat = fresh(1.0)
+    without, rule = UNFRule(net).double(), UNFRule(net, ramp=4).double()
+    state = twin = rule.init_state(layout, flat)
+    for share in (0.25, 0.5, 0.75, 1.0, 1.0):
+        grad = flat_noise(layout, round(4 * share), 1)
+        full, twin = without(layout, flat, grad, twin)
+        step, state = rule(layout, flat, grad, state)
+        torch.testing.assert_close(step, share * full)
 
 
 def test_length_is_that_of_the_weights_before_the_first_step() -> None:
