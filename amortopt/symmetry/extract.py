@@ -149,9 +149,9 @@ def movable_buffers(module: nn.Module, inputs: Inputs) -> _Buffers:
     try:
         with _RunningStatistics() as norms:
             _, after = runner.run({}, training=True)
+        kept = {name: name in after and after[name].equal(runner.buffers[name]) for name in buffers}
     except Exception:  # it does not run in training mode, or its tensors have no values
         return _Buffers(dict.fromkeys(buffers, False))
-    kept = {name: name in after and after[name].equal(runner.buffers[name]) for name in buffers}
     used = {id(tensor) for tensor in norms.used}
     return _Buffers(kept, frozenset(name for name, same in kept.items() if same and id(after[name]) in used))
 
