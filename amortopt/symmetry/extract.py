@@ -496,8 +496,9 @@ def _constant(node: torch.fx.Node) -> Value | None:
     if value is None or shape is None:
         return None
     known = node.meta.get("constant", getattr(node.graph.owning_module, str(node.target), None))
-    one = isinstance(known, Tensor) and known.numel() == 1 and known.device.type != "meta"
-    zero = one and not bool(known.any())
+    zero = False
+    if isinstance(known, Tensor) and known.numel() == 1 and known.device.type != "meta":
+        zero = not bool(known.any())
     return Value(tuple(fixed(size, "constant") for size in shape), shape, dtype=value.dtype, zero=zero)
 
 

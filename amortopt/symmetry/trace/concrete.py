@@ -401,7 +401,7 @@ def _sized_by_values(node: torch.fx.Node) -> bool:
     if name == "where":
         return len(node.args) == 1
     if name == "one_hot":
-        return len(node.args) < 2 or node.args[1] == -1
+        return len(node.args) < 2 or bool(node.args[1] == -1)
     if name == "bincount":  # as many as there are classes, which a network usually knows
         return len(node.args) < 3
     by_tag = torch.Tag.dynamic_output_shape in node.target.tags and name not in _SIZED_BY_INDEX

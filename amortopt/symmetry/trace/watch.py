@@ -68,9 +68,9 @@ _BY_INDEX = (
 )
 _OF_A_RANGE = ("multinomial", "bernoulli", "binary_cross_entropy", "one_hot", "bincount", "_assert")
 _FAILS: dict[str, type[Exception]] = {
-    **dict.fromkeys(_LINEAR_ALGEBRA, torch.linalg.LinAlgError),
-    **dict.fromkeys(_BY_INDEX, IndexError),
-    **dict.fromkeys(_OF_A_RANGE, RuntimeError),
+    **{name: torch.linalg.LinAlgError for name in _LINEAR_ALGEBRA},  # pyright: ignore[reportPrivateImportUsage]
+    **{name: IndexError for name in _BY_INDEX},
+    **{name: RuntimeError for name in _OF_A_RANGE},
 }
 """Functions of torch that fail for some values of their arguments -> what they raise."""
 
