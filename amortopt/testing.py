@@ -32,6 +32,7 @@ def assert_function_preserved(
     dtype: torch.dtype = torch.float64,
     rtol: float | None = None,
     control: bool = True,
+    drawn: bool = False,
 ) -> None:
     """Check that a network computes the same after random elements of its symmetry moved its parameters.
 
@@ -49,6 +50,7 @@ def assert_function_preserved(
             ``dtype`` can keep (1e-9 in float64).
         control: Whether one of the spec's [wrong versions][amortopt.testing.wrong_specs] has to change the
             function.
+        drawn: Whether random numbers of eval mode are drawn, from one seed, not replaced by their means.
 
     Raises:
         AssertionError: The function changed; the message has the error, the seed and the spec. Or none of
@@ -56,7 +58,9 @@ def assert_function_preserved(
     """
     spec = extract(module, example_input) if spec is None else spec
     rtol = _TOLERANCES[dtype] if rtol is None else rtol
-    comparison = Comparison(spec, Runner(module, example_input, dtype=dtype), ("eval",))
+    runner = Runner(module, example_input, dtype=dtype)
+    runner.drawn = drawn
+    comparison = Comparison(spec, runner, ("eval",))
     if not comparison.nonzero:
         raise AssertionError(f"nothing was compared: {'; '.join(comparison.notes)}")
     for seed in seeds:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_leaves
 
 from amortopt._types import Params
 from amortopt.functional.many import run_many
@@ -125,10 +126,24 @@ def l1_norm(params: Params) -> Tensor:
 def apply(module: nn.Module, params: Params, x: Tensor) -> Tensor:
     """Run one network at given params on inputs [N, ...]; differentiable in both.
 
-    Parameters that ``params`` leaves out keep the module's own values.
+    Parameters that ``params`` leaves out keep the module's own values. Of a dict, tuple or list that forward
+    returns, the one tensor in it is the output.
+
+    Raises:
+        ValueError: forward returns no tensor, or several.
     """
     with shared_slices(module):
-        return functional_call(module, params, (x,))
+        output = functional_call(module, params, (x,))
+    if isinstance(output, Tensor):
+        return output
+    tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    if len(tensors) != 1:
+        kind = type(output).__name__
+        raise ValueError(
+            f"network: forward of {type(module).__name__} returns {kind} with {len(tensors)} tensors, "
+            "expected one; wrap the network in a module that returns the one to use"
+        )
+    return tensors[0]
 
 
 def apply_many(module: nn.Module, params: Params, x: Tensor, *, shared: bool = True) -> Tensor:

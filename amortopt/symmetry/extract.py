@@ -6,12 +6,13 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.node import map_arg
+from torch.overrides import TorchFunctionMode
 
 from amortopt.symmetry.inputs import Inputs
 from amortopt.symmetry.proof.running import Runner
@@ -105,21 +106,54 @@ def extract(
     return spec
 
 
-def movable_buffers(module: nn.Module, inputs: Inputs) -> dict[str, bool]:
-    """Floating buffers that are saved with the parameters; whether training mode leaves them as they are."""
+@dataclass(frozen=True)
+class _Buffers:
+    """Floating buffers that are saved with the parameters, so that they may move with them.
+
+    Attributes:
+        kept: Name -> whether training mode leaves it as it is.
+        norms: Those of them that are running statistics which norms use in training mode too.
+    """
+
+    kept: dict[str, bool]
+    norms: frozenset[str] = frozenset()
+
+
+class _RunningStatistics(TorchFunctionMode):
+    """Lists running statistics that batch norms use, where they do not take those of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is nn.functional.batch_norm:
+            norm = inspect.signature(func).bind(*args, **(kwargs or {})).arguments
+            if not norm.get("training"):
+                self.used += [x for x in (norm["running_mean"], norm["running_var"]) if x is not None]
+        return func(*args, **(kwargs or {}))
+
+
+def movable_buffers(module: nn.Module, inputs: Inputs) -> _Buffers:
+    """Buffers that may move with the parameters, and what training mode does with them."""
     buffers = {}
     for path, part in module.named_modules():
         for name, buffer in part.named_buffers(recurse=False):
             if buffer.is_floating_point() and name not in part._non_persistent_buffers_set:
                 buffers[f"{path}.{name}".removeprefix(".")] = buffer
     if not buffers:
-        return {}
+        return _Buffers({})
     runner = Runner(module, inputs, dtype=torch.float32)
     try:
-        _, after = runner.run({}, training=True)
-        return {name: name in after and after[name].equal(runner.buffers[name]) for name in buffers}
+        with _RunningStatistics() as norms:
+            _, after = runner.run({}, training=True)
+        kept = {name: name in after and after[name].equal(runner.buffers[name]) for name in buffers}
     except Exception:  # it does not run in training mode, or its tensors have no values
-        return dict.fromkeys(buffers, False)
+        return _Buffers(dict.fromkeys(buffers, False))
+    used = {id(tensor) for tensor in norms.used}
+    return _Buffers(kept, frozenset(name for name, same in kept.items() if same and id(after[name]) in used))
 
 
 def differentiated(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> set[str]:
@@ -140,7 +174,7 @@ def differentiated(module: nn.Module, inputs: Inputs, names: Sequence[str]) -> s
 class _Extraction:
     """Labels and what was read from one graph, or two."""
 
-    def __init__(self, traced: Trace, strict: bool, buffers: dict[str, bool], clock: Clock) -> None:
+    def __init__(self, traced: Trace, strict: bool, buffers: _Buffers, clock: Clock) -> None:
         self.clock = clock
         self.traced = traced
         self.strict = strict
@@ -148,7 +182,7 @@ class _Extraction:
         self.labels = Labels()
         self.params: dict[str, Value] = {}
         # Buffers that may move with the parameters; whether they stay as they are in training mode.
-        self.frozen = buffers
+        self.frozen, self.still = buffers.kept, buffers.norms
         self.buffers: dict[str, Value] = {}
         # Parameters that are only ever used in parts: the axis, and every part with its first index.
         self.parts: dict[str, tuple[int, list[tuple[int, Value]]]] = {}
@@ -261,7 +295,8 @@ class _Extraction:
                 self.constants.add(node)
                 return _constant(node)
             if name not in self.buffers:
-                self.buffers[name] = replace(self._fresh(name, shape), param=None, buffer=name)
+                buffer = replace(self._fresh(name, shape), param=None, buffer=name)
+                self.buffers[name] = replace(buffer, still=name in self.still)
             return self.buffers[name]
         self.recording.made_by[node] = -1 - self.traced.inputs.index(node.name)
         dims = tuple(self.labels.fresh_input(size) for size in shape[1:])
@@ -352,7 +387,7 @@ class _Extraction:
         outputs = output if isinstance(output, list | tuple) else [output]
         dtypes = [part.dtype if isinstance(part, Tensor) else None for part in outputs]
         if result.parts is None:
-            return result, Value(result.dims, call.shape, result.param, dtype=dtypes[0])
+            return result, Value(result.dims, call.shape, result.param, dtype=dtypes[0], zero=result.zero)
         return result, [
             None if dims is None or shape is None else Value(dims, shape, dtype=dtype)
             for dims, shape, dtype in zip(result.parts, call.shapes, dtypes, strict=True)
@@ -460,7 +495,11 @@ def _constant(node: torch.fx.Node) -> Value | None:
     shape = shape_of(value)
     if value is None or shape is None:
         return None
-    return Value(tuple(fixed(size, "constant") for size in shape), shape, dtype=value.dtype)
+    known = node.meta.get("constant", getattr(node.graph.owning_module, str(node.target), None))
+    zero = False
+    if isinstance(known, Tensor) and known.numel() == 1 and known.device.type != "meta":
+        zero = not bool(known.any())
+    return Value(tuple(fixed(size, "constant") for size in shape), shape, dtype=value.dtype, zero=zero)
 
 
 def _outside() -> int:

@@ -25,20 +25,21 @@ class Match:
         params: The family's parameter name -> the network's.
         width_changes: A line for every hidden group whose number of units differs; empty if none does.
         transposed: The family's names of matrices that the network stores transposed, as ``x @ W`` has them.
-        rows: The family's names of vectors that the network stores as rows [1, n] -> axes of size one.
+        ones: The family's names of tensors that the network stores with further axes of size one, as a vector
+            [1, n] or a convolution's matrix [m, n, 1] -> places of these axes, from the end.
     """
 
     params: dict[str, str]
     width_changes: tuple[str, ...]
     transposed: frozenset[str] = frozenset()
-    rows: Mapping[str, int] = field(default_factory=dict[str, int])
+    ones: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
     def of_family(self, tensors: Params) -> Params:
         """The network's tensors [..., *shape] by the family's names and with its axes."""
 
         def read(name: str, value: Tensor) -> Tensor:
-            for _ in range(self.rows.get(name, 0)):
-                value = value.squeeze(-2)
+            for place in self.ones.get(name, ()):
+                value = value.squeeze(place)
             return value.mT if name in self.transposed else value
 
         return {name: read(name, tensors[key]) for name, key in self.params.items()}
@@ -47,9 +48,10 @@ class Match:
         """The family's tensors [..., *shape] by the network's names and with its axes."""
 
         def written(name: str, value: Tensor) -> Tensor:
-            for _ in range(self.rows.get(name, 0)):
-                value = value.unsqueeze(-2)
-            return value.mT if name in self.transposed else value
+            value = value.mT if name in self.transposed else value
+            for place in reversed(self.ones.get(name, ())):
+                value = value.unsqueeze(place)
+            return value
 
         return {key: written(name, params[name]) for name, key in self.params.items()}
 
@@ -88,14 +90,14 @@ def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
     if left := [name for name in family.params if name not in params]:
         raise _fail("parameters", left, "none like that")
     groups: dict[str, str] = {}
-    transposed, rows = set[str](), dict[str, int]()
+    transposed, ones = set[str](), dict[str, tuple[int, ...]]()
     for name, other in params.items():
         expected, got = family.blocks_of(name), spec.blocks_of(other)
-        if len(expected) == len(got) == 1 == len(expected[0].axes):
-            axes = got[0].axes
-            if rest := [axis for axis in axes[:-1] if axis.size == 1]:
-                rows |= {name: len(rest)}
-                got = (replace(got[0], axes=(*axes[len(rest) : -1], axes[-1])),)
+        if len(expected) == len(got) == 1:
+            further = _further_ones(expected[0], got[0])
+            if further:
+                kept = [axis for k, axis in enumerate(got[0].axes) if k - len(got[0].axes) not in further]
+                ones[name], got = further, (replace(got[0], axes=tuple(kept)),)
         try:
             groups |= _compare_blocks(expected, got, groups)
         except FamilyMismatchError:
@@ -110,7 +112,16 @@ def match(family: SymmetrySpec, spec: SymmetrySpec) -> Match:
             if turned is None:
                 raise
             transposed.add(name)
-    return Match(params, _compare_groups(family, spec, groups), frozenset(transposed), rows)
+    return Match(params, _compare_groups(family, spec, groups), frozenset(transposed), ones)
+
+
+def _further_ones(expected: Block, got: Block) -> tuple[int, ...]:
+    """Places, from the end and the first one first, of as many axes of size one as ``got`` has too many."""
+    places = [k for k in range(-1, -len(got.axes) - 1, -1) if got.axes[k].size == 1]
+    count = len(got.axes) - len(expected.axes)
+    # [1, n] of a vector [n], [m, n, 1] of a matrix: what a group moves stays, unless nothing else is left.
+    places.sort(key=lambda k: got.axes[k].group is not None)
+    return tuple(sorted(places[: max(count, 0)])) if len(places) >= count else ()
 
 
 def _fail(what: str, expected: object, got: object, advice: str = "") -> FamilyMismatchError:
@@ -118,12 +129,20 @@ def _fail(what: str, expected: object, got: object, advice: str = "") -> FamilyM
     return FamilyMismatchError(f"{text}; {advice}" if advice else text)
 
 
+_OTHER_WAYS = ("permute", "expand", "baddbmm", "bmm", "matmul", "mul", "slice", "split", "select", "reshape")
+_DENSE = (
+    "a dense layer is known as nn.Linear, F.linear, x @ W, addmm, einsum, tensordot, W @ x[..., None] and "
+    "as a convolution of one position"
+)
+
+
 def _compare_operation(expected: Operation | None, got: Operation | None, position: str) -> dict[str, str]:
     """Check kind, parameters and settings; returns the correspondence of parameters."""
     if expected is None or got is None or expected.kind != got.kind:
         where = f" (parameters {list(got.params)})" if got is not None and got.params else ""
         kinds = ["nothing more" if op is None else op.kind for op in (expected, got)]
-        raise _fail(position, kinds[0], f"{kinds[1]}{where}")
+        dense = kinds[0] == "linear" and kinds[1] in _OTHER_WAYS
+        raise _fail(position, kinds[0], f"{kinds[1]}{where}", _DENSE if dense else "")
     name = f"{got.kind} {got.params[0]!r}" if got.params else got.kind
     if len(expected.params) != len(got.params):
         counts = len(expected.params), len(got.params)

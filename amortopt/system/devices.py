@@ -13,10 +13,15 @@ def check_device(device: torch.device | str, argument: str = "device") -> torch.
         argument: Name of the argument, to begin an error with.
 
     Raises:
-        ValueError: There is no such device here, or PyTorch was built without it.
+        ValueError: There is no such device here, PyTorch was built without it, or it holds no values.
     """
     try:
-        return torch.zeros(0, device=device).device
+        if isinstance(device, bool) or not isinstance(device, torch.device | str):
+            raise RuntimeError(f"it is of type {type(device).__name__}")
+        found = torch.zeros(0, device=device).device
+        if found.type == "meta":
+            raise RuntimeError("it holds no values")
+        return found
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"{argument}: got {str(device)!r}, which PyTorch cannot use here ({str(error).splitlines()[0]}); "

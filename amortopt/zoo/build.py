@@ -12,6 +12,7 @@ from torch import nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import finite_networks, params_of
+from amortopt.system.devices import check_device
 from amortopt.system.extras import needed_for
 from amortopt.tasks import Family, Problem, evaluate_many, init_many
 from amortopt.tasks.problem import SPLITS
@@ -54,6 +55,7 @@ def build_zoo(
         ValueError: If the recipe does not fit together, or the folder holds something else.
         OSError: If the disk is full; finished shards are kept.
     """
+    device = check_device(device)
     module = _architecture(config.make_problem(), config.make_family(), device)
     manifest = Manifest(config.to_dict(), {name: list(p.shape) for name, p in params_of(module).items()})
 
@@ -193,13 +195,7 @@ def _architecture(problem: Problem, family: Family, device: torch.device | str) 
             f"family: {family} has outputs of shape {outputs}, but {problem} needs "
             f"{problem.objective.output_shape}; change one of the two"
         )
-    try:
-        return module.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device: got {str(device)!r}, which cannot be used here ({reason}); try cpu"
-        ) from error
+    return module.to(device)
 
 
 def progress_bar(shown: bool) -> Progress:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.functional.many import elementwise
 from amortopt.functional.networks import finite_networks, params_of
+from amortopt.system.devices import check_device
 from amortopt.tasks import Examples, Family, Problem, evaluate_many, init_many, make_family, make_problem
 from amortopt.training import Stepper, train_many
 from amortopt.zoo.build import build_shards
@@ -143,7 +144,7 @@ def build_cnn_zoo(
     Raises:
         ValueError: Family and problem do not fit, or there are not so many trainable examples.
     """
-    problem, family = config.make_problem(), config.make_family()
+    device, problem, family = check_device(device), config.make_problem(), config.make_family()
     if family.input_shape != problem.input_shape:
         raise ValueError(
             f"family: {family} takes inputs of shape {family.input_shape}, but {problem} has "

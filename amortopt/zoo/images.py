@@ -27,6 +27,7 @@ from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many, finite_networks, params_of
+from amortopt.system.devices import check_device
 from amortopt.tasks import Siren, init_many
 from amortopt.tasks.mnist5k import MNIST5k, images
 from amortopt.tasks.problem_families.images import pixel_coordinates
@@ -137,6 +138,7 @@ def build_mnist_inr_zoo(
             "fit: got none, expected the pass of a checkpoint for fits='one-pass'; build with "
             "`amortopt zoo mnist-inr --fits one-pass`"
         )
+    device = check_device(device)
     made = Siren(widths=(2, config.hidden, config.hidden, 1), w0=config.w0) if family is None else family
     with torch.random.fork_rng(devices=[]):
         module = made.build()

@@ -1,6 +1,6 @@
 """Loss along the line between two networks that were trained apart, before and after alignment.
 
-    python benchmarks/align              # 9 min on one core
+    python benchmarks/align              # 24 min on one core
     python benchmarks/align --quick      # 1 min; one epoch
     python benchmarks/align --only cnn   # one architecture
     python benchmarks/align --report     # tables and picture anew
@@ -35,7 +35,7 @@ from benchmarks.harness.store import Records
 from benchmarks.harness.tables import bullets, document, made_by, table
 
 BENCHMARK = "align"
-PAIRS = 3
+PAIRS = 8
 POINTS = 11
 EPOCHS = 4
 EXAMPLES = 128

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from amortopt.meta.one_pass.results import commit
 from benchmarks.harness.numbers import summary
 from benchmarks.harness.store import FORMAT, RESULTS, Store, committed, read_records
 
@@ -118,3 +120,23 @@ def test_summary_covers_networks_and_seeds() -> None:
     v_seeds, v_networks = 1 / 3, deviation**2 / 4
     assert both["half"] > 1.96 * math.sqrt(v_seeds + v_networks)
     assert summary([[None, 1.0]])["mean"] is None
+
+
+def test_commit_is_dirty_with_changed_code_not_with_changed_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, record = tmp_path / "amortopt" / "__init__.py", tmp_path / "benchmarks" / "results" / "a.json"
+    for file in (code, record):
+        file.parent.mkdir(parents=True)
+        file.write_text("1\n")
+    settings = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    for arguments in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "first")):
+        subprocess.run(["git", "-C", str(tmp_path), *settings, *arguments], check=True)
+    monkeypatch.setattr("amortopt.__file__", str(code))
+    clean = commit()
+    assert clean is not None
+    assert len(clean) == 40
+    record.write_text("2\n")
+    assert commit() == clean
+    code.write_text("2\n")
+    assert commit() == f"{clean}-dirty"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -147,3 +150,26 @@ def test_apply_differentiates_what_is_in_a_slice_of_a_list() -> None:
     apply(net, params, torch.ones(1)).sum().backward()
     assert [p.grad if p.grad is None else p.grad.item() for p in params.values()] == [None, 5.0, 3.0]
     assert type(net.factors) is nn.ParameterList
+
+
+class _Returns(nn.Module):
+    def __init__(self, pack: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.pack = nn.Linear(4, 2), pack
+
+    def forward(self, x: Tensor) -> Any:
+        return self.pack(self.layer(x))
+
+
+@pytest.mark.parametrize("pack", [lambda y: {"logits": y}, lambda y: (y, None), lambda y: [y, 3]])
+def test_the_one_tensor_that_forward_returns_is_the_output(pack: Callable[[Tensor], Any]) -> None:
+    net, x = _Returns(pack), torch.randn(3, 4)
+    params = {name: p.detach()[None] for name, p in net.named_parameters()}
+    torch.testing.assert_close(apply_many(net, params, x)[0], net.layer(x))
+
+
+def test_several_outputs_are_refused_in_one_line() -> None:
+    net = _Returns(lambda y: (y, 2 * y))
+    params = {name: p.detach()[None] for name, p in net.named_parameters()}
+    with pytest.raises(ValueError, match="forward of _Returns returns tuple with 2 tensors, expected one"):
+        apply_many(net, params, torch.randn(3, 4))

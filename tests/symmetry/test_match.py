@@ -245,3 +245,68 @@ def test_match_tells_a_shared_layer_from_two(shared: bool) -> None:
     assert match(family, family).params == {name: name for name in family.params}
     with pytest.raises(FamilyMismatchError):
         match(family, other)
+
+
+class _Column(nn.Module):
+    """Dense layers on columns [N, n, 1], as ``W @ x`` or as convolutions of one position."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        sizes = list(pairwise((40, 32, 32, 10)))
+        if by == "convolution":
+            self.layers = nn.ModuleList(nn.Conv1d(a, b, 1) for a, b in sizes)
+        elif by == "image":
+            self.layers = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in sizes)
+        else:
+            self.w = nn.ParameterList(torch.randn(b, a) for a, b in sizes)
+            self.b = nn.ParameterList(torch.randn(b, 1) for _, b in sizes)
+        self.by = by
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[..., None, None] if self.by == "image" else x[..., None]
+        for k in range(3):
+            x = self.w[k] @ x + self.b[k] if self.by == "matrix" else self.layers[k](x)
+            x = x.tanh() if k < 2 else x
+        return x.flatten(1)
+
+
+@pytest.mark.parametrize("by", ["matrix", "convolution", "image"])
+def test_dense_layers_on_columns_match(by: str) -> None:
+    net, x = _Column(by), torch.randn(5, 40)
+    found = match(FAMILY, extract(net, x))
+    assert len(found.params) == 6
+    # The same numbers in the family's own network compute the same.
+    mlp, tensors = _mlp(40, 32, 32, 10), {name: p.detach() for name, p in net.named_parameters()}
+    mlp.load_state_dict(found.of_family(tensors))
+    assert torch.allclose(mlp(x), net(x), atol=1e-5)
+    back = found.of_network(found.of_family(tensors))
+    assert all(back[name].equal(tensors[name]) for name in tensors)
+
+
+def test_a_convolution_of_several_positions_is_no_dense_layer() -> None:
+    net = nn.Sequential(nn.Unflatten(1, (20, 2)), nn.Conv1d(20, 32, 1), nn.Flatten(), nn.Linear(64, 10))
+    family = nn.Sequential(nn.Unflatten(1, (20, 2)), nn.Linear(2, 2), nn.Flatten(), nn.Linear(40, 10))
+    with pytest.raises(FamilyMismatchError):
+        match(extract(family, torch.zeros(1, 40)), extract(net, torch.zeros(1, 40)))
+
+
+def test_a_dense_layer_in_another_way_is_refused_with_the_ways_that_are_known() -> None:
+    class Rows(_Column):
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.w[2] @ (self.w[1] @ (self.w[0] @ x.T).tanh()).tanh()).T
+
+    with pytest.raises(FamilyMismatchError, match=r"a dense layer is known as nn\.Linear, .* x @ W"):
+        match(FAMILY, extract(Rows("matrix"), torch.randn(5, 40)))
+
+
+def test_one_index_of_an_axis_of_size_one_computes_nothing() -> None:
+    class Selects(_Column):
+        def forward(self, x: Tensor) -> Tensor:
+            for k in range(3):
+                x = (self.w[k] @ x[..., None])[..., 0] + self.b[k]
+                x = x.tanh() if k < 2 else x
+            return x
+
+    net = Selects("matrix")
+    net.b = nn.ParameterList(torch.randn(len(b)) for b in net.b)
+    assert len(match(FAMILY, extract(net, torch.randn(5, 40))).params) == 6

@@ -299,3 +299,29 @@ def test_constants_are_not_moved() -> None:
     net.register_buffer("scale", torch.rand(H), persistent=False)
     net.function = lambda h, g: h * net.scale
     assert not extract(net, torch.randn(3, 5, 4)).buffers
+
+
+# Zeros have every scale, whether they are written as a number or as a tensor without dimensions.
+
+_ZEROS: dict[str, Callable[..., Tensor]] = {
+    "tensor": lambda h, g: torch.where(h > 0, h, torch.tensor(0.0)),
+    "zeros": lambda h, g: torch.where(h > 0, torch.zeros(()).to(h), h),
+    "new_zeros": lambda h, g: torch.where(h > 0, h, h.new_zeros(())),
+    "full": lambda h, g: torch.where(h > 0, torch.full((), 0.0), h),
+    "masked_fill": lambda h, g: h.masked_fill(h < 0, torch.tensor(0.0)),
+    "one number": lambda h, g: torch.where(h > 0, h, torch.zeros(1)),
+    "maximum": lambda h, g: torch.maximum(h, torch.tensor(0.0)),
+    "minimum": lambda h, g: torch.minimum(h.new_zeros(1), h),
+    "clamp": lambda h, g: h.clamp(min=torch.tensor(0.0)),
+    "sum": lambda h, g: (torch.zeros(()) + h - torch.tensor(0.0)).relu(),
+    "of another shape": lambda h, g: h.relu() + torch.zeros_like(g.sigmoid()) + h.relu().type_as(g.sin()),
+}
+
+
+@pytest.mark.parametrize("name", _ZEROS)
+def test_a_zero_without_dimensions_costs_no_scale(name: str) -> None:
+    assert _of(_extracted(_ZEROS[name])) == ("positive", True)
+
+
+def test_another_number_without_dimensions_forbids_scales() -> None:
+    assert _of(_extracted(lambda h, g: torch.where(h > 0, h, torch.tensor(1.0)))) == ("none", True)

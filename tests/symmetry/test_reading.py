@@ -166,3 +166,37 @@ def test_what_a_rule_was_not_written_for_is_a_warning(monkeypatch: pytest.Monkey
     net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
     with pytest.warns(UserWarning, match=r"aten\.tanh at '1' \(it is too hot\) has no symmetry rule"):
         assert extract(net, torch.randn(5, 4)).group("h1").trivial
+
+
+class Normed(nn.Module):
+    """A batch norm between two convolutions, which forward may keep in eval mode."""
+
+    def __init__(self, frozen: bool, momentum: float) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.a, self.norm, self.b = (
+            nn.Conv1d(2, 6, 3),
+            nn.BatchNorm1d(6, momentum=momentum),
+            nn.Conv1d(6, 4, 3),
+        )
+        nn.init.normal_(self.norm.running_mean)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.frozen:
+            self.norm.eval()
+        return self.b(self.norm(self.a(x)).relu())
+
+
+@pytest.mark.parametrize(
+    ("frozen", "momentum", "kind"), [(True, 0.1, "free"), (False, 0.1, "sign"), (False, 0.0, "sign")]
+)
+def test_units_before_a_batch_norm_have_scales_if_its_statistics_never_change(
+    frozen: bool, momentum: float, kind: str
+) -> None:
+    net, x = Normed(frozen, momentum), torch.randn(5, 2, 9)
+    spec = extract(net, x, strict=True)
+    assert spec.group(spec.blocks_of("a.bias")[0].groups[0]).kind == kind
+    proof = spec.verify(net, x)
+    assert proof.holds
+    assert not proof.larger

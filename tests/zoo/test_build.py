@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,3 +246,10 @@ def test_diverged_networks_are_marked_and_left_out(tmp_path: Path) -> None:
     assert 0 < diverged.sum() < 4
     assert np.array_equal(everything.table["finite"], ~diverged)
     assert np.array_equal(load_zoo(tmp_path / "z").table["index"], np.flatnonzero(~diverged))
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:77", "nowhere", 7, None])
+def test_a_device_that_cannot_be_used_is_refused_before_building(tmp_path: Path, device: Any) -> None:
+    with pytest.raises(ValueError, match=r"device: got .*, which PyTorch cannot use here"):
+        build_zoo(CONFIG, tmp_path / "zoo", device=device)
+    assert not (tmp_path / "zoo").exists()

@@ -132,10 +132,14 @@ def _summary(name: str, loss: Tensor, score: Tensor) -> dict[str, float]:
     }
 
 
+_RESULTS = (":(exclude)benchmarks/results", ":(exclude)docs/results")
+
+
 def commit() -> str | None:
     """Commit of the checkout that the package runs from, with "-dirty" if it was changed since.
 
-    Ask at the start of a run: the checkout may have moved on by its end.
+    Results of measurements are no change: what writes them runs the code of the commit. Ask at the start of
+    a run: the checkout may have moved on by its end.
 
     Returns:
         The hash; None if the package does not run from a git checkout.
@@ -150,7 +154,8 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
     try:
-        return ask("rev-parse", "HEAD") + ("-dirty" if ask("status", "--porcelain", "-uno") else "")
+        changed = ask("status", "--porcelain", "-uno", "--", ".", *_RESULTS)
+        return ask("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (subprocess.SubprocessError, OSError):
         return None
 

@@ -16,7 +16,7 @@ from amortopt._types import Params
 from amortopt.symmetry.action import Element, act_on_some, compose, inverse
 from amortopt.symmetry.alignment.activations import correlations
 from amortopt.symmetry.alignment.halfway import halfway_scales
-from amortopt.symmetry.alignment.scales import balancing
+from amortopt.symmetry.alignment.scales import balancing, of_layers
 from amortopt.symmetry.alignment.solve import Scores, best_element
 from amortopt.symmetry.alignment.weights import WeightMatching
 from amortopt.symmetry.extract import extract
@@ -47,7 +47,7 @@ def align(
       differ in scales only become equal.
     - permutations and signs, ``by="weights"``: the largest inner product of the weights, by coordinate
       descent over the groups with an exact assignment in each (weight matching of Ainsworth et al. 2023),
-      from several starts.
+      from several starts. The weights of a layer count as large as a's are, single units do not.
     - permutations and signs, ``by="activations"``: the largest sum of correlations of what the units compute
       on ``example_input``; groups whose values no operation returns are matched by weights.
     - scales once more, with ``halfway=100``: fitted, so that the average of a and what is returned answers
@@ -136,7 +136,10 @@ def _element(spec: SymmetrySpec, a: Params, b: Params, scores: Scores, restarts:
     a, b = ({name: p[name].detach().to("cpu", torch.float64) for name in spec.params} for p in (a, b))
     balance_a, balance_b = balancing(spec, a), balancing(spec, b)
     g = best_element(spec, scores)
-    a, b = act_on_some(spec, balance_a, a), act_on_some(spec, compose(g, balance_b), b)
+    # Layers count as large as a's are. Their scale, one for all units of a group, commutes with orders.
+    layers = of_layers(spec, inverse(balance_a))
+    a = act_on_some(spec, compose(layers, balance_a), a)
+    b = act_on_some(spec, compose(layers, compose(g, balance_b)), b)
     matching = WeightMatching(spec, a, b, known={spec.owners(group)[-1] for group in scores})
     h = matching.best(restarts, torch.Generator().manual_seed(seed))
     # b to its own smallest weights, units into a's order, and as a's smallest weights lead back to a

@@ -56,6 +56,14 @@ def balancing(spec: SymmetrySpec, params: Params) -> Element:
     return g
 
 
+def of_layers(spec: SymmetrySpec, g: Element) -> Element:
+    """One scale for all units of a group: the geometric mean of those that an element has, without signs."""
+    means = identity(spec)
+    for name, scales in g.scales.items():
+        means.scales[name] = torch.full_like(scales, float(scales.abs().log().mean().exp()))
+    return means
+
+
 def canonical_scales(spec: SymmetrySpec, params: Params) -> Element:
     r"""As [balancing][amortopt.symmetry.alignment.scales.balancing], for networks with dead units too.
 

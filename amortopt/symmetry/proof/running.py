@@ -208,6 +208,7 @@ def restored(module: nn.Module) -> Iterator[None]:
     kept = [
         (part, dict(part.__dict__), [dict(part.__dict__[name]) for name in _REGISTERED])
         for part in module.modules()
+        if not isinstance(part, torch.jit.ScriptModule)  # its attributes lie outside of Python
     ]
     try:
         yield
@@ -415,11 +416,16 @@ class _Expectation(TorchDispatchMode):
             return func(*args, **kwargs)  # a branch or a loop; inside it nothing is replaced
         # Fused attention and recurrent kernels drop units by themselves.
         for index, argument in enumerate(func._schema.arguments):
-            if argument.name in ("dropout_p", "dropout"):
-                if index < len(args):
-                    args = (*args[:index], 0.0, *args[index + 1 :])
-                elif argument.name in kwargs:
-                    kwargs[argument.name] = 0.0
+            if argument.name not in ("dropout_p", "dropout"):
+                continue
+            if not self.usual and (args[index] if index < len(args) else kwargs.get(argument.name)):
+                self.replaced.add("dropout")
+                if self.drawn:
+                    continue
+            if index < len(args):
+                args = (*args[:index], 0.0, *args[index + 1 :])
+            elif argument.name in kwargs:
+                kwargs[argument.name] = 0.0
         function = _EXPECTATIONS.get(func, func)
         name = str(func).removeprefix("aten.").split(".")[0].removesuffix("_")
         if function is not func and name not in self.usual:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -86,6 +87,11 @@ def _broadcast(
     return tuple(dims)
 
 
+def or_zero(value: Any, shape: tuple[int, ...], call: Call) -> Any:
+    """0 for one number that is known to be zero, if the result is as large without it; else the value."""
+    return 0 if isinstance(value, Value) and value.zero and shape == call.shape else value
+
+
 def multiplied(labels: Labels, x: Dim, y: Dim, reason: str) -> Dim:
     """The dimension of a product along which both factors vary; a constant factor only fixes the order."""
     x_units, y_units = labels.variables(x), labels.variables(y)
@@ -101,9 +107,12 @@ def multiplied(labels: Labels, x: Dim, y: Dim, reason: str) -> Dim:
 def add(labels: Labels, call: Call) -> Result:
     """Both terms have the same permutation and scales (a residual connection, a bias)."""
     x, y, alpha = call.setting("self"), call.setting("other"), call.args.get("alpha", 1)
+    if isinstance(x, Value) and isinstance(y, Value):
+        y = or_zero(y, x.shape, call)
+        x = or_zero(x, y.shape, call) if isinstance(y, Value) else x
     config = () if alpha == 1 else (("alpha", str(alpha)),)
     if not isinstance(x, Value):
-        x, y = call.value("other"), x
+        x, y = y, x
     if not isinstance(y, Value):
         if y != 0:
             labels.limit(x.dims, "none", f"{call.name} of a constant")
@@ -171,7 +180,12 @@ def power(labels: Labels, call: Call) -> Result:
 @rule("maximum", "minimum", "fmax", "fmin")
 def extremum(labels: Labels, call: Call) -> Result:
     """max(q x, q y) = q max(x, y) for q > 0."""
-    dims = together(labels, call.value("self"), call.value("other"), len(call.shape), call.name)
+    x, y = call.value("self"), call.value("other")
+    for zero, other in ((x, y), (y, x)):
+        if not isinstance(or_zero(zero, other.shape, call), Value):
+            labels.limit(other.dims, "positive", call.name)
+            return Result(other.dims, call.name)
+    dims = together(labels, x, y, len(call.shape), call.name)
     labels.limit(dims, "positive", call.name)
     return Result(dims, call.name)
 
@@ -207,6 +221,7 @@ def compared(labels: Labels, call: Call) -> Result:
 @rule(
     *("logical_not", "logical_and", "logical_or", "logical_xor", "bitwise_not", "bitwise_and", "bitwise_or"),
     *("bitwise_xor", "isnan", "isinf", "isfinite", "isposinf", "isneginf", "signbit", "__and__", "__or__"),
+    "__xor__",
 )
 def logic(labels: Labels, call: Call) -> Result:
     """Truth values have no scale."""
@@ -220,6 +235,7 @@ def logic(labels: Labels, call: Call) -> Result:
 def where(labels: Labels, call: Call) -> Result:
     """Both alternatives have the same scales, and the condition is permuted like them."""
     condition, x, y = call.value("condition"), call.setting("self"), call.setting("other")
+    x, y = (or_zero(value, call.shape, call) for value in (x, y))
     if isinstance(x, Value) and isinstance(y, Value):
         shape = tuple(torch.broadcast_shapes(x.shape, y.shape))
         chosen = Value(together(labels, x, y, len(shape), call.name), shape)
@@ -236,7 +252,7 @@ def where(labels: Labels, call: Call) -> Result:
 def masked_fill(labels: Labels, call: Call) -> Result:
     """A mask that varies along units forbids permuting them; zeros have every scale."""
     x, mask, value = call.value("self"), call.value("mask"), call.setting("value")
-    if isinstance(value, Value) or value != 0:
+    if (isinstance(value, Value) and not value.zero) or (not isinstance(value, Value) and value != 0):
         labels.limit(x.dims, "none", call.name)
     return Result(gated(labels, mask, x, len(call.shape), call.name), call.name)
 

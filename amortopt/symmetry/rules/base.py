@@ -30,6 +30,8 @@ class Value:
         param: Qualified name if it is a parameter, possibly transposed.
         buffer: Qualified name if it is a buffer.
         dtype: Its type; indexing treats masks and integers differently.
+        still: Whether it is a running statistic that its norm uses, unchanged, in training mode too.
+        zero: Whether it is known to be zero, and one number.
     """
 
     dims: Dims
@@ -37,6 +39,8 @@ class Value:
     param: str | None = None
     buffer: str | None = None
     dtype: torch.dtype | None = None
+    still: bool = False
+    zero: bool = False
 
     @property
     def ndim(self) -> int:
@@ -110,6 +114,7 @@ class Result:
         config: Settings by which two calls of that kind differ, apart from parameters.
         param: Qualified name if the output is still that parameter.
         parts: Labels of every output of an operation with several; None for an output without labels.
+        zero: Whether the output is one number, which is zero.
     """
 
     dims: Dims
@@ -117,6 +122,7 @@ class Result:
     config: tuple[tuple[str, str], ...] = ()
     param: str | None = None
     parts: tuple[Dims | None, ...] | None = None
+    zero: bool = False
 
 
 Rule: TypeAlias = Callable[[Labels, Call], Result]
@@ -130,7 +136,7 @@ _ALIASES = {
     **{"concat": "cat", "concatenate": "cat", "row_stack": "vstack", "moveaxis": "movedim", "ger": "outer"},
     **{"special_expit": "sigmoid", "special_gammaln": "lgamma", "special_psi": "digamma"},
     **{"linalg_matmul": "matmul", "unsafe_split_with_sizes": "split_with_sizes", "_conj": "conj"},
-    **{"unsafe_index": "index", "_unsafe_index": "index", "_unsafe_index_put": "index_put"},
+    **{"_unsafe_index": "index", "_unsafe_index_put": "index_put"},
     **{"_index_put_impl": "index_put", "conj_physical": "conj", "swapdims": "transpose"},
 }
 """Operators under another name, by the name that rules are registered under."""

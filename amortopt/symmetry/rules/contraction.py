@@ -36,7 +36,9 @@ def matmul(labels: Labels, call: Call) -> Result:
     x = call.value("sparse" if call.name == "_sparse_mm" else "self")
     y = call.value(keys.get(call.name, "mat2"))
     dims = _matmul(labels, x, y, call.name)
-    return Result(dims, "linear" if x.ndim >= 2 and y.ndim == 2 else call.name)
+    # x[..., i] W[i, o], or W[o, i] x[..., i, 1]
+    column = x.param is not None and x.ndim == 2 and y.param is None and y.ndim > 2 and y.shape[-1] == 1
+    return Result(dims, "linear" if column or (x.ndim >= 2 and y.ndim == 2) else call.name)
 
 
 def _matmul(labels: Labels, x: Value, y: Value, reason: str) -> Dims:
@@ -279,6 +281,8 @@ def convolution(labels: Labels, call: Call) -> Result:
     config = [(key, per_axis(call.args[key], rank)) for key in keys]
     if groups != 1:
         config.append(("groups", str(groups)))
+    elif meeting and not transposed and {*x.shape[-rank:], *call.shape[-rank:]} == {1}:
+        return Result((*before[:-1], out, *positions), "linear")  # of one position
     return Result((*before[:-1], out, *positions), call.name, tuple(config))
 
 
@@ -321,6 +325,8 @@ def attention(labels: Labels, call: Call) -> Result:
     batch = [_batch_dim(labels, query, key, axis, call.name) for axis in range(query.ndim - 2)]
     scores = (*batch, query.dims[-2], key.dims[-2])
     labels.limit(scores, "none", call.name)
+    if call.args.get("dropout_p") and not call.training:
+        labels.freeze(scores)  # weights are left out by place
     labels.mix(scores, (query.dims[-1],))
     labels.tie(key.dims[-1], inverse(labels, query.dims[-1]), call.name)
     # out[*batch, query, value] = sum_key softmax(scores)[*batch, query, key] V[*batch, key, value]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amortopt.symmetry.axes import ScaleKind
-from amortopt.symmetry.rules.arithmetic import together
+from amortopt.symmetry.rules.arithmetic import or_zero, together
 from amortopt.symmetry.rules.base import Call, NoRule, Result, Value, rule
 from amortopt.symmetry.rules.dimensions import by_axis, replaced, without
 from amortopt.symmetry.solve.dims import fixed
@@ -50,6 +50,7 @@ def clip(labels: Labels, call: Call) -> Result:
     keys = ("min_val", "max_val") if call.name == "hardtanh" else ("min", "max")
     low, high = (call.args.get(key) for key in keys)
     x = call.value("self")
+    low, high = (or_zero(bound, x.shape, call) for bound in (low, high))
     if tensors := [bound for bound in (low, high) if isinstance(bound, Value)]:
         # max(x, low) of two tensors commutes with positive scales.
         dims = x.dims
@@ -90,7 +91,7 @@ def dropout(labels: Labels, call: Call) -> Result:
     """
     dims = _input(call).dims
     if call.args.get("train", False):
-        if not call.training:
+        if not call.training and call.args.get("p") != 0:
             labels.freeze(dims)
         if "alpha" in call.name:
             labels.limit(dims, "none", call.name)
@@ -98,18 +99,18 @@ def dropout(labels: Labels, call: Call) -> Result:
 
 
 @rule(
-    *("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "_to_copy", "to", "type_as", "float"),
-    *("double", "half", "bfloat16", "positive", "resolve_conj", "resolve_neg", "detach_copy"),
+    *("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "_to_copy", "to", "type_as"),
+    *("positive", "resolve_conj", "resolve_neg", "detach_copy"),
 )
 def same(labels: Labels, call: Call) -> Result:
     """Copies and casts: the identity, unless numbers are rounded to integers."""
     x = _input(call)
     if call.integer:
         labels.limit(x.dims, "none", call.name)
-    return Result(x.dims, param=x.param)
+    return Result(x.dims, param=x.param, zero=x.zero)
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax")
 def softmax(labels: Labels, call: Call) -> Result:
     """Permutations only."""
     x = _input(call)

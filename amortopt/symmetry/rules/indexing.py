@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from amortopt.symmetry.rules.arithmetic import gated, together
@@ -139,12 +141,14 @@ def zeros(labels: Labels, call: Call) -> Result:
     several = tuple(dim for dim, size in zip(dims, call.shape, strict=True) if size > 1)
     if len(several) > 1:
         labels.nest(several)
-    return Result(dims)
+    return Result(dims, zero=math.prod(call.shape) == 1 and "empty" not in call.name)
 
 
 @rule("ones", "ones_like", "full", "full_like", "new_ones", "new_full")
 def constant(labels: Labels, call: Call) -> Result:
     """One value everywhere is permuted with anything."""
+    if call.args.get("fill_value") == 0:
+        return zeros(labels, call)
     return Result(tuple(labels.fresh(size, "constant", "none") for size in call.shape))
 
 

@@ -138,4 +138,4 @@ def select(labels: Labels, call: Call) -> Result:
         raise NoRule("its index depends on a tensor")
     index %= x.shape[axis]
     config = (("dim", str(axis)), ("index", str(index)))
-    return Result(labels.select(x.dims, axis, index), "select", config)
+    return Result(labels.select(x.dims, axis, index), "select" if x.shape[axis] > 1 else "", config)

@@ -21,11 +21,14 @@ def batch_norm(labels: Labels, call: Call) -> Result:
     x = call.value("input")
     channels = x.dims[1]
     others = (x.dims[0], *x.dims[2:])
-    labels.limit((channels,), "sign", call.name)
+    statistics = [call.optional(key) for key in ("running_mean", "running_var")]
+    # Running statistics that never change: the mean takes the scale of x, and what is divided by stays.
+    frozen = all(x is not None and x.still for x in statistics)
+    labels.limit((channels,), "free" if frozen else "sign", call.name)
     labels.limit(others, "none", call.name)
     labels.mix((channels,), others)
-    for key, dim in (("running_mean", channels), ("running_var", to_power(labels, (channels,), 0)[0])):
-        if (statistic := call.optional(key)) is not None:
+    for statistic, dim in zip(statistics, (channels, to_power(labels, (channels,), 0)[0]), strict=True):
+        if statistic is not None:
             labels.tie(statistic.dims[0], dim, call.name)
     out = _affine(labels, call, (channels,))
     return Result((x.dims[0], *out, *x.dims[2:]), call.name, settings(call, "eps"))

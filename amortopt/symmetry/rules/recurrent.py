@@ -31,12 +31,16 @@ def recurrent(labels: Labels, call: Call) -> Result:
     # Weights of one layer in one direction: input, hidden, their biases, projection.
     count = len(params) // runs
     read, last = x.dims[-1], list[list[Dim]]()
+    # Between layers units are left out by place, if dropout is on in eval mode.
+    drops = bool(call.args["dropout"]) and call.args["train"] and not call.training
     for run in range(runs):
         weights = params[run * count : (run + 1) * count]
         last.append(_step(labels, call.name, read, weights, call.path or call.name))
         if len(last) % ways == 0:
             # Both directions, one after the other, are what the next layer reads.
             read = sum_of([state[0] for state in last[-ways:]])
+            if drops and run < runs - 1:
+                labels.freeze((read,))
     ends = [_last_state(labels, [s[k] for s in last], first, call) for k, first in enumerate(_states(call))]
     config = settings(call, "num_layers", "bidirectional", "batch_first")
     return Result((), call.name, config, parts=((*x.dims[:-1], read), *ends))

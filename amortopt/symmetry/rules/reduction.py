@@ -59,8 +59,8 @@ def pool(labels: Labels, call: Call) -> Result:
 
 @rule(
     *(f"upsample_{kind}" for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "trilinear3d")),
-    *(f"upsample_{kind}" for kind in ("bilinear2d", "bicubic2d", "_nearest_exact1d", "_nearest_exact2d")),
-    *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+    *(f"_upsample_nearest_exact{rank}d" for rank in (1, 2, 3)),
+    *("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
 )
 def upsample(labels: Labels, call: Call) -> Result:
     """Linear over the positions of each channel, which keep their order."""

@@ -24,6 +24,7 @@ from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 
 from amortopt._types import Params
+from amortopt.symmetry.trace.watch import AT_MOST, TEXTS, Watch
 
 _LEAVES_TENSORS = frozenset({"item", "_local_scalar_dense", "is_nonzero", "equal", "allclose"})
 
@@ -61,8 +62,9 @@ def concrete_graph(
             run, or a tensor is computed from them outside of torch.
     """
     params = {name: p.detach() for name, p in module.named_parameters()}
-    with _Decisions() as decisions:
+    with Watch() as watch, _Decisions() as decisions:
         graph = _traced(module, params, inputs)
+    _check_texts_and_errors(module, params, inputs, graph, watch)
     holders = [node.name for node in graph.nodes if node.op == "placeholder"]
     buffers = dict(module.named_buffers())
     # Integers that a network keeps, such as sizes: no symmetry moves them, and only training changes them.
@@ -171,7 +173,7 @@ _TRUTH_VALUES = (
     *(Tensor.item, Tensor.__bool__, Tensor.__contains__, Tensor.equal, Tensor.allclose),
     *(torch.equal, torch.allclose),
 )
-_AT_MOST = 8
+_AT_MOST = AT_MOST
 """Truth values that are tried both ways; each costs a trace."""
 
 
@@ -204,6 +206,30 @@ def _listed(graph: torch.fx.Graph) -> list[tuple[str, str]]:
     return [(str(node.target), str(map_arg((node.args, node.kwargs), number.get))) for node in nodes]
 
 
+def _check_texts_and_errors(
+    module: nn.Module, params: Params, inputs: Sequence[Tensor], graph: torch.fx.Graph, watch: Watch
+) -> None:
+    """Trace again with other texts of tensors, and with errors where the network catches them.
+
+    A network that raises computes nothing that could be preserved.
+    """
+    if len(watch.tried) > AT_MOST:
+        raise DataDependentError(f"{len(watch.tried)} calls may fail for some values, which forward catches")
+    others = [(Watch(text=text), "the text of a tensor") for text in TEXTS if watch.texts]
+    others += [
+        (Watch(failing=place), f"whether {name} fails, which forward catches")
+        for place, name in enumerate(watch.tried)
+    ]
+    for other, what in others:
+        try:
+            with other:
+                again = _traced(module, params, inputs)
+        except Exception:
+            continue
+        if _listed(again) != _listed(graph):
+            raise DataDependentError(f"a branch depends on {what}")
+
+
 class _Lengths(TorchFunctionMode):
     """Packs sequences as if each were of another length: all as long as the padded ones, or shorter."""
 
@@ -232,8 +258,9 @@ def _same_for_other_lengths(
     """
 
     def listed(graph: torch.fx.Graph) -> list[tuple[str, str]]:
-        nodes = live(tuple(graph.nodes))
-        packed = next(k for k, node in enumerate(nodes) if str(node.target).startswith(_PACKS))
+        nodes = live(tuple(graph.nodes), lengths=False)
+        packs = (k for k, node in enumerate(nodes) if str(node.target).startswith(_PACKS))
+        packed = next(packs, len(nodes))  # nothing that depends on outputs packs
         number = {node: f"%{k}" for k, node in enumerate(nodes[packed:])}
         shown = [
             (str(n.target), str(map_arg((n.args, n.kwargs), lambda x: number.get(x, "%"))))
@@ -256,8 +283,13 @@ _PACKS = "aten._pack_padded_sequence."
 _INTEGERS = re.compile(r"(?<![%\w.])-?\d+(?![\w.])")
 
 
-def live(nodes: tuple[torch.fx.Node, ...], training: bool = False) -> tuple[torch.fx.Node, ...]:
-    """The nodes that outputs depend on, and those that write to tensors; norms write in training mode."""
+def live(
+    nodes: tuple[torch.fx.Node, ...], training: bool = False, *, lengths: bool = True
+) -> tuple[torch.fx.Node, ...]:
+    """The nodes that outputs depend on, and those that write to tensors; norms write in training mode.
+
+    Without ``lengths``, not those that only compute how long packed sequences are.
+    """
     needed: set[torch.fx.Node] = set()
     for node in reversed(nodes):
         schema = getattr(node.target, "_schema", None)
@@ -267,8 +299,22 @@ def live(nodes: tuple[torch.fx.Node, ...], training: bool = False) -> tuple[torc
         else:
             writes = node.op == "call_function" and getattr(node.target, "__name__", "") != "getitem"
         if node in needed or writes or node.op in ("output", "placeholder"):
-            needed.update((node, *node.all_input_nodes))
+            packs = not lengths and str(node.target).startswith(_PACKS)
+            read = [node.args[0]] if packs else node.all_input_nodes
+            only = _ONLY_ITS_SHAPE.get(str(node.target).removeprefix("aten.").split(".")[0])
+            if only is not None and only < len(node.args):
+                others = [arg for place, arg in enumerate(node.args) if place != only]
+                read = [source for source in read if source in others or source in node.kwargs.values()]
+            needed.update((node, *(source for source in read if isinstance(source, torch.fx.Node))))
     return tuple(node for node in nodes if node in needed)
+
+
+_ONLY_ITS_SHAPE = {
+    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones"), 0),
+    **dict.fromkeys(("rand_like", "randn_like", "randint_like", "new_full", "new_empty"), 0),
+    **dict.fromkeys(("expand_as", "view_as", "reshape_as", "type_as"), 1),
+}
+"""Operations that read an argument's shape or type, not its values -> its place."""
 
 
 def takes_number(node: torch.fx.Node) -> bool:
@@ -354,6 +400,8 @@ def _sized_by_values(node: torch.fx.Node) -> bool:
     name = str(node.target).removeprefix("aten.").split(".")[0]
     if name == "where":
         return len(node.args) == 1
+    if name == "one_hot":
+        return len(node.args) < 2 or bool(node.args[1] == -1)
     if name == "bincount":  # as many as there are classes, which a network usually knows
         return len(node.args) < 3
     by_tag = torch.Tag.dynamic_output_shape in node.target.tags and name not in _SIZED_BY_INDEX
@@ -386,5 +434,6 @@ def _check_constants(
         if all(isinstance(a, Tensor) and a.shape == b.shape and a.equal(b) for a, b in constants):
             return
     raise DataDependentError(
-        "a tensor comes from outside of torch's operations (a list, tolist() or numpy), and depends on data"
+        "a tensor comes from outside of torch's operations (a list, tolist(), numpy, or a derivative that "
+        "torch.autograd or torch.func takes), and depends on data"
     )

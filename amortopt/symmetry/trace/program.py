@@ -21,6 +21,7 @@ from amortopt.functional.networks import eval_mode
 from amortopt.symmetry.inputs import Inputs, apart, outputs_of
 from amortopt.symmetry.trace.concrete import DataDependentError, concrete_graph, live, seeded, takes_number
 from amortopt.symmetry.trace.known import without_choices
+from amortopt.symmetry.trace.watch import Watch
 from amortopt.system.threads import one_at_a_time
 
 
@@ -76,7 +77,7 @@ def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Trace
     if any("_for_grad" in str(getattr(node.target, "__name__", "")) for node in graph.nodes):
         raise ValueError(
             f"module: {type(module).__name__} uses torch.func.grad, vjp or jacrev in forward, whose inner "
-            "operations tracing takes as constants; write out the derivative, or use torch.autograd.grad"
+            "operations tracing takes as constants; write out the derivative"
         )
     params = {node: names[name] for node, name in held.items()}
     state = {node: names[name] for node, name in buffers.items() if name in names}
@@ -178,7 +179,10 @@ class _SizeOfData(ValueError):
 
 
 def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
-    program = torch.export.export(flat, tuple(inputs.tensors), strict=False)
+    with Watch() as watch:
+        program = torch.export.export(flat, tuple(inputs.tensors), strict=False)
+    if watch.texts or watch.tried:
+        raise ValueError("without values neither texts of tensors nor errors that forward catches are known")
     params, buffers, users = {}, {}, []
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", "")
@@ -188,7 +192,14 @@ def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
             buffers[name] = spec.target
         elif spec.kind == InputKind.USER_INPUT:
             users.append(name)
+    constants = {
+        getattr(spec.arg, "name", ""): program.constants.get(spec.target or "")
+        for spec in program.graph_signature.input_specs
+        if spec.kind == InputKind.CONSTANT_TENSOR
+    }
     for node in program.graph.nodes:
+        if node.name in constants:
+            node.meta["constant"] = constants[node.name]
         if "to_sparse" in str(node.target):
             # Without values it has no entries; whether a branch depends on their number is not known.
             raise ValueError("the number of entries of a sparse tensor is data-dependent")

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many, finite_networks, params_of
+from amortopt.system.devices import check_device
 from amortopt.tasks import Arithmetic, ArithmeticRnn, Examples
 from amortopt.training import Stepper, train_many
 from amortopt.zoo.build import build_shards
@@ -142,6 +143,7 @@ def build_tiny_rnn_zoo(
     ``success_rate``: the fraction of held-out texts that were answered without a single wrong digit.
     Arguments, value and errors are those of [build_zoo][amortopt.zoo.build_zoo].
     """
+    device = check_device(device)
     with torch.random.fork_rng(devices=[]):
         shapes = {name: list(p.shape) for name, p in params_of(config.family.build()).items()}
     manifest = Manifest(config.to_dict(), shapes)

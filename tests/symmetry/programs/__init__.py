@@ -5,6 +5,11 @@ from tests.symmetry.programs import values as values  # isort: skip
 from tests.symmetry.programs import shapes as shapes  # isort: skip
 from tests.symmetry.programs import layers as layers  # isort: skip
 from tests.symmetry.programs import further as further  # isort: skip
+from tests.symmetry.programs import functions as functions  # isort: skip
+from tests.symmetry.programs import moves as moves  # isort: skip
+from tests.symmetry.programs import fields as fields  # isort: skip
+from tests.symmetry.programs import sequences as sequences  # isort: skip
 from tests.symmetry.programs.base import Program as Program
 from tests.symmetry.programs.base import generic as generic
+from tests.symmetry.programs.base import run as run
 from tests.symmetry.programs.base import settled as settled

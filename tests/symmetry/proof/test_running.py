@@ -194,3 +194,11 @@ def test_a_network_that_refuses_other_weights_notices_a_probe() -> None:
     proof = extract(net, x).verify(net, x, probes=None)
     assert proof.holds
     assert proof.probes > 0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is not supported:FutureWarning")
+def test_a_scripted_part_is_run() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), torch.jit.script(nn.Sequential(nn.ReLU())), nn.Linear(6, 2))
+    x = torch.randn(5, 4)
+    assert extract(net, x).verify(net, x).holds
