@@ -229,7 +229,7 @@ def _against_best(rule: Line, baselines: Sequence[Line], place: Place) -> str:
     means = [(mean, line.rank, line) for line in baselines if (mean := line.mean(place)) is not None]
     if not means:
         return ""
-    best = min(means)[2]
+    best = min(means, key=lambda one: one[:2])[2]  # two lines may have one mean, such as zero
     return f"{place[0]} {_minus(rule, best, place)} ({best.title})"
 
 
