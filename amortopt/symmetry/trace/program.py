@@ -139,6 +139,8 @@ def _graph(module: nn.Module, inputs: Inputs, training: bool) -> _Graph:
         with _quiet(flat, training), without_choices():
             try:
                 traced = _exported(flat, inputs)
+            except DataDependentError as error:
+                raise _explained(module, inputs, error, error) from error
             except Exception as error:
                 # Whether export failed because forward decides something by a size that depends on values
                 branches, numbers, constants = _decides(error), 0, 0
@@ -207,10 +209,51 @@ def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
         for part in value if isinstance(value, list | tuple) else [value]:
             # A size that depends on data is a symbol here, no number.
             if isinstance(part, Tensor) and not all(isinstance(size, int) for size in part.shape):
+                _check_sizes(program.graph)
                 kinds = [spec.kind for spec in program.graph_signature.input_specs]
                 numbers = sum(map(takes_number, program.graph.nodes))
                 raise _SizeOfData(numbers, kinds.count(InputKind.CONSTANT_TENSOR))
     return program.graph, params, buffers, tuple(users)
+
+
+def _check_sizes(graph: torch.fx.Graph) -> None:
+    """Raise if a size that depends on data becomes a number, or says which elements are read.
+
+    A size may be one of another tensor. But if it multiplies, or if ones of that size are added up, outputs
+    depend on it, and a trace with values has it as a constant.
+    """
+    constants: set[torch.fx.Node] = set()  # of such a size, computed from nothing else
+    for node in graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload) or operator_name(node) in CHECKS:
+            continue
+        kinds = {arg.name: str(arg.type) for arg in node.target._schema.arguments}
+        for name, value in arguments(node).items():
+            parts = value if isinstance(value, list | tuple) else [value]
+            places = _PLACES.get(operator_name(node), ())
+            reads = name in places or any(kind in kinds[name] for kind in ("Tensor", "number", "float"))
+            if reads and any(isinstance(part, torch.fx.Node) and _is_symbol(part) for part in parts):
+                raise DataDependentError(_SIZE_IS_READ.format(operator_name(node)))
+        read = [source for source in node.all_input_nodes if not _is_symbol(source)]
+        if all(source in constants for source in read) and (read or not _static(node)):
+            if _static(node):
+                raise DataDependentError(_SIZE_IS_READ.format(operator_name(node)))
+            constants.add(node)
+
+
+_PLACES = {"aten.select": ("index",), "aten.slice": ("start", "end"), "aten.roll": ("shifts",)}
+"""Operations that a number tells which elements to read -> names of that argument."""
+_SIZE_IS_READ = "{} computes with a number of elements that depends on values (of a mask, nonzero, unique)"
+
+
+def _is_symbol(node: torch.fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
+
+
+def _static(node: torch.fx.Node) -> bool:
+    """Whether the sizes of all tensors that a node computes are known."""
+    value = node.meta.get("val")
+    parts = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(n, int) for part in parts if isinstance(part, Tensor) for n in part.shape)
 
 
 def _decides(error: Exception) -> bool:
