@@ -69,6 +69,7 @@ ONLY_SIZES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "a mean": lambda w, h: h * h[h > 0.3].mean(),
     "a view": lambda w, h: h * h[h > 0.3].view(-1, 1).sum(),
     "zeros to add to": lambda w, h: h * (torch.zeros(_above(h)) + h[h > 0.3]).sum(),
+    "zeros like it": lambda w, h: h * torch.ones(_above(h)).new_zeros(6).add(1),
     "rows that are put back": lambda w, h: torch.zeros_like(h).index_put(
         ((h[:, 0] > 0.1).nonzero().squeeze(1),), h[h[:, 0] > 0.1]
     ),

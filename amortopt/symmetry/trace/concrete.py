@@ -300,13 +300,18 @@ def live(
             writes = node.op == "call_function" and getattr(node.target, "__name__", "") != "getitem"
         if node in needed or writes or node.op in ("output", "placeholder"):
             packs = not lengths and str(node.target).startswith(_PACKS)
-            read = [node.args[0]] if packs else node.all_input_nodes
-            only = _ONLY_ITS_SHAPE.get(str(node.target).removeprefix("aten.").split(".")[0])
-            if only is not None and only < len(node.args):
-                others = [arg for place, arg in enumerate(node.args) if place != only]
-                read = [source for source in read if source in others or source in node.kwargs.values()]
+            read = [node.args[0]] if packs else values_read(node)
             needed.update((node, *(source for source in read if isinstance(source, torch.fx.Node))))
     return tuple(node for node in nodes if node in needed)
+
+
+def values_read(node: torch.fx.Node) -> list[torch.fx.Node]:
+    """The nodes that an operation reads, without one of which it reads only the shape or type."""
+    only = _ONLY_ITS_SHAPE.get(str(node.target).removeprefix("aten.").split(".")[0])
+    if only is None or only >= len(node.args):
+        return node.all_input_nodes
+    others = [arg for place, arg in enumerate(node.args) if place != only]
+    return [source for source in node.all_input_nodes if source in others or source in node.kwargs.values()]
 
 
 _ONLY_ITS_SHAPE = {

@@ -19,7 +19,14 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from amortopt.functional.networks import eval_mode
 from amortopt.symmetry.inputs import Inputs, apart, outputs_of
-from amortopt.symmetry.trace.concrete import DataDependentError, concrete_graph, live, seeded, takes_number
+from amortopt.symmetry.trace.concrete import (
+    DataDependentError,
+    concrete_graph,
+    live,
+    seeded,
+    takes_number,
+    values_read,
+)
 from amortopt.symmetry.trace.known import without_choices
 from amortopt.symmetry.trace.watch import Watch
 from amortopt.system.threads import one_at_a_time
@@ -233,7 +240,7 @@ def _check_sizes(graph: torch.fx.Graph) -> None:
             reads = name in places or any(kind in kinds[name] for kind in ("Tensor", "number", "float"))
             if reads and any(isinstance(part, torch.fx.Node) and _is_symbol(part) for part in parts):
                 raise DataDependentError(_SIZE_IS_READ.format(operator_name(node)))
-        read = [source for source in node.all_input_nodes if not _is_symbol(source)]
+        read = [source for source in values_read(node) if not _is_symbol(source)]
         if all(source in constants for source in read) and (read or not _static(node)):
             if _static(node):
                 raise DataDependentError(_SIZE_IS_READ.format(operator_name(node)))
