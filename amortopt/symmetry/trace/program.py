@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.func import functional_call
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from amortopt.functional.networks import eval_mode
@@ -151,7 +152,7 @@ def _graph(module: nn.Module, inputs: Inputs, training: bool) -> _Graph:
             except Exception as error:
                 # Whether export failed because forward decides something by a size that depends on values
                 branches, numbers, constants = _decides(error), 0, 0
-                if isinstance(error, _SizeOfData):
+                if isinstance(error, _NeedsValues):
                     numbers, constants = error.numbers, error.constants
                 elif branches and "specialized integer" in str(error):
                     # int(x) of a tensor, which only the other way to export takes as a symbol
@@ -174,8 +175,8 @@ def _graph(module: nn.Module, inputs: Inputs, training: bool) -> _Graph:
     )
 
 
-class _SizeOfData(ValueError):
-    """A shape depends on the values of tensors, without a branch on it.
+class _NeedsValues(ValueError):
+    """A shape, a text or an error that forward catches depends on values, without a branch on a number.
 
     Attributes:
         numbers: How often a number was taken out of a tensor; no branch depends on these either.
@@ -183,15 +184,14 @@ class _SizeOfData(ValueError):
     """
 
     def __init__(self, numbers: int, constants: int) -> None:
-        super().__init__("a shape depends on the values of tensors")
+        super().__init__("a shape, a text or an error depends on the values of tensors")
         self.numbers, self.constants = numbers, constants
 
 
 def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
     with Watch() as watch:
         program = torch.export.export(flat, tuple(inputs.tensors), strict=False)
-    if watch.texts or watch.tried:
-        raise ValueError("without values neither texts of tensors nor errors that forward catches are known")
+    values = bool(watch.texts or watch.tried)  # texts and errors that forward catches are not known without
     params, buffers, users = {}, {}, []
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", "")
@@ -213,13 +213,16 @@ def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
             # Without values it has no entries; whether a branch depends on their number is not known.
             raise ValueError("the number of entries of a sparse tensor is data-dependent")
         value = node.meta.get("val")
-        for part in value if isinstance(value, list | tuple) else [value]:
-            # A size that depends on data is a symbol here, no number.
-            if isinstance(part, Tensor) and not all(isinstance(size, int) for size in part.shape):
-                _check_sizes(program.graph)
-                kinds = [spec.kind for spec in program.graph_signature.input_specs]
-                numbers = sum(map(takes_number, program.graph.nodes))
-                raise _SizeOfData(numbers, kinds.count(InputKind.CONSTANT_TENSOR))
+        parts = value if isinstance(value, list | tuple) else [value]
+        # A size that depends on data is a symbol here, no number.
+        values |= any(
+            not all(isinstance(size, int) for size in x.shape) for x in parts if isinstance(x, Tensor)
+        )
+    if values:
+        _check_sizes(program.graph)
+        kinds = [spec.kind for spec in program.graph_signature.input_specs]
+        numbers = sum(map(takes_number, program.graph.nodes))
+        raise _NeedsValues(numbers, kinds.count(InputKind.CONSTANT_TENSOR))
     return program.graph, params, buffers, tuple(users)
 
 
@@ -227,23 +230,39 @@ def _check_sizes(graph: torch.fx.Graph) -> None:
     """Raise if a size that depends on data becomes a number, or says which elements are read.
 
     A size may be one of another tensor. But if it multiplies, or if ones of that size are added up, outputs
-    depend on it, and a trace with values has it as a constant.
+    depend on it, and a trace with values has it as a constant. (What a number is taken from by ``item`` does
+    not move, so sizes may depend on that number in any way.)
     """
+    numbers: set[Any] = set()
+    for node in filter(takes_number, graph.nodes):
+        numbers |= free_unbacked_symbols(node.meta.get("val"))
+
+    def depends(node: Any) -> bool:
+        """Whether a number, or the sizes of tensors, depend on other sizes."""
+        value = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
+        parts = value if isinstance(value, list | tuple) else [value]
+        kinds = (Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)
+        return any(free_unbacked_symbols(part) - numbers for part in parts if isinstance(part, kinds))
+
     constants: set[torch.fx.Node] = set()  # of such a size, computed from nothing else
     for node in graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload) or operator_name(node) in CHECKS:
             continue
+        name, given = operator_name(node), arguments(node)
         kinds = {arg.name: str(arg.type) for arg in node.target._schema.arguments}
-        for name, value in arguments(node).items():
+        places = _PLACES.get(name, ())
+        if name == "aten.slice":  # all of an axis whose size is such a number, too, may be read
+            shape = given["self"].meta["val"].shape
+            places = places if isinstance(shape[given.get("dim", 0)], int) else ()
+        for key, value in given.items():
+            reads = key in places or any(kind in kinds[key] for kind in ("Tensor", "number", "float"))
             parts = value if isinstance(value, list | tuple) else [value]
-            places = _PLACES.get(operator_name(node), ())
-            reads = name in places or any(kind in kinds[name] for kind in ("Tensor", "number", "float"))
-            if reads and any(isinstance(part, torch.fx.Node) and _is_symbol(part) for part in parts):
-                raise DataDependentError(_SIZE_IS_READ.format(operator_name(node)))
+            if reads and any(_is_symbol(part) and depends(part) for part in parts):
+                raise DataDependentError(_SIZE_IS_READ.format(name))
         read = [source for source in values_read(node) if not _is_symbol(source)]
-        if all(source in constants for source in read) and (read or not _static(node)):
-            if _static(node):
-                raise DataDependentError(_SIZE_IS_READ.format(operator_name(node)))
+        if all(source in constants for source in read) and (read or depends(node)):
+            if not depends(node):
+                raise DataDependentError(_SIZE_IS_READ.format(name))
             constants.add(node)
 
 
@@ -252,15 +271,9 @@ _PLACES = {"aten.select": ("index",), "aten.slice": ("start", "end"), "aten.roll
 _SIZE_IS_READ = "{} computes with a number of elements that depends on values (of a mask, nonzero, unique)"
 
 
-def _is_symbol(node: torch.fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
-
-
-def _static(node: torch.fx.Node) -> bool:
-    """Whether the sizes of all tensors that a node computes are known."""
-    value = node.meta.get("val")
-    parts = value if isinstance(value, list | tuple) else [value]
-    return all(isinstance(n, int) for part in parts if isinstance(part, Tensor) for n in part.shape)
+def _is_symbol(node: Any) -> bool:
+    value = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
+    return isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
 def _decides(error: Exception) -> bool:
