@@ -175,10 +175,8 @@ def check_params(reader: Metanet | Functional, params: Params) -> None:
             about the number of networks, or is NaN or infinite; or there are no networks.
     """
     dtype = next(p.dtype for p in reader.parameters() if p.is_floating_point())
-    count, units = (
-        None,
-        {group.name: None if group.permutable else group.size for group in reader.spec.groups},
-    )
+    count: int | None = None
+    units = {group.name: None if group.permutable else group.size for group in reader.spec.groups}
     for name in reader.spec.params:
         if name not in params:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Loss along the line between two networks that were trained apart, before and after alignment.
 
-    python benchmarks/align              # 24 min on one core
+    python benchmarks/align              # 4 min on one core
     python benchmarks/align --quick      # 1 min; one epoch
     python benchmarks/align --only cnn   # one architecture
     python benchmarks/align --report     # tables and picture anew

@@ -1,4 +1,4 @@
-"""How editors are trained and judged: by what the networks answer that they make.
+"""How editors are trained and judged, by what the networks answer that they make; the optimizer of readers.
 
 Legend: B networks, N inputs, k numbers of an answer.
 """

@@ -78,7 +78,7 @@ def concrete_graph(
     # If every truth value that left the tensors is in the graph, only those that vary are negated.
     turn = vary if total == decisions.count else range(decisions.count)
     if vary and not (
-        len(vary) <= len(turn) <= _AT_MOST and _same_either_way(module, params, inputs, graph, turn)
+        len(vary) <= len(turn) <= AT_MOST and _same_either_way(module, params, inputs, graph, turn)
     ):
         raise DataDependentError(
             "a truth value takes a number out of a tensor that depends on inputs or parameters"
@@ -173,8 +173,6 @@ _TRUTH_VALUES = (
     *(Tensor.item, Tensor.__bool__, Tensor.__contains__, Tensor.equal, Tensor.allclose),
     *(torch.equal, torch.allclose),
 )
-_AT_MOST = AT_MOST
-"""Truth values that are tried both ways; each costs a trace."""
 
 
 def _same_either_way(

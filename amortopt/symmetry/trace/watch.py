@@ -22,7 +22,7 @@ TEXTS: tuple[Callable[[Tensor], Tensor], ...] = (
 )
 """Other values of a tensor, whose text a network is traced with."""
 AT_MOST = 8
-"""Caught errors that are tried; each costs a trace."""
+"""Caught errors, and truth values, that are tried both ways; each costs a trace."""
 
 
 class Watch(TorchFunctionMode):
