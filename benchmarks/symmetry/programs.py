@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from amortopt.symmetry import extract
 from amortopt.testing import assert_function_preserved
@@ -18,7 +17,7 @@ from benchmarks.harness.command import Part
 from benchmarks.harness.store import ROOT, Record, Records
 from benchmarks.harness.tables import document, machines, table
 from benchmarks.symmetry.coverage import code_digest
-from tests.symmetry.programs import Program, generic, run, settled
+from tests.symmetry.programs import Program, settled, shows
 
 BENCHMARK = "symmetry_programs"
 _AT_ONCE = 100
@@ -48,7 +47,7 @@ def _measured(start: int, advance: Any = None) -> Record:
             x = torch.randn(3, 3, 6)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                if not _shows(program, x):
+                if not shows(program, x):
                     result["show_nothing"] += 1
                     continue
                 try:
@@ -69,14 +68,6 @@ def _measured(start: int, advance: Any = None) -> Record:
     finally:
         torch.set_default_dtype(before)
     return result | {"seconds": round(time.perf_counter() - started, 1)}
-
-
-def _shows(program: Program, x: Tensor) -> bool:
-    """Whether its output can tell right from wrong; a few programs run on no other number of examples."""
-    try:
-        return generic(run(program, x))
-    except Exception:
-        return False
 
 
 def block(records: Records) -> str:

@@ -10,6 +10,6 @@ from tests.symmetry.programs import moves as moves  # isort: skip
 from tests.symmetry.programs import fields as fields  # isort: skip
 from tests.symmetry.programs import sequences as sequences  # isort: skip
 from tests.symmetry.programs.base import Program as Program
-from tests.symmetry.programs.base import generic as generic
 from tests.symmetry.programs.base import run as run
 from tests.symmetry.programs.base import settled as settled
+from tests.symmetry.programs.base import shows as shows

@@ -102,18 +102,25 @@ class Program(nn.Module):
         return y + self.weight(width) if r.random() < 0.6 else y
 
 
-def generic(y: Tensor) -> bool:
-    """Whether an output is finite, not zero, and not the same for every input."""
-    y = y.detach()
-    varies = (y - y.mean(0)).norm() > 1e-9 * y.norm()
-    return bool(y.isfinite().all() and 1e-6 < y.norm() < 1e12 and varies)
-
-
 def run(program: nn.Module, x: Tensor) -> Tensor:
     """The output, with random numbers from one seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return program(x)
+
+
+@torch.no_grad()
+def shows(program: nn.Module, x: Tensor) -> bool:
+    """Whether the output can tell right from wrong: finite, not zero, and not the same for every input.
+
+    A few programs run on no other number of examples than they were made with; they show nothing.
+    """
+    try:
+        y = run(program, x)
+    except Exception:
+        return False
+    varies = (y - y.mean(0)).norm() > 1e-9 * y.norm()
+    return bool(y.isfinite().all() and 1e-6 < y.norm() < 1e12 and varies)
 
 
 @torch.no_grad()
