@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many
-from amortopt.meta.functional.editing import edited_answers, editing_loss, reader_optimizer
+from amortopt.meta.functional.editing import edited_answers, editing_loss
+from amortopt.meta.functional.optimizer import reader_optimizer
 from amortopt.meta.functional.targets import dilate, edited
 from amortopt.meta.schedule import update_average
 from amortopt.metanets import PictureEditor, ScaleGMNEditor

@@ -1,4 +1,4 @@
-"""How editors are trained and judged, by what the networks answer that they make; the optimizer of readers.
+"""How editors are trained and judged, by what the networks answer that they make.
 
 Legend: B networks, N inputs, k numbers of an answer.
 """
@@ -10,11 +10,7 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many
-from amortopt.meta.schedule import param_groups
 from amortopt.metanets import Metanet, PictureEditor, ScaleGMNEditor
-from amortopt.training.muon import Muon
-
-_BETAS = (0.9, 0.98)
 
 
 def edited_answers(editor: Metanet, network: nn.Module, params: Params, x: Tensor) -> Tensor:
@@ -51,23 +47,3 @@ def editing_loss(editor: Metanet, network: nn.Module, params: Params, x: Tensor,
         )
     errors = [apply_many(network, drawn, x) - y, pictures.flatten(1)[..., None] - y]
     return sum((error.square().mean() for error in errors), y.new_zeros(()))
-
-
-def reader_optimizer(
-    model: nn.Module, *, lr: float, matrix_lr: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """AdamW over all parameters; where a metanet has matrices and prototypes by role, Muon for these.
-
-    The key ``rate`` of a group keeps its full learning rate.
-
-    Args:
-        model: A functional or an editor.
-        lr: Rate of AdamW.
-        matrix_lr: Rate of Muon.
-        weight_decay: Of AdamW, where it has all parameters.
-    """
-    if isinstance(model, Metanet) and model.param_roles():
-        groups = param_groups(model, lr=matrix_lr, prototype_lr=matrix_lr, correction_lr=lr, scalar_lr=lr)
-        return Muon(groups, betas=_BETAS)
-    group = {"params": list(model.parameters()), "rate": lr}
-    return torch.optim.AdamW([group], lr=lr, betas=_BETAS, weight_decay=weight_decay)

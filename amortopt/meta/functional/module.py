@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many
 from amortopt.meta.functional.data import NetworksDataModule, Part
-from amortopt.meta.functional.editing import edited_answers, editing_loss, reader_optimizer
+from amortopt.meta.functional.editing import edited_answers, editing_loss
+from amortopt.meta.functional.optimizer import reader_optimizer
 from amortopt.meta.schedule import budget_used, update_average
 from amortopt.metanets import Functional, Metanet, make, reads_answers
 from amortopt.reading.scores import functional_scores
