@@ -75,7 +75,7 @@ class Networks(readers.Networks):
     """
 
     head: ClassVar = {"name": "classes", "count": 10}
-    swept: ClassVar = {"width": 64, "channels": 1, "sweeps": 1, "dropout": 0.2}
+    swept: ClassVar = {"width": 64, "channels": 1, "sweeps": 1, "dropout": 0.2, "start": "pass"}
     label, score = "label", "accuracy"
     plan: Plan
 

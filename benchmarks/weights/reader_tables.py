@@ -12,6 +12,8 @@ TITLES = {
     "scalegmn_b": "ScaleGMN-B: scale-equivariant, messages both ways",
     "scalegmn": "ScaleGMN: scale-equivariant, messages forward",
     "twin": "its symmetry-broken twin: permutations only",
+    "scalegmn_b_random": "ScaleGMN-B that starts with features of chance",
+    "twin_random": "its symmetry-broken twin",
     "unf": "UNF: permutations only",
     "mlp": "MLP on canonicalised weights",
     "statistics": "statistics of the weights",

@@ -40,6 +40,12 @@ READERS: dict[str, Callable[[SymmetrySpec, Family, Mapping[str, Any], Mapping[st
         spec, head=head, direction="forward", **swept
     ),
     "twin": lambda spec, _, head, swept: ScaleGMNFunctional(spec, head=head, respects="permutation", **swept),
+    "scalegmn_b_random": lambda spec, _, head, swept: ScaleGMNFunctional(
+        spec, head=head, **(swept | {"start": "random"})
+    ),
+    "twin_random": lambda spec, _, head, swept: ScaleGMNFunctional(
+        spec, head=head, respects="permutation", **(swept | {"start": "random"})
+    ),
     "unf": lambda spec, _, head, __: UNFFunctional(spec, head=head, width=32),
     "mlp": lambda spec, _, head, __: FlatMlp(spec, head=head, width=512, dropout=0.2),
     "statistics": lambda spec, _, head, __: StatNN(spec, head=head, width=256),
@@ -47,8 +53,8 @@ READERS: dict[str, Callable[[SymmetrySpec, Family, Mapping[str, Any], Mapping[st
 """Reader -> what makes it, of the symmetry, the family, the head and the size of the ScaleGMNs."""
 CANONICAL = ("mlp",)
 """Readers that get canonicalised weights, without an augmentation that would leave the gauge."""
-OF_PICTURES = ("picture",)
-"""Readers for image networks alone."""
+OF_PICTURES = ("picture", "scalegmn_b_random", "twin_random")
+"""Readers for image networks alone: others have no start but that of chance."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +235,8 @@ def config_of(reader: str, networks: Networks) -> Record:
     """What a reader is made with."""
     with torch.random.fork_rng(devices=[]):
         made = networks.make(reader)
-    return {"name": made.name or type(made).__name__} | made.config
+    config = {key: value for key, value in made.config.items() if (key, value) != ("start", "random")}
+    return {"name": made.name or type(made).__name__} | config  # older records know no other start
 
 
 def all_parts(zoos: Sequence[Networks], readers: Sequence[str], store: Store) -> list[Part]:

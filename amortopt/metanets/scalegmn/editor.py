@@ -16,7 +16,7 @@ from amortopt.metanets.conditions import Conditions
 from amortopt.metanets.scalegmn.encoder import Encoded, Networks, usual_size
 from amortopt.metanets.scalegmn.layer import RMSNorm
 from amortopt.metanets.scalegmn.layout import GraphLayout
-from amortopt.metanets.scalegmn.swept import Direction, Swept
+from amortopt.metanets.scalegmn.swept import Direction, Start, Swept
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec
 
@@ -83,6 +83,8 @@ class ScaleGMNEditor(Swept, Metanet):
         frequency: Highest frequency of the sweeps' sines at the start.
         respects: ``"scale"``, or ``"permutation"`` for the symmetry-broken twin.
         direction: Whether sweeps go only along the edges (``"forward"``) or also back (``"bidirectional"``).
+        start: What the first sweep computes before training: features of chance, or, for chains of sines such
+            as SIRENs, what the network answers at ``width`` inputs, which are learned (``"pass"``).
         proposals: Changes k that are read out.
         strength: Size of a change, relative to the weights, at the start.
 
@@ -100,6 +102,7 @@ class ScaleGMNEditor(Swept, Metanet):
         frequency: float = 12.0,
         respects: Respects = "scale",
         direction: Direction = "bidirectional",
+        start: Start = "random",
         proposals: int = 1,
         strength: float = 0.1,
     ) -> None:
@@ -111,6 +114,7 @@ class ScaleGMNEditor(Swept, Metanet):
             frequency=frequency,
             respects=respects,
             direction=direction,
+            start=start,
             proposals=proposals,
             strength=strength,
             counts=("proposals",),

@@ -16,7 +16,7 @@ from amortopt.metanets.base import Functional, register
 from amortopt.metanets.scalegmn.encoder import Encoded
 from amortopt.metanets.scalegmn.layer import RMSNorm
 from amortopt.metanets.scalegmn.layout import GraphLayout
-from amortopt.metanets.scalegmn.swept import Direction, Swept
+from amortopt.metanets.scalegmn.swept import Direction, Start, Swept
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec
 
@@ -83,6 +83,9 @@ class ScaleGMNFunctional(Swept, Functional):
             symmetry-broken twin.
         direction: Whether sweeps go only along the edges (``"forward"``) or also back (``"bidirectional"``,
             ScaleGMN-B of Kalogeropoulos et al. 2024).
+        start: What the first sweep computes before training: features of chance, or, for chains of sines such
+            as SIRENs, what the network answers at ``width`` inputs, which are learned (``"pass"``). Networks
+            that are read for what they show are read far better so.
         hidden: Units of the hidden layer of the MLP.
         dropout: Share of the averages and hidden units that training drops.
 
@@ -101,6 +104,7 @@ class ScaleGMNFunctional(Swept, Functional):
         frequency: float = 12.0,
         respects: Respects = "scale",
         direction: Direction = "bidirectional",
+        start: Start = "random",
         hidden: int = 128,
         dropout: float = 0.0,
     ) -> None:
@@ -113,6 +117,7 @@ class ScaleGMNFunctional(Swept, Functional):
             frequency=frequency,
             respects=respects,
             direction=direction,
+            start=start,
             hidden=hidden,
             dropout=dropout,
             counts=("hidden",),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.metanets.scalegmn.encoder import Encoded, GraphEncoder, Networks
+from amortopt.metanets.scalegmn.sines import SineChain, spread
 from amortopt.metanets.scalegmn.sweep import Sweep
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec
@@ -22,6 +23,8 @@ from amortopt.symmetry.alignment.phases import reduce_phases
 
 Direction: TypeAlias = Literal["forward", "bidirectional"]
 """Whether sweeps go only along the edges, or also back."""
+Start: TypeAlias = Literal["random", "pass"]
+"""What sweeps compute before training: features of chance, or the network's own pass."""
 
 
 class Swept(nn.Module):
@@ -38,6 +41,8 @@ class Swept(nn.Module):
         frequency: Highest frequency of the sweeps' sines at the start, at least 1.
         respects: ``"scale"``: permutations, scalings and phases; ``"permutation"``: permutations only.
         direction: Whether sweeps go only along the edges (``"forward"``) or also back (``"bidirectional"``).
+        start: What the first sweep computes before training. ``"pass"``: what the network answers at d
+            inputs spread over [-1, 1], which are learned; for chains of sines, such as SIRENs.
         counts: Names of further arguments in ``config`` that are whole numbers of at least 1.
         shares: Names of further arguments in ``config`` that are shares in [0, 1).
         positive: Names of further arguments in ``config`` that are finite and above 0.
@@ -64,6 +69,7 @@ class Swept(nn.Module):
         frequency: float,
         respects: Respects,
         direction: Direction,
+        start: Start,
         counts: Sequence[str] = (),
         shares: Sequence[str] = (),
         positive: Sequence[str] = (),
@@ -71,7 +77,7 @@ class Swept(nn.Module):
     ) -> None:
         every = {
             **{"width": width, "channels": channels, "sweeps": sweeps, "frequency": frequency},
-            **{"respects": respects, "direction": direction},
+            **{"respects": respects, "direction": direction, "start": start},
             **config,
         }
         _check(every, ("width", "channels", "sweeps", *counts), shares, positive)
@@ -85,10 +91,13 @@ class Swept(nn.Module):
             for _ in range(sweeps)
         )
         self.register_buffer("scale", torch.ones(len(self.layout.blocks)))
+        self._chain = SineChain.of(spec, self.layout) if start == "pass" else None
 
     @torch.no_grad()
     def standardize(self, params: Params) -> None:
         """Divide weights by the size that they have in these networks; once, before training.
+
+        With ``start="pass"`` this is also where the first sweep becomes the network's own pass.
 
         Args:
             params: Params [B, ...], such as those of the training networks.
@@ -96,6 +105,29 @@ class Swept(nn.Module):
         for number, feature in enumerate(self.read(params).features):
             size = feature.square().mean().sqrt()
             self.scale[number] = torch.where(size > 0, size, 1.0)
+        if self._chain is not None:
+            self._start_as_pass(self._chain)
+
+    def _start_as_pass(self, chain: SineChain) -> None:
+        """Let every channel of the first sweep be the networks' pass at an input."""
+        layout, encoder, sweep = self.layout, self.encoder, self.sweeps[0]
+        assert isinstance(sweep, Sweep)
+        width, split = int(self.config["width"]), len(layout.node_blocks)
+        # Units send sines, input units too.
+        encoder.odd_index[str(chain.input)].copy_(torch.asin(spread(layout.nodes[chain.input].size, width)))
+        encoder.odd_index[str(chain.output)].zero_()
+        sweep.omega.fill_(1)
+        if sweep.backward:
+            sweep.omega_back.fill_(1)
+        # sin(c (W x + b)): what arrives is c (W x + b), of standardized W and b.
+        for number, block in enumerate(layout.node_blocks):
+            linear = encoder.read_node[number]
+            assert isinstance(linear, nn.Linear)
+            linear.weight.fill_(chain.factors[block.node] * float(self.scale[number]))
+        for number, (block, mix) in enumerate(zip(layout.edge_blocks, encoder.read_edge, strict=True)):
+            factor = chain.factors[block.out] * float(self.scale[split + number])
+            mix.fill_(1)
+            sweep.from_in[number].copy_(factor * torch.eye(width, dtype=torch.float64))
 
     def read(self, params: Params) -> Networks:
         """Networks [B, ...] of one architecture in canonical scaling, phases reduced; not standardized."""
@@ -128,7 +160,8 @@ def _check(
         raise ValueError(f"channels: got {config['channels']}, expected a divisor of width={config['width']}")
     if not 1 <= config["frequency"] < math.inf:
         raise ValueError(f"frequency: got {config['frequency']}, expected at least 1")
-    for name, choices in (("respects", get_args(Respects)), ("direction", get_args(Direction))):
+    choices_of = {"respects": get_args(Respects), "direction": get_args(Direction), "start": get_args(Start)}
+    for name, choices in choices_of.items():
         if config[name] not in choices:
             raise ValueError(f"{name}: got {config[name]!r}, expected {' or '.join(map(repr, choices))}")
     for name in shares:
