@@ -19,6 +19,7 @@ from amortopt.metanets.pictures import PictureFunctional as PictureFunctional
 from amortopt.metanets.probed import ProbedFunctional as ProbedFunctional
 from amortopt.metanets.rounds import Rounds as Rounds
 from amortopt.metanets.scalegmn import ScaleGMN as ScaleGMN
+from amortopt.metanets.scalegmn import ScaleGMNDescent as ScaleGMNDescent
 from amortopt.metanets.scalegmn import ScaleGMNEditor as ScaleGMNEditor
 from amortopt.metanets.scalegmn import ScaleGMNFunctional as ScaleGMNFunctional
 from amortopt.metanets.unf import UNF as UNF
@@ -42,6 +43,7 @@ __all__ = [
     "Regression",
     "Rounds",
     "ScaleGMN",
+    "ScaleGMNDescent",
     "ScaleGMNEditor",
     "ScaleGMNFunctional",
     "UNFFunctional",

@@ -5,9 +5,10 @@ image after a dilation by a 3x3 square. The score is the mean squared error over
 grey levels in [0, 1], times 100: the scale of the published errors. With several proposals the answers of
 the networks that they make are averaged, in training too.
 
-Two kinds of editors: those that change the given weights and see nothing else, and one that runs the networks
-on a grid, edits the picture and draws it anew by a pass of four gradients. Controls of the latter know the
-edit: Adam, from the given weights, towards the dilation of what the network shows.
+Two kinds of editors: those that change the given weights and see nothing else, by sweeps, or by messages that
+begin as the network's own pass and backpropagation; and one that runs the networks on a grid, edits the
+picture and draws it anew by a pass of four gradients. Controls of the latter know the edit: Adam, from the
+given weights, towards the dilation of what the network shows.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from amortopt.meta.functional.editing import edited_answers, editing_loss
 from amortopt.meta.functional.optimizer import reader_optimizer
 from amortopt.meta.functional.targets import dilate, edited
 from amortopt.meta.schedule import update_average
-from amortopt.metanets import PictureEditor, ScaleGMNEditor
+from amortopt.metanets import PictureEditor, ScaleGMNDescent, ScaleGMNEditor
 from amortopt.tasks.problem_families.images import pixel_coordinates
 from amortopt.zoo import Zoo
 from benchmarks.harness.command import Part
@@ -45,12 +46,14 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "scalegmn": {"direction": "forward"},
     "twin": {"respects": "permutation"},
 }
-"""Editors of weights: how they differ."""
+"""Editors of weights by sweeps: how they differ."""
+DESCENT: dict[str, dict[str, Any]] = {"descent": {}, "descent_8": {"proposals": 8}}
+"""Editors of weights that begin as the network's own pass and backpropagation."""
 PICTURE = "picture"
 """The editor that runs networks."""
 ADAM = {f"adam_{steps}": steps for steps in (10, 100)}
 """Controls that run networks and know the edit, with their steps."""
-EDITORS = (*WEIGHTS, PICTURE, *ADAM)
+EDITORS = (*WEIGHTS, *DESCENT, PICTURE, *ADAM)
 ADAM_RATES = (0.0003, 0.001, 0.003)
 SIDE = 28
 SHOWN = 8
@@ -65,10 +68,12 @@ class Plan:
         networks: Which networks, see inr.py.
         sweeps: Sweeps of the editors of weights.
         steps: Their training steps.
+        descent_steps: Training steps of the editors that begin as descent.
         picture_steps: Training steps of the editor of pictures.
         batch: Networks per step.
         pixels: Pixels of the loss in a step; the editor of pictures sees all.
         learning_rate: Highest learning rate of AdamW.
+        descent_rate: That of the editors that begin as descent.
         matrix_rate: Highest rate of Muon, for the maps of the editor of pictures.
         seeds: Runs of each editor.
         zoos: Which zoos.
@@ -77,16 +82,18 @@ class Plan:
     networks: inr.Plan = field(default_factory=inr.Plan)
     sweeps: int = 2
     steps: int = 6000
+    descent_steps: int = 4000
     picture_steps: int = 800
     batch: int = 32
     pixels: int = 256
     learning_rate: float = 0.002
+    descent_rate: float = 0.005
     matrix_rate: float = 0.02
     seeds: int = 1
     zoos: tuple[str, ...] = ("independent",)
 
 
-QUICK = Plan(networks=inr.QUICK, steps=20, picture_steps=10, batch=16, pixels=100)
+QUICK = Plan(networks=inr.QUICK, steps=20, descent_steps=20, picture_steps=10, batch=16, pixels=100)
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,9 @@ class Editing:
         if editor == PICTURE:
             config = {"steps": plan.picture_steps, "pixels": SIDE**2, "matrix_rate": plan.matrix_rate}
             return shared | config | {"editor": {"name": "picture_editor"}}
+        if editor in DESCENT:
+            config = {"steps": plan.descent_steps, "learning_rate": plan.descent_rate, "pixels": plan.pixels}
+            return shared | config | {"editor": {"name": "scalegmn_descent"} | DESCENT[editor]}
         return shared | {
             "steps": plan.steps,
             "pixels": plan.pixels,
@@ -159,11 +169,13 @@ class Editing:
             "editor": WEIGHTS[editor],
         }
 
-    def make(self, editor: str) -> PictureEditor | ScaleGMNEditor:
+    def make(self, editor: str) -> PictureEditor | ScaleGMNDescent | ScaleGMNEditor:
         """An untrained editor."""
         spec = self.networks.spec
         if editor == PICTURE:
             return PictureEditor(spec, family=self.networks.zoo.family.to_config())
+        if editor in DESCENT:
+            return ScaleGMNDescent(spec, **DESCENT[editor])
         return ScaleGMNEditor(spec, sweeps=self.plan.sweeps, **WEIGHTS[editor])
 
     def train(self, editor: str, seed: int, on_step: Any) -> Record:
@@ -177,7 +189,7 @@ class Editing:
             model.standardize(data.params)
             average = copy.deepcopy(model)
             optimizer = reader_optimizer(
-                model, lr=plan.learning_rate, matrix_lr=plan.matrix_rate, weight_decay=0.01
+                model, lr=settings["learning_rate"], matrix_lr=plan.matrix_rate, weight_decay=0.01
             )
             generator = torch.Generator().manual_seed(seed)
             order = torch.empty(0, dtype=torch.long)
@@ -282,5 +294,5 @@ def all_parts(plan: Plan, zoos: Path, editors: list[str], store: Store) -> list[
             for seed in range(plan.seeds):
                 identity = zoo | editing.settings(editor) | {"seed": seed}
                 work = partial(editing.train, editor, seed)
-                parts.append(Part(f"{name}/{editor}/run/{seed}", identity, work, plan.steps))
+                parts.append(Part(f"{name}/{editor}/run/{seed}", identity, work, identity["steps"]))
     return parts

@@ -14,6 +14,8 @@ from benchmarks.harness.tables import document, made_by, plus_minus, table
 TITLES = {
     "scalegmn_b_8": "ScaleGMN-B, mean of 8 proposals",
     "scalegmn_b": "ScaleGMN-B, k = 1",
+    "descent_8": "ScaleGMN by descent on answers at learned inputs, mean of 8 proposals",
+    "descent": "ScaleGMN by descent on answers at learned inputs, k = 1",
     "scalegmn": "ScaleGMN, forward messages, k = 1",
     "twin": "symmetry-broken twin, k = 1",
     "picture": "picture editor, four gradients: runs the network, has learned the edit",

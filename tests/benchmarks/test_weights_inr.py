@@ -43,7 +43,7 @@ def test_tasks_of_image_networks_run_and_do_not_measure_twice(
 ) -> None:
     pytest.importorskip("mlxtend")
     monkeypatch.setattr(inr, "QUICK", TINY)
-    plan = editing.Plan(networks=TINY, steps=2, picture_steps=2, batch=4, pixels=50)
+    plan = editing.Plan(networks=TINY, steps=2, descent_steps=2, picture_steps=2, batch=4, pixels=50)
     monkeypatch.setattr(editing, "QUICK", plan)
     out = tmp_path / "results"
     command = ["--quick", "--tasks", "inr-classes", "inr-editing", "--out", str(out), "--zoos", str(tmp_path)]

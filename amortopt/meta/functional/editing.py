@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many
-from amortopt.metanets import Metanet, PictureEditor, ScaleGMNEditor
+from amortopt.metanets import Metanet, PictureEditor, ScaleGMNDescent, ScaleGMNEditor
 
 
 def edited_answers(editor: Metanet, network: nn.Module, params: Params, x: Tensor) -> Tensor:
@@ -22,7 +22,8 @@ def edited_answers(editor: Metanet, network: nn.Module, params: Params, x: Tenso
         params: Networks to edit, [B, ...].
         x: The inputs.
     """
-    proposals = editor.propose(params) if isinstance(editor, ScaleGMNEditor) else [editor(params)]
+    several = isinstance(editor, (ScaleGMNDescent, ScaleGMNEditor))
+    proposals = editor.propose(params) if several else [editor(params)]
     return torch.stack([apply_many(network, each, x) for each in proposals]).mean(0)
 
 

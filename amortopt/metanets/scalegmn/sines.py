@@ -1,8 +1,8 @@
 """Chains of sines: networks whose own pass is a message along their edges.
 
-What a network of linear layers with a sine after each but the last computes at d inputs, its units can have in d
-channels: messages are sums over edges, units send sines. A metanet that starts there reads answers, and not what
-chance makes of weights.
+In such a network every layer but the last is followed by a sine. What it computes at d inputs, its units can
+have in d channels: messages are sums over edges, units send sines. A metanet that starts there reads answers,
+and not what chance makes of weights.
 """
 
 from __future__ import annotations
