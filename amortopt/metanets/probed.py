@@ -22,9 +22,10 @@ from amortopt.tasks.families import family_from
 class ProbedFunctional(Functional):
     """The networks' answers at learned inputs, read by an MLP (Herrmann et al. 2024, Kahana et al. 2024).
 
-    Needs no data: the inputs, called probes, start as noise and are learned with the MLP. What a network
-    answers depends on its function alone, so every symmetry is respected, known or not. Answers of several
-    numbers are read as logits: relative to their mean, and as probabilities.
+    Needs no data: the inputs, called probes, start as noise and are learned with the MLP. Where there are
+    examples, ``start_from`` lets them start there. What a network answers depends on its function alone, so
+    every symmetry is respected, known or not. Answers of several numbers are read as logits: relative to
+    their mean, and as probabilities.
 
     Args:
         spec: Symmetry of the family.
@@ -79,6 +80,23 @@ class ProbedFunctional(Functional):
             *(nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(dropout)),
         )
         self.last = nn.Linear(hidden, self.head.raw)
+
+    @torch.no_grad()
+    def start_from(self, inputs: Tensor) -> None:
+        """Let the probes start at inputs, such as examples without their labels, instead of noise.
+
+        Args:
+            inputs: [n, *input_shape], as many as there are probes.
+
+        Raises:
+            ValueError: The shape is another one, or an input is NaN or infinite.
+        """
+        if inputs.shape != self.probes.shape or not bool(inputs.isfinite().all()):
+            raise ValueError(
+                f"inputs: got shape {tuple(inputs.shape)}, expected finite ones {tuple(self.probes.shape)}, "
+                "one a probe"
+            )
+        self.probes.copy_(inputs)
 
     def standardize(self, params: Params) -> None:
         """Nothing: weights are not read."""

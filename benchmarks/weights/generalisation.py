@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from amortopt.meta.functional.augment import Augmentation
+from amortopt.metanets import Functional, ProbedFunctional
 from amortopt.reading.scores import tau, tau_bound
 from amortopt.system.recipes import find_recipe
 from amortopt.zoo import Zoo, load_zoo
@@ -100,6 +101,14 @@ class Networks(readers.Networks):
     def zoo(self) -> Zoo:
         build_cnn_zoo(self.config, self.folder, progress=True)
         return load_zoo(self.folder)
+
+    def make(self, reader: str) -> Functional:
+        """An untrained reader; the probes of one start at training images, without their labels."""
+        made = super().make(reader)
+        if reader in readers.OF_CNNS:
+            assert isinstance(made, ProbedFunctional)
+            made.start_from(parts_of(self.config)[0].x[: len(made.probes)])
+        return made
 
     def about(self, advance: object = None) -> Record:
         """How the accuracies spread, what they can be predicted to, and what else orders the networks."""

@@ -12,8 +12,8 @@ OTHERS = {"NG-GNN": "91.4", "DWS": "85.7"}
 """Accuracy in %, on 60,000 other networks of as many images, as Kalogeropoulos et al. 2024 report it."""
 
 START = (
-    "ScaleGMN and its twin start as the network's own pass at inputs that they learn, except in the rows that say "
-    "otherwise."
+    "ScaleGMN and its twin start as the network's own pass at inputs that they learn, except in rows that "
+    "say otherwise."
 )
 
 
@@ -36,7 +36,10 @@ def block(records: Records) -> str:
         for n in [records[f"{zoo}/zoo"]["result"]["networks"]]
     )
     images = records[f"{zoos[0]}/zoo"]["identity"]["images"]
-    return table(head, rows) + f"\n\n{images} images; {counts}, {seeds(records, zoos)}. Chance is 10 %.\n\n{START}"
+    return (
+        table(head, rows)
+        + f"\n\n{images} images; {counts}, {seeds(records, zoos)}. Chance is 10 %.\n\n{START}"
+    )
 
 
 def markdown(records: Records) -> str:

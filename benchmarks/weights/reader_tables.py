@@ -8,6 +8,7 @@ from benchmarks.harness.tables import plus_minus, table
 
 TITLES = {
     "picture": "the picture that it shows, by convolutions: runs the network",
+    "probed_examples": "answers at learned inputs that start at training images: runs the network",
     "probed": "answers at learned inputs: runs the network",
     "scalegmn_b": "ScaleGMN-B: scale-equivariant, messages both ways",
     "scalegmn": "ScaleGMN: scale-equivariant, messages forward",

@@ -35,6 +35,9 @@ from benchmarks.weights.predictors import Budget, Data, FlatMlp, StatNN, predict
 READERS: dict[str, Callable[[SymmetrySpec, Family, Mapping[str, Any], Mapping[str, Any]], Functional]] = {
     "picture": lambda spec, family, head, _: PictureFunctional(spec, head=head, family=family.to_config()),
     "probed": lambda spec, family, head, _: ProbedFunctional(spec, head=head, family=family.to_config()),
+    "probed_examples": lambda spec, family, head, _: ProbedFunctional(
+        spec, head=head, family=family.to_config()
+    ),
     "scalegmn_b": lambda spec, _, head, swept: ScaleGMNFunctional(spec, head=head, **swept),
     "scalegmn": lambda spec, _, head, swept: ScaleGMNFunctional(
         spec, head=head, direction="forward", **swept
@@ -55,6 +58,9 @@ CANONICAL = ("mlp",)
 """Readers that get canonicalised weights, without an augmentation that would leave the gauge."""
 OF_PICTURES = ("picture", "scalegmn_b_random", "twin_random")
 """Readers for image networks alone: others have no start but that of chance."""
+
+OF_CNNS = ("probed_examples",)
+"""Readers for CNNs alone; `generalisation.Networks` gives them training examples."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ from benchmarks.weights.predictors import (
     tau,
     train,
 )  # fmt: skip
-from benchmarks.weights.readers import OF_PICTURES, READERS
+from benchmarks.weights.readers import OF_CNNS, OF_PICTURES, READERS
 
 BENCHMARK = "tiny_rnn_zoo"
 RATE = {"name": "regression", "low": 0.0, "high": 1.0}
@@ -244,7 +244,8 @@ def inr_classes(options: Namespace) -> None:
     """Digits from image networks."""
     plan = inr.QUICK if options.quick else inr.Plan()
     plan = plan if options.seeds is None else replace(plan, seeds=options.seeds)
-    chosen = [name for name in READERS if not options.only or name in options.only]
+    of_pictures = [name for name in READERS if name not in OF_CNNS]
+    chosen = [name for name in of_pictures if not options.only or name in options.only]
     with results(inr.BENCHMARK, options) as store:
         if not options.report:
             which = options.fits or list(inr.ZOOS)

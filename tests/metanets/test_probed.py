@@ -65,6 +65,15 @@ def test_probed_functional_learns_its_probes_and_its_state_holds_no_network() ->
     assert {name.split(".")[0] for name in made.state_dict()} == {"head", "probes", "norm", "trunk", "last"}
 
 
+def test_probed_functional_starts_from_inputs() -> None:
+    made, inputs = _made(FAMILIES[2]), torch.randn(3, 1, 6, 6)
+    made.start_from(inputs)
+    assert torch.equal(made.probes, inputs.double())
+    for bad in (inputs[:2], torch.full_like(inputs, torch.nan)):
+        with pytest.raises(ValueError, match=r"inputs: got shape .*, expected finite ones"):
+            made.start_from(bad)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
