@@ -44,10 +44,10 @@ READERS: dict[str, Callable[[SymmetrySpec, Family, Mapping[str, Any], Mapping[st
     ),
     "twin": lambda spec, _, head, swept: ScaleGMNFunctional(spec, head=head, respects="permutation", **swept),
     "scalegmn_b_random": lambda spec, _, head, swept: ScaleGMNFunctional(
-        spec, head=head, **(swept | {"start": "random"})
+        spec, head=head, **{**swept, "start": "random"}
     ),
     "twin_random": lambda spec, _, head, swept: ScaleGMNFunctional(
-        spec, head=head, respects="permutation", **(swept | {"start": "random"})
+        spec, head=head, respects="permutation", **{**swept, "start": "random"}
     ),
     "unf": lambda spec, _, head, __: UNFFunctional(spec, head=head, width=32),
     "mlp": lambda spec, _, head, __: FlatMlp(spec, head=head, width=512, dropout=0.2),
