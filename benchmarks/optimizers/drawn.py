@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import amortopt.meta.rule.problems  # noqa: F401  # registers digits_autoencoder
 from amortopt.meta.rule.inner import InnerProblem
+from amortopt.meta.rule.problems import random_function, random_image
 from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.optim.stepwise import LEARNING_RATE
-from amortopt.tasks import ArrayProblem, Family, Problem, make_family, make_problem
+from amortopt.tasks import Family, Problem, make_family, make_problem
 from amortopt.training import Stepper
 from benchmarks.harness.command import Advance, Part
 from benchmarks.harness.numbers import summary
@@ -183,7 +183,7 @@ def _problem_and_family(
         inputs = chance.choice((3, 6, 12, 20))
         family = make_family("mlp", widths=[inputs, *hidden, 1], **common)
         noise = chance.choice((0.0, 0.1, 0.3))
-        return _random_function(seed, chance.choice((400, 2000)), inputs, noise), family
+        return random_function(seed, chance.choice((400, 2000)), inputs, noise), family
     if kind == "autoencoder":
         widths = [256, hidden[0], 8, hidden[0], 256]
         return make_problem("digits_autoencoder"), make_family("mlp", widths=widths, **common)
@@ -195,37 +195,12 @@ def _problem_and_family(
     if kind == "siren":
         widths = [2, *[min(hidden[0], 48)] * len(hidden), 1]
         family = make_family("siren", widths=widths, w0=chance.choice((10.0, 20.0, 30.0)))
-        return _random_image(seed, chance.choice((32, 48)), chance.choice((1.0, 1.5, 2.0))), family
+        return random_image(seed, chance.choice((32, 48)), chance.choice((1.0, 1.5, 2.0))), family
     text = make_problem(**TEXT)
     if kind == "rnn":
         return text, make_family("char_rnn", embedding=24, hidden=chance.choice((32, 48)))
     shape = {"width": 24, "heads": 2, "blocks": chance.choice((1, 2)), "ratio": 2}
     return text, make_family("transformer", **shape, **common)
-
-
-def _random_function(seed: int, examples: int, inputs: int, noise: float) -> Problem:
-    """A sum of sixteen sines of random directions, standardised."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    x, ways = normal(examples, inputs), normal(inputs, 16) / math.sqrt(inputs)
-    y = (x @ ways + 3 * normal(16)).sin() @ normal(16, 1)
-    y = (y - y.mean()) / y.std() + noise * normal(examples, 1)
-    return ArrayProblem((x, y), name=f"function {seed}")
-
-
-def _random_image(seed: int, side: int, decay: float) -> Problem:
-    """Grey values in [-1, 1] whose spectrum falls with a power, at positions in [-1, 1]²."""
-    generator = torch.Generator().manual_seed(seed)
-    frequency = torch.fft.fftfreq(side) * side
-    radius = (frequency[:, None].square() + frequency.square()).sqrt().clamp(min=1)
-    real, imaginary = torch.randn(2, side, side, generator=generator)
-    image = torch.fft.ifft2(torch.complex(real, imaginary) / radius**decay).real
-    axis = torch.linspace(-1, 1, side)
-    values = (image / image.abs().max()).flatten()[:, None]
-    return ArrayProblem((torch.cartesian_prod(axis, axis), values), name=f"image {seed}")
 
 
 def _drawn_again(p: Tensor, name: str, start: str, generator: torch.Generator) -> Tensor:

@@ -154,6 +154,23 @@ class UNFRule(UpdateRule):
         state = fresh_state(layout, flat, dtype)
         return state | ({"length": torch.zeros_like(state["step"])} if self.floor < 1 else {})
 
+    def of_vectors(self, vectors: Tensor) -> dict[str, Tensor]:
+        """The parameters of B rules, for a step of B networks with one rule each.
+
+        ``functional_call(rule, rule.of_vectors(vectors), (layout, flat, grads, state))`` is that step: a
+        batched product where ``vmap`` over steps takes several times as long.
+
+        Args:
+            vectors: The rules, [B, M], in the order of ``parameters_to_vector``.
+
+        Returns:
+            Name -> parameters; the axis of networks comes after that of classes or axis roles, if there is one.
+        """
+        named = dict(self.named_parameters())
+        parts = vectors.split([p.numel() for p in named.values()], dim=1)
+        many = {name: part.unflatten(1, p.shape) for (name, p), part in zip(named.items(), parts, strict=True)}
+        return {name: p.transpose(0, 1) if named[name].ndim > 2 else p for name, p in many.items()}
+
     def forward(
         self, layout: UpdateLayout, flat: Tensor, grads: Tensor, state: RuleState, *, inplace: bool = False
     ) -> tuple[Tensor, RuleState]:
