@@ -118,6 +118,22 @@ def test_rule_runs_under_vmap_over_its_parameters(net: Reach) -> None:
 
 
 @pytest.mark.parametrize("net", REACHES)
+def test_every_network_may_have_a_rule_of_its_own(net: Reach) -> None:
+    layout, rule = plain(), rule_of(net=net, width=4)
+    flat, grad = flat_noise(layout, 0, 3), flat_noise(layout, 1, 3)
+    state = rule.init_state(layout, flat)
+    center = torch.nn.utils.parameters_to_vector(rule.parameters()).detach()
+    vectors = center + 0.1 * torch.arange(3.0, dtype=center.dtype)[:, None]
+    with torch.no_grad():
+        got, _ = functional_call(rule, rule.of_vectors(vectors), (layout, flat, grad, state))
+        for k in range(3):
+            torch.nn.utils.vector_to_parameters(vectors[k], rule.parameters())
+            want, _ = rule(layout, flat[k], grad[k], {key: value[k] for key, value in state.items()})
+            torch.testing.assert_close(got[k], want)
+    assert not torch.allclose(got[0], got[1])
+
+
+@pytest.mark.parametrize("net", REACHES)
 def test_fresh_rule_is_muon_and_adam(net: Reach) -> None:
     """A hundred steps on a loss, against the optimizers written by hand.
 
