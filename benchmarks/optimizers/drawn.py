@@ -24,14 +24,13 @@ from torch import Tensor
 from amortopt.meta.rule.inner import InnerProblem
 from amortopt.meta.rule.problems import random_function, random_image
 from amortopt.metanets.update_rule.rule import UNFRule
-from amortopt.optim.stepwise import LEARNING_RATE
 from amortopt.tasks import Family, Problem, make_family, make_problem
 from amortopt.training import Stepper
 from benchmarks.harness.command import Advance, Part
 from benchmarks.harness.numbers import summary
 from benchmarks.harness.store import Record, Records
 from benchmarks.harness.tables import plus_minus, table
-from benchmarks.optimizers.parts import Entry, numbers_of
+from benchmarks.optimizers.parts import numbers_of
 from benchmarks.optimizers.settings import TEXT
 from benchmarks.optimizers.steppers import Learned
 from benchmarks.optimizers.training import Starts, train, train_loss
@@ -108,14 +107,12 @@ class Candidate:
         rule: None is AdamW.
         falling: Rates that fall to zero as a cosine.
         constant: Rates that stay.
-        sha256: Of a network's weights.
     """
 
     title: str
     rule: UNFRule | None = None
     falling: tuple[float, ...] = RATES
     constant: tuple[float, ...] = ()
-    sha256: str = ""
 
     def stepper(self, inner: InnerProblem, rates: Sequence[float], schedule: Any) -> Stepper | Learned:
         """The optimizer of as many networks as there are rates."""
@@ -147,11 +144,6 @@ CANDIDATES = (
     _changed("gradient .2", mix=(0.2, 0.0, 0.8, 0.0)),
     _changed("gradient .4", mix=(0.4, 0.0, 0.6, 0.0)),
 )
-
-
-def with_network(entry: Entry) -> Candidate:
-    """A rule of a release, at the rates of ``unf-small``."""
-    return Candidate(f"`{entry.name}`", entry.rule, (*RATES, LEARNING_RATE), sha256=entry.sha256)
 
 
 def draw_task(seed: int) -> Drawn:
@@ -217,8 +209,8 @@ def _drawn_again(p: Tensor, name: str, start: str, generator: torch.Generator) -
     return p
 
 
-def drawn_parts(networks: Sequence[Entry] = (), *, quick: bool) -> list[Part]:
-    """A part per candidate, and per rule with a network."""
+def drawn_parts(*, quick: bool) -> list[Part]:
+    """A part per candidate."""
     tasks, shrink = (3, 10) if quick else (TASKS, 1)
     candidates = CANDIDATES[:3] if quick else CANDIDATES
     return [
@@ -227,16 +219,15 @@ def drawn_parts(networks: Sequence[Entry] = (), *, quick: bool) -> list[Part]:
             {
                 "numbers": None if candidate.rule is None else numbers_of(candidate.rule),
                 **{"falling": candidate.falling, "constant": candidate.constant, "shrink": shrink},
-                **({"sha256": candidate.sha256} if candidate.sha256 else {}),
             },
-            partial(_measured, candidate, tasks, shrink),
+            partial(measured, candidate, tasks, shrink),
             float(tasks),
         )
-        for candidate in (*candidates, *map(with_network, networks))
+        for candidate in candidates
     ]
 
 
-def _measured(candidate: Candidate, tasks: int, shrink: int, advance: Advance = lambda _: None) -> Record:
+def measured(candidate: Candidate, tasks: int, shrink: int, advance: Advance = lambda _: None) -> Record:
     """Per task and schedule the final training losses, one for every rate."""
     found: Record = {}
     for seed in range(tasks):
@@ -277,17 +268,30 @@ def drawn_table(records: Records) -> str:
     return table(["", *rivals], rows)
 
 
-def _losses(record: Record, how: str, chosen: Sequence[float]) -> list[float]:
-    """Of every task, at the best of some rates."""
-    places = [list(record["identity"][HOW[how]]).index(rate) for rate in chosen]
-    many = [[task[how][place] for place in places] for task in record["result"].values()]
+def losses_at(rates: Sequence[float], tasks: Record, how: str, chosen: Sequence[float]) -> list[float]:
+    """Of every task, at the best of some of the rates that were measured."""
+    places = [list(rates).index(rate) for rate in chosen]
+    many = [[task[how][place] for place in places] for task in tasks.values()]
     return [min(math.inf if loss is None else loss for loss in losses) for losses in many]
+
+
+def _losses(record: Record, how: str, chosen: Sequence[float]) -> list[float]:
+    return losses_at(record["identity"][HOW[how]], record["result"], how, chosen)
+
+
+def log_ratios(losses: Sequence[float], rival: Sequence[float]) -> list[float]:
+    """Of losses on the same tasks; those below ``SMALLEST`` are equal, and outliers are cut at ``CLIP``."""
+
+    def log(loss: float) -> float:
+        return math.log(min(max(loss, SMALLEST), 1 / SMALLEST))
+
+    return [
+        max(-CLIP, min(CLIP, log(ours) - log(theirs))) for ours, theirs in zip(losses, rival, strict=True)
+    ]
 
 
 def _against(losses: list[float], rival: list[float]) -> str:
     """On how many tasks they are lower, and the mean logarithm of the ratio with its interval."""
-    both = list(zip(losses, rival, strict=True))
+    both = zip(losses, rival, strict=True)
     lower = sum(ours < theirs or ours <= SMALLEST for ours, theirs in both)
-    logs = [math.log(max(ours, SMALLEST) / max(theirs, SMALLEST)) for ours, theirs in both]
-    mean = summary([[max(-CLIP, min(CLIP, value)) for value in logs]])
-    return f"{lower}: {plus_minus(mean, 2, sign='+')}"
+    return f"{lower}: {plus_minus(summary([log_ratios(losses, rival)]), 2, sign='+')}"

@@ -19,8 +19,8 @@ from amortopt.meta.rule.runs import InnerRuns
 from amortopt.meta.rule.truncated import Data, Estimate, check_flag
 from amortopt.metanets.update_rule.rule import UNFRule, is_number
 
-SMALLEST = 1e-4
-"""Losses below this share of the one at the start count as equal."""
+SMALLEST = 3e-5
+"""Losses below this share of a diverged network's count as equal."""
 LARGEST = 0.5
 """Largest difference of a pair that counts, so that one that diverged does not outweigh all others."""
 
@@ -82,7 +82,7 @@ class WholeTrainings:
         top = runs.top(losses[0])
         final = self._final(inner, runs, flat)
         final = torch.where(final.isfinite(), final, top).minimum(top)
-        plus, minus = (final + SMALLEST * losses[0]).log().view(2, -1)
+        plus, minus = (final + SMALLEST * top).log().view(2, -1)
         gains = (plus - minus).clamp(-LARGEST, LARGEST).unsqueeze(1)
         grad = (noise * gains).mean(0) / (2 * self.sigma**2)
         runs.advance(flat, state, torch.stack([*losses, final]), horizon)
