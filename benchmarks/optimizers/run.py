@@ -4,7 +4,7 @@
     python benchmarks/optimizers --quick    # little of everything -> runs/learned_optimizers_quick; 5 min
     python benchmarks/optimizers --parts search             # how the numbers of unf-small were found; 6 min
     python benchmarks/optimizers --parts drawn              # how its default rate was chosen; 10 min
-    python benchmarks/optimizers --parts learned --rivals runs/unf-0/release  # what a network adds; see learned.py
+    python benchmarks/optimizers --parts learned --rivals FOLDER ...   # what a network adds; 10 min
     python benchmarks/optimizers --parts baselines          # needs no rule
     python benchmarks/optimizers --parts cost --threads 1   # what a step costs, against Adam's; 2 min
     python benchmarks/optimizers --parts baselines --baselines nadam

@@ -36,8 +36,8 @@ class UpdateRuleModule(L.LightningModule):
     r"""Trains an update rule to lower the training losses of the networks that it trains.
 
     A meta step takes one problem in turn, or all of them, advances its inner runs by a truncation (with the
-    estimator ``"whole"``: to their end), and descends on the estimator's gradient with Adam. A problem whose gradient is not finite is left out of the
-    step.
+    estimator ``"whole"``: to their end), and descends on the estimator's gradient with Adam. A problem whose
+    gradient is not finite is left out of the step.
 
     Args:
         rule: Arguments of [UNFRule][amortopt.metanets.UNFRule].

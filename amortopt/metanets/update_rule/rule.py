@@ -164,12 +164,15 @@ class UNFRule(UpdateRule):
             vectors: The rules, [B, M], in the order of ``parameters_to_vector``.
 
         Returns:
-            Name -> parameters; the axis of networks comes after that of classes or axis roles, if there is one.
+            Name -> parameters, with the axis of networks after that of classes or axis roles.
         """
         named = dict(self.named_parameters())
         parts = vectors.split([p.numel() for p in named.values()], dim=1)
-        many = {name: part.unflatten(1, p.shape) for (name, p), part in zip(named.items(), parts, strict=True)}
-        return {name: p.transpose(0, 1) if named[name].ndim > 2 else p for name, p in many.items()}
+        many = {}
+        for (name, p), part in zip(named.items(), parts, strict=True):
+            value = part.unflatten(1, p.shape)  # [B, *shape]
+            many[name] = value.transpose(0, 1) if p.ndim > 2 else value
+        return many
 
     def forward(
         self, layout: UpdateLayout, flat: Tensor, grads: Tensor, state: RuleState, *, inplace: bool = False

@@ -69,7 +69,9 @@ def module(**changed: Any) -> UpdateRuleModule:
     return UpdateRuleModule(**(TINY["model"] | changed))
 
 
-@pytest.mark.parametrize("more", [[], [*PES, "--model.together", "true"], WHOLE], ids=["truncated", "pes", "whole"])
+@pytest.mark.parametrize(
+    "more", [[], [*PES, "--model.together", "true"], WHOLE], ids=["truncated", "pes", "whole"]
+)
 def test_run_resumed_after_a_crash_gives_the_same_bits(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:

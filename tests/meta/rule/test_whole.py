@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 
-from amortopt.meta.rule.inner import InnerProblem
 from amortopt.meta.rule import whole
+from amortopt.meta.rule.inner import InnerProblem
 from amortopt.meta.rule.runs import GUARD, Draws, InnerRuns
 from amortopt.meta.rule.whole import LARGEST, SMALLEST, WholeTrainings
 from amortopt.metanets import UNFRule
