@@ -21,8 +21,8 @@ from amortopt.metanets.update_rule.rule import UNFRule, is_number
 
 SMALLEST = 3e-5
 """Losses below this share of a diverged network's count as equal."""
-LARGEST = 0.5
-"""Largest difference of a pair that counts, so that one that diverged does not outweigh all others."""
+LARGEST = 0.2
+"""Largest difference of a pair that counts, so that those of a few problems do not outweigh all others."""
 
 
 @dataclass(frozen=True)
