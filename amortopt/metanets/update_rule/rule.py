@@ -90,8 +90,8 @@ class UNFRule(UpdateRule):
         mix: What Muon orthogonalizes: factors of the gradient and of its three averages.
         floor: The steps of a network whose weights start small are shorter, down to this factor, see
             `length`; 1: they are as long as all others.
-        sizes: Whether the network also gives the size s of every block's direction. Without, s is 0: the size is
-            the base's, and what is learned cannot take the place of a learning rate.
+        sizes: Whether the network also gives the size s of every block's direction. Without, s is 0: the size
+            is the base's, and what is learned cannot take the place of a learning rate.
         ramp: Steps after which steps have their full length; 1: all do.
         damping: For derivatives through a step, second moments count as constant, and as larger by so many
             times their block's mean; 0 for exact derivatives. The step itself does not depend on it.
