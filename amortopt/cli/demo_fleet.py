@@ -53,10 +53,14 @@ def compare_fleet(
     read, tested = problems.draw("test", 0, networks, examples, TESTED)
     real = problems.real()
     for problem in real.values():
-        train, test = problem.split("train").take(slice(examples)), problem.split("test").take(slice(TESTED))
+        if isinstance(problem, ProblemFamily):
+            more = problem.draw("test", 0, 1, examples, TESTED)
+        else:
+            parts = problem.split("train").take(slice(examples)), problem.split("test").take(slice(TESTED))
+            more = tuple(Examples.from_list([(part.x, part.y)]) for part in parts)
         read, tested = (
-            Examples(torch.cat([many.x, one.x[None]]), torch.cat([many.y, one.y[None]]), shared=False)
-            for many, one in ((read, train), (tested, test))
+            Examples(torch.cat([many.x, one.x]), torch.cat([many.y, one.y]), shared=False)
+            for many, one in zip((read, tested), more, strict=True)
         )
     count, module = len(read.x), family.build()
     start = init_many(family.build, range(seed, seed + count))

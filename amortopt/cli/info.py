@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import time
 import warnings
@@ -16,6 +17,7 @@ from amortopt.system.files import write_whole
 from amortopt.system.imports import import_named
 
 _ELEMENTS = 3
+_LARGEST = 10**9  # numbers of an input; 4 GB
 _FORM = "sizes separated by commas, such as 1,3,64,64, or 1,16:50 for integers below 50"
 
 
@@ -121,6 +123,11 @@ def _example_inputs(text: str | None) -> tuple[Tensor, ...]:
         if not all(n.isdecimal() and int(n) > 0 for n in [*sizes, *([below.strip()] if colon else [])]):
             raise ValueError(f"input: got {part!r}, expected positive {_FORM}")
         lengths = [int(size) for size in sizes]
+        if math.prod(lengths) > _LARGEST or (colon and int(below) > 2**63 - 1):
+            raise ValueError(
+                f"input: got {part!r}, more than {_LARGEST:,} numbers or integers of more than 64 bits; give "
+                "the shape of one small batch"
+            )
         if colon:
             inputs.append(torch.randint(int(below), lengths, generator=generator))
         else:

@@ -23,7 +23,7 @@ from amortopt.symmetry.solve.labels import Labels
 from amortopt.symmetry.solve.table import Labelled, table_of
 from amortopt.symmetry.spec import SymmetrySpec
 from amortopt.symmetry.trace.clock import Clock
-from amortopt.symmetry.trace.concrete import takes_number
+from amortopt.symmetry.trace.concrete import size_from, takes_number
 from amortopt.symmetry.trace.program import (
     CHECKS,
     Trace,
@@ -236,6 +236,7 @@ class _Extraction:
         return table_of(self.labels, self._labelled(), tuple(self.recording.operations))
 
     def _read(self) -> None:
+        self.alive = set(self.traced.nodes)
         for node in self.traced.nodes:
             self.clock.check()
             if node.op == "placeholder":
@@ -256,6 +257,10 @@ class _Extraction:
             # A number that decides sizes; they stay as they are if it does.
             for value in tensors(map_arg(node.args, self.values.get)):
                 self.labels.pin(value.dims, "number")
+        elif (decide := size_from(node)) and self.alive.isdisjoint(node.users):
+            # So does a number of elements, of which nothing else is read.
+            for value in tensors(map_arg(decide, self.values.get)):
+                self.labels.pin(value.dims, "number of elements")
         elif node.op == "call_function" and operator_name(node) not in CHECKS:
             self._call(node)
 

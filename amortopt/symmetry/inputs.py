@@ -97,6 +97,8 @@ class Inputs:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_shown(part)}" for key, part in value.items()) + "}"
     return f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
@@ -166,3 +168,11 @@ def apart(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module, {id(t): t for t in tensors if isinstance(t, Tensor)})
     except Exception:
         return module
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; a missing key, whose text is the key alone, by its name."""
+    if isinstance(error, KeyError) and error.args:
+        return f"it asks for the key {error.args[0]!r}, which is not there"
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__

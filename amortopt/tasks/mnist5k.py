@@ -70,11 +70,24 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.from_numpy(np.asarray(labels, dtype=np.int64))
 
 
+def pictures(which: Which, side: int = SIDE, seed: int = 42) -> torch.Tensor:
+    """Grey levels in [0, 1], ink being 1, of one part [n, side, side]: what ``MNIST5k`` standardises."""
+    return _drawn(side)[_parts_of(seed)[which], 0].float().clamp(0, 1)
+
+
 @lru_cache(maxsize=8)
-def _parts(side: int, seed: int) -> dict[Which, Examples]:
-    x, y = images()
-    if side < SIDE:
-        x = F.interpolate(x.double(), size=(side, side), mode="bilinear", antialias=True)
+def _drawn(side: int) -> torch.Tensor:
+    """All images [5000, 1, side, side]."""
+    x, _ = images()
+    if side == SIDE:
+        return x
+    return F.interpolate(x.double(), size=(side, side), mode="bilinear", antialias=True)
+
+
+@lru_cache(maxsize=8)
+def _parts_of(seed: int) -> dict[Which, torch.Tensor]:
+    """Indices of the images of each part, in random order."""
+    _, y = images()
     generator = np.random.RandomState(seed)  # NumPy freezes the streams of its legacy generator
     chosen: dict[Which, list[np.ndarray]] = {which: [] for which in SPLITS}
     for digit in range(_CLASSES):
@@ -83,9 +96,12 @@ def _parts(side: int, seed: int) -> dict[Which, Examples]:
         chosen["train"].append(train)
         chosen["val"].append(val)
         chosen["test"].append(test)
-    index: dict[Which, torch.Tensor] = {
-        which: torch.from_numpy(generator.permutation(np.concatenate(chosen[which]))) for which in SPLITS
-    }
+    return {which: torch.from_numpy(generator.permutation(np.concatenate(chosen[which]))) for which in SPLITS}
+
+
+@lru_cache(maxsize=8)
+def _parts(side: int, seed: int) -> dict[Which, Examples]:
+    x, (_, y), index = _drawn(side), images(), _parts_of(seed)
     train = x[index["train"]].double()
     mean, std = train.mean(), train.std(correction=0)
     return {

@@ -17,7 +17,7 @@ from benchmarks.harness.command import Part
 from benchmarks.harness.store import ROOT, Record, Records
 from benchmarks.harness.tables import document, machines, table
 from benchmarks.symmetry.coverage import code_digest
-from tests.symmetry.programs import Program, settled, shows
+from tests.symmetry.programs import Program, refused, settled, shows
 
 BENCHMARK = "symmetry_programs"
 _AT_ONCE = 100
@@ -39,7 +39,14 @@ def _measured(start: int, advance: Any = None) -> Record:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     started = time.perf_counter()
-    result: dict[str, Any] = {"held": 0, "show_nothing": 0, "movable": 0, "unsound": [], "failed": []}
+    result: dict[str, Any] = {
+        "held": 0,
+        "show_nothing": 0,
+        "refused": 0,
+        "movable": 0,
+        "unsound": [],
+        "failed": [],
+    }
     try:
         for seed in range(start, start + _AT_ONCE):
             torch.manual_seed(seed)
@@ -61,6 +68,9 @@ def _measured(start: int, advance: Any = None) -> Record:
                     else:
                         result["show_nothing"] += 1
                 except Exception as error:
+                    if refused(program, error):
+                        result["refused"] += 1
+                        continue
                     result["failed"].append([seed, f"{type(error).__name__}: {error}"[:300]])
                 else:
                     result["held"] += 1
@@ -73,16 +83,19 @@ def _measured(start: int, advance: Any = None) -> Record:
 def block(records: Records) -> str:
     """The sums: the table of the docs."""
     results = [record["result"] for record in records.values()]
-    total = {key: sum(r[key] for r in results) for key in ("held", "show_nothing", "movable")}
+    keys = ("held", "show_nothing", "refused", "movable")
+    total = {key: sum(r.get(key, 0) for r in results) for key in keys}
     lists = {key: [entry for r in results for entry in r[key]] for key in ("unsound", "failed")}
-    programs = sum(total[key] for key in ("held", "show_nothing")) + sum(map(len, lists.values()))
+    programs = sum(total[key] for key in keys[:3]) + sum(map(len, lists.values()))
     row = [programs, total["held"], total["movable"], len(lists["unsound"]), len(lists["failed"])]
-    row.append(total["show_nothing"])
-    head = ("programs", "claim holds", "of these with symmetry", "unsound", "failed", "output shows nothing")
+    row += [total["refused"], total["show_nothing"]]
+    head = ("programs", "claim holds", "of these with symmetry", "unsound", "failed", "refused")
+    head += ("output shows nothing",)
     text = (
         "Programs drawn at random from the steps of tests/symmetry/programs, which call all but six of the "
         "operations that have a rule; every claim is checked with three random elements, in float64, to a "
-        "relative 1e-6, with random numbers of eval mode drawn from one seed. Output shows nothing: not "
+        "relative 1e-6, with random numbers of eval mode drawn from one seed. Refused: numbers are computed "
+        "with how many elements a mask holds, or a branch depends on it. Output shows nothing: not "
         "finite, zero, the same for every input, decided by rounding, as that of a comparison of equals, or "
         "none for another number of examples. "
         f"{machines(records)}."

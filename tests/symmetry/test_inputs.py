@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import random
@@ -185,6 +186,40 @@ def test_a_copy_shares_the_tensors_of_its_module() -> None:
     net = Keeping()
     other = apart(net)
     assert isinstance(other, Keeping) and other.a.weight is net.a.weight and other.store is not net.store
+
+
+class Halving(nn.Module):
+    """Halves its hidden weights at every call, by an operation that tracing sees or past it."""
+
+    def __init__(self, seen: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.seen = nn.Linear(4, 6), nn.Linear(6, 2), seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            (self.a.weight if self.seen else self.a.weight.data).mul_(0.5)
+        return self.b(torch.relu(self.a(x)))
+
+
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_parameters_that_a_forward_writes_to_are_left_alone(seen: bool, dtype: torch.dtype) -> None:
+    net, x = Halving(seen).to(dtype), X.to(dtype)
+    before = copy.deepcopy(net.state_dict())
+    if seen:
+        assert extract(net, x).verify(net, x).holds
+    else:
+        with pytest.raises(ValueError, match="comes from outside of torch's operations"):
+            extract(net, x)
+    assert all(value.equal(before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_key_that_an_input_lacks_is_named() -> None:
+    net = Net(lambda net, x, *_: net.b(net.hidden(x["z"])))
+    with pytest.raises(
+        ValueError, match=r"\[\{'x': \(5, 4\)\}\]: it asks for the key 'z', which is not there"
+    ):
+        extract(net, ({"x": X},))
 
 
 # Values that decide what is run

@@ -136,5 +136,8 @@ def test_extract_within_its_time_gives_the_same_table() -> None:
 
 
 def test_extract_refuses_a_limit_that_is_no_time() -> None:
-    with pytest.raises(ValueError, match=r"seconds: got 0, expected a positive number or None"):
-        extract(nn.Linear(3, 3), torch.zeros(1, 3), seconds=0)
+    for seconds in (0, "1", True, float("nan")):
+        with pytest.raises(
+            ValueError, match=rf"seconds: got {seconds!r}, expected a positive number or None"
+        ):
+            extract(nn.Linear(3, 3), torch.zeros(1, 3), seconds=seconds)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from amortopt.symmetry import SymmetrySpec, UnknownOperationWarning, extract
 from amortopt.testing import assert_function_preserved
-from tests.symmetry.programs import Program, settled, shows
+from tests.symmetry.programs import Program, refused, settled, shows
 
 _SEEDS = range(150)
 # Of torch, about operations that are new, slow or deprecated.
@@ -30,20 +30,27 @@ def _double() -> Iterator[None]:
 
 @cache
 def _extracted(seed: int) -> tuple[Program, Tensor, SymmetrySpec | None]:
-    """A program, its input and its symmetry; None if its output can tell nothing."""
+    """A program, its input and its symmetry; None if its output can tell nothing, or it is refused."""
     torch.manual_seed(seed)
     program = Program([1000 * seed + step for step in range(4 + 2 * (seed % 5))]).eval()
     x = torch.randn(3, 3, 6)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnknownOperationWarning)
-        return program, x, extract(program, x) if shows(program, x) else None
+        if not shows(program, x):
+            return program, x, None
+        try:
+            return program, x, extract(program, x)
+        except ValueError as error:
+            if not refused(program, error):
+                raise
+            return program, x, None
 
 
 @pytest.mark.parametrize("seed", _SEEDS)
 def test_what_is_claimed_of_a_random_network_holds(seed: int) -> None:
     program, x, spec = _extracted(seed)
     if spec is None:
-        pytest.skip("its output shows nothing")
+        pytest.skip("its output shows nothing, or numbers of elements decide what it computes")
     print("\n".join(program.log))
     # Some of these networks hardly use some of their weights: no negative control.
     assert_function_preserved(program, x, spec, low=0.3, high=3, rtol=1e-6, control=False, drawn=True)

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from amortopt.symmetry import extract
-
-
-class Between(nn.Module):
-    """A hidden layer, and what ``function`` makes of it."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.a, self.b, self.function = nn.Linear(4, 6), nn.Linear(6, 2), function
-        self.table = nn.Embedding(6, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.b(self.function(self.a(x)))
+from tests.symmetry.between import Between
 
 
 def _says_nan(h: Tensor) -> Tensor:
@@ -72,6 +62,51 @@ def test_a_branch_on_the_text_of_a_tensor_is_refused(function: Callable[[Tensor]
 def test_an_error_that_forward_catches_is_refused(function: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(ValueError, match=r"a branch depends on whether \w+ fails, which forward catches"):
         extract(Between(function), torch.randn(8, 4))
+
+
+def _number_or_one(h: Tensor) -> Tensor:
+    try:
+        factor = float(h.sum())
+    except RuntimeError:
+        factor = 1.0
+    return factor * h.relu()
+
+
+def _truth_or_sum(h: Tensor) -> Tensor:
+    try:
+        return h.relu() if h.sum() > 0 else h.sigmoid()
+    except RuntimeError:
+        return h.relu()
+
+
+def _array_or_none(h: Tensor) -> Tensor:
+    with contextlib.suppress(RuntimeError):
+        return h.relu() * torch.from_numpy(h.detach().numpy()).sum()
+    return h.relu()
+
+
+def _at_last(h: Tensor) -> Tensor:
+    factor = 1.0
+    try:
+        factor = float(h.sum())
+    finally:
+        return factor * h.relu()  # noqa: B012
+
+
+@pytest.mark.parametrize("function", [_number_or_one, _truth_or_sum, _array_or_none, _at_last])
+def test_an_error_of_tracing_that_forward_catches_does_not_hide_a_number(
+    function: Callable[[Tensor], Tensor],
+) -> None:
+    with pytest.raises(ValueError, match=r"number|outside of torch"):
+        extract(Between(function), torch.randn(8, 4))
+
+
+def test_what_is_read_at_an_address_is_refused() -> None:
+    def first(h: Tensor) -> Tensor:
+        return h.relu() * ctypes.c_float.from_address(h.data_ptr()).value
+
+    with pytest.raises(ValueError, match="data_ptr gives an address"):
+        extract(Between(first), torch.randn(8, 4))
 
 
 def _logs(h: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from amortopt.symmetry.alignment.scales import balancing, of_layers
 from amortopt.symmetry.alignment.solve import Scores, best_element
 from amortopt.symmetry.alignment.weights import WeightMatching
 from amortopt.symmetry.extract import extract
-from amortopt.symmetry.inputs import Inputs
+from amortopt.symmetry.inputs import Inputs, first_line
 from amortopt.symmetry.proof.running import Runner
 from amortopt.symmetry.spec import SymmetrySpec
 
@@ -185,12 +185,12 @@ def merge(
     Warns:
         UserWarning: The networks have running statistics, and there are no ``inputs`` to measure them on.
     """
-    networks = list(networks)
+    networks = _listed(networks)
     shares = [1.0] * len(networks) if weights is None else [float(w) for w in weights]
-    if not networks or len(shares) != len(networks) or not math.isfinite(sum(shares)) or not sum(shares):
+    if len(shares) != len(networks) or not math.isfinite(sum(shares)) or not sum(shares):
         raise ValueError(
             f"weights: got {shares} for {len(networks)} networks, expected one number per network, with a "
-            "finite sum other than 0, and at least one network"
+            "finite sum other than 0"
         )
     first = networks[0]
     if spec is None:
@@ -221,6 +221,21 @@ def merge(
     return merged
 
 
+def _listed(networks: Any) -> list[nn.Module]:
+    """The networks; a ``ValueError`` for one network, none, or anything else."""
+    if isinstance(networks, nn.Module) or not isinstance(networks, Iterable):
+        got, networks = type(networks).__name__, []
+    else:
+        networks = list(networks)
+        others = [x for x in networks if not isinstance(x, nn.Module)]
+        got = f"{type(others[0]).__name__} among them" if others else "none" if not networks else ""
+    if got:
+        raise ValueError(
+            f"networks: got {got}, expected a list of nn.Modules of one architecture; pass [a, b]"
+        )
+    return networks
+
+
 def measure_batch_norms(network: nn.Module, inputs: Iterable[Any]) -> None:
     """Replace the running statistics of a network's norms by those on some batches, equally weighted.
 
@@ -249,7 +264,13 @@ def measure_batch_norms(network: nn.Module, inputs: Iterable[Any]) -> None:
             for batch in inputs:
                 count += 1
                 call = Inputs.of(batch, network)
-                network(*call.args, **call.kwargs)
+                try:
+                    network(*call.args, **call.kwargs)
+                except Exception as error:
+                    raise ValueError(
+                        f"inputs: batch {count} is no input of {type(network).__name__}: "
+                        f"{first_line(error)}; got [{call}]{_ADVICE[len(call.tensors) > 1]}"
+                    ) from error
     finally:
         for part, mode in modes:
             part.training = mode
@@ -257,6 +278,13 @@ def measure_batch_norms(network: nn.Module, inputs: Iterable[Any]) -> None:
             part.momentum = momentum
     if not count:
         raise ValueError("inputs: got no batch, expected at least one of what forward takes")
+
+
+_ADVICE = (
+    "; give batches of several examples",
+    ", expected what forward takes without labels; pass [x for x, y in loader]",
+)
+"""What to do with a batch that forward does not take: one argument, or several."""
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -289,6 +317,11 @@ def _check(spec: SymmetrySpec, a: nn.Module, b: nn.Module) -> None:
                 "of one architecture"
             )
         for value, key in ((network.get(name), label) for network, label in zip(tensors, "ab", strict=True)):
+            if value is not None and value.is_meta:
+                raise ValueError(
+                    f"{key}: got {name!r} on the meta device, expected weights with values; load them first, "
+                    "with to_empty and load_state_dict"
+                )
             if value is not None and value.is_floating_point() and not bool(value.isfinite().all()):
                 raise ValueError(f"{key}: got NaN or infinite values in {name!r}, expected finite weights")
 

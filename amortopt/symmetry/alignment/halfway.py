@@ -18,7 +18,7 @@ from amortopt._types import Params
 from amortopt.functional.networks import shared_slices
 from amortopt.symmetry.action import Element, act_on_some, identity
 from amortopt.symmetry.inputs import Inputs, apart, outputs_of
-from amortopt.symmetry.proof.running import restored
+from amortopt.symmetry.proof.running import Expectation, restored
 
 if TYPE_CHECKING:
     from amortopt.symmetry.spec import SymmetrySpec
@@ -98,8 +98,12 @@ class _Answers:
             for part in self.network.modules():
                 if getattr(part, "running_mean", None) is not None:
                     part.train()
+            # A forward may write to parameters, and make constants of another type.
+            fixed = {name: p.clone() for name, p in params.items() if not p.requires_grad}
             try:
-                output = functional_call(self.network, {**params, **buffers}, inputs.args, inputs.kwargs)
+                with Expectation(torch.float64, set(), drawn=False, training=True):
+                    state = {**params, **fixed, **buffers}
+                    output = functional_call(self.network, state, inputs.args, inputs.kwargs)
             except Exception as error:
                 raise ValueError(
                     "halfway: the network does not run on example_input in float64, with norms that measure "

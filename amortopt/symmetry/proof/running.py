@@ -97,7 +97,7 @@ class Runner:
             restored(module),
             shared_slices(module),
             torch.random.fork_rng(devices=list(devices)),
-            _Expectation(self.dtype, self.random, self.drawn, training),
+            Expectation(self.dtype, self.random, self.drawn, training),
         ):
             try:
                 # In eval mode without gradients PyTorch's transformer layers would be one fused operation.
@@ -107,7 +107,9 @@ class Runner:
                 random.seed(0)
                 np.random.seed(0)
                 module.train(training)
-                state = {**self.params, **weights, **buffers}
+                # A forward may write to parameters; those that are differentiated are no others' tensors.
+                fixed = {n: p.clone() for n, p in (self.params | weights).items() if not p.requires_grad}
+                state = {**weights, **fixed, **buffers}
                 output = functional_call(module, state, inputs.args, inputs.kwargs)
                 return [t.clone() for t in outputs_of(output)], buffers
             finally:
@@ -397,7 +399,7 @@ _DROPOUT = ("bernoulli", "native_dropout", "rrelu_with_noise")
 _LOWER_COMPLEX = (torch.complex64, torch.complex32)
 
 
-class _Expectation(TorchDispatchMode):
+class Expectation(TorchDispatchMode):
     """Replaces random numbers by their expectations; under float64 leaves out casts to smaller types."""
 
     supports_higher_order_operators = True

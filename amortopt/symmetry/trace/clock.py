@@ -22,8 +22,9 @@ class Clock(TorchFunctionMode):
 
     def __init__(self, seconds: float | None) -> None:
         super().__init__()
-        if seconds is not None and not seconds > 0:
-            raise ValueError(f"seconds: got {seconds}, expected a positive number or None for no limit")
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if seconds is not None and not (number and seconds > 0):
+            raise ValueError(f"seconds: got {seconds!r}, expected a positive number or None for no limit")
         self.seconds, self.start = seconds, time.monotonic()
 
     @property

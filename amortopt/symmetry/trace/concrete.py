@@ -24,7 +24,7 @@ from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 
 from amortopt._types import Params
-from amortopt.symmetry.trace.watch import AT_MOST, TEXTS, Watch
+from amortopt.symmetry.trace.watch import AT_MOST, TEXTS, Watch, called_by_network
 
 _LEAVES_TENSORS = frozenset({"item", "_local_scalar_dense", "is_nonzero", "equal", "allclose"})
 
@@ -37,6 +37,7 @@ def concrete_graph(
     module: nn.Module,
     inputs: Sequence[Tensor],
     *,
+    seen: bool = False,
     branches: bool = False,
     numbers: int = 0,
     constants: int = 0,
@@ -46,6 +47,7 @@ def concrete_graph(
     Args:
         module: In the mode to trace it in; not modified.
         inputs: Arguments of its forward.
+        seen: Whether ``torch.export`` has followed what is computed with sizes that depend on values.
         branches: Whether ``torch.export`` found a branch on a size that depends on values.
         numbers: How many numbers ``torch.export`` saw leave the tensors without a branch on any of them. If
             that are all that leave here, they may depend on inputs and parameters: what they are used for,
@@ -89,6 +91,8 @@ def concrete_graph(
         raise DataDependentError(
             "a branch depends on how long the sequences of torch.nn.utils.rnn.pack_padded_sequence are"
         )
+    if not seen and any(size_from(node) for node in graph.nodes):
+        _check_numbers(module, params, inputs, graph)
     if sum(node.op == "get_attr" for node in graph.nodes) not in (0, constants):
         _check_constants(module, params, inputs, graph)
     by_name = dict(zip(holders, (*params, *buffers), strict=False))
@@ -101,16 +105,25 @@ def concrete_graph(
 
 
 def _traced(module: nn.Module, params: Params, inputs: Sequence[Tensor]) -> torch.fx.Graph:
-    buffers = {name: b.clone() for name, b in module.named_buffers()}
+    params, buffers = _copied(module, params)
 
     def run(params: Params, buffers: Params, inputs: list[Tensor]) -> object:
-        return functional_call(module, {**params, **buffers}, tuple(inputs))
+        return _run(module, params, buffers, inputs)
 
     # The same random numbers in every trace, also those that a network draws outside of torch.
     with torch.no_grad(), seeded(), warnings.catch_warnings(), _Lists():
         warnings.simplefilter("ignore")
         tracer = make_fx(run, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)
         return tracer(params, buffers, list(inputs)).graph
+
+
+def _copied(module: nn.Module, params: Params) -> tuple[Params, Params]:
+    """Parameters and buffers that a forward may write to."""
+    return {n: p.clone() for n, p in params.items()}, {n: b.clone() for n, b in module.named_buffers()}
+
+
+def _run(module: nn.Module, params: Params, buffers: Params, inputs: Sequence[Tensor]) -> object:
+    return functional_call(module, {**params, **buffers}, tuple(inputs))
 
 
 @contextlib.contextmanager
@@ -129,11 +142,16 @@ def seeded() -> Iterator[None]:
 
 
 class _Lists(TorchFunctionMode):
-    """Records numbers that leave a tensor as a list or an array, which tracing by itself does not."""
+    """Records numbers that leave a tensor as a list or an array, which tracing by itself does not.
+
+    What is read at an address is not known.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is Tensor.data_ptr and called_by_network(sys._getframe(1)):
+            raise DataDependentError("data_ptr gives an address, and what is read there is not known")
         if func in _MADE_LISTS and not args[0].is_sparse and args[0].layout == torch.strided:
             entries = args[0].detach().reshape(-1)
             # A list has its numbers one by one in a trace of torch.export, too.
@@ -211,6 +229,12 @@ def _check_texts_and_errors(
 
     A network that raises computes nothing that could be preserved.
     """
+    if watch.errors:
+        with Watch() as plain, torch.no_grad(), seeded(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _run(module, *_copied(module, params), inputs)
+        if plain.errors != watch.errors:
+            raise DataDependentError("forward catches an error that only tracing raises")
     if len(watch.tried) > AT_MOST:
         raise DataDependentError(f"{len(watch.tried)} calls may fail for some values, which forward catches")
     others = [(Watch(text=text), "the text of a tensor") for text in TEXTS if watch.texts]
@@ -293,7 +317,8 @@ def live(
         schema = getattr(node.target, "_schema", None)
         if isinstance(node.target, torch._ops.OpOverload):
             writes = (schema is not None and schema.is_mutable) or (training and "norm" in str(node.target))
-            writes |= takes_number(node)  # it decides sizes
+            # They decide sizes, even if nothing else is read of them.
+            writes |= takes_number(node) or bool(size_from(node)) or not str(node.target).startswith("aten.")
         else:
             writes = node.op == "call_function" and getattr(node.target, "__name__", "") != "getitem"
         if node in needed or writes or node.op in ("output", "placeholder"):
@@ -370,14 +395,9 @@ def _check_values(
                 raise DataDependentError(
                     f"aten.{name} takes a number out of a tensor that depends on inputs or parameters"
                 )
-        sized = _sized_by_values(node)
-        if name in _SIZED_BY_INDEX and len(node.args) > 1:
-            # By a mask, or by numbers of copies, that depend on inputs or parameters.
-            index = node.args[1] if isinstance(node.args[1], list | tuple) else [node.args[1]]
-            values = [x.meta.get("val") for x in index if isinstance(x, torch.fx.Node) and x in varies]
-            counts = name == "repeat_interleave"
-            sized = any(isinstance(v, Tensor) and (v.dtype == torch.bool or counts) for v in values)
-        if branches and sized and node in varies:
+        # How long sequences are is looked at by itself.
+        sized = not str(node.target).startswith(_PACKS) and any(x in varies for x in size_from(node))
+        if branches and sized:
             raise DataDependentError(
                 f"the number of elements of aten.{name} depends on inputs or parameters, and a branch on it"
             )
@@ -396,29 +416,78 @@ def _counts_sequences(node: Any) -> bool:
     return str(getattr(rows.args[0], "target", "")).startswith(_PACKS)
 
 
-def _sized_by_values(node: torch.fx.Node) -> bool:
-    """Whether the size of an operation's output depends on the values of its first argument."""
+def size_from(node: torch.fx.Node) -> list[torch.fx.Node]:
+    """The nodes whose values decide how many elements an operation's output has."""
     if not isinstance(node.target, torch._ops.OpOverload):
-        return False
+        return []
     name = str(node.target).removeprefix("aten.").split(".")[0]
+    given = [x for arg in node.args for x in (arg if isinstance(arg, list | tuple) else [arg])]
+    nodes = [x for x in given if isinstance(x, torch.fx.Node)]
+    if name == "index":
+        values = [(x, x.meta.get("val")) for x in nodes[1:]]
+        return [x for x, v in values if isinstance(v, Tensor) and v.dtype in (torch.bool, torch.uint8)]
+    if name in ("repeat_interleave", "masked_select", "_pack_padded_sequence"):  # copies, masks, lengths
+        last = node.kwargs.get("repeats", node.kwargs.get("mask", nodes[-1] if nodes else None))
+        by_tensor = str(node.target) != "aten.repeat_interleave.self_int"
+        return [last] if by_tensor and isinstance(last, torch.fx.Node) else []
+    by_values = torch.Tag.dynamic_output_shape in node.target.tags or str(node.target) in _BY_VALUES
     if name == "where":
-        return len(node.args) == 1
-    if name == "one_hot":
-        return len(node.args) < 2 or bool(node.args[1] == -1)
-    if name == "bincount":  # as many as there are classes, which a network usually knows
-        return len(node.args) < 3
-    by_tag = torch.Tag.dynamic_output_shape in node.target.tags and name not in _SIZED_BY_INDEX
-    return by_tag or name in ("nonzero_numpy", "to_sparse", "_to_sparse")
+        by_values = len(node.args) == 1
+    elif name == "one_hot":
+        by_values = len(node.args) < 2 or bool(node.args[1] == -1)
+    elif name == "bincount":  # as many as there are classes, which a network usually knows
+        by_values = len(node.args) < 3
+    return node.all_input_nodes if by_values else []
 
 
-_SIZED_BY_INDEX = ("index", "repeat_interleave")
+_BY_VALUES = (
+    *("aten.nonzero_numpy.default", "aten.to_sparse.default", "aten._to_sparse.default"),
+    "torchvision.nms.default",
+)
+"""Operations whose output has a size that depends on values, without a tag that says so."""
 
 
-def _check_constants(
+SIZES = frozenset(("size", "sizes", "shape", "split_size", "split_sizes", "n", "m", "k", "pad"))
+"""Arguments that are sizes of an output, by their names in the operators' schemas."""
+
+
+def _check_numbers(
     module: nn.Module, params: Params, inputs: Sequence[Tensor], graph: torch.fx.Graph
 ) -> None:
-    """Check by a second trace, on other data, that tensors made from lists or arrays are the same again."""
-    generator = torch.Generator().manual_seed(0)
+    """Check by traces on other data that numbers in operations, other than sizes, are the same again.
+
+    A network that raises on other data is not checked.
+    """
+
+    def listed(graph: torch.fx.Graph) -> list[tuple[str, dict[str, str]]]:
+        nodes = live(tuple(graph.nodes))
+        number, found = {node: f"%{k}" for k, node in enumerate(nodes)}, []
+        for node in nodes:
+            schema = getattr(node.target, "_schema", None)
+            names = [arg.name for arg in schema.arguments] if schema is not None else map(str, range(99))
+            given = dict(zip(names, node.args, strict=False)) | node.kwargs
+            if str(node.target) == "aten.slice.Tensor" and (value := _source(node)) is not None:
+                # All of an axis may be read.
+                end, size = given.pop("end", 2**63 - 1), value.shape[given.get("dim", 0)]
+                given["rest"] = max(size - end, 0)
+            shown = {k: str(map_arg(v, number.get)) for k, v in given.items() if k not in SIZES}
+            found.append((str(node.target), shown))
+        return found
+
+    for seed in (0, 1):
+        try:
+            again = _traced(module, *_others(params, inputs, seed))
+        except Exception:
+            continue
+        if listed(again) != listed(graph):
+            raise DataDependentError(
+                "numbers or operations depend on a number of elements that depends on values"
+            )
+
+
+def _others(params: Params, inputs: Sequence[Tensor], seed: int) -> tuple[Params, list[Tensor]]:
+    """Other weights and inputs, as large as these; integers in another order."""
+    generator = torch.Generator().manual_seed(seed)
 
     def other(x: Tensor) -> Tensor:
         if not x.is_floating_point():
@@ -426,7 +495,14 @@ def _check_constants(
         noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
         return noise.to(x) * (x.detach().double().pow(2).mean().sqrt().to(x) + 0.1)
 
-    again = _traced(module, {name: other(p) for name, p in params.items()}, [other(x) for x in inputs])
+    return {name: other(p) for name, p in params.items()}, [other(x) for x in inputs]
+
+
+def _check_constants(
+    module: nn.Module, params: Params, inputs: Sequence[Tensor], graph: torch.fx.Graph
+) -> None:
+    """Check by a second trace, on other data, that tensors made from lists or arrays are the same again."""
+    again = _traced(module, *_others(params, inputs, seed=0))
     if [str(node.target) for node in graph.nodes] == [str(node.target) for node in again.nodes]:
         pairs = zip(graph.nodes, again.nodes, strict=True)
         constants = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -18,13 +17,15 @@ from torch.func import functional_call
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from amortopt.functional.networks import eval_mode
-from amortopt.symmetry.inputs import Inputs, apart, outputs_of
+from amortopt.functional.networks import eval_mode, shared_slices
+from amortopt.symmetry.inputs import Inputs, apart, first_line, outputs_of
 from amortopt.symmetry.trace.concrete import (
+    SIZES,
     DataDependentError,
     concrete_graph,
     live,
     seeded,
+    size_from,
     takes_number,
     values_read,
 )
@@ -71,12 +72,10 @@ def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Trace
             (lazy, integer, complex), does not take this input, or cannot be traced.
     """
     # A forward may store tensors of the tracer: in the module, hence a copy, or for all of the process
-    # (functools.cache), hence a run on real tensors before it.
-    copied, real = apart(module), inputs.map(torch.clone)
-    state = {name: buffer.clone() for name, buffer in copied.named_buffers()}
+    # (functools.cache), hence a run on real tensors before it. It may also write to parameters.
     with seeded():
-        with contextlib.suppress(Exception), torch.no_grad(), _quiet(copied, training):
-            functional_call(copied, state, real.args, real.kwargs)
+        with contextlib.suppress(Exception), torch.no_grad(), _quiet(module, training):
+            _run_apart(module, inputs)
         graph, held, buffers, users = _graph(apart(module), inputs, training)
     first = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
@@ -96,6 +95,14 @@ def trace(module: nn.Module, inputs: Inputs, *, training: bool = False) -> Trace
         )
     nodes, softsigns = _fuse_softsign(live(tuple(graph.nodes), training))
     return Trace(nodes, params, state, users, shapes, softsigns)
+
+
+def _run_apart(module: nn.Module, inputs: Inputs) -> None:
+    """Run a network without effect on it, its parameters and its buffers."""
+    copied, real = apart(module), inputs.map(torch.clone)
+    state = {name: tensor.clone() for name, tensor in (*copied.named_parameters(), *copied.named_buffers())}
+    with shared_slices(copied):
+        functional_call(copied, state, real.args, real.kwargs)
 
 
 def _returned(graph: torch.fx.Graph) -> list[torch.fx.Node]:
@@ -152,7 +159,8 @@ def _graph(module: nn.Module, inputs: Inputs, training: bool) -> _Graph:
             except Exception as error:
                 # Whether export failed because forward decides something by a size that depends on values
                 branches, numbers, constants = _decides(error), 0, 0
-                if isinstance(error, _NeedsValues):
+                seen = isinstance(error, _NeedsValues)
+                if seen:
                     numbers, constants = error.numbers, error.constants
                 elif branches and "specialized integer" in str(error):
                     # int(x) of a tensor, which only the other way to export takes as a symbol
@@ -160,7 +168,12 @@ def _graph(module: nn.Module, inputs: Inputs, training: bool) -> _Graph:
                     branches = not numbers
                 try:
                     traced = concrete_graph(
-                        flat, inputs.tensors, branches=branches, numbers=numbers, constants=constants
+                        flat,
+                        inputs.tensors,
+                        seen=seen,
+                        branches=branches,
+                        numbers=numbers,
+                        constants=constants,
                     )
                 except Exception as other:
                     raise _explained(module, inputs, error, other) from error
@@ -191,7 +204,8 @@ class _NeedsValues(ValueError):
 def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
     with Watch() as watch:
         program = torch.export.export(flat, tuple(inputs.tensors), strict=False)
-    values = bool(watch.texts or watch.tried)  # texts and errors that forward catches are not known without
+    # Texts and errors that forward catches are not known without.
+    values = bool(watch.texts or watch.tried or watch.errors)
     params, buffers, users = {}, {}, []
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", "")
@@ -219,56 +233,94 @@ def _exported(flat: FlatModule, inputs: Inputs) -> _Graph:
             not all(isinstance(size, int) for size in x.shape) for x in parts if isinstance(x, Tensor)
         )
     if values:
-        _check_sizes(program.graph)
+        _check_sizes(program, flat.module.training)
         kinds = [spec.kind for spec in program.graph_signature.input_specs]
         numbers = sum(map(takes_number, program.graph.nodes))
+        if watch.errors:  # some of which may be of tracing, so that a run takes another way
+            raise _NeedsValues(-1, -1)
         raise _NeedsValues(numbers, kinds.count(InputKind.CONSTANT_TENSOR))
     return program.graph, params, buffers, tuple(users)
 
 
-def _check_sizes(graph: torch.fx.Graph) -> None:
+def _check_sizes(program: torch.export.ExportedProgram, training: bool) -> None:
     """Raise if a size that depends on data becomes a number, or says which elements are read.
 
     A size may be one of another tensor. But if it multiplies, or if ones of that size are added up, outputs
-    depend on it, and a trace with values has it as a constant. (What a number is taken from by ``item`` does
-    not move, so sizes may depend on that number in any way.)
-    """
-    numbers: set[Any] = set()
-    for node in filter(takes_number, graph.nodes):
-        numbers |= free_unbacked_symbols(node.meta.get("val"))
+    depend on it, and a trace with values has it as a constant.
 
-    def depends(node: Any) -> bool:
-        """Whether a number, or the sizes of tensors, depend on other sizes."""
-        value = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
-        parts = value if isinstance(value, list | tuple) else [value]
-        kinds = (Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)
-        return any(free_unbacked_symbols(part) - numbers for part in parts if isinstance(part, kinds))
+    What a number is taken from by ``item`` does not move: sizes may depend on that number in any way, and it
+    may be a factor. But a rule may read an exponent or an index.
+
+    Args:
+        program: With symbols for what depends on values.
+        training: Whether buffers may change that hold no numbers to move.
+    """
+    graph = program.graph
+    holds = {getattr(spec.arg, "name", ""): spec.kind for spec in program.graph_signature.input_specs}
+    still = {  # placeholders whose values are the same for all inputs and weights
+        node.name
+        for node in graph.nodes
+        if holds.get(node.name) == InputKind.CONSTANT_TENSOR
+        or (holds.get(node.name) == InputKind.BUFFER and not training and _is_whole(node))
+    }
+    varies: set[torch.fx.Node] = set()
+    known: set[Any] = set()  # symbols for what is the same for all inputs and weights
+    taken: set[Any] = set()  # symbols for numbers that are taken out by item
+    seen: set[Any] = set()
+    for node in graph.nodes:
+        moves = node.op == "placeholder" and node.name not in still
+        if moves or not varies.isdisjoint(node.all_input_nodes):
+            varies.add(node)
+        symbols = set[Any]().union(*map(free_unbacked_symbols, _parts(node)))
+        if varies.isdisjoint(size_from(node) or [node]):
+            known |= symbols - seen
+        if takes_number(node):
+            taken |= symbols
+        seen |= symbols
+
+    def depends(node: Any, aside: set[Any]) -> bool:
+        """Whether a number, or the sizes of tensors, depend on sizes, some aside."""
+        return any(free_unbacked_symbols(part) - aside for part in _parts(node))
 
     constants: set[torch.fx.Node] = set()  # of such a size, computed from nothing else
     for node in graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload) or operator_name(node) in CHECKS:
             continue
         name, given = operator_name(node), arguments(node)
-        kinds = {arg.name: str(arg.type) for arg in node.target._schema.arguments}
-        places = _PLACES.get(name, ())
-        if name == "aten.slice":  # all of an axis whose size is such a number, too, may be read
-            shape = given["self"].meta["val"].shape
-            places = places if isinstance(shape[given.get("dim", 0)], int) else ()
+        shape = given["self"].meta["val"].shape if name == "aten.slice" else ()
         for key, value in given.items():
-            reads = key in places or any(kind in kinds[key] for kind in ("Tensor", "number", "float"))
+            # All of an axis whose size is a number taken out, too, may be read.
+            whole = name == "aten.slice" and not isinstance(shape[given.get("dim", 0)], int)
+            if key in SIZES or (whole and key in ("start", "end")):
+                continue
+            aside = known | taken if name in _FACTORS or whole else known
             parts = value if isinstance(value, list | tuple) else [value]
-            if reads and any(_is_symbol(part) and depends(part) for part in parts):
+            if any(_is_symbol(part) and depends(part, aside) for part in parts):
                 raise DataDependentError(_SIZE_IS_READ.format(name))
         read = [source for source in values_read(node) if not _is_symbol(source)]
-        if all(source in constants for source in read) and (read or depends(node)):
-            if not depends(node):
+        if all(source in constants for source in read) and (read or depends(node, known | taken)):
+            if not depends(node, known | taken):
                 raise DataDependentError(_SIZE_IS_READ.format(name))
             constants.add(node)
 
 
-_PLACES = {"aten.select": ("index",), "aten.slice": ("start", "end"), "aten.roll": ("shifts",)}
-"""Operations that a number tells which elements to read -> names of that argument."""
-_SIZE_IS_READ = "{} computes with a number of elements that depends on values (of a mask, nonzero, unique)"
+_FACTORS = frozenset(f"aten.{name}" for name in ("mul", "mul_", "div", "div_", "arange"))
+"""Operations whose rules do not look at the number that they are given."""
+_SIZE_IS_READ = "{} computes with a number of elements, or another number, that depends on values"
+
+
+def _parts(node: Any) -> list[Any]:
+    """What may have symbols in it."""
+    value = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
+    kinds = (Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)
+    return [
+        part for part in (value if isinstance(value, list | tuple) else [value]) if isinstance(part, kinds)
+    ]
+
+
+def _is_whole(node: torch.fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
 
 
 def _is_symbol(node: Any) -> bool:
@@ -290,6 +342,10 @@ def _numbers_of_bytecode(module: nn.Module, inputs: Inputs) -> int:
     try:
         program = torch.export.export(module, inputs.args, inputs.kwargs, strict=True)
     except Exception:
+        return 0
+    # How scales go through a power depends on the exponent, which a trace with values has as a constant.
+    powers = [node for node in program.graph.nodes if _calls(node, "aten.pow") or _calls(node, "aten.pow_")]
+    if any(_is_symbol(arg) for node in powers for arg in node.args):
         return 0
     return sum(map(takes_number, program.graph.nodes))
 
@@ -465,10 +521,10 @@ def _explained(module: nn.Module, inputs: Inputs, exported: Exception, concrete:
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            copy.deepcopy(module)(*inputs.args, **inputs.kwargs)
+            _run_apart(module, inputs)
     except Exception as error:
         return ValueError(
-            f"example_input: {name} does not take inputs of shapes [{inputs}]: {_first_line(error)}"
+            f"example_input: {name} does not take inputs of shapes [{inputs}]: {first_line(error)}"
         )
     if isinstance(concrete, DataDependentError):
         return ValueError(
@@ -476,10 +532,5 @@ def _explained(module: nn.Module, inputs: Inputs, exported: Exception, concrete:
             "values of tensors"
         )
     return ValueError(
-        f"module: {name} runs but cannot be traced ({type(exported).__name__}: {_first_line(exported)})"
+        f"module: {name} runs but cannot be traced ({type(exported).__name__}: {first_line(exported)})"
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__

@@ -34,18 +34,19 @@ class Watch(TorchFunctionMode):
 
     Attributes:
         texts: Texts so far.
+        errors: Errors of torch in forward so far; if it goes on, it catches them. Tracing may raise others.
         tried: Names of calls so far that fail for some values, and whose errors the network may catch.
     """
 
     def __init__(self, text: Callable[[Tensor], Tensor] | None = None, failing: int | None = None) -> None:
         super().__init__()
         self.text, self.failing = text, failing
-        self.texts, self.tried = 0, list[str]()
+        self.texts, self.tried, self.errors = 0, list[str](), 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in (Tensor.__repr__, Tensor.__format__) and _called_by_network(sys._getframe(1)):
+        if func in (Tensor.__repr__, Tensor.__format__) and called_by_network(sys._getframe(1)):
             self.texts += 1
             if self.text is not None:
                 args = (self.text(args[0]), *args[1:])
@@ -55,7 +56,11 @@ class Watch(TorchFunctionMode):
             self.tried.append(name)
             if self.failing == len(self.tried) - 1:
                 raise _FAILS[name](f"{name}: as it would for other values")
-        return func(*args, **(kwargs or {}))
+        try:
+            return func(*args, **(kwargs or {}))
+        except Exception:
+            self.errors += bool(_frames(sys._getframe(1)))
+            raise
 
 
 _LINEAR_ALGEBRA = (
@@ -96,8 +101,8 @@ def _frames(frame: FrameType | None) -> list[FrameType]:
     return []
 
 
-def _called_by_network(frame: FrameType) -> bool:
-    """Whether the network asks for a text, not what traces it."""
+def called_by_network(frame: FrameType) -> bool:
+    """Whether the network calls what this frame is of, not what traces it."""
     between = ("__torch_function__", "handle_torch_function", "__repr__", "__format__")
     while frame.f_code.co_name in between and frame.f_back is not None:
         frame = frame.f_back

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -63,8 +63,8 @@ class ProblemFamily(ABC):
     def to_config(self) -> dict[str, Any]:
         """JSON-able ``{"name": ..., **arguments}``; ``make_problem_family(**config)`` makes the same."""
 
-    def real(self) -> dict[str, Problem]:
-        """Real data sets that problems of the family resemble and that are never drawn; by name."""
+    def real(self) -> Mapping[str, Problem | ProblemFamily]:
+        """Real data, a data set or a family, that problems resemble and that are never drawn; by name."""
         return {}
 
     def __repr__(self) -> str:

@@ -1,12 +1,12 @@
 """Problems that are pictures: an implicit representation learns the grey level at every pixel's coordinates.
 
-Legend: P problems, N pixels of a crop.
+Legend: P problems, N pixels of a picture.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,10 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amortopt.system.extras import needed_for
+from amortopt.tasks import mnist5k
 from amortopt.tasks.examples import Examples
 from amortopt.tasks.objective import SquaredError
 from amortopt.tasks.problem import Which
-from amortopt.tasks.problem_families.base import GeneratedFamily, register_problem_family
+from amortopt.tasks.problem_families.base import GeneratedFamily, ProblemFamily, register_problem_family
+
+Pictures = Literal["photographs", "mnist"]
+"""Where pictures come from."""
 
 # Photographs that come with scikit-learn and scikit-image, apart by part: no crop of one part is in another.
 _PHOTOGRAPHS: dict[Which, tuple[str, ...]] = {
@@ -38,44 +42,63 @@ _PHOTOGRAPHS: dict[Which, tuple[str, ...]] = {
 }
 _ZOOMS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """By how much photographs are made smaller before they are cropped."""
+_LARGEST = 64
+"""Pixels along an edge of the largest crop."""
 
 
 @register_problem_family("images")
 class Images(GeneratedFamily):
-    """Crops of photographs: pixel coordinates in [-1, 1]² to grey levels, squared error, PSNR.
+    """Pictures: pixel coordinates in [-1, 1]² to grey levels in [0, 1], squared error, PSNR.
 
-    The crops of a part come from photographs that no other part has, at random zooms, mirrored at random.
-    Examples to read and to judge are pixels of one crop, each without repetition: a picture is fitted, and
+    Examples to read and to judge are pixels of one picture, each without repetition: a picture is fitted, and
     judged by how well it is.
 
     Args:
-        seed: Seed of all crops.
-        side: Pixels along an edge of a crop.
+        seed: Seed of all pictures.
+        side: Pixels along an edge of a picture.
+        pictures: ``"photographs"``: crops at random zooms, turned and mirrored at random; those of a part are
+            of photographs that no other part has. ``"mnist"``: whole handwritten digits, ink being 1, of the
+            part of [MNIST5k][amortopt.tasks.MNIST5k].
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     objective = SquaredError((1,), score_kind="psnr")
 
-    def __init__(self, seed: int = 0, side: int = 24) -> None:
+    def __init__(self, seed: int = 0, side: int = 24, pictures: Pictures = "photographs") -> None:
         super().__init__(seed)
-        if not isinstance(side, int) or not 4 <= side <= 64:
-            raise ValueError(f"side: got {side!r}, expected a whole number of pixels from 4 to 64")
-        self.side = side
+        if pictures not in get_args(Pictures):
+            raise ValueError(f"pictures: got {pictures!r}, expected 'photographs' or 'mnist'")
+        largest = mnist5k.SIDE if pictures == "mnist" else _LARGEST
+        if isinstance(side, bool) or not isinstance(side, int) or not 4 <= side <= largest:
+            raise ValueError(f"side: got {side!r}, expected a whole number of pixels from 4 to {largest}")
+        self.side, self.pictures = side, pictures
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         return (2,)
 
     def to_config(self) -> dict[str, Any]:
-        return {"name": self.name, "seed": self.seed, "side": self.side}
+        return {"name": self.name, "seed": self.seed, "side": self.side, "pictures": self.pictures}
+
+    def real(self) -> dict[str, ProblemFamily]:
+        if self.pictures == "mnist" or self.side > mnist5k.SIDE:
+            return {}
+        return {"mnist_5k": Images(self.seed, self.side, "mnist")}
 
     def block(
         self, which: Which, data: torch.Generator, noise: torch.Generator, train: int, test: int
     ) -> tuple[Examples, Examples]:
         if max(train, test) > self.side**2:
             raise ValueError(
-                f"train, test: got {train}, {test}, expected at most the {self.side**2} pixels of a crop"
+                f"train, test: got {train}, {test}, expected at most the {self.side**2} pixels of a picture"
             )
-        grey = random_crops(photographs(which), self.BLOCK, self.side, data).flatten(1)
+        if self.pictures == "mnist":
+            digits = mnist5k.pictures(which, self.side)
+            grey = digits[torch.randint(len(digits), (self.BLOCK,), generator=data)].flatten(1)
+        else:
+            grey = random_crops(photographs(which), self.BLOCK, self.side, data).flatten(1)
         first, second = torch.rand(2, self.BLOCK, self.side**2, generator=noise).argsort(-1)
         read, judged = first[:, :train], second[:, :test]
         x = pixel_coordinates(self.side)
@@ -108,13 +131,13 @@ def random_crops(pictures: tuple[Tensor, ...], count: int, side: int, generator:
 
 @cache
 def photographs(which: Which) -> tuple[Tensor, ...]:
-    """Grey pictures [h, w] in [0, 1] of one part, at every zoom that leaves edges of 64 pixels or more."""
+    """Grey pictures [h, w] in [0, 1] of one part, at every zoom that leaves the largest crop room."""
     pictures = []
     for name in _PHOTOGRAPHS[which]:
         grey = torch.from_numpy(_grey(name))
         for zoom in _ZOOMS:
             size = [round(length / zoom) for length in grey.shape]
-            if min(size) >= 64:
+            if min(size) >= _LARGEST:
                 smaller = F.interpolate(grey[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
                 pictures.append(smaller.clamp(0, 1))
     return tuple(pictures)

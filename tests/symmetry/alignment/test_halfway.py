@@ -80,3 +80,22 @@ def test_inputs_that_norms_cannot_measure_are_refused() -> None:
     net, x = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(1, 4)
     with pytest.raises(ValueError, match="halfway: the network does not run"):
         align(net, copy.deepcopy(net), x, halfway=1)
+
+
+class WithZeros(nn.Module):
+    """Runs a layer on zeros that it makes beside hidden units, in the default type."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.a, self.state, self.b = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.state(torch.zeros(len(x), 6)) + self.a(x)
+        return self.b(h.relu())
+
+
+def test_a_network_that_makes_constants_in_float32_can_be_fitted() -> None:
+    a, b, x = WithZeros(0), WithZeros(1), torch.randn(50, 4)
+    plain, fitted = (error_halfway(a, align(a, b, x, halfway=steps), x) for steps in (0, 50))
+    assert fitted < plain

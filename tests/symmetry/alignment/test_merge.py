@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -60,3 +61,36 @@ def test_merge_refuses_weights_that_are_no_shares(weights: list[float]) -> None:
     a, b = nn.Linear(4, 3), nn.Linear(4, 3)
     with pytest.raises(ValueError, match=r"weights: got .* for 2 networks, expected one number per network"):
         merge([a, b], torch.randn(2, 4), weights=weights)
+
+
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        (
+            [(torch.randn(5, 4), torch.zeros(5))],
+            r"batch 1 .*\[\(5, 4\), \(5,\)\], expected .* without labels",
+        ),
+        ([[torch.randn(5, 4), torch.zeros(5)]], r"pass \[x for x, y in loader\]"),
+        ([torch.randn(5, 4), torch.randn(1, 4)], r"batch 2 .*more than 1 value.*; give batches of several"),
+        ([torch.randn(5, 3)], r"batch 1 is no input of Sequential: .*got \[\(5, 3\)\]"),
+    ],
+)
+def test_measuring_statistics_says_which_batch_is_no_input(inputs: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"inputs: .*{message}"):
+        measure_batch_norms(batch_normed(), inputs)
+
+
+@pytest.mark.parametrize(
+    "networks, got",
+    [(nn.Linear(4, 3), "Linear"), ([], "none"), ([nn.Linear(4, 3), None], "NoneType among"), (3, "int")],
+)
+def test_merge_refuses_what_is_no_list_of_networks(networks: Any, got: str) -> None:
+    with pytest.raises(ValueError, match=rf"networks: got {got}.*expected a list of nn.Modules"):
+        merge(networks, torch.randn(2, 4))
+
+
+def test_weights_without_values_cannot_be_aligned() -> None:
+    with torch.device("meta"):
+        b = nn.Linear(4, 3)
+    with pytest.raises(ValueError, match=r"b: got 'weight' on the meta device, expected weights with values"):
+        align(nn.Linear(4, 3), b, torch.randn(2, 4))

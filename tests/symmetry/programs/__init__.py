@@ -9,7 +9,9 @@ from tests.symmetry.programs import functions as functions  # isort: skip
 from tests.symmetry.programs import moves as moves  # isort: skip
 from tests.symmetry.programs import fields as fields  # isort: skip
 from tests.symmetry.programs import sequences as sequences  # isort: skip
+from tests.symmetry.programs import counts as counts  # isort: skip
 from tests.symmetry.programs.base import Program as Program
+from tests.symmetry.programs.base import refused as refused
 from tests.symmetry.programs.base import run as run
 from tests.symmetry.programs.base import settled as settled
 from tests.symmetry.programs.base import shows as shows

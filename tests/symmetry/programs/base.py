@@ -29,6 +29,10 @@ class Program(nn.Module):
 
     Args:
         steps: One seed for each.
+
+    Attributes:
+        counts: Whether a number of elements depends on values. Extraction refuses numbers that are computed
+            with it, and branches on any number of elements beside it.
     """
 
     def __init__(self, steps: Sequence[int]) -> None:
@@ -37,7 +41,7 @@ class Program(nn.Module):
         self.weights, self.parts = nn.ParameterList(), nn.ModuleList()
         self.order: list[int] = []
         self.log: list[str] = []
-        self.recording = True
+        self.recording, self.counts = True, False
         with torch.no_grad():
             self.forward(torch.randn(2, 3, 6))
         self.recording = False
@@ -107,6 +111,11 @@ def run(program: nn.Module, x: Tensor) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return program(x)
+
+
+def refused(program: Program, error: Exception) -> bool:
+    """Whether an error of ``extract`` says that the program's sizes depend on values, and they do."""
+    return program.counts and isinstance(error, ValueError) and "number of elements" in str(error)
 
 
 @torch.no_grad()
