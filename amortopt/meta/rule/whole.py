@@ -35,8 +35,8 @@ class WholeTrainings:
 
     .. math:: g = \frac{1}{P} \sum_p \frac{\epsilon_p}{2 \sigma^2} \left(l^+_p - l^-_p\right)
 
-    is the gradient of what a user of the rule wants, smoothed over :math:`\sigma`. Truncated objectives
-    differ from it: they prefer the step that pays at once.
+    is the gradient of what a user of the rule wants, smoothed over :math:`\sigma`, except that differences
+    count as at most ``LARGEST``. Truncated objectives differ from it: they prefer the step that pays at once.
 
     All trainings of a meta step have one length, drawn as for runs that start anew.
 
