@@ -130,8 +130,8 @@ class UNFRule(UpdateRule):
             return nn.Parameter(torch.randn(classes, rows, columns) * math.sqrt(1 / columns))
 
         if net == "mlp":
-            sizes = [TERMS + 1, *[width] * depth]
-            self.elements = nn.ParameterList([matrix(m, n) for n, m in pairwise(sizes)])
+            channels = [TERMS + 1, *[width] * depth]
+            self.elements = nn.ParameterList([matrix(m, n) for n, m in pairwise(channels)])
             self.biases = nn.ParameterList(
                 [nn.Parameter(torch.zeros(classes, width, 1)) for _ in range(depth)]
             )
