@@ -21,17 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import amortopt.meta.rule.problems  # noqa: F401  # registers digits_autoencoder
 from amortopt.meta.rule.inner import InnerProblem
+from amortopt.meta.rule.problems import random_function, random_image
 from amortopt.metanets.update_rule.rule import UNFRule
-from amortopt.optim.stepwise import LEARNING_RATE
-from amortopt.tasks import ArrayProblem, Family, Problem, make_family, make_problem
+from amortopt.tasks import Family, Problem, make_family, make_problem
 from amortopt.training import Stepper
 from benchmarks.harness.command import Advance, Part
 from benchmarks.harness.numbers import summary
 from benchmarks.harness.store import Record, Records
 from benchmarks.harness.tables import plus_minus, table
-from benchmarks.optimizers.parts import Entry, numbers_of
+from benchmarks.optimizers.parts import numbers_of
 from benchmarks.optimizers.settings import TEXT
 from benchmarks.optimizers.steppers import Learned
 from benchmarks.optimizers.training import Starts, train, train_loss
@@ -108,14 +107,12 @@ class Candidate:
         rule: None is AdamW.
         falling: Rates that fall to zero as a cosine.
         constant: Rates that stay.
-        sha256: Of a network's weights.
     """
 
     title: str
     rule: UNFRule | None = None
     falling: tuple[float, ...] = RATES
     constant: tuple[float, ...] = ()
-    sha256: str = ""
 
     def stepper(self, inner: InnerProblem, rates: Sequence[float], schedule: Any) -> Stepper | Learned:
         """The optimizer of as many networks as there are rates."""
@@ -149,11 +146,6 @@ CANDIDATES = (
 )
 
 
-def with_network(entry: Entry) -> Candidate:
-    """A rule of a release, at the rates of ``unf-small``."""
-    return Candidate(f"`{entry.name}`", entry.rule, (*RATES, LEARNING_RATE), sha256=entry.sha256)
-
-
 def draw_task(seed: int) -> Drawn:
     """The task of a seed."""
     chance = random.Random(seed)
@@ -183,7 +175,7 @@ def _problem_and_family(
         inputs = chance.choice((3, 6, 12, 20))
         family = make_family("mlp", widths=[inputs, *hidden, 1], **common)
         noise = chance.choice((0.0, 0.1, 0.3))
-        return _random_function(seed, chance.choice((400, 2000)), inputs, noise), family
+        return random_function(seed, chance.choice((400, 2000)), inputs, noise), family
     if kind == "autoencoder":
         widths = [256, hidden[0], 8, hidden[0], 256]
         return make_problem("digits_autoencoder"), make_family("mlp", widths=widths, **common)
@@ -195,37 +187,12 @@ def _problem_and_family(
     if kind == "siren":
         widths = [2, *[min(hidden[0], 48)] * len(hidden), 1]
         family = make_family("siren", widths=widths, w0=chance.choice((10.0, 20.0, 30.0)))
-        return _random_image(seed, chance.choice((32, 48)), chance.choice((1.0, 1.5, 2.0))), family
+        return random_image(seed, chance.choice((32, 48)), chance.choice((1.0, 1.5, 2.0))), family
     text = make_problem(**TEXT)
     if kind == "rnn":
         return text, make_family("char_rnn", embedding=24, hidden=chance.choice((32, 48)))
     shape = {"width": 24, "heads": 2, "blocks": chance.choice((1, 2)), "ratio": 2}
     return text, make_family("transformer", **shape, **common)
-
-
-def _random_function(seed: int, examples: int, inputs: int, noise: float) -> Problem:
-    """A sum of sixteen sines of random directions, standardised."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    x, ways = normal(examples, inputs), normal(inputs, 16) / math.sqrt(inputs)
-    y = (x @ ways + 3 * normal(16)).sin() @ normal(16, 1)
-    y = (y - y.mean()) / y.std() + noise * normal(examples, 1)
-    return ArrayProblem((x, y), name=f"function {seed}")
-
-
-def _random_image(seed: int, side: int, decay: float) -> Problem:
-    """Grey values in [-1, 1] whose spectrum falls with a power, at positions in [-1, 1]²."""
-    generator = torch.Generator().manual_seed(seed)
-    frequency = torch.fft.fftfreq(side) * side
-    radius = (frequency[:, None].square() + frequency.square()).sqrt().clamp(min=1)
-    real, imaginary = torch.randn(2, side, side, generator=generator)
-    image = torch.fft.ifft2(torch.complex(real, imaginary) / radius**decay).real
-    axis = torch.linspace(-1, 1, side)
-    values = (image / image.abs().max()).flatten()[:, None]
-    return ArrayProblem((torch.cartesian_prod(axis, axis), values), name=f"image {seed}")
 
 
 def _drawn_again(p: Tensor, name: str, start: str, generator: torch.Generator) -> Tensor:
@@ -242,8 +209,8 @@ def _drawn_again(p: Tensor, name: str, start: str, generator: torch.Generator) -
     return p
 
 
-def drawn_parts(networks: Sequence[Entry] = (), *, quick: bool) -> list[Part]:
-    """A part per candidate, and per rule with a network."""
+def drawn_parts(*, quick: bool) -> list[Part]:
+    """A part per candidate."""
     tasks, shrink = (3, 10) if quick else (TASKS, 1)
     candidates = CANDIDATES[:3] if quick else CANDIDATES
     return [
@@ -252,16 +219,15 @@ def drawn_parts(networks: Sequence[Entry] = (), *, quick: bool) -> list[Part]:
             {
                 "numbers": None if candidate.rule is None else numbers_of(candidate.rule),
                 **{"falling": candidate.falling, "constant": candidate.constant, "shrink": shrink},
-                **({"sha256": candidate.sha256} if candidate.sha256 else {}),
             },
-            partial(_measured, candidate, tasks, shrink),
+            partial(measured, candidate, tasks, shrink),
             float(tasks),
         )
-        for candidate in (*candidates, *map(with_network, networks))
+        for candidate in candidates
     ]
 
 
-def _measured(candidate: Candidate, tasks: int, shrink: int, advance: Advance = lambda _: None) -> Record:
+def measured(candidate: Candidate, tasks: int, shrink: int, advance: Advance = lambda _: None) -> Record:
     """Per task and schedule the final training losses, one for every rate."""
     found: Record = {}
     for seed in range(tasks):
@@ -302,17 +268,30 @@ def drawn_table(records: Records) -> str:
     return table(["", *rivals], rows)
 
 
-def _losses(record: Record, how: str, chosen: Sequence[float]) -> list[float]:
-    """Of every task, at the best of some rates."""
-    places = [list(record["identity"][HOW[how]]).index(rate) for rate in chosen]
-    many = [[task[how][place] for place in places] for task in record["result"].values()]
+def losses_at(rates: Sequence[float], tasks: Record, how: str, chosen: Sequence[float]) -> list[float]:
+    """Of every task, at the best of some of the rates that were measured."""
+    places = [list(rates).index(rate) for rate in chosen]
+    many = [[task[how][place] for place in places] for task in tasks.values()]
     return [min(math.inf if loss is None else loss for loss in losses) for losses in many]
+
+
+def _losses(record: Record, how: str, chosen: Sequence[float]) -> list[float]:
+    return losses_at(record["identity"][HOW[how]], record["result"], how, chosen)
+
+
+def log_ratios(losses: Sequence[float], rival: Sequence[float]) -> list[float]:
+    """Of losses on the same tasks; those below ``SMALLEST`` are equal, and outliers are cut at ``CLIP``."""
+
+    def log(loss: float) -> float:
+        return math.log(min(max(loss, SMALLEST), 1 / SMALLEST))
+
+    return [
+        max(-CLIP, min(CLIP, log(ours) - log(theirs))) for ours, theirs in zip(losses, rival, strict=True)
+    ]
 
 
 def _against(losses: list[float], rival: list[float]) -> str:
     """On how many tasks they are lower, and the mean logarithm of the ratio with its interval."""
-    both = list(zip(losses, rival, strict=True))
+    both = zip(losses, rival, strict=True)
     lower = sum(ours < theirs or ours <= SMALLEST for ours, theirs in both)
-    logs = [math.log(max(ours, SMALLEST) / max(theirs, SMALLEST)) for ours, theirs in both]
-    mean = summary([[max(-CLIP, min(CLIP, value)) for value in logs]])
-    return f"{lower}: {plus_minus(mean, 2, sign='+')}"
+    return f"{lower}: {plus_minus(summary([log_ratios(losses, rival)]), 2, sign='+')}"

@@ -32,8 +32,8 @@ MUON = "muon"
 
 
 def numbers_of(rule: UNFRule) -> Record:
-    """Arguments of a rule; records that are older than the floor and the ramp lack them."""
-    later = {"floor": 1.0, "ramp": 1}
+    """Arguments of a rule; records that are older than the last of them lack these."""
+    later = {"floor": 1.0, "ramp": 1, "sizes": True}
     return {key: value for key, value in rule.config.items() if later.get(key) != value}
 
 

@@ -4,6 +4,7 @@
     python benchmarks/optimizers --quick    # little of everything -> runs/learned_optimizers_quick; 5 min
     python benchmarks/optimizers --parts search             # how the numbers of unf-small were found; 6 min
     python benchmarks/optimizers --parts drawn              # how its default rate was chosen; 10 min
+    python benchmarks/optimizers --parts learned --rivals FOLDER ...   # what a network adds; 10 min
     python benchmarks/optimizers --parts baselines          # needs no rule
     python benchmarks/optimizers --parts cost --threads 1   # what a step costs, against Adam's; 2 min
     python benchmarks/optimizers --parts baselines --baselines nadam
@@ -29,6 +30,7 @@ from benchmarks.harness.store import RESULTS, Store
 from benchmarks.optimizers import pictures, tables
 from benchmarks.optimizers.cost import cost_parts
 from benchmarks.optimizers.drawn import drawn_parts
+from benchmarks.optimizers.learned import learned_parts
 from benchmarks.optimizers.parts import Entry, all_parts, muon, read_rules
 from benchmarks.optimizers.search import search_parts
 from benchmarks.optimizers.settings import QUICK, QUICK_SETTINGS, SETTINGS, Plan, Setting
@@ -37,7 +39,7 @@ from benchmarks.optimizers.suite_tasks import TASKS
 
 BENCHMARK = "learned_optimizers"
 QUICK_TASKS = ("resnet", "friedman", "logistic")
-PARTS = ("search", "drawn", "baselines", "rules", "suite", "cost")
+PARTS = ("search", "drawn", "learned", "baselines", "rules", "suite", "cost")
 
 
 def chosen_settings(only: Sequence[str], *, quick: bool) -> list[Setting]:
@@ -54,7 +56,7 @@ def parts_of(options: Any, store: Store) -> list[Part]:
     """
     sources = list_shipped("rule") if options.rules is None else options.rules
     entries: list[Entry] = []
-    if {"rules", "suite", "cost", "drawn"} & set(options.parts):
+    if {"rules", "suite", "cost"} & set(options.parts):
         entries = [muon(), *read_rules(options.rivals, "rival"), *read_rules(sources, "main")]
         if len(entries) == 1 and {"rules", "cost"} & set(options.parts) and "baselines" not in options.parts:
             raise ValueError("rules: got none, expected at least one; pass --rules with names or folders")
@@ -73,7 +75,9 @@ def parts_of(options: Any, store: Store) -> list[Part]:
         plan = replace(plan, baselines=tuple(options.baselines))
     parts = search_parts(quick=options.quick) if "search" in options.parts and not options.only else []
     if "drawn" in options.parts and not options.only:
-        parts += drawn_parts([entry for entry in entries if entry.role == "rival"], quick=options.quick)
+        parts += drawn_parts(quick=options.quick)
+    if "learned" in options.parts and not options.only:
+        parts += learned_parts(options.rivals, quick=options.quick)
     parts += all_parts(settings, entries, plan, store, options.parts)
     tasks = [name for name in options.only if name in TASKS]
     if "suite" in options.parts and (tasks or not options.only):

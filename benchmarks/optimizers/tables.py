@@ -11,6 +11,7 @@ from benchmarks.harness.store import Record, Records
 from benchmarks.harness.tables import any_of, bullets, document, machines, made_by, plus_minus, table
 from benchmarks.optimizers.cost import cost_table
 from benchmarks.optimizers.drawn import drawn_table
+from benchmarks.optimizers.learned import learned_table
 from benchmarks.optimizers.search import search_table
 from benchmarks.optimizers.settings import HORIZON, KNOWN, LONGER, LONGEST, SETTINGS
 from benchmarks.optimizers.suite import suite_tables
@@ -60,7 +61,7 @@ def lines_of(records: Records) -> list[Line]:
     lines: dict[tuple[str, str], Line] = {}
     for key, record in records.items():
         kind, *rest = key.split("/")
-        if kind in ("cost", "suite", "search", "drawn"):
+        if kind in ("cost", "suite", "search", "drawn", "learned"):
             continue
         result, identity = record["result"], record["identity"]
         if kind == "baseline":
@@ -142,7 +143,12 @@ def _choices(records: Records) -> list[tuple[str, str]]:
     """The same of how the numbers of the rule and its default rate were chosen."""
     search = "Search for the numbers of the rule: logarithm of the final loss minus Muon's, and the best rate"
     drawn = "Drawn tasks: on how many the row is ahead, and the mean logarithm of the ratio of losses"
-    tables = [(search, search_table(records)), (drawn, drawn_table(records))]
+    learned = "What a network adds on the drawn tasks"
+    tables = [
+        (search, search_table(records)),
+        (drawn, drawn_table(records)),
+        (learned, learned_table(records)),
+    ]
     return [(title, text) for title, text in tables if text]
 
 

@@ -253,19 +253,39 @@ def test_optimizers_drawn_tasks_are_the_same_for_all_and_by_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drawn, "KINDS", ("regression", "siren", "mlp"))
-    options = ["--parts", "drawn", "--rivals", release(tmp_path, "deepset")]
-    run.main(["--quick", "--out", str(tmp_path / "out"), *options])
+    run.main(["--quick", "--out", str(tmp_path / "out"), "--parts", "drawn"])
     records = read_records(tmp_path / "out" / "learned_optimizers.json", run.BENCHMARK)
-    shown = [*(candidate.title for candidate in (drawn.ADAMW, drawn.MUON, drawn.SHIPPED)), "`tiny-deepset`"]
+    shown = [candidate.title for candidate in (drawn.ADAMW, drawn.MUON, drawn.SHIPPED)]
     assert set(records) == {f"drawn/3/{title}" for title in shown}
     assert len({tuple(record["result"]) for record in records.values()}) == 1
     text = (tmp_path / "out" / "learned_optimizers.md").read_text()
-    assert "| `unf-small`, 0.04 cosine |" in text and "| `tiny-deepset`, best of 4 rates |" in text
+    assert "| `unf-small`, 0.04 cosine |" in text
     assert "| AdamW, 0.001 constant | 0: +0.00" in text
     shipped = load_release("unf-small", "rule").module.config
     assert {key: shipped[key] for key in drawn.NUMBERS} == {
         key: list(value) if isinstance(value, tuple) else value for key, value in drawn.NUMBERS.items()
     }
+
+
+def test_optimizers_compare_networks_with_the_rule_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawn, "KINDS", ("regression", "siren", "mlp"))
+    options = ["--parts", "learned", "--rivals", release(tmp_path, "deepset"), release(tmp_path, "unf")]
+    run.main(["--quick", "--out", str(tmp_path / "out"), *options])
+    records = read_records(tmp_path / "out" / "learned_optimizers.json", run.BENCHMARK)
+    assert set(records) == {f"learned/3/{name}" for name in ("none", "tiny-deepset", "tiny-unf")}
+    losses = {key: record["result"]["tasks"] for key, record in records.items()}
+    assert len({tuple(tasks) for tasks in losses.values()}) == 1
+    fresh, other, none = (losses[f"learned/3/{name}"] for name in ("tiny-deepset", "tiny-unf", "none"))
+    assert str(fresh) == str(other) != str(none)  # fresh networks add nothing to their rule, which is Muon
+    text = (tmp_path / "out" / "learned_optimizers.md").read_text()
+    assert "| Deep Set | 1 |" in text and "| UNF | 1 |" in text and "| per-parameter MLP |" not in text
+
+
+def test_optimizers_ratios_are_cut_and_tiny_losses_are_equal() -> None:
+    ratios = drawn.log_ratios([1.0, 1e-9, 100.0, math.inf, 2.0], [2.0, 1e-8, 1.0, 1.0, math.inf])
+    assert ratios == pytest.approx([-math.log(2), 0.0, drawn.CLIP, drawn.CLIP, -drawn.CLIP])
 
 
 @pytest.mark.parametrize("seed", range(11))

@@ -18,29 +18,35 @@ from amortopt.meta.rule.inner import InnerProblem, validate
 from amortopt.meta.rule.pes import PersistentES
 from amortopt.meta.rule.runs import Draws, InnerRuns, horizon_at
 from amortopt.meta.rule.truncated import Estimate, TruncatedBackprop
+from amortopt.meta.rule.whole import WholeTrainings
 from amortopt.meta.schedule import budget_used, rate_factor, update_average
 from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.system.registry import construct
 from amortopt.zoo.config import differing_keys
 
-Estimator: TypeAlias = TruncatedBackprop | PersistentES
-ESTIMATORS: dict[str, type[Estimator]] = {"truncated": TruncatedBackprop, "pes": PersistentES}
+Estimator: TypeAlias = TruncatedBackprop | PersistentES | WholeTrainings
+ESTIMATORS: dict[str, type[Estimator]] = {
+    "truncated": TruncatedBackprop,
+    "pes": PersistentES,
+    "whole": WholeTrainings,
+}
 
 
 class UpdateRuleModule(L.LightningModule):
     r"""Trains an update rule to lower the training losses of the networks that it trains.
 
-    A meta step takes one problem in turn, or all of them, advances its inner runs by a truncation, and
-    descends on the estimator's gradient with Adam. A problem whose gradient is not finite is left out of the
-    step.
+    A meta step takes one problem in turn, or all of them, advances its inner runs by a truncation (with the
+    estimator ``"whole"``: to their end), and descends on the estimator's gradient with Adam. A problem whose
+    gradient is not finite is left out of the step.
 
     Args:
         rule: Arguments of [UNFRule][amortopt.metanets.UNFRule].
         inner: One entry per inner problem: ``problem`` and ``family``, each with a ``name`` and
             arguments; ``batch``, the examples per inner step; ``networks``, how many are trained at a time.
-        estimator: ``name`` (``"truncated"`` or ``"pes"``) and the arguments of
-            [TruncatedBackprop][amortopt.meta.rule.truncated.TruncatedBackprop] or
-            [PersistentES][amortopt.meta.rule.pes.PersistentES].
+        estimator: ``name`` (``"truncated"``, ``"pes"`` or ``"whole"``) and the arguments of
+            [TruncatedBackprop][amortopt.meta.rule.truncated.TruncatedBackprop],
+            [PersistentES][amortopt.meta.rule.pes.PersistentES] or
+            [WholeTrainings][amortopt.meta.rule.whole.WholeTrainings].
         horizon: Inner steps of a run.
         first_horizon: Inner steps of a run at the beginning; by default ``horizon``.
         growth: Share of the budget in which the horizon grows.
@@ -124,7 +130,7 @@ class UpdateRuleModule(L.LightningModule):
         self.sizes: Tensor
         self.register_buffer("sizes", torch.zeros(len(inner), 2))  # of gradients: mean square norm, steps
         if compile and not isinstance(self.estimator, TruncatedBackprop):
-            raise ValueError("compile: got true, expected false for the estimator 'pes', which cannot be")
+            raise ValueError(f"compile: got true, expected false for the estimator {name!r}, which cannot be")
         # In a tuple, because it is no further module.
         self._stepped: tuple[Any] = (torch.compile(self.rule, dynamic=False) if compile else self.rule,)
         self.skipped = 0

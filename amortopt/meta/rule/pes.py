@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 
 from amortopt.meta.rule.runs import InnerRuns
 from amortopt.meta.rule.truncated import Data, Estimate, Objective, check_estimator, check_flag
-from amortopt.metanets.update_rule.rule import RuleState, UNFRule, is_number
+from amortopt.metanets.update_rule.rule import UNFRule, is_number
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,13 @@ class PersistentES:
         noise = self.sigma * noise.to(center)
         held = runs.perturbations
         runs.perturbations = noise if held is None else held + noise
-        many = split_vector(rule, center + torch.cat([noise, -noise]))
+        rules = rule.of_vectors(center + torch.cat([noise, -noise]))
         inner, flat, state = runs.inner, runs.flat, runs.state
-
-        def step(params: dict[str, Tensor], flat: Tensor, grads: Tensor, state: RuleState) -> tuple:
-            return functional_call(rule, params, (inner.layout, flat, grads, state))
-
         before: list[Tensor] = []  # losses of W_0 ... W_K, [B] each
         held_out: list[Tensor] = []  # of W_1 ... W_K
         for k in range(self.truncation):
             loss, grads = inner.losses_and_grads(flat, *runs.draw(), runs.scales)
-            direction, state = vmap(step)(many, flat, grads, state)
+            direction, state = functional_call(rule, rules, (inner.layout, flat, grads, state))
             flat = flat - runs.rate(k) * direction
             before.append(loss)
             if self.data != "train":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from amortopt.tasks import ArrayProblem, make_problem, register_problem
@@ -30,3 +32,30 @@ def smooth_function() -> ArrayProblem:
     y = (x @ ways * 0.5 + phases).sin() @ normal(_HIDDEN, 1)
     y = (y - y.mean()) / y.std() + 0.1 * normal(_EXAMPLES, 1)
     return ArrayProblem((x, y), name="smooth_function")
+
+
+@register_problem("random_function")
+def random_function(seed: int = 0, examples: int = 2000, inputs: int = 6, noise: float = 0.1) -> ArrayProblem:
+    """A regression of one number on some: a sum of sixteen sines of random directions, standardised."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    x, ways = normal(examples, inputs), normal(inputs, 16) / math.sqrt(inputs)
+    y = (x @ ways + 3 * normal(16)).sin() @ normal(16, 1)
+    y = (y - y.mean()) / y.std() + noise * normal(examples, 1)
+    return ArrayProblem((x, y), name=f"function {seed}")
+
+
+@register_problem("random_image")
+def random_image(seed: int = 0, side: int = 32, decay: float = 1.5) -> ArrayProblem:
+    """Grey values in [-1, 1] at positions in [-1, 1]², for SIRENs; their spectrum falls with a power."""
+    generator = torch.Generator().manual_seed(seed)
+    frequency = torch.fft.fftfreq(side) * side
+    radius = (frequency[:, None].square() + frequency.square()).sqrt().clamp(min=1)
+    real, imaginary = torch.randn(2, side, side, generator=generator)
+    image = torch.fft.ifft2(torch.complex(real, imaginary) / radius**decay).real
+    axis = torch.linspace(-1, 1, side)
+    values = (image / image.abs().max()).flatten()[:, None]
+    return ArrayProblem((torch.cartesian_prod(axis, axis), values), name=f"image {seed}")

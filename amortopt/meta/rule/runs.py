@@ -27,6 +27,8 @@ class Draws:
         slowest: Smallest learning rate; rates are log-uniform.
         fastest: Largest learning rate.
         cosine: Share of runs whose rate falls to 0 at their end, as a cosine; that of the others is constant.
+        constant: What the rates of those others are multiplied with. One half is a rule of thumb: a rate that
+            falls as a cosine has half of its first value on average.
         reparametrise: Every block of parameters counts times a random factor, log-uniform between one over
             this and this. The network that such a run starts from is the same, its gradients are not.
 
@@ -37,6 +39,7 @@ class Draws:
     slowest: float = 0.02
     fastest: float = 0.02
     cosine: float = 1.0
+    constant: float = 1.0
     reparametrise: float = 1.0
 
     def __post_init__(self) -> None:
@@ -46,6 +49,8 @@ class Draws:
             raise ValueError(f"draws.slowest: got {self.slowest}, expected at most fastest, {self.fastest}")
         if not is_number(self.cosine) or not 0 <= self.cosine <= 1:
             raise ValueError(f"draws.cosine: got {self.cosine!r}, expected a share in [0, 1]")
+        if not is_number(self.constant) or not 0 < self.constant < math.inf:
+            raise ValueError(f"draws.constant: got {self.constant!r}, expected a positive number")
         if not is_number(self.reparametrise) or not 1 <= self.reparametrise < math.inf:
             raise ValueError(f"draws.reparametrise: got {self.reparametrise!r}, expected at least 1")
 
@@ -116,6 +121,7 @@ class InnerRuns:
         share, chance = torch.rand(2, count, generator=self.generator)
         rates = (d.slowest * (d.fastest / d.slowest) ** share).to(flat)
         falling = (chance < d.cosine).to(flat.device)
+        rates = torch.where(falling, rates, d.constant * rates)
         if d.reparametrise > 1:
             places = self.inner.layout.places
             power = 2 * torch.rand(count, len(places), generator=self.generator) - 1
@@ -136,6 +142,15 @@ class InnerRuns:
             return torch.full((count,), horizon)
         share = torch.rand(count, generator=self.generator)
         return (self.shortest * (horizon / self.shortest) ** share).round().long()
+
+    def align(self, horizon: int) -> int:
+        """Give all networks one number of inner steps, drawn as for runs that start, and return it.
+
+        None of them may have taken a step since it started.
+        """
+        steps = int(self._lengths(1, horizon))
+        self.limits[:] = steps
+        return steps
 
     def draw(self, which: Any = "train") -> tuple[Tensor, Tensor]:
         """A minibatch for every network, the same one for copies: [B, n, ...] and [B, n, ...]."""

@@ -90,6 +90,8 @@ class UNFRule(UpdateRule):
         mix: What Muon orthogonalizes: factors of the gradient and of its three averages.
         floor: The steps of a network whose weights start small are shorter, down to this factor, see
             `length`; 1: they are as long as all others.
+        sizes: Whether the network also gives the size s of every block's direction. Without, s is 0: the size
+            is the base's, and what is learned cannot take the place of a learning rate.
         ramp: Steps after which steps have their full length; 1: all do.
         damping: For derivatives through a step, second moments count as constant, and as larger by so many
             times their block's mean; 0 for exact derivatives. The step itself does not depend on it.
@@ -109,15 +111,16 @@ class UNFRule(UpdateRule):
         mix: Sequence[float] = (0.05, 0.0, 0.95, 0.0),
         floor: float = 1.0,
         ramp: int = 1,
+        sizes: bool = True,
         damping: float = 0.1,
     ) -> None:
         super().__init__()
         rates = {"vector_rate": vector_rate, "table_rate": table_rate}
         self.config: dict[str, Any] = {"net": net, "width": width, "depth": depth, **rates}
-        self.config |= {"mix": mix, "floor": floor, "ramp": ramp, "damping": damping}
+        self.config |= {"mix": mix, "floor": floor, "ramp": ramp, "sizes": sizes, "damping": damping}
         _check(**self.config)
         self.config["mix"] = [float(factor) for factor in mix]
-        self.net, self.floor, self.ramp, self.damping = net, floor, ramp, damping
+        self.net, self.floor, self.ramp, self.sizes, self.damping = net, floor, ramp, sizes, damping
         self.mix, self.rates = self.config["mix"], {"vector": vector_rate, "table": table_rate}
         classes = len(CLASSES)
         if net == "none":
@@ -127,8 +130,8 @@ class UNFRule(UpdateRule):
             return nn.Parameter(torch.randn(classes, rows, columns) * math.sqrt(1 / columns))
 
         if net == "mlp":
-            sizes = [TERMS + 1, *[width] * depth]
-            self.elements = nn.ParameterList([matrix(m, n) for n, m in pairwise(sizes)])
+            channels = [TERMS + 1, *[width] * depth]
+            self.elements = nn.ParameterList([matrix(m, n) for n, m in pairwise(channels)])
             self.biases = nn.ParameterList(
                 [nn.Parameter(torch.zeros(classes, width, 1)) for _ in range(depth)]
             )
@@ -153,6 +156,26 @@ class UNFRule(UpdateRule):
         dtype = next((p.dtype for p in self.parameters()), torch.promote_types(flat.dtype, torch.float32))
         state = fresh_state(layout, flat, dtype)
         return state | ({"length": torch.zeros_like(state["step"])} if self.floor < 1 else {})
+
+    def of_vectors(self, vectors: Tensor) -> dict[str, Tensor]:
+        """The parameters of B rules, for a step of B networks with one rule each.
+
+        ``functional_call(rule, rule.of_vectors(vectors), (layout, flat, grads, state))`` is that step: a
+        batched product where ``vmap`` over steps takes several times as long.
+
+        Args:
+            vectors: The rules, [B, M], in the order of ``parameters_to_vector``.
+
+        Returns:
+            Name -> parameters, with the axis of networks after that of classes or axis roles.
+        """
+        named = dict(self.named_parameters())
+        parts = vectors.split([p.numel() for p in named.values()], dim=1)
+        many = {}
+        for (name, p), part in zip(named.items(), parts, strict=True):
+            value = part.unflatten(1, p.shape)  # [B, *shape]
+            many[name] = value.transpose(0, 1) if p.ndim > 2 else value
+        return many
 
     def forward(
         self, layout: UpdateLayout, flat: Tensor, grads: Tensor, state: RuleState, *, inplace: bool = False
@@ -284,7 +307,8 @@ class UNFRule(UpdateRule):
             hidden = (self.block[kind] @ context[:, :, start:stop]).relu()
             out.append(self.block_out[kind] @ hidden)
         size, factors = torch.cat(out, 2).split([1, TERMS], 1)
-        return size[:, 0].clamp(SMALLEST, LARGEST).exp2(), TERM * factors.tanh()
+        size = size[:, 0].clamp(SMALLEST, LARGEST).exp2() if self.sizes else torch.ones_like(size[:, 0])
+        return size, TERM * factors.tanh()
 
     def _gates(
         self, layout: UpdateLayout, flat: Tensor, state: RuleState, base: list[Tensor]
@@ -356,6 +380,7 @@ def _check(**config: Any) -> None:
         (("width", "depth", "ramp"), lambda v: type(v) is int and v >= 1, "a whole number of at least 1"),
         (("vector_rate", "table_rate"), lambda v: is_number(v) and 0 < v < math.inf, "a positive number"),
         (("floor",), lambda v: is_number(v) and 0 < v <= 1, "a number above 0 and at most 1"),
+        (("sizes",), lambda v: isinstance(v, bool), "true or false"),
         (("mix",), is_mix, f"{1 + len(MOMENTA)} finite numbers, not all zero"),
         (("damping",), lambda v: is_number(v) and 0 <= v < math.inf, "a finite number of at least 0"),
     )

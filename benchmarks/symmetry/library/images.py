@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.symmetry.library import Factory
+from benchmarks.symmetry.library import Factory, load_torchaudio
 
 
 def _timm(name: str, size: int = 64, **options: Any) -> tuple[nn.Module, Any]:
@@ -100,6 +100,7 @@ _VIT = {"image_size": 32, "patch_size": 8, "num_classes": 5, "dim": 32, "depth":
 
 
 def _diffusers(name: str, inputs: Callable[[], dict[str, Any]], **options: Any) -> tuple[nn.Module, Any]:
+    load_torchaudio()  # which diffusers imports by way of transformers
     return getattr(import_module("diffusers"), name)(**options), inputs()
 
 

@@ -46,6 +46,7 @@ TINY: dict[str, Any] = {
     "save_every": 5,
 }
 PES = ["--model.estimator", "{name: pes, truncation: 2, sigma: 0.01}"]
+WHOLE = ["--model.estimator", "{name: whole, sigma: 0.1}", "--model.shortest", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,9 @@ def module(**changed: Any) -> UpdateRuleModule:
     return UpdateRuleModule(**(TINY["model"] | changed))
 
 
-@pytest.mark.parametrize("more", [[], [*PES, "--model.together", "true"]], ids=["truncated", "pes"])
+@pytest.mark.parametrize(
+    "more", [[], [*PES, "--model.together", "true"], WHOLE], ids=["truncated", "pes", "whole"]
+)
 def test_run_resumed_after_a_crash_gives_the_same_bits(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:
@@ -182,7 +185,11 @@ def test_damping_may_change_when_a_run_goes_on(recipe: Path, tmp_path: Path) -> 
             ["inner[0].problem", "mnist1e"],
         ),
         (["--trainer.gradient_clip_val", "1.0"], ["gradient_clip_val", "model.clip"]),
-        ([*PES, "--model.compile", "true"], ["compile: got true"]),
+        (["--model.draws.constant", "0"], ["draws.constant: got 0"]),
+        (["--model.estimator", "{name: whole, sigma: -1}"], ["sigma: got -1"]),
+        (["--model.estimator", "{name: whole, truncation: 2}"], ["truncation", "sigma"]),
+        ([*PES, "--model.compile", "true"], ["compile: got true", "pes"]),
+        ([*WHOLE, "--model.compile", "true"], ["compile: got true", "whole"]),
     ],
 )
 def test_wrong_values_are_named_before_anything_is_made(

@@ -58,8 +58,11 @@ class ToyRule(nn.Module):
     def init_state(self, layout: Any, flat: Tensor) -> dict[str, Tensor]:
         return {"step": torch.zeros(flat.shape[:-1]), "momenta": torch.zeros_like(flat)}
 
+    def of_vectors(self, vectors: Tensor) -> dict[str, Tensor]:
+        return {"rates": vectors[:, :2].t().unsqueeze(2), "momentum": vectors[:, 2:]}
+
     def forward(
-        self, layout: Any, flat: Tensor, grads: Tensor, state: dict[str, Tensor]
+        self, layout: Any, flat: Tensor, grads: Tensor, state: dict[str, Tensor], *, inplace: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
         momenta = self.momentum * state["momenta"] + grads
         update = self.rates[0].exp() * momenta + self.rates[1] * flat.tanh()

@@ -117,6 +117,22 @@ def test_rule_runs_under_vmap_over_its_parameters(net: Reach) -> None:
             torch.testing.assert_close(got[k], want)
 
 
+@pytest.mark.parametrize("net", ["unf", "deepset", "mlp"])
+def test_every_network_may_have_a_rule_of_its_own(net: Reach) -> None:
+    layout, rule = plain(), rule_of(net=net, width=4)
+    flat, grad = flat_noise(layout, 0, 3), flat_noise(layout, 1, 3)
+    state = rule.init_state(layout, flat)
+    center = torch.nn.utils.parameters_to_vector(rule.parameters()).detach()
+    vectors = center + 0.1 * torch.arange(3.0, dtype=center.dtype)[:, None]
+    with torch.no_grad():
+        got, _ = functional_call(rule, rule.of_vectors(vectors), (layout, flat, grad, state))
+        for k in range(3):
+            torch.nn.utils.vector_to_parameters(vectors[k], rule.parameters())
+            want, _ = rule(layout, flat[k], grad[k], {key: value[k] for key, value in state.items()})
+            torch.testing.assert_close(got[k], want)
+    assert not torch.allclose(got[0], got[1])
+
+
 @pytest.mark.parametrize("net", REACHES)
 def test_fresh_rule_is_muon_and_adam(net: Reach) -> None:
     """A hundred steps on a loss, against the optimizers written by hand.
@@ -209,6 +225,27 @@ def test_direction_is_within_its_bound_whatever_was_learned(seed: int) -> None:
                 assert float(block.square().mean().sqrt()) < bound
 
 
+@pytest.mark.parametrize("net", ["unf", "deepset"])
+def test_steps_without_sizes_are_as_long_as_the_base(net: Reach) -> None:
+    layout, numbers = plain(), {"vector_rate": 0.4, "floor": 0.1, "ramp": 3}
+    flat, grads = flat_noise(layout, 0, 2), [flat_noise(layout, k, 2) for k in (1, 2)]
+
+    def lengths(rule: UNFRule) -> tuple[Tensor, Tensor]:
+        state = rule.init_state(layout, flat)
+        with torch.no_grad():
+            for grad in grads:
+                direction, state = rule(layout, flat, grad, state)
+        roots = [part.flatten(2).square().mean(2).sqrt() for part in layout.split(direction)]
+        return torch.cat(roots, 1), direction
+
+    base, without = lengths(UNFRule("none", **numbers).double())
+    learned, turned = lengths(rule_of(net=net, width=4, sizes=False, **numbers))
+    torch.testing.assert_close(learned, base)
+    assert not torch.allclose(turned, without)
+    resized, _ = lengths(rule_of(net=net, width=4, **numbers))
+    assert not torch.allclose(resized, base)
+
+
 def test_rule_is_finite_at_zero() -> None:
     layout, rule = plain(), rule_of(width=4, floor=0.1)
     flat = torch.zeros(layout.size, dtype=torch.float64, requires_grad=True)
@@ -275,7 +312,7 @@ def test_rule_keeps_four_numbers_per_weight() -> None:
 
 
 def test_rule_config_makes_a_copy() -> None:
-    rule = UNFRule("deepset", width=5, depth=3, vector_rate=0.5, mix=(0, 0.5, 0.5, 0), floor=0.5)
+    rule = UNFRule("deepset", width=5, depth=3, vector_rate=0.5, mix=(0, 0.5, 0.5, 0), floor=0.5, sizes=False)
     copy = UNFRule(**json.loads(json.dumps(rule.config)))
     copy.load_state_dict(rule.state_dict())
     assert copy.config == rule.config
@@ -291,6 +328,7 @@ def test_rule_config_makes_a_copy() -> None:
         ({"mix": (0.0, 0.0, 0.0, 0.0)}, r"mix: got \(0.0, 0.0, 0.0, 0.0\), expected 4 finite numbers"),
         ({"floor": 0.0}, "floor: got 0.0, expected a number above 0 and at most 1"),
         ({"floor": 1.5}, "floor: got 1.5"),
+        ({"sizes": 1}, "sizes: got 1, expected true or false"),
         ({"ramp": 0}, "ramp: got 0, expected a whole number of at least 1"),
         ({"mix": (1.0, 0.0)}, r"mix: got \(1.0, 0.0\)"),
         ({"damping": float("nan")}, "damping: got nan"),
