@@ -23,6 +23,7 @@ from benchmarks.harness.store import RESULTS, ROOT, committed
 BLOCKS = {
     "one-pass-short": ("one_shot", "one_shot.summary"),
     "one-pass": ("one_shot", "one_shot.tables"),
+    "network": ("learned_optimizers", "optimizers.learned"),
     "learned": ("learned_optimizers", "optimizers.tables"),
     "coverage": ("symmetry_coverage", "symmetry.coverage_tables"),
     "gauge": ("gauge_freedom", "symmetry.gauge"),
