@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from amortopt.meta.rule.inner import InnerProblem
-from amortopt.meta.rule.problems import random_function, random_image
+from amortopt.meta.rule.problems import RandomFunction, RandomImage
 from amortopt.metanets.update_rule.rule import UNFRule
 from amortopt.tasks import Family, Problem, make_family, make_problem
 from amortopt.training import Stepper
@@ -175,7 +175,7 @@ def _problem_and_family(
         inputs = chance.choice((3, 6, 12, 20))
         family = make_family("mlp", widths=[inputs, *hidden, 1], **common)
         noise = chance.choice((0.0, 0.1, 0.3))
-        return random_function(seed, chance.choice((400, 2000)), inputs, noise), family
+        return RandomFunction(seed, chance.choice((400, 2000)), inputs, noise), family
     if kind == "autoencoder":
         widths = [256, hidden[0], 8, hidden[0], 256]
         return make_problem("digits_autoencoder"), make_family("mlp", widths=widths, **common)
@@ -187,7 +187,7 @@ def _problem_and_family(
     if kind == "siren":
         widths = [2, *[min(hidden[0], 48)] * len(hidden), 1]
         family = make_family("siren", widths=widths, w0=chance.choice((10.0, 20.0, 30.0)))
-        return random_image(seed, chance.choice((32, 48)), chance.choice((1.0, 1.5, 2.0))), family
+        return RandomImage(seed, chance.choice((32, 48)), chance.choice((1.0, 1.5, 2.0))), family
     text = make_problem(**TEXT)
     if kind == "rnn":
         return text, make_family("char_rnn", embedding=24, hidden=chance.choice((32, 48)))

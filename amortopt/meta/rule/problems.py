@@ -35,27 +35,50 @@ def smooth_function() -> ArrayProblem:
 
 
 @register_problem("random_function")
-def random_function(seed: int = 0, examples: int = 2000, inputs: int = 6, noise: float = 0.1) -> ArrayProblem:
-    """A regression of one number on some: a sum of sixteen sines of random directions, standardised."""
-    generator = torch.Generator().manual_seed(seed)
+class RandomFunction(ArrayProblem):
+    """A regression of one number on some: a sum of sixteen sines of random directions, standardised.
 
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
+    Args:
+        seed: Seed of the function and the examples.
+        examples: Number of examples.
+        inputs: Numbers that the function is of.
+        noise: Standard deviation of what is added to targets.
+    """
 
-    x, ways = normal(examples, inputs), normal(inputs, 16) / math.sqrt(inputs)
-    y = (x @ ways + 3 * normal(16)).sin() @ normal(16, 1)
-    y = (y - y.mean()) / y.std() + noise * normal(examples, 1)
-    return ArrayProblem((x, y), name=f"function {seed}")
+    arguments = ("seed", "examples", "inputs", "noise")
+
+    def __init__(self, seed: int = 0, examples: int = 2000, inputs: int = 6, noise: float = 0.1) -> None:
+        self.seed, self.examples, self.inputs, self.noise = seed, examples, inputs, noise
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator)
+
+        x, ways = normal(examples, inputs), normal(inputs, 16) / math.sqrt(inputs)
+        y = (x @ ways + 3 * normal(16)).sin() @ normal(16, 1)
+        y = (y - y.mean()) / y.std() + noise * normal(examples, 1)
+        super().__init__((x, y), name="random_function")
 
 
 @register_problem("random_image")
-def random_image(seed: int = 0, side: int = 32, decay: float = 1.5) -> ArrayProblem:
-    """Grey values in [-1, 1] at positions in [-1, 1]², for SIRENs; their spectrum falls with a power."""
-    generator = torch.Generator().manual_seed(seed)
-    frequency = torch.fft.fftfreq(side) * side
-    radius = (frequency[:, None].square() + frequency.square()).sqrt().clamp(min=1)
-    real, imaginary = torch.randn(2, side, side, generator=generator)
-    image = torch.fft.ifft2(torch.complex(real, imaginary) / radius**decay).real
-    axis = torch.linspace(-1, 1, side)
-    values = (image / image.abs().max()).flatten()[:, None]
-    return ArrayProblem((torch.cartesian_prod(axis, axis), values), name=f"image {seed}")
+class RandomImage(ArrayProblem):
+    """Grey values in [-1, 1] at positions in [-1, 1]², for SIRENs; their spectrum falls with a power.
+
+    Args:
+        seed: Seed of the image.
+        side: Pixels along an edge.
+        decay: The power.
+    """
+
+    arguments = ("seed", "side", "decay")
+
+    def __init__(self, seed: int = 0, side: int = 32, decay: float = 1.5) -> None:
+        self.seed, self.side, self.decay = seed, side, decay
+        generator = torch.Generator().manual_seed(seed)
+        frequency = torch.fft.fftfreq(side) * side
+        radius = (frequency[:, None].square() + frequency.square()).sqrt().clamp(min=1)
+        real, imaginary = torch.randn(2, side, side, generator=generator)
+        image = torch.fft.ifft2(torch.complex(real, imaginary) / radius**decay).real
+        axis = torch.linspace(-1, 1, side)
+        values = (image / image.abs().max()).flatten()[:, None]
+        super().__init__((torch.cartesian_prod(axis, axis), values), name="random_image")
