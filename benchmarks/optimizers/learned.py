@@ -69,15 +69,15 @@ def _measured(
 
 def learned_table(records: Records) -> str:
     """Markdown of the records: a row per net; empty if there are none."""
-    found = {key.split("/", 2)[2]: record for key, record in records.items() if key.startswith("learned/")}
-    if NONE not in found:
+    by_name = {key.split("/", 2)[2]: record for key, record in records.items() if key.startswith("learned/")}
+    if NONE not in by_name:
         return ""
     rows = []
     for net, title in NETS.items():
-        many = [record for record in found.values() if record["identity"]["numbers"]["net"] == net]
+        many = [record for record in by_name.values() if record["identity"]["numbers"]["net"] == net]
         if many:
             minutes = mean([one["result"]["training"].get("seconds", 0.0) for one in many]) / 60
-            cells = [_against(many, found[NONE], *way) for way in WAYS.values()]
+            cells = [_against(many, by_name[NONE], *way) for way in WAYS.values()]
             rows.append([title, str(len(many)), f"{minutes:.1f}", *cells])
     rates = ", ".join(f"{rate:g}" for rate in FALLING)
     explanation = (
