@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -13,6 +13,8 @@ from amortopt._types import Params
 
 CONDITIONS = frozenset({"batch", "function", "l1"})
 """All that a metanet may declare to read."""
+Gradient: TypeAlias = Callable[[Params], Params]
+"""From params [B, ...] to each network's gradient of a mean objective there, with their names and shapes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,19 +22,23 @@ class Conditions:
     """What B networks of one architecture are improved for.
 
     Attributes:
-        gradient: From params [B, ...] to the gradient of each network's mean objective on its batch there,
-            with the same names and shapes. Given only if the metanet declares ``"batch"``.
+        gradient: That of the objective on each batch. Given only if the metanet declares ``"batch"``.
         l1: L1 strength λ >= 0 per network [B]. Given if and only if the metanet declares ``"l1"``.
         examples: Number of examples of each network's batch [B]. Given with the gradient.
-        function: From params [B, ...] to the gradient of each network's divergence there from what the given
-            network answers, on the metanet's probes. Given only if the metanet declares ``"function"``; one
-            that declares both reads the batch, the function, or both.
+        function: That of each network's divergence from what the given network answers, on the metanet's
+            probes. Given only if the metanet declares ``"function"``; one that declares both reads the batch,
+            the function, or both.
+        portions: From a number of portions and the least size of one, to the gradient on each portion of the
+            batch and the number of examples behind it [B]; see
+            [Examples.portions][amortopt.tasks.Examples.portions]. Given with the gradient, for metanets whose
+            rounds read different examples.
     """
 
-    gradient: Callable[[Params], Params] | None = None
+    gradient: Gradient | None = None
     l1: Tensor | None = None
     examples: Tensor | None = None
-    function: Callable[[Params], Params] | None = None
+    function: Gradient | None = None
+    portions: Callable[[int, int], Sequence[tuple[Gradient, Tensor]]] | None = None
 
     def check(self, declared: Collection[str], count: int) -> None:
         """Raise a ``ValueError`` unless declared conditions are there, for ``count`` networks.
@@ -63,16 +69,19 @@ class Conditions:
         Raises:
             ValueError: It has other names or shapes than ``params``.
         """
-        return _at(self.gradient, params, "gradient")
+        return None if self.gradient is None else checked(self.gradient, params, "gradient")
 
     def function_at(self, params: Params) -> Params | None:
         """The gradient of the divergence from the given function, as ``gradient_at``."""
-        return _at(self.function, params, "function")
+        return None if self.function is None else checked(self.function, params, "function")
 
 
-def _at(gradient: Callable[[Params], Params] | None, params: Params, name: str) -> Params | None:
-    if gradient is None:
-        return None
+def checked(gradient: Gradient, params: Params, name: str) -> Params:
+    """A gradient at params [B, ...].
+
+    Raises:
+        ValueError: It has other names or shapes than ``params``; the message calls it ``conditions.<name>``.
+    """
     computed = gradient(params)
     for key, p in params.items():
         got = tuple(computed[key].shape) if key in computed else "none"

@@ -15,8 +15,8 @@ class NetworkReport:
     Attributes:
         examples: Number of examples that were read; 0 if no batch was.
         given: Loss of the network as it was given.
-        losses: Loss of every proposal that a gradient was taken at, and last of the result: R + 1 numbers for
-            R rounds, the first one of the learned prototype.
+        losses: Loss of every proposal that a gradient was taken at, on the examples that the round read, and
+            last of the result on all: R + 1 numbers for R rounds, the first one of the learned prototype.
         gradients: Norm of each of these gradients.
         held: Objective on the examples that ``accept="holdout"`` kept back, as given and after; loss plus L1
             strength times L1 norm.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.func import functional_call
 from amortopt._types import Params
 from amortopt.functional.networks import eval_mode
 from amortopt.metanets import Conditions, L1Range, Metanet, Rounds
+from amortopt.metanets.conditions import Gradient
 from amortopt.optim.networks import Network
 from amortopt.symmetry import Match
 from amortopt.tasks import Examples, Objective, answers_many, loss_and_grad_many, loss_many
@@ -191,17 +192,20 @@ def improve(
     losses: list[Tensor] = []
     norms: list[Tensor] = []
 
-    def gradient(at: Params) -> Params:
-        assert batch is not None
-        loss, gradients = fleet.loss_and_gradient(at, batch)
-        _check_finite(
-            gradients,
-            lambda b, name: f"batch: the gradient of {label(b, name)}",
-            "pass x and y of the checkpoint's problem",
-        )
-        losses.append(loss)
-        norms.append(torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt())
-        return gradients
+    def gradient_on(read: Batch) -> Gradient:
+        def gradient(at: Params) -> Params:
+            loss, gradients = fleet.loss_and_gradient(at, read)
+            _check_finite(
+                gradients,
+                lambda b, name: f"batch: the gradient of {label(b, name)}",
+                "pass x and y of the checkpoint's problem",
+            )
+            losses.append(loss)
+            squares = [g.flatten(1).square().sum(1) for g in gradients.values()]
+            norms.append(torch.stack(squares).sum(0).sqrt())
+            return gradients
+
+        return gradient
 
     def conditions(now: Params) -> Conditions:
         """What a pass reads that begins at these params."""
@@ -211,11 +215,15 @@ def improve(
             answers = fleet.answers(now, metanet.probes, function)
             toward = lambda at: fleet.loss_and_gradient(at, answers)[1]  # noqa: E731
         like = next(iter(now.values()))
-        return Conditions(
-            None if batch is None else gradient,
-            None if l1 is None else l1.to(like),
-            None if batch is None else batch.examples.counts(fleet.count).to(like),
-            toward,
+        reading = Conditions(l1=None if l1 is None else l1.to(like), function=toward)
+        if batch is None:
+            return reading
+        examples, objective = batch.examples, batch.objective
+        return replace(
+            reading,
+            gradient=gradient_on(batch),
+            examples=examples.counts(fleet.count).to(like),
+            portions=examples.portioned(lambda part: gradient_on(Batch(part, objective)), fleet.count),
         )
 
     new = run(metanet, params, conditions, passes, label, rounds=rounds)

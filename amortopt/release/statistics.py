@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.metanets import Conditions, Metanet
+from amortopt.metanets.conditions import Gradient
 from amortopt.tasks import CrossEntropy, Examples, Objective, ProblemFamily, loss_and_grad_many, loss_many
 
 PROBLEMS = 512
@@ -244,17 +245,21 @@ def _run(
     """Losses and norms of gradients of one pass, name -> [B]."""
     found: dict[str, Tensor] = {"given": loss_many(network, params, read, objective)}
 
-    def gradient(at: Params) -> Params:
-        step = sum(name.startswith("gradient") for name in found)
-        found[f"loss {step}"], gradients = loss_and_grad_many(network, at, read, objective)
-        squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()])
-        found[f"gradient {step}"] = squares.sum(0).sqrt()
-        return gradients
+    def gradient_on(examples: Examples) -> Gradient:
+        def gradient(at: Params) -> Params:
+            step = sum(name.startswith("gradient") for name in found)
+            found[f"loss {step}"], gradients = loss_and_grad_many(network, at, examples, objective)
+            squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()])
+            found[f"gradient {step}"] = squares.sum(0).sqrt()
+            return gradients
+
+        return gradient
 
     count = len(next(iter(params.values())))
     counts = read.counts(count)
     l1 = torch.zeros_like(counts) if "l1" in metanet.conditions else None
-    new = metanet(params, Conditions(gradient, l1, counts))
+    portions = read.portioned(gradient_on, count)
+    new = metanet(params, Conditions(gradient_on(read), l1, counts, portions=portions))
     steps = sum(name.startswith("gradient") for name in found)
     found[f"loss {steps}"] = loss_many(network, new, read, objective)
     return {name: value.cpu() for name, value in found.items()}

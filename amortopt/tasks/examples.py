@@ -5,12 +5,16 @@ Legend: B networks, N examples, n chosen examples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+Read = TypeVar("Read")
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +116,65 @@ class Examples:
             return self
         mask = None if self.mask is None else self.mask[networks]
         return replace(self, x=self.x[networks], y=self.y[networks], mask=mask)
+
+    def portions(self, count: int, least: int) -> list[Examples]:
+        """So many portions of the examples, which all together are all of them.
+
+        Each is as much of a network's examples as the others, within one, and at least ``least`` of them;
+        where that is more than its share, portions overlap. A portion has every class in its proportion,
+        where targets are classes. Which example is in which portion depends on the examples alone, not on
+        their order: they are sorted by class and by a fixed projection of x, and a portion is about every
+        ``count``-th from another first one on.
+
+        Args:
+            count: Number of portions.
+            least: Examples of a portion at least; networks that have fewer have all of them in every portion.
+
+        Examples:
+            >>> batch = Examples(torch.arange(10.0)[:, None], torch.arange(10) % 2)
+            >>> [portion.x[:, 0].tolist() for portion in batch.portions(2, 4)]
+            [[0.0, 4.0, 8.0, 3.0, 7.0], [2.0, 6.0, 1.0, 5.0, 9.0]]
+        """
+        order = self._in_order()  # [N] or [B, N], padding last
+        sizes = self.counts(1 if self.shared else len(self.x)).long()[:, None]  # [B, 1]
+        taken = torch.maximum(sizes.clamp(max=least), (sizes + count - 1) // count)
+        place = torch.arange(int(taken.max()), device=order.device)  # [n]
+        portions = []
+        for r in range(count):
+            at = (place * count + r) * sizes // (taken * count)  # [B, n], in integers, so that none is missed
+            inside = place < taken
+            at = torch.where(inside, at, 0)
+            mask = None if bool(inside.all()) else inside
+            chosen = order[at[0]] if self.shared else order.gather(1, at)
+            portions.append(replace(self.take(chosen), mask=mask))
+        return portions
+
+    def portioned(
+        self, read: Callable[[Examples], Read], networks: int
+    ) -> Callable[[int, int], list[tuple[Read, Tensor]]]:
+        """``portions`` as what is made of each, with each network's number of examples in it, [networks].
+
+        Args:
+            read: What is made of a portion, such as its gradient.
+            networks: Number of networks.
+        """
+
+        def of(count: int, least: int) -> list[tuple[Read, Tensor]]:
+            return [(read(part), part.counts(networks)) for part in self.portions(count, least)]
+
+        return of
+
+    def _in_order(self) -> Tensor:
+        """Positions sorted by whether they count, by class, and by a fixed projection of x: [N] or [B, N]."""
+        axes = 1 if self.shared else 2
+        x = self.x.flatten(axes).double()
+        # Fractional parts of multiples of the golden ratio: no two inputs are at the same place by chance.
+        along = (torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=x.dtype) * _GOLDEN) % 1 - 0.5
+        order = (x * along).sum(-1).argsort(dim=-1, stable=True)
+        keys = [self.y] if self.y.ndim == axes and not self.y.is_floating_point() else []
+        for key in keys if self.mask is None else [*keys, ~self.mask]:
+            order = order.gather(-1, key.gather(-1, order).long().argsort(dim=-1, stable=True))
+        return order
 
     def chunks(self, size: int) -> Iterator[Examples]:
         """The examples in their order, ``size`` at a time; views."""

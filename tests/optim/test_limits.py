@@ -24,10 +24,10 @@ CURVES = make_problem_family("curves")
 X, Y = (part[0] for part in (lambda e: (e.x, e.y))(CURVES.draw("test", 0, 1, 200, 1)[0]))
 
 
-def rounds_optimizer(rounds: int = 2) -> ScaleGMNOptimizer:
+def rounds_optimizer(rounds: int = 2, portion: int | None = None) -> ScaleGMNOptimizer:
     torch.manual_seed(0)
     shapes = {name: list(p.shape) for name, p in TANH.build().named_parameters()}
-    metanet = make("rounds", SPEC, shapes=shapes, rounds=rounds, channels=2, hidden=4)
+    metanet = make("rounds", SPEC, shapes=shapes, rounds=rounds, portion=portion, channels=2, hidden=4)
     return ScaleGMNOptimizer(metanet, family=TANH, problem=CURVES.to_config(), name="reader")
 
 

@@ -40,6 +40,15 @@ def test_report_has_the_losses_that_the_networks_have() -> None:
         assert each.accepted and each.held is None
 
 
+def test_report_of_rounds_that_read_portions_has_their_losses() -> None:
+    opt, (x, y) = rounds_optimizer(3, 10), PAIRS[2]
+    new, report = opt.one_shot(nets(1)[0], batch=(x, y), return_report=True)
+    first = Examples(x, y).portions(3, 10)[0]
+    fresh = opt.one_shot(nets(1)[0], batch=(first.x, first.y), rounds=1, return_report=True)[1]
+    assert report.networks[0].losses[0] == pytest.approx(fresh.networks[0].losses[0], rel=1e-5)
+    assert report.networks[0].after == pytest.approx(loss(new, x, y), rel=1e-5)
+
+
 def test_report_rounds_stop_where_asked() -> None:
     opt, model = rounds_optimizer(3), nets(1)[0]
     _, whole = opt.one_shot(model, batch=PAIRS[0], return_report=True)
@@ -134,23 +143,28 @@ def test_holdout_says_what_it_needs() -> None:
         optimizer().one_shot(nets(1)[0], accept="holdout")
 
 
-def test_order_of_examples_does_not_matter() -> None:
-    opt, model = rounds_optimizer(), nets(1)[0]
+@pytest.mark.parametrize("portion", [None, 10])
+def test_order_of_examples_does_not_matter(portion: int | None) -> None:
+    opt, model = rounds_optimizer(3, portion), nets(1)[0]
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     first, second = (opt.one_shot(model, batch=(X[at], Y[at])) for at in (torch.arange(200), order))
     torch.testing.assert_close(params_of(first), params_of(second), rtol=1e-5, atol=1e-5)
 
 
-def test_batches_larger_than_memory_are_chunked_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    opt, models = rounds_optimizer(), [model.double() for model in nets(3)]
+@pytest.mark.parametrize("portion", [None, 10])
+def test_batches_larger_than_memory_are_chunked_exactly(
+    monkeypatch: pytest.MonkeyPatch, portion: int | None
+) -> None:
+    opt, models = rounds_optimizer(3, portion), [model.double() for model in nets(3)]
     whole = opt.one_shot(models, batch=PAIRS)
     monkeypatch.setattr(running, "_ELEMENTS", 1)  # 16 examples at a time
     for a, b in zip(whole, opt.one_shot(models, batch=PAIRS), strict=True):
         torch.testing.assert_close(params_of(a), params_of(b), rtol=1e-9, atol=1e-9)
 
 
-def test_batches_of_other_sizes_are_padded_exactly() -> None:
-    opt, models = rounds_optimizer(), [model.double() for model in nets(3)]
+@pytest.mark.parametrize("portion", [None, 10])
+def test_batches_of_other_sizes_are_padded_exactly(portion: int | None) -> None:
+    opt, models = rounds_optimizer(3, portion), [model.double() for model in nets(3)]
     together = opt.one_shot(models, batch=PAIRS)
     for model, pair, new in zip(models, PAIRS, together, strict=True):
         alone = opt.one_shot(model, batch=pair)

@@ -75,6 +75,40 @@ def test_examples_from_list_refuses_empty_networks() -> None:
         Examples.from_list([(torch.ones(2, 1), torch.ones(2)), (torch.ones(2, 1), torch.ones(3))])
 
 
+@pytest.mark.parametrize(("count", "least"), [(1, 1), (4, 1), (4, 9), (3, 50), (7, 2), (3, 2)])
+def test_portions_are_all_examples_without_padding(count: int, least: int) -> None:
+    sizes = torch.tensor([20, 7, 13])
+    mask = torch.arange(20) < sizes[:, None]
+    many = Examples(torch.randn(3, 20, 4), torch.randint(3, (3, 20)), shared=False, mask=mask)
+    portions = many.portions(count, least)
+    assert len(portions) == count
+    for b, size in enumerate(sizes.tolist()):
+        met: set[float] = set()
+        for part in portions:
+            rows = part.x[b, :, 0] if part.mask is None else part.x[b, part.mask[b], 0]
+            assert len(set(rows.tolist())) == len(rows) == max(min(size, least), -(-size // count))
+            met |= set(rows.tolist())
+        assert met == set(many.x[b, :size, 0].tolist())
+
+
+def test_portions_depend_on_the_examples_and_not_on_their_order() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(100, 3, generator=g), torch.arange(100) % 10
+    order = torch.randperm(100, generator=g)
+    # Inputs of few values, whose sums would tie; and targets that are no classes.
+    coarse = x.sign()
+    for inputs, targets in ((x, y), (x, x[:, :1]), (coarse + 1e-3 * x, y)):
+        one = Examples(inputs, targets).portions(5, 1)
+        two = Examples(inputs[order], targets[order]).portions(5, 1)
+        for a, b in zip(one, two, strict=True):
+            assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
+    for part in Examples(x, y).portions(5, 1):
+        assert part.y.bincount().tolist() == [2] * 10
+    shared, many = Examples(x, y), Examples(x.expand(2, -1, -1), y.expand(2, -1), shared=False)
+    for a, b in zip(shared.portions(3, 40), many.portions(3, 40), strict=True):
+        assert a.shared and torch.equal(a.x, b.x[1])
+
+
 def test_examples_noisy_adds_seeded_noise_of_the_given_size() -> None:
     clean = Examples(torch.zeros(1000, 40), torch.zeros(1000))
     noisy = [clean.noisy(0.4, torch.Generator().manual_seed(1)).x for _ in range(2)]

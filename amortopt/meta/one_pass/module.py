@@ -20,6 +20,7 @@ from amortopt.meta.one_pass.data import Batch, Held, View
 from amortopt.meta.one_pass.stages import Place, Stage, Stages
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
 from amortopt.metanets import Conditions, Metanet, Rounds, make
+from amortopt.metanets.conditions import Gradient
 from amortopt.metanets.rounds.model import Reading
 from amortopt.release import check_passes
 from amortopt.symmetry import extract
@@ -79,6 +80,8 @@ class OnePassModule(L.LightningModule):
             network of the ``"family"``, with the family's own initialisation.
         log_loss: Whether the meta-loss is the mean of the logarithms of the losses. Then every problem counts
             alike, however large its loss; for squared errors it is PSNR but for a factor.
+        most_loss: Loss m beyond which a loss L counts as m (1 + log(L / m)), so that problems on which a pass
+            diverges, as passes of many rounds do at first, do not outweigh all others. None: as it is.
         passes: How often the metanet is applied in a row; the loss is the mean over what every pass returns.
             The released optimizer applies it as often.
         lr: Learning rate of the matrices of the metanet's layers, updated by Muon.
@@ -112,6 +115,7 @@ class OnePassModule(L.LightningModule):
         start: Literal["identity", "proposal"] = "proposal",
         prototype: Literal["normal", "family"] = "normal",
         log_loss: bool = False,
+        most_loss: float | None = None,
         passes: int = 1,
         lr: float = 0.005,
         prototype_lr: float = 0.04,
@@ -135,6 +139,8 @@ class OnePassModule(L.LightningModule):
         for key in ("l1_warmup", "hold", "ema", "early_rounds"):
             if not 0 <= options[key] <= 1:
                 raise ValueError(f"{key}: got {options[key]}, expected a number in [0, 1]")
+        if most_loss is not None and not 0 < most_loss < float("inf"):
+            raise ValueError(f"most_loss: got {most_loss}, expected a positive number, or none")
         for key in ("warmup_steps", "weight_decay", "prototype_decay"):
             if options[key] < 0:
                 raise ValueError(f"{key}: got {options[key]}, expected at least 0")
@@ -203,7 +209,7 @@ class OnePassModule(L.LightningModule):
             view: How ``read`` differs from what the networks were trained on.
         """
 
-        def gradient_on(examples: Examples, objective: Objective) -> Callable[[Params], Params]:
+        def gradient_on(examples: Examples, objective: Objective) -> Gradient:
             def gradient(at: Params) -> Params:
                 # Rounds are differentiated through the gradients that they take.
                 again = torch.is_grad_enabled() and any(p.requires_grad for p in at.values())
@@ -212,11 +218,13 @@ class OnePassModule(L.LightningModule):
             return gradient
 
         declared, objective = metanet.conditions, self.problem.objective
+        count = num_networks(params)
         if reading is None and declared & {"batch", "function"}:
             reading = "batch" if "batch" in declared else "function"
-        gradient = function = None
+        gradient = function = portions = None
         if reading in ("batch", "both"):
             gradient = gradient_on(read, objective)
+            portions = read.portioned(lambda part: gradient_on(part, objective), count)
         if reading in ("function", "both"):
             assert metanet.probes is not None
             with torch.no_grad():
@@ -225,8 +233,9 @@ class OnePassModule(L.LightningModule):
         return Conditions(
             gradient,
             l1 if "l1" in declared else None,
-            None if gradient is None else read.counts(num_networks(params)),
+            None if gradient is None else read.counts(count),
             function,
+            portions,
         )
 
     def improve(
@@ -300,13 +309,19 @@ class OnePassModule(L.LightningModule):
             early = self.hparams["early_rounds"]
             weights = [early / (len(results) - 1)] * (len(results) - 1) + [1 - early]
         objective = self.problem.objective
-        each = lambda loss: (loss.log() if self.hparams["log_loss"] else loss).mean()  # noqa: E731
         losses = [
-            weight * each(loss_many(self.network, new, examples, objective, l1=penalty))
+            weight * self._counted(loss_many(self.network, new, examples, objective, l1=penalty)).mean()
             for new, weight in zip(results, weights, strict=True)
             if weight
         ]
         return torch.stack(losses).sum()
+
+    def _counted(self, loss: Tensor) -> Tensor:
+        """Losses [B] as they count."""
+        if self.hparams["log_loss"]:
+            return loss.log()
+        most = self.hparams["most_loss"]
+        return loss if most is None else loss.clamp(max=most) + most * (loss / most).clamp(min=1).log()
 
     @torch.no_grad()
     def evaluate(

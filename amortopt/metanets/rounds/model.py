@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.metanets.base import Metanet, register
-from amortopt.metanets.conditions import CONDITIONS, Conditions
+from amortopt.metanets.conditions import CONDITIONS, Conditions, Gradient, checked
 from amortopt.metanets.rounds.gauge import SlotGauge
 from amortopt.metanets.rounds.matrices import Matrices
-from amortopt.metanets.rounds.rule import Gradient, RoundRule
+from amortopt.metanets.rounds.rule import RoundRule, Source
 from amortopt.metanets.scalegmn.readout import Blend
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec, act
@@ -57,6 +57,10 @@ class Rounds(Metanet):
         scales: Parameter name -> unit in which it is learned, where that is not 1, such as
             [Family.scales][amortopt.tasks.Family].
         rounds: Gradients R in a pass.
+        portion: Examples that a round reads of larger batches, at least: of N examples each of R rounds reads
+            the larger of this and N / R, as far as possible others than the rounds before. So a pass over a
+            large batch costs as much as one gradient of all of it, however many rounds there are. None: every
+            round reads the whole batch.
         channels: Channels through which all weights see all gradients.
         hidden: Rows and columns of a channel.
         step: Size of steps before meta-training, in units of plain gradient steps: small enough that they do
@@ -96,6 +100,7 @@ class Rounds(Metanet):
         shapes: Mapping[str, Sequence[int]],
         scales: Mapping[str, float] | None = None,
         rounds: int = 1,
+        portion: int | None = None,
         channels: int = 8,
         hidden: int = 32,
         step: float = 1.0,
@@ -113,6 +118,7 @@ class Rounds(Metanet):
             shapes={name: list(shape) for name, shape in shapes.items()},
             scales=dict(scales or {}),
             rounds=rounds,
+            portion=portion,
             channels=channels,
             hidden=hidden,
             step=step,
@@ -127,6 +133,7 @@ class Rounds(Metanet):
         )
         counts = {
             "rounds": rounds,
+            "portion": 1 if portion is None else portion,
             "channels": channels,
             "hidden": hidden,
             "l1_knots": l1_knots,
@@ -266,7 +273,8 @@ class Rounds(Metanet):
         keep = None
         if self.config["zeros"] is not None and conditions.l1 is not None:
             keep = self._keep(self.share_of_zeros * self.zeros_at(conditions.l1))
-        proposals = self.rule(reading)(*self._sources(reading, conditions, count), blend, rounds, keep)
+        sources = self._sources(reading, conditions, count, self.rounds if rounds is None else rounds)
+        proposals = self.rule(reading)(sources, blend, keep)
         slots = [self.matrices.unpack(proposal) for proposal in proposals]
         if not written and self.gauge.writes_all(params) and self._of_the_familys_widths(params):
             return slots
@@ -367,25 +375,33 @@ class Rounds(Metanet):
         count = 1 if conditions.examples is None else len(conditions.examples)
         blend = rule.step.new_zeros(count, len(rule.prototype[0]))
         blend[:, 0] = 1
-        rule.calibrate(self._sources(reading, conditions, count)[0], blend)
+        rule.calibrate(self._sources(reading, conditions, count, 1)[0], blend)
 
     def _sources(
-        self, reading: Reading, conditions: Conditions, count: int
-    ) -> tuple[list[Gradient], list[Tensor]]:
-        """Gradients by matrices, and the numbers of examples behind them [B]."""
+        self, reading: Reading, conditions: Conditions, count: int, rounds: int
+    ) -> list[list[Source]]:
+        """What each of so many rounds reads."""
+        read: list[list[Source]] = []
+        if "batch" in _SOURCES[reading]:
+            read.append(self._of_batch(conditions, rounds))
+        if "function" in _SOURCES[reading]:
+            assert conditions.function is not None
+            probes = self.rule(reading).step.new_full((count,), self.config["probes"])
+            read.append([self._source(conditions.function, "function", probes)] * rounds)
+        return [list(sources) for sources in zip(*read, strict=True)]
 
-        like = self.rule(reading).step
-        gradients, examples = [], []
-        for source in _SOURCES[reading]:
-            batch = source == "batch"
-            at = conditions.gradient_at if batch else conditions.function_at
+    def _of_batch(self, conditions: Conditions, rounds: int) -> list[Source]:
+        """The whole batch in every round, or portions of it."""
+        assert conditions.gradient is not None and conditions.examples is not None
+        least, portions = self.config["portion"], conditions.portions
+        if least is None or portions is None or rounds < 2 or float(conditions.examples.max()) <= least:
+            return [self._source(conditions.gradient, "gradient", conditions.examples)] * rounds
+        return [
+            self._source(gradient, "portions", examples) for gradient, examples in portions(rounds, least)
+        ]
 
-            def gradient(matrices: list[Tensor], at: Callable[[Params], Params | None] = at) -> list[Tensor]:
-                computed = at(self.matrices.unpack(matrices))
-                assert computed is not None
-                return self.matrices.pack_gradient(computed)
+    def _source(self, gradient: Gradient, name: str, examples: Tensor) -> Source:
+        def by_matrices(matrices: list[Tensor]) -> list[Tensor]:
+            return self.matrices.pack_gradient(checked(gradient, self.matrices.unpack(matrices), name))
 
-            gradients.append(gradient)
-            read = conditions.examples if batch else None
-            examples.append(like.new_full((count,), self.config["probes"]) if read is None else read)
-        return gradients, examples
+        return Source(by_matrices, examples)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -16,6 +17,20 @@ from torch import Tensor, nn
 
 Gradient: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 """From proposals [B, o, i] to the gradient of each network's objective there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What is read of each network in a round.
+
+    Attributes:
+        gradient: Of each network's objective.
+        examples: Numbers of examples that it is the mean over, [B].
+    """
+
+    gradient: Gradient
+    examples: Tensor
+
 
 _USUAL = 400
 """Number of examples at which step sizes are as learned."""
@@ -108,39 +123,37 @@ class RoundRule(nn.Module):
 
     def forward(
         self,
-        gradients: Sequence[Gradient],
-        examples: Sequence[Tensor],
+        sources: Sequence[Sequence[Source]],
         blend: Tensor,
-        rounds: int | None = None,
         keep: Callable[[list[Tensor]], list[Tensor]] | None = None,
     ) -> list[list[Tensor]]:
         """Proposals after 0, 1, ... rounds.
 
         Args:
-            gradients: From each source, of each network's objective.
-            examples: Numbers of examples that it is the mean over, [B] of each source.
+            sources: What every round reads, at most R times S.
             blend: Weights of the prototypes [B, K].
-            rounds: Rounds to go, at most R; by default all.
             keep: Sets some weights of proposals to zero.
 
         Returns:
             Matrices [B, o, i] after every round, the first ones being the blended prototypes.
         """
         proposals = [self.start(blend)]
-        velocity = [[torch.zeros_like(m) for m in proposals[0]] for _ in gradients]
-        logs = [torch.log(n.clamp(1, self.most_examples) / _USUAL).to(blend)[:, None] for n in examples]
-        for r in range(self.rounds if rounds is None else rounds):
+        velocity = [[torch.zeros_like(m) for m in proposals[0]] for _ in range(self.sources)]
+        for r, read in enumerate(sources):
             channels = slice(r * self.channels, (r + 1) * self.channels)
             bias = self.mix_bias.unflatten(0, (-1, self.rounds * self.channels))[:, channels]  # [K, C, H, H]
             hidden = _blended(blend, bias).transpose(0, 1)  # [C, B, H, H]
             after = proposals[-1]
-            for s, gradient in enumerate(gradients):
+            for s, source in enumerate(read):
                 sr = s * self.rounds + r
                 now = slice(sr * self.channels, (sr + 1) * self.channels)
-                pairs = zip(self.momentum[sr].sigmoid(), velocity[s], gradient(proposals[-1]), strict=True)
+                gradient = source.gradient(proposals[-1])
+                pairs = zip(self.momentum[sr].sigmoid(), velocity[s], gradient, strict=True)
                 velocity[s] = [keep * v + g for keep, v, g in pairs]
-                step = (self.step[sr] + self.step_slope[sr] * logs[s]).exp()  # [B, matrices]
-                unit = (self.unit[sr] + self.unit_slope[sr] * logs[s]).exp()
+                count = source.examples.clamp(1, self.most_examples)
+                log = torch.log(count / _USUAL).to(blend)[:, None]
+                step = (self.step[sr] + self.step_slope[sr] * log).exp()  # [B, matrices]
+                unit = (self.unit[sr] + self.unit_slope[sr] * log).exp()
                 moved = []
                 for k, v in enumerate(velocity[s]):
                     scaled = v * unit[:, k, None, None]
@@ -168,10 +181,10 @@ class RoundRule(nn.Module):
         return proposals
 
     @torch.no_grad()
-    def calibrate(self, gradients: Sequence[Gradient], blend: Tensor) -> None:
+    def calibrate(self, sources: Sequence[Source], blend: Tensor) -> None:
         """Scale gradients at the prototype to about one before they are mixed, once before meta-training."""
-        for s, gradient in enumerate(gradients):
-            at_start = gradient(self.start(blend))
+        for s, source in enumerate(sources):
+            at_start = source.gradient(self.start(blend))
             for k, g in enumerate(at_start):
                 size = (g.square().mean() * len(at_start)).sqrt()
                 self.unit[s * self.rounds : (s + 1) * self.rounds, k] = -size.clamp(min=1e-12).log()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,19 @@ def test_log_loss_is_the_mean_of_the_logarithms() -> None:
     (new,) = module.improve(module.metanet, params, read, None)
     losses = loss_many(module.network, new, judged, module.problem.objective)
     torch.testing.assert_close(module.meta_loss(params, judged, read, None), losses.log().mean())
+
+
+def test_losses_beyond_the_most_count_by_their_logarithm() -> None:
+    plain, bounded = images_module(), images_module(most_loss=0.1)
+    losses = torch.tensor([0.01, 0.1, 0.2, 1e13], requires_grad=True)
+    expected = torch.tensor([0.01, 0.1, 0.1 * (1 + math.log(2)), 0.1 * (1 + math.log(1e14))])
+    torch.testing.assert_close(bounded._counted(losses), expected)
+    (slopes,) = torch.autograd.grad(bounded._counted(losses).sum(), losses)
+    torch.testing.assert_close(slopes[[0, 2, 3]], torch.tensor([1.0, 0.5, 1e-14]))
+    assert plain._counted(losses) is losses
+    for wrong in (0.0, -1.0, math.inf):
+        with pytest.raises(ValueError, match=r"most_loss: got .*, expected a positive number, or none"):
+            images_module(most_loss=wrong)
 
 
 def test_prototype_of_the_family_is_a_fresh_network_of_it() -> None:

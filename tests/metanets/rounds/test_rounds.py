@@ -203,7 +203,7 @@ def test_what_comes_out_computes_what_was_proposed(family: Family) -> None:
     network, examples = problem(family, 3)
     params = networks(family, 3)
     assert given.examples is not None
-    proposals = metanet.rule("batch")(*metanet._sources("batch", given, 3), torch.ones(3, 1).double())
+    proposals = metanet.rule("batch")(metanet._sources("batch", given, 3, 2), torch.ones(3, 1).double())
     every = [metanet.after_rounds(params, given, written=written) for written in (True, False)]
     for proposal, written, left in zip(proposals, *every, strict=True):
         slots = metanet.matrices.unpack(proposal)
@@ -272,7 +272,7 @@ def test_thresholds_are_soft() -> None:
     for each in (dense, sparse):
         given, weights = conditions(MLP, 2, l1), each.rule("batch")
         assert given.examples is not None and each.blend is not None
-        results.append(weights(*each._sources("batch", given, 2), each.blend(l1))[-1])
+        results.append(weights(each._sources("batch", given, 2, 1), each.blend(l1))[-1])
     t = math.exp(-1.5)
     for before, after in zip(*results, strict=True):
         torch.testing.assert_close(after, before.sign() * (before.abs() - t).clamp(min=0))
@@ -320,6 +320,56 @@ def test_weights_that_stay_are_those_that_were_large_in_every_scaling() -> None:
     assert torch.equal(metanet.rank, ranks) and 0 < metanet.share_of_zeros < 1
     metanet.set_progress(0.5)
     assert metanet.share_of_zeros == 1
+
+
+def test_rounds_read_portions_of_large_batches() -> None:
+    """Each round takes the gradient of its portion; a pass with fewer rounds has fewer, larger ones."""
+    whole, metanet = (made(MLP, rounds=3, portion=portion) for portion in (None, 2))
+    (network, examples), params = problem(MLP, 2), networks(MLP, 2)
+    read: list[Examples] = []
+
+    def gradient_on(portion: Examples) -> Callable[[Params], Params]:
+        def gradient(at: Params) -> Params:
+            read.append(portion)
+            return loss_and_grad_many(network, at, portion, CrossEntropy(3))[1]
+
+        return gradient
+
+    given = Conditions(
+        gradient_on(examples), examples=examples.counts(2), portions=examples.portioned(gradient_on, 2)
+    )
+    after = metanet.after_rounds(params, given)
+    assert [len(portion) for portion in read] == [4, 4, 4]
+    rows = torch.cat([portion.x for portion in read], 1)
+    assert torch.equal(rows.sum(2).sort(1).values, examples.x.sum(2).sort(1).values)
+    # The reference: a metanet that reads whole batches is given the portions one after the other.
+    portions = iter(examples.portions(3, 2))
+    one_by_one = replace(
+        given, gradient=lambda at: gradient_on(next(portions))(at), examples=torch.full((2,), 4.0)
+    )
+    for a, b in zip(after, whole.after_rounds(params, one_by_one), strict=True):
+        for name, p in a.items():
+            torch.testing.assert_close(p, b[name], rtol=1e-9, atol=1e-9)
+    read.clear()
+    metanet.after_rounds(params, given, rounds=2)
+    metanet.after_rounds(params, given, rounds=1)
+    assert [len(portion) for portion in read] == [6, 6, 12]
+    read.clear()
+    few = made(MLP, rounds=3, portion=12)
+    few.after_rounds(params, given)
+    assert all(portion is examples for portion in read) and len(read) == 3
+
+
+def test_rounds_that_read_portions_are_equivariant() -> None:
+    metanet, (network, examples) = made(RELU, portion=3), problem(RELU, 3)
+
+    def gradient_on(portion: Examples) -> Callable[[Params], Params]:
+        return lambda at: loss_and_grad_many(network, at, portion, CrossEntropy(3))[1]
+
+    given = Conditions(
+        gradient_on(examples), examples=examples.counts(3), portions=examples.portioned(gradient_on, 3)
+    )
+    assert_equivariant(lambda p: metanet(p, given), spec_of(RELU), networks(RELU, 3), batched=True)
 
 
 def test_further_rounds_copy_gates_and_thresholds() -> None:
