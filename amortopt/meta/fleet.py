@@ -34,6 +34,7 @@ from amortopt.optim import ScaleGMNOptimizer
 from amortopt.release import check_name, check_target, parameter_count
 from amortopt.symmetry import extract, match
 from amortopt.system.files import write_whole
+from amortopt.system.numbers import check_counts
 from amortopt.tasks import CrossEntropy, ModuleFamily, Objective, ProblemFamily, register_network
 from amortopt.tasks.problem import Which
 from amortopt.tasks.problem_families import Arrays, Folder, problem_family_names
@@ -270,8 +271,7 @@ def _checked(
         raise ValueError(f"{error}; pass another name= or folder") from error
     if not 0 < minutes < math.inf:
         raise ValueError(f"minutes: got {minutes}, expected a positive number")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps: got {steps!r}, expected a whole number of at least 1")
+    check_counts(steps=steps)
     gpu = torch.cuda.is_available()
     if device not in (None, "cpu", "cuda") or (device == "cuda" and not gpu):
         raise ValueError(

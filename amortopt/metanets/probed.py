@@ -15,6 +15,7 @@ from amortopt._types import Params
 from amortopt.functional.networks import apply_many
 from amortopt.metanets.base import Functional, register
 from amortopt.symmetry import SymmetrySpec
+from amortopt.system.numbers import check_counts
 from amortopt.tasks.families import family_from
 
 
@@ -54,9 +55,7 @@ class ProbedFunctional(Functional):
         super().__init__(
             spec, head=head, family=made.to_config(), probes=probes, hidden=hidden, dropout=dropout
         )
-        for name, value in {"probes": probes, "hidden": hidden}.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+        check_counts(probes=probes, hidden=hidden)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: got {dropout!r}, expected a share in [0, 1)")
         if self.head.units is not None:

@@ -26,6 +26,7 @@ from amortopt._types import Params
 from amortopt.functional.many import elementwise
 from amortopt.functional.networks import finite_networks, params_of
 from amortopt.system.devices import check_device
+from amortopt.system.numbers import check_counts
 from amortopt.tasks import Examples, Family, Problem, evaluate_many, init_many, make_family, make_problem
 from amortopt.training import Stepper, train_many
 from amortopt.zoo.build import build_shards
@@ -89,8 +90,7 @@ class CnnZooConfig:
         check_recipe(self, _RANGES, ("count", "batch_size", "shard_size"), ("seed",))
         if not 0 <= self.dropout[0] <= self.dropout[1] < 1:
             raise ValueError(f"dropout: got {list(self.dropout)}, expected 0 <= low <= high < 1")
-        if self.trainable is not None and self.trainable < 1:
-            raise ValueError(f"trainable: got {self.trainable}, expected a whole number of at least 1")
+        check_counts(trainable=1 if self.trainable is None else self.trainable)
 
     def make_problem(self) -> Problem:
         """The problem; a ``ValueError`` if it, or one of its arguments, is unknown."""

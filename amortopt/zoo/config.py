@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 from torch import Tensor
 
+from amortopt.system.numbers import check_counts
 from amortopt.tasks import Family, Problem, make_family, make_problem
 from amortopt.training import Stepper
 
@@ -119,9 +120,7 @@ def check_recipe(config: Any, ranges: Iterable[str], counts: Iterable[str], amou
         low, high = getattr(config, name)
         if not (0 < low <= high < math.inf):
             raise ValueError(f"{name}: got [{low}, {high}], expected [low, high] with 0 < low <= high")
-    for name in counts:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: got {getattr(config, name)}, expected a whole number of at least 1")
+    check_counts(**{name: getattr(config, name) for name in counts})
     for name in (*amounts, "val_fraction", "test_fraction"):
         if not (0 <= getattr(config, name) < math.inf):
             raise ValueError(f"{name}: got {getattr(config, name)}, expected a finite number of at least 0")

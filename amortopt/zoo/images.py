@@ -28,6 +28,7 @@ from torch import Tensor
 from amortopt._types import Params
 from amortopt.functional.networks import apply_many, finite_networks, params_of
 from amortopt.system.devices import check_device
+from amortopt.system.numbers import check_counts
 from amortopt.tasks import Siren, init_many
 from amortopt.tasks.mnist5k import MNIST5k, images
 from amortopt.tasks.problem_families.images import pixel_coordinates
@@ -79,10 +80,8 @@ class MnistInrZooConfig:
     shard_size: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("images", "views", "hidden", "steps", "shard_size"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                got = repr(getattr(self, name))
-                raise ValueError(f"{name}: got {got}, expected a whole number of at least 1")
+        counts = ("images", "views", "hidden", "steps", "shard_size")
+        check_counts(**{name: getattr(self, name) for name in counts})
         if self.images > _IMAGES:
             raise ValueError(f"images: got {self.images}, expected at most the {_IMAGES} that there are")
         check_recipe(self, (), (), ("seed",))

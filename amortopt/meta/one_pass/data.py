@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.metanets import L1Range, Metanet
+from amortopt.system.numbers import check_counts
 from amortopt.system.recipes import find_recipe
 from amortopt.tasks import Examples, Family, Problem, answers_many
 from amortopt.tasks.problem import Which
@@ -209,9 +210,7 @@ class ZooDataModule(DrawnDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for key, value in (("networks", networks), ("examples", examples), ("val_networks", val_networks)):
-            if value < 1:
-                raise ValueError(f"{key}: got {value}, expected a whole number of at least 1")
+        check_counts(networks=networks, examples=examples, val_networks=val_networks)
         if not 0 <= input_noise < float("inf"):
             raise ValueError(f"input_noise: got {input_noise}, expected a finite standard deviation >= 0")
         if not 0 <= l1_zero < 1:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.meta.one_pass.data import Batch, DrawnDataModule, Held
+from amortopt.system.numbers import check_counts
 from amortopt.tasks import CrossEntropy, Examples, Family, ProblemFamily, init_many
 from amortopt.tasks.problem import Which
 
@@ -69,10 +70,7 @@ class FleetDataModule(DrawnDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        counts = {"pool": pool, "networks": networks, "examples": examples, "val_problems": val_problems}
-        for key, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{key}: got {value!r}, expected a whole number of at least 1")
+        check_counts(pool=pool, networks=networks, examples=examples, val_problems=val_problems)
         if read is not None and not _are_counts(read):
             raise ValueError(
                 f"read: got {list(read) if isinstance(read, Sequence) else read!r}, expected [smallest, "

@@ -17,6 +17,7 @@ from amortopt.meta.one_pass.data import Batch, DrawnDataModule, Held, View, draw
 from amortopt.meta.one_pass.starts import Starts
 from amortopt.metanets import L1Range
 from amortopt.system.extras import needed_for
+from amortopt.system.numbers import check_counts
 from amortopt.tasks import CrossEntropy, Examples, Family, ProblemFamily, init_many
 from amortopt.tasks.problem import Which
 
@@ -72,16 +73,9 @@ class ProblemDataModule(DrawnDataModule):
     ) -> None:
         super().__init__()
         self._classes: int | None = None
-        counts = {
-            "pool": pool,
-            "networks": networks,
-            "examples": examples,
-            "val_networks": val_networks,
-            "val_read": val_read,
-        }
-        for key, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{key}: got {value}, expected a whole number of at least 1")
+        check_counts(
+            pool=pool, networks=networks, examples=examples, val_networks=val_networks, val_read=val_read
+        )
         if not 1 <= read[0] <= read[1]:
             raise ValueError(
                 f"read: got {list(read)}, expected [smallest, largest] with 1 <= smallest <= largest"

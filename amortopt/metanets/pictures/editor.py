@@ -18,6 +18,7 @@ from amortopt.metanets.conditions import Conditions
 from amortopt.metanets.pictures.shown import Shown
 from amortopt.metanets.rounds import Rounds
 from amortopt.symmetry import SymmetrySpec
+from amortopt.system.numbers import check_counts
 from amortopt.tasks import Examples, loss_and_grad_many, make_objective
 from amortopt.tasks.families import family_from
 
@@ -67,8 +68,7 @@ class PictureEditor(Metanet):
         made = family_from(family)
         sizes = {"rounds": rounds, "channels": channels, "hidden": hidden, "step": step}
         super().__init__(spec, family=made.to_config(), side=side, width=width, **sizes)
-        if not isinstance(width, int) or width < 1:
-            raise ValueError(f"width: got {width!r}, expected a whole number of at least 1")
+        check_counts(width=width)
         self.shown = Shown(spec, made, side)
         self.map = nn.Sequential(
             *(nn.Conv2d(1, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU()),

@@ -12,6 +12,7 @@ from amortopt._types import Params
 from amortopt.metanets.base import Functional, register
 from amortopt.metanets.pictures.shown import Shown
 from amortopt.symmetry import SymmetrySpec
+from amortopt.system.numbers import check_counts
 from amortopt.tasks.families import family_from
 
 
@@ -51,9 +52,7 @@ class PictureFunctional(Functional):
         made = family_from(family)
         config = {"side": side, "width": width, "hidden": hidden, "dropout": dropout}
         super().__init__(spec, head=head, family=made.to_config(), **config)
-        for name in ("width", "hidden"):
-            if not isinstance(config[name], int) or config[name] < 1:
-                raise ValueError(f"{name}: got {config[name]!r}, expected a whole number of at least 1")
+        check_counts(width=width, hidden=hidden)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: got {dropout!r}, expected a share in [0, 1)")
         if self.head.units is not None:

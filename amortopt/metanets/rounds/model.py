@@ -20,6 +20,7 @@ from amortopt.metanets.scalegmn.readout import Blend
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec, act
 from amortopt.symmetry.alignment.scales import balancing
+from amortopt.system.numbers import check_counts
 
 Reading: TypeAlias = Literal["batch", "function", "both"]
 """What a pass takes gradients of: its batch, its function, or each of the two."""
@@ -131,18 +132,15 @@ class Rounds(Metanet):
             zeros=None if zeros is None else list(zeros),
             most_examples=most_examples,
         )
-        counts = {
-            "rounds": rounds,
-            "portion": 1 if portion is None else portion,
-            "channels": channels,
-            "hidden": hidden,
-            "l1_knots": l1_knots,
-            "probes": probes,
-            "most_examples": most_examples,
-        }
-        for name, value in counts.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+        check_counts(
+            rounds=rounds,
+            portion=1 if portion is None else portion,
+            channels=channels,
+            hidden=hidden,
+            l1_knots=l1_knots,
+            probes=probes,
+            most_examples=most_examples,
+        )
         if not 0 < step < float("inf"):
             raise ValueError(f"step: got {step}, expected a positive number")
         if zeros is not None and ("l1" not in self.conditions or not 0 <= zeros[0] < zeros[1] < 1):

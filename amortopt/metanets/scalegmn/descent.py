@@ -33,6 +33,7 @@ from amortopt.metanets.scalegmn.sines import SineChain, spread
 from amortopt.metanets.scalegmn.wiring import DenseWiring
 from amortopt.symmetry import SymmetrySpec
 from amortopt.symmetry.alignment.phases import reduce_phases
+from amortopt.system.numbers import check_counts
 
 _NONE = Conditions()
 _LIMIT = 0.5  # of a round's change of a block, in sizes of its weights
@@ -188,9 +189,7 @@ class ScaleGMNDescent(Metanet):
     ) -> None:
         counts = {"width": width, "rounds": rounds, "hidden": hidden, "proposals": proposals}
         super().__init__(spec, strength=strength, **counts)
-        for name, value in counts.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+        check_counts(**counts)
         if not 0 < strength < math.inf:
             raise ValueError(f"strength: got {strength!r}, expected a finite number above 0")
         self.encoder = GraphEncoder(

@@ -16,6 +16,7 @@ from amortopt.metanets.scalegmn.layer import RMSNorm
 from amortopt.metanets.scalegmn.readout import Blend, Readout
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec
+from amortopt.system.numbers import check_counts
 
 _NONE = Conditions()
 
@@ -71,17 +72,9 @@ class ScaleGMN(Metanet):
             l1_range=list(l1_range),
             l1_knots=l1_knots,
         )
-        counts = {
-            "width": width,
-            "channels": channels,
-            "layers": layers,
-            "heads": heads,
-            "l1_knots": l1_knots,
-        }
-        for name, value in counts.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
-            if name in ("channels", "heads") and width % value:
+        check_counts(width=width, channels=channels, layers=layers, heads=heads, l1_knots=l1_knots)
+        for name, value in {"channels": channels, "heads": heads}.items():
+            if width % value:
                 raise ValueError(f"{name}: got {value}, expected a divisor of width={width}")
         if respects not in ("scale", "permutation"):
             raise ValueError(f"respects: got {respects!r}, expected 'scale' or 'permutation'")

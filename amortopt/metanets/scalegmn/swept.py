@@ -20,6 +20,7 @@ from amortopt.metanets.scalegmn.sweep import Sweep
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec
 from amortopt.symmetry.alignment.phases import reduce_phases
+from amortopt.system.numbers import check_counts
 
 Direction: TypeAlias = Literal["forward", "bidirectional"]
 """Whether sweeps go only along the edges, or also back."""
@@ -153,9 +154,7 @@ def _check(
     config: Mapping[str, Any], counts: Sequence[str], shares: Sequence[str], positive: Sequence[str]
 ) -> None:
     """Raise a ``ValueError`` for the first argument that is out of range."""
-    for name in counts:
-        if not isinstance(config[name], int) or config[name] < 1:
-            raise ValueError(f"{name}: got {config[name]!r}, expected a whole number of at least 1")
+    check_counts(**{name: config[name] for name in counts})
     if config["width"] % config["channels"]:
         raise ValueError(f"channels: got {config['channels']}, expected a divisor of width={config['width']}")
     if not 1 <= config["frequency"] < math.inf:

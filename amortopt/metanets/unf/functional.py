@@ -17,6 +17,7 @@ from amortopt.metanets.base import Functional, register
 from amortopt.metanets.unf.layer import FixedUNFLayer
 from amortopt.metanets.unf.tensors import FoldedTensors
 from amortopt.symmetry import SymmetrySpec
+from amortopt.system.numbers import check_counts
 
 
 @register("unf_functional")
@@ -60,9 +61,7 @@ class UNFFunctional(Functional):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(spec, head=head, width=width, layers=layers, hidden=hidden, dropout=dropout)
-        for name, value in {"width": width, "layers": layers, "hidden": hidden}.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+        check_counts(width=width, layers=layers, hidden=hidden)
         self.tensors = FoldedTensors(spec)
         specs = self.tensors.specs
         self.inputs = nn.ModuleList(nn.Linear(count, width) for count in self.tensors.channels)
