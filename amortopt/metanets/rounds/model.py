@@ -219,7 +219,13 @@ class Rounds(Metanet):
                 prototype[0] = matrix[0]
 
     def set_most_examples(self, count: int) -> None:
-        """State the most examples that meta-training reads; larger batches get the step sizes of so many."""
+        """State the most examples that meta-training reads; larger batches get the step sizes of so many.
+
+        With portions it is the most that a round reads of these, when there are all rounds: what fewer rounds
+        read is more, and nothing was learned of that in the end.
+        """
+        if self.config["portion"] is not None:
+            count = min(count, max(self.config["portion"], -(-count // self.rounds)))
         self.config["most_examples"] = count
         for reading in self.readings:
             self.rule(reading).most_examples = count

@@ -402,6 +402,11 @@ def test_more_examples_than_meta_training_read_change_nothing() -> None:
     assert not torch.allclose(proposed(20.0), proposed(500.0))
     again = Rounds(metanet.spec, **metanet.config)
     assert again.rule("batch").most_examples == 500
+    # Of portions, what a round reads.
+    for portion, most in ((50, 250), (300, 300), (800, 500)):
+        portioned = made(MLP, portion=portion)
+        portioned.set_most_examples(500)
+        assert portioned.config["most_examples"] == most
 
 
 def test_order_of_examples_does_not_matter() -> None:
