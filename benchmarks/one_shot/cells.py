@@ -74,7 +74,8 @@ class Plan:
         anchors: Lengths that settings are chosen for; any other takes those of the nearest, by ratio.
         optimizers: What trains from the start.
         prototype_optimizers: What trains from the learned prototype.
-        prototype_lengths: Epochs of that.
+        continued_optimizers: What trains from what a pass returns.
+        prototype_lengths: Epochs of both.
         natural: Steps of natural gradient.
         noises: Standard deviations of input noise to choose from.
         widen: How often a grid of learning rates goes on beyond a best one at its end.
@@ -98,6 +99,7 @@ class Plan:
     anchors: tuple[int, ...] = (25, 150)
     optimizers: tuple[OptimizerName, ...] = ("sgd", "adam", "muon")
     prototype_optimizers: tuple[OptimizerName, ...] = ("sgd", "adam", "muon")
+    continued_optimizers: tuple[OptimizerName, ...] = ("adam",)
     prototype_lengths: tuple[int, ...] = (1, 5, 25)
     natural: tuple[int, ...] = (1, 4, 16)
     noises: tuple[float, ...] = (0.0, 0.2, 0.5)
@@ -123,8 +125,9 @@ LIGHT = Plan(
 QUICK = Plan(
     **{"problems": 12, "trained": 12, "tuned_on": 4, "real": 4, "tested": 500},
     sizes=(50, 400), lengths=(25,), long=(), anchors=(25,), optimizers=("sgd", "adam"),
-    prototype_optimizers=("sgd",), prototype_lengths=(5,), natural=(4,), noises=(0.0, 0.3), widen=0,
-    l1_size=400, l1_length=25, strengths=(5e-4, 2e-3), qualities=(0, 25), repeats=2,
+    prototype_optimizers=("sgd",), continued_optimizers=("sgd",), prototype_lengths=(5,), natural=(4,),
+    noises=(0.0, 0.3), widen=0, l1_size=400, l1_length=25, strengths=(5e-4, 2e-3), qualities=(0, 25),
+    repeats=2,
 )  # fmt: skip
 """Takes the place of every plan."""
 

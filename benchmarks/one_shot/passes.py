@@ -129,6 +129,10 @@ class Checkpoint:
         """The learned prototype, written into the networks' gauge."""
         return self.rounds(fleet.start, fleet.read, reading=self.readings[0], rounds=0)[0]
 
+    def passed(self, fleet: Fleet) -> Params:
+        """What a whole pass returns."""
+        return self.rounds(fleet.start, fleet.read, reading=self.readings[0])[-1]
+
     def improved(self, params: Params, read: Examples) -> Params:
         """A whole pass that reads a batch, or the function where it reads no batch, by the public call."""
         with warnings.catch_warnings():
@@ -199,9 +203,10 @@ def pass_rows(checkpoint: Checkpoint, size: int) -> Record:
     # The next of the family's problems: none has its own.
     other = (torch.arange(len(fleet.read.x)) + 1) % fleet.sets[UNSEEN].stop
     for reading in checkpoint.readings:
-        proposals = checkpoint.rounds(fleet.start, fleet.read, reading=reading)
         for rounds in sorted({r for r in ROUNDS if r <= every} | {every}):
-            rows[f"{reading}/{rounds}"] = cell.judge(proposals[rounds], fleet)
+            # A pass of its own: where rounds read portions, fewer rounds read larger ones.
+            last = checkpoint.rounds(fleet.start, fleet.read, reading=reading, rounds=rounds)[-1]
+            rows[f"{reading}/{rounds}"] = cell.judge(last, fleet)
         if reading != "both":
             swapped = (
                 {name: p[other] for name, p in fleet.start.items()} if reading == "function" else fleet.start

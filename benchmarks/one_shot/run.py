@@ -134,7 +134,7 @@ def baseline_parts(store: Store, cell: Cell, *, l1: bool) -> list[Part]:
 
 
 def pass_parts(checkpoint: Checkpoint) -> list[Part]:
-    """A checkpoint's passes, and training from its prototype."""
+    """A checkpoint's passes, and training from its prototype and from what a pass returns."""
     cell, name, parts = checkpoint.cell, checkpoint.name, []
     plan, lengths = cell.plan, cell.plan.prototype_lengths
     for size in cell.sizes:
@@ -144,15 +144,16 @@ def pass_parts(checkpoint: Checkpoint) -> list[Part]:
                 lambda _, size=size: passes.pass_rows(checkpoint, size), 20.0 * size * plan.problems,
             )
         )  # fmt: skip
-        for optimizer in plan.prototype_optimizers:
-            identity = training_identity(
-                cell, size, optimizer, lengths=lengths, sha256=checkpoint.release.sha256
-            )
-            work = partial(
-                baselines.training_rows, cell, size, optimizer, lengths, lengths, checkpoint.prototype
-            )
-            cost = size * sum(lengths) * (plan.trained + plan.tuned_on * 4 * len(cell.noises()))
-            parts.append(Part(f"{cell.label}/prototype/{name}/{optimizer}/{size}", identity, work, cost))
+        starts = [("prototype", checkpoint.prototype, plan.prototype_optimizers)]
+        starts += [("continued", checkpoint.passed, plan.continued_optimizers)]
+        for kind, start, optimizers in starts:
+            for optimizer in optimizers:
+                identity = training_identity(
+                    cell, size, optimizer, lengths=lengths, sha256=checkpoint.release.sha256
+                )
+                work = partial(baselines.training_rows, cell, size, optimizer, lengths, lengths, start)
+                cost = size * sum(lengths) * (plan.trained + plan.tuned_on * 4 * len(cell.noises()))
+                parts.append(Part(f"{cell.label}/{kind}/{name}/{optimizer}/{size}", identity, work, cost))
     return parts
 
 

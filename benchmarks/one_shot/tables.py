@@ -37,7 +37,8 @@ class Row:
     Attributes:
         name: What was done to the networks.
         seeds: Size N -> one mapping from sets of problems to numbers, for each meta-training seed.
-        kind: ``"start"``, ``"pass"``, ``"memorised"``, ``"training"``, ``"prototype"`` or ``"control"``.
+        kind: ``"start"``, ``"pass"``, ``"continued"``, ``"memorised"``, ``"training"``, ``"prototype"`` or
+            ``"control"``.
         epochs: Length of training; None for what is none.
     """
 
@@ -157,6 +158,8 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
             of = f" of {every}" * (every != 1) + (more if len(groups) > 1 else "")
             name = f"one pass, {twin}R = {rounds}{of}, {READINGS[reading]}{seeds}"
             rows.append(Row(name, _sizes(found, key), "pass"))
+        suffix = f" ({twin}R = {every}{more})" if len(groups) > 1 else ""
+        rows += _trained_rows(cell, names, "continued", "one pass, then", suffix)
     rows += _memorised_rows(cell, records)
     for optimizer, title in OPTIMIZERS.items():
         results = {int(n): result["rows"] for (n,), result in cell.of("training", optimizer).items()}
@@ -169,19 +172,7 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
         rows.append(Row(f"natural gradient, {steps} step{'s' * (steps > 1)}", lasting, "training", steps))
     for (twin, every, more), names in groups.items():
         suffix = f" ({twin}R = {every}{more})" if len(groups) > 1 else ""
-        for optimizer in OPTIMIZERS:
-            results: dict[int, list[Any]] = {}
-            for name in names:
-                for (n,), result in cell.of("prototype", name, optimizer).items():
-                    results.setdefault(int(n), []).append(result["rows"])
-            lengths = sorted({row["epochs"] for some in results.values() for one in some for row in one})
-            for epochs in lengths:
-                lasting = {
-                    n: [row["sets"] for one in some for row in one if row["epochs"] == epochs]
-                    for n, some in results.items()
-                }
-                title = f"learned prototype, {OPTIMIZERS[optimizer]}, {epochs} {_unit(cell)}{suffix}"
-                rows.append(Row(title, lasting, "prototype", epochs))
+        rows += _trained_rows(cell, names, "prototype", "learned prototype,", suffix)
         found = _found(cell, names)
         for key, title in (
             ("prototype", "learned prototype alone, a constant output"),
@@ -193,6 +184,23 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
     averages = {int(n): [result["sets"]] for (n,), result in cell.of("average").items()}
     rows.append(Row("average of the aligned networks of a set, a constant output", averages, "control"))
     return [row for row in rows if any(row.seeds.values())]
+
+
+def _trained_rows(cell: CellResults, names: Sequence[str], kind: str, title: str, suffix: str) -> list[Row]:
+    """Training from what some checkpoints give, a row for each optimizer and length."""
+    rows = []
+    for optimizer, called in OPTIMIZERS.items():
+        results: dict[int, list[Any]] = {}
+        for name in names:
+            for (n,), result in cell.of(kind, name, optimizer).items():
+                results.setdefault(int(n), []).append(result["rows"])
+        for epochs in sorted({row["epochs"] for some in results.values() for one in some for row in one}):
+            lasting = {
+                n: [row["sets"] for one in some for row in one if row["epochs"] == epochs]
+                for n, some in results.items()
+            }
+            rows.append(Row(f"{title} {called}, {epochs} {_unit(cell)}{suffix}", lasting, kind, epochs))
+    return rows
 
 
 def _unit(cell: CellResults) -> str:
@@ -417,11 +425,16 @@ def markdown(records: Records, *, quick: bool = False) -> str:
     return document([*parts, made_by(records)] if records else parts)
 
 
+_STARTS = {"training": "start", "prototype": "prototype", "continued": "pass"}
+"""Records of training -> where it starts."""
+
+
 def _settings(cell: CellResults) -> str:
     lines = []
-    for (*start, optimizer, size), result in sorted((cell.of("training") | cell.of("prototype")).items()):
+    found = [(kind, key, r) for kind in _STARTS for key, r in sorted(cell.of(kind).items())]
+    for kind, (*start, optimizer, size), result in found:
         for row in result["rows"]:
-            where = f"prototype of `{start[0]}`" if start else "start"
+            where = _STARTS[kind] + (f" of `{start[0]}`" if start else "")
             lines.append(
                 [
                     where,
