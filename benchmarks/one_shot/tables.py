@@ -158,8 +158,11 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
             of = f" of {every}" * (every != 1) + (more if len(groups) > 1 else "")
             name = f"one pass, {twin}R = {rounds}{of}, {READINGS[reading]}{seeds}"
             rows.append(Row(name, _sizes(found, key), "pass"))
-        suffix = f" ({twin}R = {every}{more})" if len(groups) > 1 else ""
-        rows += _trained_rows(cell, names, "continued", "one pass, then", suffix)
+    suffixes = {
+        group: f" ({group[0]}R = {group[1]}{group[2]})" if len(groups) > 1 else "" for group in groups
+    }
+    for group, names in groups.items():
+        rows += _trained_rows(cell, names, "continued", "one pass, then", suffixes[group])
     rows += _memorised_rows(cell, records)
     for optimizer, title in OPTIMIZERS.items():
         results = {int(n): result["rows"] for (n,), result in cell.of("training", optimizer).items()}
@@ -170,8 +173,8 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
     for steps in sorted({row["steps"] for some in natural.values() for row in some}):
         lasting = {n: [r["sets"] for r in some if r["steps"] == steps] for n, some in natural.items()}
         rows.append(Row(f"natural gradient, {steps} step{'s' * (steps > 1)}", lasting, "training", steps))
-    for (twin, every, more), names in groups.items():
-        suffix = f" ({twin}R = {every}{more})" if len(groups) > 1 else ""
+    for group, names in groups.items():
+        suffix = suffixes[group]
         rows += _trained_rows(cell, names, "prototype", "learned prototype,", suffix)
         found = _found(cell, names)
         for key, title in (

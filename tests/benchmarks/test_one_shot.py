@@ -95,12 +95,27 @@ def test_one_shot_measures_every_part(records: dict[str, Any]) -> None:
     for name in names:
         expected |= {f"pass/{name}/{n}" for n in sizes} | {f"quality/{name}", f"timing/{name}"}
         expected |= {f"prototype/{name}/{optimizer}/{n}" for optimizer in ("sgd", "adam") for n in sizes}
+        expected |= {f"continued/{name}/sgd/{n}" for n in sizes}
         for variant in cells.VARIANTS["curves"]:
             expected |= {f"outside_pass/{name}/{variant}", f"outside_prototype/{name}/{variant}"}
     expected |= {f"l1_pass/{name}" for name in ("tiny-0", "tiny-1")}
     assert set(records) == {f"{CELL}/{key}" for key in expected} | {"memorised/mnist1d-mlp-tanh"}
     for record in records.values():
         assert record["made"]["hardware"] and record["made"]["versions"]["torch"]
+
+
+@pytest.mark.filterwarnings("ignore:outside of what this checkpoint was made for")
+def test_passes_of_fewer_rounds_are_those_that_a_user_gets(tmp_path: Path, tiny: cells.Plan) -> None:
+    """Where rounds read portions, a pass with fewer rounds is no part of one with more."""
+    source = str(reader(tmp_path, "portions", portion=5, conditions=["batch"]))
+    ((checkpoint,), _) = passes.find_checkpoints([source], quick=True)
+    rows = passes.pass_rows(checkpoint, 40)["rows"]
+    fleet = checkpoint.cell.fleet("test", 40)
+    pairs = list(zip(fleet.read.x, fleet.read.y, strict=True))
+    for rounds in (1, 2):
+        new = checkpoint.opt.one_shot_params(fleet.start, batch=pairs, rounds=rounds)
+        expected = checkpoint.cell.judge(new, fleet)["unseen"]["loss"]
+        assert rows[f"batch/{rounds}"]["unseen"]["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_one_shot_rows_have_every_network_of_every_set(records: dict[str, Any]) -> None:
@@ -258,6 +273,7 @@ def test_one_shot_checkpoints_of_one_name_are_refused(tiny: cells.Plan, tmp_path
 def test_one_shot_tables_have_every_method_and_the_intervals(records: dict[str, Any]) -> None:
     (shown,) = tables.by_cell(records)
     rows = tables.rows_of(shown, records)
+    groups = ("R = 1, reads functions too", "R = 2, reads λ", "symmetry-broken twin, R = 2")
     assert [row.name for row in rows] == [
         "as they start",
         "one pass, R = 1, reads functions too, reads the examples",
@@ -267,11 +283,12 @@ def test_one_shot_tables_have_every_method_and_the_intervals(records: dict[str, 
         "one pass, R = 2 of 2, reads λ, reads the examples, 2 seeds",
         "one pass, symmetry-broken twin, R = 1 of 2, reads the examples",
         "one pass, symmetry-broken twin, R = 2 of 2, reads the examples",
+        *(f"one pass, then SGD, 1 epochs ({group})" for group in groups),
         *(f"{title}, {k} epochs" for title in ("SGD", "Adam") for k in (1, 2, 3)),
         "natural gradient, 1 step",
     ] + [
         f"{text} ({group})"
-        for group in ("R = 1, reads functions too", "R = 2, reads λ", "symmetry-broken twin, R = 2")
+        for group in groups
         for text in (
             "learned prototype, SGD, 1 epochs", "learned prototype, Adam, 1 epochs",
             "learned prototype alone, a constant output", "one pass, reads another problem's examples",
