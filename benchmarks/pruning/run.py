@@ -14,9 +14,9 @@ trained by proximal SGD with L1 (λ chosen by the accuracy after pruning), and i
 (IMP) from the trained networks: 5 steps, each with 25 epochs of fine-tuning. The part ``prototype`` does the
 same, with the same epochs and settings to choose from, from the checkpoint's learned prototype in place of
 the start; and once more with dense training of 10 or 25 epochs, whichever is better on validation problems,
-since so few examples are soon learned by heart. Its checkpoint is one that reads λ and learned no masks. The
-part ``masked`` trains the pruner's own sparse prototype, with the weights that the pass leaves. And curves
-over λ, with the learning rate tuned anew for every λ.
+since so few examples are soon learned by heart. Its checkpoints are one that reads λ and learned no masks,
+and the one of dense passes. The part ``masked`` trains the pruner's own sparse prototype, with the weights
+that the pass leaves. And curves over λ, with the learning rate tuned anew for every λ.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ BENCHMARK = "pruning"
 PARTS = ("baselines", "prototype", "masked", "l1", "passes", "after")
 CHECKPOINT = "curves-cnn-relu-sparse"
 L1 = "curves-cnn-relu-l1"
-"""Checkpoint of the curves over λ, and of the pretrained initialisation of iterative pruning."""
+"""Checkpoint of the curves over λ, and of a pretrained initialisation of iterative pruning."""
 DENSE = "curves-cnn-relu"
+"""Checkpoint of passes that leave all weights, and of another such initialisation."""
 SPARSITY = 0.8
 FINE_TUNING = 25
 SHORT = (10, 25)
@@ -340,14 +341,15 @@ def all_parts(options: argparse.Namespace) -> list[Part]:
                 lambda _, s=size, e=epochs: baseline_rows(cell, s, e), 3 * cost,
             ))  # fmt: skip
         if "prototype" in options.parts:
-            sha = {"sha256": load_release(L1).sha256}
-            for key, name, lengths in (
-                ("prototype", "prototype", (epochs,)),
-                ("prototype/short", "short prototype", SHORT),
+            for key, name, lengths, source in (
+                ("prototype", "prototype", (epochs,), L1),
+                ("prototype/short", "short prototype", SHORT, L1),
+                ("prototype/dense", "dense prototype", SHORT, DENSE),
             ):
+                sha = {"sha256": load_release(source).sha256}
                 parts.append(Part(
                     f"{key}/{size}", identity(size, rates=RATES["sgd"], lengths=lengths, **sha),
-                    lambda _, s=size, e=lengths, n=name: prototype_rows(cell, s, e, L1, n),
+                    lambda _, s=size, e=lengths, n=name, c=source: prototype_rows(cell, s, e, c, n),
                     3 * cost,
                 ))  # fmt: skip
         if "masked" in options.parts:

@@ -18,11 +18,13 @@ ROWS = {
     "imp": "IMP, 5 x 25 epochs, from the trained network",
     "prototype, imp": "IMP, 5 x 25 epochs, from the learned prototype, trained as long",
     "short prototype, imp": "IMP, 5 x 25 epochs, from the learned prototype, trained 10 or 25 epochs",
+    "dense prototype, imp": "IMP, 5 x 25 epochs, from that of `curves-cnn-relu`, trained 10 or 25 epochs",
     "masked prototype, trained": "learned sparse prototype, trained with its mask, 10 or 25 epochs",
     "l1": "trained with L1 (proximal SGD), then magnitude",
     "trained": "trained, then magnitude",
     "prototype, trained": "learned prototype, trained as long, then magnitude",
     "short prototype, trained": "learned prototype, trained 10 or 25 epochs, then magnitude",
+    "dense prototype, trained": "that of `curves-cnn-relu`, trained 10 or 25 epochs, then magnitude",
     "start": "start, then magnitude",
     "pass, swapped": "one pass that reads another problem's examples",
 }
@@ -32,6 +34,7 @@ DENSE = {
     "trained, dense": "trained by SGD, all weights",
     "prototype, trained, dense": "learned prototype, trained by SGD as long, all weights",
     "short prototype, trained, dense": "learned prototype, trained by SGD 10 or 25 epochs, all weights",
+    "dense prototype, trained, dense": "that of `curves-cnn-relu`, trained 10 or 25 epochs, all weights",
     "start, dense": "start, all weights",
 }
 OURS = ("pass", "function")
@@ -39,6 +42,7 @@ RIVALS = {
     "imp": "IMP",
     "prototype, imp": "IMP from the learned prototype, trained as long",
     "short prototype, imp": "IMP from the learned prototype, trained 10 or 25 epochs",
+    "dense prototype, imp": "IMP from the learned prototype of `curves-cnn-relu`",
     "masked prototype, trained": "the learned sparse prototype, trained with its mask",
     "l1": "L1 training",
     "usual pass": "a pass without λ",
@@ -54,7 +58,7 @@ def sizes_of(records: Records) -> list[int]:
 def rows_of(records: Records, size: int) -> dict[str, Record]:
     """Row -> scores, loss and zeros of every network."""
     rows: dict[str, Record] = {}
-    for kind in ("baselines", "prototype", "prototype/short", "masked", "passes", "after"):
+    for kind in ("baselines", "prototype", "prototype/short", "prototype/dense", "masked", "passes", "after"):
         key = f"{kind}/{size}"
         if key in records:
             rows |= records[key]["result"]["rows"]
