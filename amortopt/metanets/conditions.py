@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import Tensor
 
 from amortopt._types import Params
+from amortopt.tasks.examples import Examples, Gradient
 
 CONDITIONS = frozenset({"batch", "function", "l1"})
 """All that a metanet may declare to read."""
-Gradient: TypeAlias = Callable[[Params], Params]
-"""From params [B, ...] to each network's gradient of a mean objective there, with their names and shapes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,16 +21,17 @@ class Conditions:
     """What B networks of one architecture are improved for.
 
     Attributes:
-        gradient: That of the objective on each batch. Given only if the metanet declares ``"batch"``.
+        gradient: From params [B, ...] to the gradient of each network's mean objective on its batch there,
+            with the same names and shapes. Given only if the metanet declares ``"batch"``.
         l1: L1 strength λ >= 0 per network [B]. Given if and only if the metanet declares ``"l1"``.
         examples: Number of examples of each network's batch [B]. Given with the gradient.
-        function: That of each network's divergence from what the given network answers, on the metanet's
-            probes. Given only if the metanet declares ``"function"``; one that declares both reads the batch,
-            the function, or both.
+        function: From params [B, ...] to the gradient of each network's divergence there from what the given
+            network answers, on the metanet's probes. Given only if the metanet declares ``"function"``; one
+            that declares both reads the batch, the function, or both.
         portions: From a number of portions and the least size of one, to the gradient on each portion of the
             batch and the number of examples behind it [B]; see
-            [Examples.portions][amortopt.tasks.Examples.portions]. Given with the gradient, for metanets whose
-            rounds read different examples.
+            [Examples.portions][amortopt.tasks.Examples.portions]. May be given with the gradient, for
+            metanets whose rounds read different examples; without it they read the whole batch.
     """
 
     gradient: Gradient | None = None
@@ -39,6 +39,28 @@ class Conditions:
     examples: Tensor | None = None
     function: Gradient | None = None
     portions: Callable[[int, int], Sequence[tuple[Gradient, Tensor]]] | None = None
+
+    @classmethod
+    def of_batch(
+        cls,
+        examples: Examples,
+        gradient_on: Callable[[Examples], Gradient],
+        networks: int,
+        *,
+        l1: Tensor | None = None,
+        function: Gradient | None = None,
+    ) -> Conditions:
+        """What is read of a batch, whole or in portions.
+
+        Args:
+            examples: The batches of all networks.
+            gradient_on: From examples to the gradient of the objective on them.
+            networks: Number of networks B.
+            l1: L1 strengths [B], if they are read.
+            function: As the attribute.
+        """
+        portions = examples.portioned(gradient_on, networks)
+        return cls(gradient_on(examples), l1, examples.counts(networks), function, portions)
 
     def check(self, declared: Collection[str], count: int) -> None:
         """Raise a ``ValueError`` unless declared conditions are there, for ``count`` networks.
@@ -70,10 +92,6 @@ class Conditions:
             ValueError: It has other names or shapes than ``params``.
         """
         return None if self.gradient is None else checked(self.gradient, params, "gradient")
-
-    def function_at(self, params: Params) -> Params | None:
-        """The gradient of the divergence from the given function, as ``gradient_at``."""
-        return None if self.function is None else checked(self.function, params, "function")
 
 
 def checked(gradient: Gradient, params: Params, name: str) -> Params:

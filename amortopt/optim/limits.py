@@ -25,6 +25,8 @@ def find_limits(
     improved: Improved,
     l1: Tensor | None,
     statistics: FamilyStatistics | None,
+    *,
+    usual: bool = True,
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Notes and warnings on each of B networks.
 
@@ -34,6 +36,8 @@ def find_limits(
         improved: What came out.
         l1: L1 strengths [B]; None: 0.
         statistics: Of the checkpoint's family; None if they were not measured.
+        usual: Whether gradients were taken on as many examples as when these were measured; otherwise losses
+            and gradients on the way say nothing.
 
     Returns:
         Texts for every network: notes, and warnings.
@@ -58,8 +62,8 @@ def find_limits(
     warnings: list[list[str]] = []
     for b in range(count):
         at = {name: values[b] for name, values in met.items()}
-        if not plain[b]:
-            # Statistics are those of the objective without L1.
+        if not plain[b] or not usual:
+            # Statistics are those of the objective without L1, and of a pass with all its rounds.
             at = {name: value for name, value in at.items() if not name.startswith(("loss", "gradient"))}
         worse = float(after[b]) + penalty[b] - float(given[b])
         notes.append(_missing_classes(batch, at, b, count))

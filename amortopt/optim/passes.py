@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amortopt._types import Params
 from amortopt.functional.networks import l1_norm
-from amortopt.metanets import Metanet
+from amortopt.metanets import Metanet, Rounds
 from amortopt.optim.limits import find_limits, find_replaced
 from amortopt.optim.networks import Network, OutOfFamilyWarning
 from amortopt.optim.report import NetworkReport
@@ -98,7 +98,9 @@ def improve_stack(
     )
     new, reports = improved.params, [NetworkReport() for _ in range(fleet.count)]
     if call.batch is not None and improved.given is not None:
-        notes, found = find_limits(call.batch, params, improved, call.l1, call.statistics)
+        notes, found = find_limits(
+            call.batch, params, improved, call.l1, call.statistics, usual=_is_usual(call.metanet, call.rounds)
+        )
         counts = call.batch.examples.counts(fleet.count).tolist()
         reports = [
             NetworkReport(
@@ -122,6 +124,12 @@ def improve_stack(
         ]
     seconds = (time.perf_counter() - started) / fleet.count
     return new, [replace(report, seconds=seconds) for report in reports]
+
+
+def _is_usual(metanet: Metanet, rounds: int | None) -> bool:
+    """Whether each round reads as many examples as in a pass with all of them."""
+    portions = isinstance(metanet, Rounds) and metanet.config["portion"] is not None
+    return not portions or rounds in (None, metanet.rounds)
 
 
 def _objective(call: Call, fleet: Fleet, params: Params) -> Tensor:
@@ -173,8 +181,8 @@ def improve_networks(
 def keep_back(batch: Batch, count: int) -> tuple[Batch, Batch]:
     """Split the examples of each network: four fifths to read, a fifth to judge by.
 
-    The choice depends on the examples and not on their order: sorted by label, where there are labels, and by
-    the sum of the input, about every fifth one is kept back. So a class with six examples is on both sides.
+    The choice depends on the examples and not on their order: of these by class, where there are classes, and
+    by a projection, about every fifth one is kept back. So a class with six examples is on both sides.
 
     Args:
         batch: Examples of B networks.
@@ -204,9 +212,7 @@ def keep_back(batch: Batch, count: int) -> tuple[Batch, Batch]:
                 f"batch{where}: got {len(x)} example, expected at least 2 for accept='holdout', which keeps "
                 "one of them back; pass more, or a validation loss as accept"
             )
-        order = x.double().flatten(1).sum(1).argsort(stable=True)
-        if y.ndim == 1 and not y.is_floating_point():
-            order = order[y[order].argsort(stable=True)]
+        order = Examples(x, y).in_order()
         kept = max(1, round(len(x) / 5))
         out = ((torch.arange(kept) + 0.5) * len(x) / kept).long()
         inside = torch.ones(len(x), dtype=torch.bool)

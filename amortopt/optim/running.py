@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,10 +17,10 @@ from torch.func import functional_call
 from amortopt._types import Params
 from amortopt.functional.networks import eval_mode
 from amortopt.metanets import Conditions, L1Range, Metanet, Rounds
-from amortopt.metanets.conditions import Gradient
 from amortopt.optim.networks import Network
 from amortopt.symmetry import Match
 from amortopt.tasks import Examples, Objective, answers_many, loss_and_grad_many, loss_many
+from amortopt.tasks.examples import Gradient
 
 
 class OutOfRangeWarning(UserWarning):
@@ -149,7 +149,8 @@ class Improved:
     Attributes:
         params: New params [B, ...] by the family's names, in the dtypes of the given ones.
         given: Loss on the batch of the networks as given [B]; None without a batch.
-        losses: Loss [B] of every proposal that a gradient was taken at, and last of the result.
+        losses: Loss [B] of every proposal that a gradient was taken at, on the examples that it was taken on,
+            and last of the result on all.
         gradients: Norm [B] of each of these gradients.
     """
 
@@ -214,16 +215,16 @@ def improve(
             assert metanet.probes is not None
             answers = fleet.answers(now, metanet.probes, function)
             toward = lambda at: fleet.loss_and_gradient(at, answers)[1]  # noqa: E731
-        like = next(iter(now.values()))
-        reading = Conditions(l1=None if l1 is None else l1.to(like), function=toward)
+        strengths = None if l1 is None else l1.to(next(iter(now.values())))
         if batch is None:
-            return reading
-        examples, objective = batch.examples, batch.objective
-        return replace(
-            reading,
-            gradient=gradient_on(batch),
-            examples=examples.counts(fleet.count).to(like),
-            portions=examples.portioned(lambda part: gradient_on(Batch(part, objective)), fleet.count),
+            return Conditions(l1=strengths, function=toward)
+        objective = batch.objective
+        return Conditions.of_batch(
+            batch.examples,
+            lambda examples: gradient_on(Batch(examples, objective)),
+            fleet.count,
+            l1=strengths,
+            function=toward,
         )
 
     new = run(metanet, params, conditions, passes, label, rounds=rounds)
@@ -507,4 +508,5 @@ def _checked_pair(
             f"{where}: x has {bad} NaN or infinite values of {x.numel()}; leave those examples out"
         )
     objective.check_targets(y, where)
-    return x.detach(), y.detach() if y.is_floating_point() else y.detach().long()
+    y = y.detach().to(x.device)
+    return x.detach(), y if y.is_floating_point() else y.long()

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.metanets import Conditions, Metanet
-from amortopt.metanets.conditions import Gradient
 from amortopt.tasks import CrossEntropy, Examples, Objective, ProblemFamily, loss_and_grad_many, loss_many
+from amortopt.tasks.examples import Gradient
 
 PROBLEMS = 512
 """Problems that are measured, if the family has as many."""
@@ -40,9 +40,9 @@ Bounds = tuple[float, float, float]
 class FamilyStatistics:
     """Ranges of what a pass meets on problems of its family, by the number of examples that it reads.
 
-    A quantity is what ``describe`` returns, ``"given"``, the loss of a
-    fresh network, ``"loss 0"``, ``"loss 1"``, ..., the loss on the batch after so many rounds, or
-    ``"gradient 0"``, ..., the norm of the gradient that is taken there.
+    A quantity is what ``describe`` returns, ``"given"``, the loss of a fresh network, ``"loss 0"``,
+    ``"loss 1"``, ..., the loss after so many rounds, on what the next of all rounds reads or, after the last,
+    on the batch, or ``"gradient 0"``, ..., the norm of the gradient that is taken there.
 
     Attributes:
         sizes: Numbers of examples N, ascending.
@@ -256,10 +256,8 @@ def _run(
         return gradient
 
     count = len(next(iter(params.values())))
-    counts = read.counts(count)
-    l1 = torch.zeros_like(counts) if "l1" in metanet.conditions else None
-    portions = read.portioned(gradient_on, count)
-    new = metanet(params, Conditions(gradient_on(read), l1, counts, portions=portions))
+    l1 = next(iter(params.values())).new_zeros(count) if "l1" in metanet.conditions else None
+    new = metanet(params, Conditions.of_batch(read, gradient_on, count, l1=l1))
     steps = sum(name.startswith("gradient") for name in found)
     found[f"loss {steps}"] = loss_many(network, new, read, objective)
     return {name: value.cpu() for name, value in found.items()}

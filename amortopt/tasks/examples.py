@@ -7,14 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-Read = TypeVar("Read")
-_GOLDEN = (5**0.5 - 1) / 2
+from amortopt._types import Params
+from amortopt.system.numbers import check_counts
+
+Gradient: TypeAlias = Callable[[Params], Params]
+"""From params [B, ...] to each network's gradient of a mean objective there, with their names and shapes."""
+_ELEMENTS = 2**22
+"""Numbers of examples that are projected at once, which bounds the memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the examples of a portion are.
+
+    Attributes:
+        at: Positions [n], or [B, n] of each network.
+        mask: Which of them count, bool [B, n]; None: all.
+        taken: Their number for each network, [B], or [1] where networks share them.
+    """
+
+    at: Tensor
+    mask: Tensor | None
+    taken: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,58 +140,86 @@ class Examples:
     def portions(self, count: int, least: int) -> list[Examples]:
         """So many portions of the examples, which all together are all of them.
 
-        Each is as much of a network's examples as the others, within one, and at least ``least`` of them;
-        where that is more than its share, portions overlap. A portion has every class in its proportion,
-        where targets are classes. Which example is in which portion depends on the examples alone, not on
-        their order: they are sorted by class and by a fixed projection of x, and a portion is about every
-        ``count``-th from another first one on.
+        Of a network's N examples each has the larger of N / count, rounded up, and ``least``, but at most N;
+        so portions overlap where ``least`` is more than a share. Examples are sorted by class, where targets
+        are classes, and then by a fixed projection, and a portion has evenly spaced ones: nearly as much of
+        every class as of all examples. So what is in it depends on the examples, not on their order.
 
         Args:
             count: Number of portions.
-            least: Examples of a portion at least; networks that have fewer have all of them in every portion.
+            least: Examples of a portion at least.
+
+        Raises:
+            ValueError: One of them is no whole number of at least 1.
 
         Examples:
             >>> batch = Examples(torch.arange(10.0)[:, None], torch.arange(10) % 2)
             >>> [portion.x[:, 0].tolist() for portion in batch.portions(2, 4)]
             [[0.0, 4.0, 8.0, 3.0, 7.0], [2.0, 6.0, 1.0, 5.0, 9.0]]
         """
-        order = self._in_order()  # [N] or [B, N], padding last
-        sizes = self.counts(1 if self.shared else len(self.x)).long()[:, None]  # [B, 1]
-        taken = torch.maximum(sizes.clamp(max=least), (sizes + count - 1) // count)
-        place = torch.arange(int(taken.max()), device=order.device)  # [n]
-        portions = []
-        for r in range(count):
-            at = (place * count + r) * sizes // (taken * count)  # [B, n], in integers, so that none is missed
-            inside = place < taken
-            at = torch.where(inside, at, 0)
-            mask = None if bool(inside.all()) else inside
-            chosen = order[at[0]] if self.shared else order.gather(1, at)
-            portions.append(replace(self.take(chosen), mask=mask))
-        return portions
+        return [self._portion(places) for places in self._places(count, least)]
 
     def portioned(
-        self, read: Callable[[Examples], Read], networks: int
-    ) -> Callable[[int, int], list[tuple[Read, Tensor]]]:
-        """``portions`` as what is made of each, with each network's number of examples in it, [networks].
+        self, gradient_on: Callable[[Examples], Gradient], networks: int
+    ) -> Callable[[int, int], list[tuple[Gradient, Tensor]]]:
+        """From the arguments of ``portions`` to a gradient on each, and its number of examples [networks].
+
+        A portion is made when it is asked for, so that only one of them is in memory.
 
         Args:
-            read: What is made of a portion, such as its gradient.
+            gradient_on: From examples to a gradient on them.
             networks: Number of networks.
         """
 
-        def of(count: int, least: int) -> list[tuple[Read, Tensor]]:
-            return [(read(part), part.counts(networks)) for part in self.portions(count, least)]
+        def on(places: Places) -> Gradient:
+            return lambda params: gradient_on(self._portion(places))(params)
+
+        def of(count: int, least: int) -> list[tuple[Gradient, Tensor]]:
+            return [
+                (on(places), places.taken.float().expand(networks)) for places in self._places(count, least)
+            ]
 
         return of
 
-    def _in_order(self) -> Tensor:
-        """Positions sorted by whether they count, by class, and by a fixed projection of x: [N] or [B, N]."""
+    def _portion(self, places: Places) -> Examples:
+        return replace(self.take(places.at), mask=places.mask)
+
+    def _places(self, count: int, least: int) -> list[Places]:
+        """Where the examples of each portion are."""
+        check_counts(count=count, least=least)
+        order = self.in_order()  # [N] or [B, N], padding last
+        sizes = self.counts(1 if self.shared else len(self.x)).long()[:, None]  # [B, 1]
+        taken = torch.maximum(sizes.clamp(max=least), (sizes + count - 1) // count)
+        k = torch.arange(int(taken.max()), device=order.device)  # [n]
+        inside = k < taken
+        mask = None if bool(inside.all()) else inside
+        portions = []
+        for r in range(count):
+            # (k + r / count) N / n, in integers, so that none is missed.
+            at = torch.where(inside, (k * count + r) * sizes // (taken * count), 0)  # [B, n]
+            portions.append(Places(order[at[0]] if self.shared else order.gather(1, at), mask, taken[:, 0]))
+        return portions
+
+    def in_order(self) -> Tensor:
+        """Positions in an order that depends on the examples alone: [N], or [B, N] of each network.
+
+        Sorted by whether they count, by class, where targets are classes, and by a fixed projection of inputs
+        and other targets. Examples that are equal keep their order.
+        """
         axes = 1 if self.shared else 2
-        x = self.x.flatten(axes).double()
-        # Fractional parts of multiples of the golden ratio: no two inputs are at the same place by chance.
-        along = (torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=x.dtype) * _GOLDEN) % 1 - 0.5
-        order = (x * along).sum(-1).argsort(dim=-1, stable=True)
-        keys = [self.y] if self.y.ndim == axes and not self.y.is_floating_point() else []
+        lead, classes = self.x.shape[:axes], self.y.ndim == axes and not self.y.is_floating_point()
+        parts = [self.x] if classes else [self.x, self.y]
+        rows = [part.reshape(lead.numel(), -1) for part in parts]
+        # Sines of whole numbers are linearly independent over the rationals: rows of few values, such as
+        # pixels, tie only where they are equal.
+        along = torch.arange(1, sum(row.shape[1] for row in rows) + 1, device=self.x.device).double().sin()
+        size = max(1, _ELEMENTS // max(1, len(along)))
+        projected = [
+            (torch.cat([row.double() for row in some], 1) * along).sum(1)
+            for some in zip(*(row.split(size) for row in rows), strict=True)
+        ]
+        order = torch.cat(projected).view(lead).argsort(dim=-1, stable=True)
+        keys = [self.y] if classes else []
         for key in keys if self.mask is None else [*keys, ~self.mask]:
             order = order.gather(-1, key.gather(-1, order).long().argsort(dim=-1, stable=True))
         return order

@@ -90,7 +90,8 @@ class CnnZooConfig:
         check_recipe(self, _RANGES, ("count", "batch_size", "shard_size"), ("seed",))
         if not 0 <= self.dropout[0] <= self.dropout[1] < 1:
             raise ValueError(f"dropout: got {list(self.dropout)}, expected 0 <= low <= high < 1")
-        check_counts(trainable=1 if self.trainable is None else self.trainable)
+        if self.trainable is not None:
+            check_counts(trainable=self.trainable)
 
     def make_problem(self) -> Problem:
         """The problem; a ``ValueError`` if it, or one of its arguments, is unknown."""

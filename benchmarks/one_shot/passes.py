@@ -113,16 +113,18 @@ class Checkpoint:
         """
         count, module, objective = num_networks(params), self.cell.module, self.cell.problems.objective
         strengths = torch.full((count,), l1) if self.reads_l1 else None
-        gradient = examples = function = portions = None
-        if "batch" in READINGS[reading]:
-            gradient, examples = mean_gradient(module, read, objective), read.counts(count)
-            portions = read.portioned(lambda part: mean_gradient(module, part, objective), count)
+        function = None
         if "function" in READINGS[reading]:
             assert self.metanet.probes is not None
             answers = answers_many(module, params, self.metanet.probes)
             function = mean_gradient(module, answers, objective.matching())
+        conditions = Conditions(l1=strengths, function=function)
+        if "batch" in READINGS[reading]:
+            conditions = Conditions.of_batch(
+                read, lambda part: mean_gradient(module, part, objective), count,
+                l1=strengths, function=function,
+            )  # fmt: skip
         with torch.no_grad():
-            conditions = Conditions(gradient, strengths, examples, function, portions)
             return self.metanet.after_rounds(params, conditions, rounds)
 
     def prototype(self, fleet: Fleet) -> Params:

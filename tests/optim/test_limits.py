@@ -28,6 +28,10 @@ def rounds_optimizer(rounds: int = 2, portion: int | None = None) -> ScaleGMNOpt
     torch.manual_seed(0)
     shapes = {name: list(p.shape) for name, p in TANH.build().named_parameters()}
     metanet = make("rounds", SPEC, shapes=shapes, rounds=rounds, portion=portion, channels=2, hidden=4)
+    with torch.no_grad():
+        for name, p in metanet.named_parameters():
+            if name.endswith("slope"):  # step sizes depend on the number of examples
+                p.add_(0.1 * torch.randn_like(p))
     return ScaleGMNOptimizer(metanet, family=TANH, problem=CURVES.to_config(), name="reader")
 
 
@@ -45,6 +49,20 @@ def warned(opt: ScaleGMNOptimizer, x: Tensor, y: Tensor, model: nn.Module | None
         warnings.simplefilter("always")
         opt.one_shot(TANH.build() if model is None else model, batch=(x, y))
     return "\n".join(str(each.message) for each in caught)
+
+
+def test_limits_of_fewer_rounds_that_read_more_do_not_warn() -> None:
+    """Statistics are of portions of all rounds; a gradient of the whole batch is smaller."""
+    opt = rounds_optimizer(6, 10)
+    opt.measure_statistics(problems=64, fewest=50)
+    assert opt.statistics is not None and "gradient 0" in opt.statistics.bounds
+    for rounds in (1, 2, 6):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for k in range(4):
+                at = slice(50 * k, 50 * k + 50)
+                opt.one_shot(TANH.build(), batch=(X[at], Y[at]), rounds=rounds)
+        assert not [each for each in caught if "gradient" in str(each.message)], rounds
 
 
 def test_limits_problem_of_the_family_does_not_warn(opt: ScaleGMNOptimizer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -95,9 +97,22 @@ def test_portions_depend_on_the_examples_and_not_on_their_order() -> None:
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(100, 3, generator=g), torch.arange(100) % 10
     order = torch.randperm(100, generator=g)
-    # Inputs of few values, whose sums would tie; and targets that are no classes.
-    coarse = x.sign()
-    for inputs, targets in ((x, y), (x, x[:, :1]), (coarse + 1e-3 * x, y)):
+    binary = torch.randn(100, 16, generator=g).sign()
+    few, pixels = (
+        torch.randint(4, (100, 6), generator=g).float(),
+        torch.randint(256, (100, 1, 8, 8), generator=g),
+    )
+    cases = [
+        *((x, y), (x, x[:, :1]), (binary, y), (few, y), (few, few[:, :2]), (pixels, y), (few.long(), y % 2)),
+        *(
+            (x.repeat(10, 1)[:100] * 0, x),
+            (x[:10].repeat(10, 1), x),
+            (x[:, 0], x[:, 1]),
+            (binary[:, :4], binary),
+        ),
+        *((1e20 * x, y), (1e-30 * few, few)),
+    ]
+    for inputs, targets in cases:
         one = Examples(inputs, targets).portions(5, 1)
         two = Examples(inputs[order], targets[order]).portions(5, 1)
         for a, b in zip(one, two, strict=True):
@@ -107,6 +122,12 @@ def test_portions_depend_on_the_examples_and_not_on_their_order() -> None:
     shared, many = Examples(x, y), Examples(x.expand(2, -1, -1), y.expand(2, -1), shared=False)
     for a, b in zip(shared.portions(3, 40), many.portions(3, 40), strict=True):
         assert a.shared and torch.equal(a.x, b.x[1])
+
+
+@pytest.mark.parametrize(("count", "least"), [(0, 1), (-1, 1), (2, 0), (2.5, 1), (2, True)])
+def test_portions_refuse_what_is_no_number(count: Any, least: Any) -> None:
+    with pytest.raises(ValueError, match=r"(count|least): got .*, expected a whole number of at least 1"):
+        SHARED.portions(count, least)
 
 
 def test_examples_noisy_adds_seeded_noise_of_the_given_size() -> None:

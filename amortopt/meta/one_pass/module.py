@@ -20,7 +20,6 @@ from amortopt.meta.one_pass.data import Batch, Held, View
 from amortopt.meta.one_pass.stages import Place, Stage, Stages
 from amortopt.meta.schedule import budget_used, param_groups, rate_factor, update_average
 from amortopt.metanets import Conditions, Metanet, Rounds, make
-from amortopt.metanets.conditions import Gradient
 from amortopt.metanets.rounds.model import Reading
 from amortopt.release import check_passes
 from amortopt.symmetry import extract
@@ -33,6 +32,7 @@ from amortopt.tasks import (
     make_family,
     make_problem_or_family,
 )
+from amortopt.tasks.examples import Gradient
 from amortopt.training.muon import Muon
 from amortopt.zoo.config import differing_keys
 
@@ -81,7 +81,8 @@ class OnePassModule(L.LightningModule):
         log_loss: Whether the meta-loss is the mean of the logarithms of the losses. Then every problem counts
             alike, however large its loss; for squared errors it is PSNR but for a factor.
         most_loss: Loss m beyond which a loss L counts as m (1 + log(L / m)), so that problems on which a pass
-            diverges, as passes of many rounds do at first, do not outweigh all others. None: as it is.
+            diverges, as passes of many rounds do at first, do not outweigh all others. None: as it is, or by
+            its logarithm with ``log_loss``.
         passes: How often the metanet is applied in a row; the loss is the mean over what every pass returns.
             The released optimizer applies it as often.
         lr: Learning rate of the matrices of the metanet's layers, updated by Muon.
@@ -139,8 +140,11 @@ class OnePassModule(L.LightningModule):
         for key in ("l1_warmup", "hold", "ema", "early_rounds"):
             if not 0 <= options[key] <= 1:
                 raise ValueError(f"{key}: got {options[key]}, expected a number in [0, 1]")
-        if most_loss is not None and not 0 < most_loss < float("inf"):
-            raise ValueError(f"most_loss: got {most_loss}, expected a positive number, or none")
+        if most_loss is not None and (log_loss or most_loss is True or not 0 < most_loss < float("inf")):
+            raise ValueError(
+                f"most_loss: got {most_loss}, expected a positive number, or none; with log_loss all losses "
+                "count by their logarithms, so leave it out"
+            )
         for key in ("warmup_steps", "weight_decay", "prototype_decay"):
             if options[key] < 0:
                 raise ValueError(f"{key}: got {options[key]}, expected at least 0")
@@ -218,24 +222,23 @@ class OnePassModule(L.LightningModule):
             return gradient
 
         declared, objective = metanet.conditions, self.problem.objective
-        count = num_networks(params)
         if reading is None and declared & {"batch", "function"}:
             reading = "batch" if "batch" in declared else "function"
-        gradient = function = portions = None
-        if reading in ("batch", "both"):
-            gradient = gradient_on(read, objective)
-            portions = read.portioned(lambda part: gradient_on(part, objective), count)
+        function = None
         if reading in ("function", "both"):
             assert metanet.probes is not None
             with torch.no_grad():
                 answers = (view or View()).answers(self.network, params, metanet.probes)
             function = gradient_on(answers, objective.matching())
-        return Conditions(
-            gradient,
-            l1 if "l1" in declared else None,
-            None if gradient is None else read.counts(count),
-            function,
-            portions,
+        strengths = l1 if "l1" in declared else None
+        if reading not in ("batch", "both"):
+            return Conditions(l1=strengths, function=function)
+        return Conditions.of_batch(
+            read,
+            lambda examples: gradient_on(examples, objective),
+            num_networks(params),
+            l1=strengths,
+            function=function,
         )
 
     def improve(

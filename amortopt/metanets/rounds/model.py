@@ -59,9 +59,9 @@ class Rounds(Metanet):
             [Family.scales][amortopt.tasks.Family].
         rounds: Gradients R in a pass.
         portion: Examples that a round reads of larger batches, at least: of N examples each of R rounds reads
-            the larger of this and N / R, as far as possible others than the rounds before. So a pass over a
-            large batch costs as much as one gradient of all of it, however many rounds there are. None: every
-            round reads the whole batch.
+            the larger of this and N / R, as far as possible others than the rounds before. So a pass over R
+            times as many or more costs as much as one gradient of all of them, however many rounds there are.
+            None: every round reads the whole batch.
         channels: Channels through which all weights see all gradients.
         hidden: Rows and columns of a channel.
         step: Size of steps before meta-training, in units of plain gradient steps: small enough that they do
@@ -76,8 +76,8 @@ class Rounds(Metanet):
             highest strength of ``l1_range``, and linearly in log λ between; at strength 0 none is set to
             zero. Which ones is learned in meta-training, by how large weights are in the mean over problems,
             and the same for all problems. None: learned thresholds decide.
-        most_examples: Number of examples beyond which step sizes depend no more on it: the most that
-            meta-training reads. See ``set_most_examples``.
+        most_examples: Number of examples beyond which step sizes depend no more on it: the most that a round
+            of meta-training reads. See ``set_most_examples``.
 
     Attributes:
         readings: What it can take gradients of: ``"batch"``, ``"function"``, ``"both"``.
@@ -132,15 +132,8 @@ class Rounds(Metanet):
             zeros=None if zeros is None else list(zeros),
             most_examples=most_examples,
         )
-        check_counts(
-            rounds=rounds,
-            portion=1 if portion is None else portion,
-            channels=channels,
-            hidden=hidden,
-            l1_knots=l1_knots,
-            probes=probes,
-            most_examples=most_examples,
-        )
+        check_counts(rounds=rounds, channels=channels, hidden=hidden, l1_knots=l1_knots, probes=probes)
+        check_counts(most_examples=most_examples, **({} if portion is None else {"portion": portion}))
         if not 0 < step < float("inf"):
             raise ValueError(f"step: got {step}, expected a positive number")
         if zeros is not None and ("l1" not in self.conditions or not 0 <= zeros[0] < zeros[1] < 1):
@@ -218,17 +211,18 @@ class Rounds(Metanet):
             for prototype, matrix in zip(self.rule(reading).prototype, matrices, strict=True):
                 prototype[0] = matrix[0]
 
-    def set_most_examples(self, count: int) -> None:
-        """State the most examples that meta-training reads; larger batches get the step sizes of so many.
+    def set_most_examples(self, batch: int) -> None:
+        """State the most examples of a batch in meta-training; larger ones get the step sizes of so many.
 
-        With portions it is the most that a round reads of these, when there are all rounds: what fewer rounds
-        read is more, and nothing was learned of that in the end.
+        With portions, those of the most that one of all rounds reads of such a batch: fewer rounds read more,
+        and nothing was learned of that in the end.
         """
-        if self.config["portion"] is not None:
-            count = min(count, max(self.config["portion"], -(-count // self.rounds)))
-        self.config["most_examples"] = count
+        most, portion = batch, self.config["portion"]
+        if portion is not None:
+            most = min(batch, max(portion, -(-batch // self.rounds)))
+        self.config["most_examples"] = most
         for reading in self.readings:
-            self.rule(reading).most_examples = count
+            self.rule(reading).most_examples = most
 
     def open_gates(self) -> None:
         """Nothing to open: a pass starts from its prototype, never from the network."""
@@ -400,11 +394,16 @@ class Rounds(Metanet):
         least, portions = self.config["portion"], conditions.portions
         if least is None or portions is None or rounds < 2 or float(conditions.examples.max()) <= least:
             return [self._source(conditions.gradient, "gradient", conditions.examples)] * rounds
-        return [
-            self._source(gradient, "portions", examples) for gradient, examples in portions(rounds, least)
-        ]
+        read = portions(rounds, least)
+        if len(read) != rounds:
+            raise ValueError(
+                f"conditions.portions: got {len(read)} for {rounds} rounds, expected one for each"
+            )
+        return [self._source(gradient, "portions", examples) for gradient, examples in read]
 
     def _source(self, gradient: Gradient, name: str, examples: Tensor) -> Source:
+        """A gradient by params as one by matrices; errors call it ``conditions.<name>``."""
+
         def by_matrices(matrices: list[Tensor]) -> list[Tensor]:
             return self.matrices.pack_gradient(checked(gradient, self.matrices.unpack(matrices), name))
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Gradient: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
+MatrixGradient: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 """From proposals [B, o, i] to the gradient of each network's objective there."""
 
 
@@ -24,11 +24,11 @@ class Source:
     """What is read of each network in a round.
 
     Attributes:
-        gradient: Of each network's objective.
+        gradient: From proposals to a gradient.
         examples: Numbers of examples that it is the mean over, [B].
     """
 
-    gradient: Gradient
+    gradient: MatrixGradient
     examples: Tensor
 
 
@@ -150,8 +150,8 @@ class RoundRule(nn.Module):
                 gradient = source.gradient(proposals[-1])
                 pairs = zip(self.momentum[sr].sigmoid(), velocity[s], gradient, strict=True)
                 velocity[s] = [keep * v + g for keep, v, g in pairs]
-                count = source.examples.clamp(1, self.most_examples)
-                log = torch.log(count / _USUAL).to(blend)[:, None]
+                count = source.examples.to(blend).clamp(1, self.most_examples)
+                log = torch.log(count / _USUAL)[:, None]
                 step = (self.step[sr] + self.step_slope[sr] * log).exp()  # [B, matrices]
                 unit = (self.unit[sr] + self.unit_slope[sr] * log).exp()
                 moved = []

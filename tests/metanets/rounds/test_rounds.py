@@ -335,9 +335,7 @@ def test_rounds_read_portions_of_large_batches() -> None:
 
         return gradient
 
-    given = Conditions(
-        gradient_on(examples), examples=examples.counts(2), portions=examples.portioned(gradient_on, 2)
-    )
+    given = Conditions.of_batch(examples, gradient_on, 2)
     after = metanet.after_rounds(params, given)
     assert [len(portion) for portion in read] == [4, 4, 4]
     rows = torch.cat([portion.x for portion in read], 1)
@@ -357,7 +355,15 @@ def test_rounds_read_portions_of_large_batches() -> None:
     read.clear()
     few = made(MLP, rounds=3, portion=12)
     few.after_rounds(params, given)
-    assert all(portion is examples for portion in read) and len(read) == 3
+    metanet.after_rounds(params, replace(given, portions=None))
+    assert all(portion is examples for portion in read) and len(read) == 6
+    with pytest.raises(ValueError, match=r"conditions.portions: got 1 for 3 rounds, expected one for each"):
+        metanet.after_rounds(
+            params, replace(given, portions=lambda *_: [(gradient_on(examples), examples.counts(2))])
+        )
+    for wrong in (0, 1.5, True):
+        with pytest.raises(ValueError, match=r"portion: got .*, expected a whole number of at least 1"):
+            made(MLP, portion=wrong)
 
 
 def test_rounds_that_read_portions_are_equivariant() -> None:
@@ -366,10 +372,19 @@ def test_rounds_that_read_portions_are_equivariant() -> None:
     def gradient_on(portion: Examples) -> Callable[[Params], Params]:
         return lambda at: loss_and_grad_many(network, at, portion, CrossEntropy(3))[1]
 
-    given = Conditions(
-        gradient_on(examples), examples=examples.counts(3), portions=examples.portioned(gradient_on, 3)
-    )
+    given = Conditions.of_batch(examples, gradient_on, 3)
     assert_equivariant(lambda p: metanet(p, given), spec_of(RELU), networks(RELU, 3), batched=True)
+    # Beside a function, which every round reads as a whole.
+    metanet = made(RELU, conditions=["batch", "function"], rounds=3, portion=3)
+
+    def both(params: Params) -> Conditions:
+        whole = reading(metanet, RELU, params, "both")
+        return replace(given, function=whole.function)
+
+    assert_equivariant(lambda p: metanet(p, both(p)), spec_of(RELU), networks(RELU, 3), batched=True)
+    params = networks(RELU, 3)
+    changed = metanet(params, both(params)), metanet(params, replace(both(params), portions=None))
+    assert not torch.allclose(changed[0]["0.weight"], changed[1]["0.weight"])
 
 
 def test_further_rounds_copy_gates_and_thresholds() -> None:
