@@ -392,7 +392,7 @@ def explanation(cell: CellResults) -> str:
         texts.append(
             f"Training and natural gradient: the first {count} of the unseen problems; learning rate and "
             f"input noise are chosen on validation problems for {' and '.join(map(str, lengths))} {unit} "
-            "and from the prototype for every length; other lengths take those of the nearest."
+            "and from the prototype or a pass for every length; other lengths take those of the nearest."
         )
     return " ".join(texts)
 

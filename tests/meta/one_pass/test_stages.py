@@ -25,13 +25,15 @@ name: tiny-stages
 model:
   problem: {name: curves}
   family: {name: mlp, activation: tanh, widths: [40, 6, 10]}
-  metanet: {name: rounds, rounds: 2, channels: 2, hidden: 6, conditions: [batch, function], probes: 30}
+  metanet:
+    {name: rounds, rounds: 2, portion: 12, channels: 2, hidden: 6, conditions: [batch, function], probes: 30}
   stages:
   - {reading: batch, rounds: 1, share: 0.4}
   - {reading: batch, rounds: 2, share: 0.2}
   - {reading: function, rounds: 2, share: 0.2}
   - {reading: both, rounds: 1, share: 0.2}
   early_rounds: 0.3
+  most_loss: 2.3
   warmup_steps: 1
 data:
   pool: 20
@@ -94,6 +96,7 @@ def test_every_stage_moves_its_own_reading_and_rounds(
     assert torch.equal(before[8]["both.left.0"][2], before[8]["function.left.0"][0])
     release = load_release(tmp_path / "tiny-stages" / "release")
     assert release.module.conditions == {"batch", "function"}  # type: ignore[union-attr]
+    assert release.module.config["most_examples"] == 15  # of 30, what each of two rounds reads
     probes = release.module.probes
     assert isinstance(probes, Tensor) and probes.shape == (30, 40) and bool(probes.abs().sum(1).all())
 
@@ -144,6 +147,8 @@ def test_starts_learn_their_own_problems() -> None:
             "expected positive ones that sum to 1",
         ),
         (["--model.stages", "[{reading: batch, rounds: 3}]"], "got 3 rounds, expected 1 to the metanet's 2"),
+        (["--model.metanet.portion", "0"], "portion: got 0, expected a whole number of at least 1"),
+        (["--model.most_loss", "0"], "most_loss: got 0.0, expected a positive number, or none"),
         (["--model.metanet.conditions", "[batch]"], "got the reading 'function'"),
         (["--data.starts.problems", "0"], "data.starts.problems: got 0, but the metanet reads functions"),
         (["--data.starts.problems", "30"], "starts.problems: got 30, expected at most the pool of 20"),
