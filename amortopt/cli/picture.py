@@ -192,7 +192,7 @@ def draw(panels: Sequence[Panel], *, title: str, note: str) -> bytes:
             low, high = min(seconds) / 2.2, max(seconds) * 2.6
             ax.set_xlim(low, high)
             # What is written at the star goes to its left where the right has no room for it.
-            right = math.log(panel.seconds / low) < 0.4 * math.log(high / low)
+            right = math.log(panel.seconds / low) < 0.5 * math.log(high / low)
             beside: Any = {"ha": "left" if right else "right"}
             across = 12 if right else -12
             for k, curve in enumerate(panel.curves):
