@@ -14,6 +14,8 @@ from amortopt.release import FamilyStatistics
 from amortopt.release.statistics import describe
 from amortopt.tasks import CrossEntropy, Objective, SquaredError
 
+WORSE = "came out worse"
+"""In a warning of a network that was better before, on its own batch."""
 _WRONG, _LEAST = 1.25, 0.5
 """Factor on the loss of guessing beyond which a network's answers are wrong with confidence, and by how
 much at least: among few classes an untrained network may already be further off than by the factor."""
@@ -82,8 +84,9 @@ def find_limits(
             by = f"loss {float(given[b]):.3g} -> {float(after[b]):.3g}"
             by += "" if plain[b] else f", and L1 strength times L1 norm by {penalty[b]:+.3g}"
             warnings[b].append(
-                f"the network came out worse than it was on its own batch ({by}), which is usual where it "
-                "was trained on this very batch; pass accept='holdout'"
+                f"the network {WORSE} than it was on its own batch ({by}), which is usual where it "
+                "was trained on this very batch; let other examples decide, by a loss on these as accept=, "
+                "or by accept='holdout' where it was not"
             )
     return notes, warnings
 
@@ -170,6 +173,10 @@ def _outside(at: Mapping[str, float], examples: float, statistics: FamilyStatist
     """What lies outside of the family's ranges; of several symptoms of one cause the first."""
     if statistics is None:
         return []
+    if examples < (fewest := statistics.sizes[0]) / 2:
+        # What so few examples look like was not measured.
+        few = f"{examples:g} example{'s' * (examples != 1)}"
+        return [f"{few}, the checkpoint was made for {fewest:g} and more"]
     ranges = {name: bounds for name in at if (bounds := statistics.at(name, examples)) is not None}
 
     def off(*names: str, only_high: bool = False) -> str | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from amortopt._types import Params
 from amortopt.functional.networks import l1_norm
 from amortopt.metanets import Metanet, Rounds
-from amortopt.optim.limits import find_limits, find_replaced
+from amortopt.optim.limits import WORSE, find_limits, find_replaced
 from amortopt.optim.networks import Network, OutOfFamilyWarning
 from amortopt.optim.report import NetworkReport
 from amortopt.optim.running import Batch, Fleet, device_of, improve, wide
@@ -119,7 +119,13 @@ def improve_stack(
     if call.held is not None:
         before, after = (_objective(call, fleet, at).tolist() for at in (params, new))
         reports = [
-            replace(report, held=(old, now), accepted=now < old)
+            replace(
+                report,
+                held=(old, now),
+                accepted=now < old,
+                # A result that is not taken is no cause for alarm.
+                warnings=tuple(text for text in report.warnings if now < old or WORSE not in text),
+            )
             for report, old, now in zip(reports, before, after, strict=True)
         ]
     seconds = (time.perf_counter() - started) / fleet.count

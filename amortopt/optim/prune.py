@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from amortopt.metanets import Rounds
+from amortopt.optim.limits import WORSE
 from amortopt.optim.networks import OutOfFamilyWarning, as_list, check_flags, read_networks
 from amortopt.optim.one_shot import ScaleGMNOptimizer
 from amortopt.optim.running import OutOfRangeWarning
@@ -147,7 +148,7 @@ def prune(
             networks belong to.
         scope: Where the smallest magnitudes are looked for: ``"global"``, in all weights of a network
             together, so that layers keep different shares; ``"layer"``, in each weight tensor on its own, so
-            that each has the wanted share of zeros.
+            that each has the wanted share of zeros, or more where a pass leaves fewer weights.
         example_input: As for ``one_shot``.
         return_report: Return a [Pruned][amortopt.optim.Pruned] for each network too, with masks.
 
@@ -194,7 +195,7 @@ def prune(
         warnings.simplefilter("ignore", OutOfFamilyWarning)
         results, report = opt.one_shot(many, l1=strengths, return_report=True, **given)
     # A loss that rises for the sake of few weights is what was asked for.
-    if left := [text for text in report.warnings if "came out worse" not in text]:
+    if left := [text for text in report.warnings if WORSE not in text]:
         listed = "\n- ".join(left)
         warnings.warn(
             f"outside of what this checkpoint was made for:\n- {listed}", OutOfFamilyWarning, stacklevel=2

@@ -65,6 +65,15 @@ def test_limits_of_fewer_rounds_that_read_more_do_not_warn() -> None:
         assert not [each for each in caught if "gradient" in str(each.message)], rounds
 
 
+@pytest.mark.parametrize("count", [1, 7, 24])
+def test_limits_of_far_fewer_examples_say_so_and_nothing_else(count: int) -> None:
+    opt = rounds_optimizer()
+    opt.measure_statistics(problems=64, fewest=50)
+    text = warned(opt, X[:count], Y[:count])
+    assert f"{count} example" in text and "the checkpoint was made for 50 and more" in text
+    assert "have at least" not in text and "family" not in text.replace("outside of", "")
+
+
 def test_limits_problem_of_the_family_does_not_warn(opt: ScaleGMNOptimizer) -> None:
     for n in (50, 200):
         assert "family" not in warned(opt, X[:n], Y[:n])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from amortopt._types import Params
 from amortopt.metanets.scalegmn.encoder import Encoded, GraphEncoder, Networks
+from amortopt.metanets.scalegmn.slots import SlotAssignment
 from amortopt.metanets.scalegmn.units import Respects
 from amortopt.symmetry import SymmetrySpec
 
@@ -65,7 +66,9 @@ class SlotGauge(nn.Module):
     """Finds the gauge of networks by one layer of random, fixed messages.
 
     Units are told apart by their weights alone, and nothing has to be learned for that: it decides only which
-    unit takes which slot, and any order serves as well as another.
+    unit takes which slot, and any order serves as well as another. Units that it cannot tell apart, such as
+    equal ones, or those of a middle layer of a network without biases, stay in their order and keep their
+    signs: the function that comes out is the same in any.
 
     Args:
         spec: Symmetry of the family.
@@ -78,6 +81,9 @@ class SlotGauge(nn.Module):
         self.encoder = GraphEncoder(
             spec, width=width, channels=4, layers=1, heads=1, respects=respects, backward=True
         ).requires_grad_(False)
+        for module in self.encoder.modules():
+            if isinstance(module, SlotAssignment):
+                module.hard = True
 
     def writes_all(self, names: Collection[str]) -> bool:
         """Whether writing replaces all of these params, so that what was written computes the same."""

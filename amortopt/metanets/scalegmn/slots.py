@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from amortopt.metanets.scalegmn.units import NodeSet, Part
 from amortopt.metanets.scalegmn.wiring import Wiring
 
+_APART = 32.0
+"""Scores that differ by this much are wholly apart."""
 _TIE = 1e-6
 """Scores that differ by this much, relative to how much a network's units usually differ, are equal."""
 
@@ -45,7 +47,8 @@ class SlotAssignment(nn.Module):
     groups, for any learned M.
 
     Equal units cannot be told apart by anything equivariant: they share their slots evenly, and a unit whose
-    odd features are zero has sign zero.
+    odd features are zero has sign zero. Where only the function counts that comes out, ``hard`` gives every
+    unit a whole slot and a sign nevertheless: by its index among equal ones, and 1.
 
     An assignment is constant almost everywhere, so it passes no gradient, and k and u stay as they are drawn;
     what is learned are the features that they look at. Soft assignments have gradients, but every bit of
@@ -57,6 +60,9 @@ class SlotAssignment(nn.Module):
         odd: Whether units may flip their sign.
         run: Length of the runs inside which units are put in order; None if all units are.
         known: Whether units are known by their index (in their run), and only their sign is to be found.
+
+    Attributes:
+        hard: See above; False unless it is set.
     """
 
     score: Tensor
@@ -67,7 +73,7 @@ class SlotAssignment(nn.Module):
         self, width: int, slots: int, *, odd: bool, run: int | None = None, known: bool = False
     ) -> None:
         super().__init__()
-        self.odd, self.run, self.known = odd, run, known
+        self.odd, self.run, self.known, self.hard = odd, run, known, False
         self.register_buffer("score", torch.randn(width) / width**0.5)
         self.register_buffer("sign", torch.randn(width) / width**0.5)
         self.register_buffer("place", torch.arange(float(run or slots)), persistent=False)
@@ -98,6 +104,8 @@ class SlotAssignment(nn.Module):
             h = h - (wiring.mean(node, h) if owner is None else wiring.expand(owner, wiring.pool(owner, h)))
             spread = wiring.mean(node, h.square().mean(-1, keepdim=True)).sqrt()
             scores = (h @ self.score)[:, None] / tie_width(spread, size)
+            if self.hard:
+                scores = _APART * wiring.ranks(node, scores, self.run)
             start, end = wiring.order(node, scores, self.run)
             # In units of a slot's length.
             start, end = start * len(self.place), end * len(self.place)
@@ -106,6 +114,8 @@ class SlotAssignment(nn.Module):
         if not self.odd:
             return assigned, None
         side = (v @ self.sign)[:, None]
+        if self.hard:
+            return assigned, torch.where(side < 0, -1.0, 1.0).to(side)
         # v sums terms of about unit size, so this is what rounding leaves where they cancel.
         width = tie_width(v.square().mean(1, keepdim=True).sqrt(), 1.0)
         return assigned, torch.sign(side) * torch.tanh((side.abs() / width - 1).relu())

@@ -132,6 +132,19 @@ class Wiring(ABC):
         """
 
     @abstractmethod
+    def ranks(self, node: int, scores: Tensor, run: int | None = None) -> Tensor:
+        """Each node's place, from 0, in the order of scores of a set's nodes of a network.
+
+        Args:
+            node: Which node set.
+            scores: [n, 1]; of equal ones the first node comes first.
+            run: As for ``order``.
+
+        Returns:
+            [n, 1].
+        """
+
+    @abstractmethod
     def at_slots(self, node: int, slots: Slots, table: Tensor) -> Tensor:
         """What a table per network holds at the slots of each node of a set: [B, R, k] -> [n, k]."""
 
@@ -231,7 +244,14 @@ class DenseWiring(Wiring):
         return by_unit.mean((0, 2)).flatten(0, 1)
 
     def order(self, node: int, scores: Tensor, run: int | None = None) -> tuple[Tensor, Tensor]:
-        return _in_order(scores.view(-1, len(scores) // self.batch if run is None else run, self.batch))
+        return _in_order(self._runs(scores, run))
+
+    def ranks(self, node: int, scores: Tensor, run: int | None = None) -> Tensor:
+        return _ranks(self._runs(scores, run))
+
+    def _runs(self, scores: Tensor, run: int | None) -> Tensor:
+        """[n, 1] -> [runs, nodes of a run, B]; all of a network's are one run by default."""
+        return scores.view(-1, len(scores) // self.batch if run is None else run, self.batch)
 
     def at_slots(self, node: int, slots: Slots, table: Tensor) -> Tensor:
         return self.pack_nodes([self._at_slots(slots, table)])
@@ -368,6 +388,14 @@ class PackedWiring(Wiring):
         shares = sums / self._sizes[node][self._network[node], None]
         return shares[:, :1], 1 - shares[:, 1:]
 
+    def ranks(self, node: int, scores: Tensor, run: int | None = None) -> Tensor:
+        if run is not None:
+            return _ranks(scores.view(-1, run, 1))
+        to, of = self._ends(node, node)
+        mine, other = _rows(scores, to), _rows(scores, of)
+        before = (other < mine) | ((other == mine) & (of < to)[:, None])
+        return segment_sum(before.to(scores), to, self.lengths[node], ordered=True)
+
     def at_slots(self, node: int, slots: Slots, table: Tensor) -> Tensor:
         assigned, factor = slots
         if assigned is None:
@@ -401,6 +429,12 @@ class PackedWiring(Wiring):
         ]
         parts = zip(edges.split([math.prod(shape) for shape in shapes]), shapes, strict=True)
         return [part.unflatten(0, shape).permute(0, 3, 1, 2) for part, shape in parts]
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """Places [n, 1] of scores [runs, nodes, B] in their order along the nodes."""
+    order = scores.argsort(dim=1, stable=True)
+    return order.argsort(dim=1).to(scores).flatten()[:, None]
 
 
 def _in_order(scores: Tensor) -> tuple[Tensor, Tensor]:

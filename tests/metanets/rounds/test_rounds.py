@@ -37,6 +37,7 @@ SINE = make_family("siren", widths=(2, 5, 4, 3), w0=20.0)
 CNN = make_family("cnn", activation="relu", channels=(4, 3), input_shape=(1, 8), num_classes=3)
 CNN2D = make_family("cnn", channels=(3, 2), input_shape=(1, 6, 6), num_classes=3)
 FAMILIES = [MLP, RELU, SINE, CNN, CNN2D]
+DEEP = make_family("mlp", widths=(6, 5, 5, 5, 5, 3))
 
 
 @cache
@@ -75,9 +76,14 @@ def problem(family: Family, count: int, examples: int = 12) -> tuple[nn.Module, 
 
 
 def conditions(
-    family: Family, count: int, l1: Tensor | None = None, create_graph: bool = False
+    family: Family,
+    count: int,
+    l1: Tensor | None = None,
+    create_graph: bool = False,
+    dtype: torch.dtype = torch.float64,
 ) -> Conditions:
     network, examples = problem(family, count)
+    examples = examples.to(dtype=dtype)
 
     def gradient(params: Params) -> Params:
         return loss_and_grad_many(network, params, examples, CrossEntropy(3), create_graph=create_graph)[1]
@@ -210,6 +216,44 @@ def test_what_comes_out_computes_what_was_proposed(family: Family) -> None:
         assert all(torch.equal(left[name], p) for name, p in slots.items())
         outputs = [apply_many(network, p, examples.x, shared=False) for p in (slots, written)]
         torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-9, atol=1e-9)
+
+
+def without_biases(params: Params) -> Params:
+    return {name: torch.zeros_like(p) if p.ndim == 2 else p for name, p in params.items()}
+
+
+def with_equal_units(params: Params) -> Params:
+    return {name: torch.full_like(p, 0.1) for name, p in params.items()}
+
+
+def with_dead_units(params: Params) -> Params:
+    dead = {name: p.clone() for name, p in params.items()}
+    for p in dead.values():
+        p[:, :2] = 0
+    return dead
+
+
+def with_nearly_equal_units(params: Params) -> Params:
+    return {name: 0.1 + 1e-12 * p for name, p in params.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", [*FAMILIES, DEEP], ids=repr)
+@pytest.mark.parametrize(
+    "change", [without_biases, with_equal_units, with_dead_units, with_nearly_equal_units]
+)
+def test_networks_whose_units_look_alike_get_what_was_proposed(
+    family: Family, change: Callable[[Params], Params], dtype: torch.dtype
+) -> None:
+    """The gauge cannot tell their units apart; any order of these has the same function."""
+    metanet, given = made(family), conditions(family, 3)
+    network, examples = problem(family, 3)
+    expected = apply_many(network, metanet(networks(family, 3), given), examples.x, shared=False)
+    metanet, examples = metanet.to(dtype), examples.to(dtype=dtype)
+    read = conditions(family, 3, dtype=dtype)
+    new = metanet({name: p.to(dtype) for name, p in change(networks(family, 3)).items()}, read)
+    close = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 2e-2, "atol": 2e-3}
+    torch.testing.assert_close(apply_many(network, new, examples.x, shared=False).double(), expected, **close)
 
 
 def test_weights_of_other_widths_are_always_written() -> None:

@@ -179,6 +179,13 @@ def test_wiring_order_of_ties_shares_their_parts(wired: tuple[Wiring, bool]) -> 
     _close(end, torch.ones_like(end))
 
 
+def test_wiring_ranks_are_whole_also_of_ties(wired: tuple[Wiring, bool]) -> None:
+    wiring, dense = wired
+    scores = [part.mul(2).round() for part in _nodes(dense, 2, 1)]
+    ranks = [part.argsort(dim=0, stable=True).argsort(0).double() for part in scores]
+    _close(wiring.ranks(2, _nodes_in(scores, dense)), _nodes_in(ranks, dense))
+
+
 @pytest.mark.parametrize("known", [False, True], ids=["slots", "known by index"])
 def test_wiring_at_slots(wired: tuple[Wiring, bool], known: bool) -> None:
     wiring, dense = wired
@@ -253,6 +260,8 @@ def test_wiring_order_inside_runs(dense: bool) -> None:
     got = wiring.order(2, pack(100 * scores), 3)
     _close(got[0], pack(starts))
     _close(got[1], pack(ends))
+    ranks = torch.tensor([[2.0, 0, 1, 2, 0, 1], [0, 2, 1, 0, 1, 2]], dtype=torch.float64)[..., None]
+    _close(wiring.ranks(2, pack(scores), 3), pack(ranks))
 
 
 def test_packed_wiring_unpacks_what_it_packs() -> None:
