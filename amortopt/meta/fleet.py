@@ -359,7 +359,7 @@ def _problems_for(
         ) from error
     got = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
     expected = family.objective.output_shape
-    if isinstance(family.objective, CrossEntropy) and objective is None and isinstance(got, tuple):
+    if isinstance(family.objective, CrossEntropy) and objective is None and isinstance(got, tuple) and got:
         classes = family.objective.num_classes
         if got[:-1] == expected[:-1] and got[-1] > classes and family is not problems:
             return made(CrossEntropy(got[-1], family.objective.target_shape))

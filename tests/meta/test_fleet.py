@@ -268,6 +268,11 @@ class TwoShapes(nn.Sequential):
         ),
         (lambda: nn.Linear(15, 3), {}, r"build_network: the network fails on inputs of shape \[2, 16\]"),
         (lambda: nn.Linear(16, 2), {}, r"build_network: for an input the network returns \(2,\), expected"),
+        (
+            lambda: nn.Sequential(nn.Linear(16, 1), nn.Flatten(0)),
+            {},
+            r"build_network: for an input the network returns \(\), expected",
+        ),
         (Net, {"objective": CrossEntropy(2)}, r"problems\[0\]: y_train: got labels from 0 to 2"),
         (Net, {"minutes": 0}, "minutes: got 0"),
         (Net, {"steps": 0}, "steps: got 0"),
