@@ -28,7 +28,7 @@ def find_limits(
     l1: Tensor | None,
     statistics: FamilyStatistics | None,
     *,
-    usual: bool = True,
+    comparable: bool = True,
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Notes and warnings on each of B networks.
 
@@ -38,8 +38,8 @@ def find_limits(
         improved: What came out.
         l1: L1 strengths [B]; None: 0.
         statistics: Of the checkpoint's family; None if they were not measured.
-        usual: Whether gradients were taken on as many examples as when these were measured; otherwise losses
-            and gradients on the way say nothing.
+        comparable: Whether gradients were taken on as many examples as when the statistics were measured. If
+            not, losses and gradients on the way are not held against them.
 
     Returns:
         Texts for every network: notes, and warnings.
@@ -64,7 +64,7 @@ def find_limits(
     warnings: list[list[str]] = []
     for b in range(count):
         at = {name: values[b] for name, values in met.items()}
-        if not plain[b] or not usual:
+        if not plain[b] or not comparable:
             # Statistics are those of the objective without L1, and of a pass with all its rounds.
             at = {name: value for name, value in at.items() if not name.startswith(("loss", "gradient"))}
         worse = float(after[b]) + penalty[b] - float(given[b])

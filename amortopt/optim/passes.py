@@ -99,7 +99,12 @@ def improve_stack(
     new, reports = improved.params, [NetworkReport() for _ in range(fleet.count)]
     if call.batch is not None and improved.given is not None:
         notes, found = find_limits(
-            call.batch, params, improved, call.l1, call.statistics, usual=_is_usual(call.metanet, call.rounds)
+            call.batch,
+            params,
+            improved,
+            call.l1,
+            call.statistics,
+            comparable=_reads_as_measured(call.metanet, call.rounds),
         )
         counts = call.batch.examples.counts(fleet.count).tolist()
         reports = [
@@ -132,8 +137,8 @@ def improve_stack(
     return new, [replace(report, seconds=seconds) for report in reports]
 
 
-def _is_usual(metanet: Metanet, rounds: int | None) -> bool:
-    """Whether each round reads as many examples as in a pass with all of them."""
+def _reads_as_measured(metanet: Metanet, rounds: int | None) -> bool:
+    """Whether rounds read as many examples as when statistics were measured, in passes with all rounds."""
     portions = isinstance(metanet, Rounds) and metanet.config["portion"] is not None
     return not portions or rounds in (None, metanet.rounds)
 

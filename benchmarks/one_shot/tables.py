@@ -192,7 +192,7 @@ def rows_of(cell: CellResults, records: Records) -> list[Row]:
 def _trained_rows(cell: CellResults, names: Sequence[str], kind: str, title: str, suffix: str) -> list[Row]:
     """Training from what some checkpoints give, a row for each optimizer and length."""
     rows = []
-    for optimizer, called in OPTIMIZERS.items():
+    for optimizer, name_of_optimizer in OPTIMIZERS.items():
         results: dict[int, list[Any]] = {}
         for name in names:
             for (n,), result in cell.of(kind, name, optimizer).items():
@@ -202,7 +202,8 @@ def _trained_rows(cell: CellResults, names: Sequence[str], kind: str, title: str
                 n: [row["sets"] for one in some for row in one if row["epochs"] == epochs]
                 for n, some in results.items()
             }
-            rows.append(Row(f"{title} {called}, {epochs} {_unit(cell)}{suffix}", lasting, kind, epochs))
+            row = f"{title} {name_of_optimizer}, {epochs} {_unit(cell)}{suffix}"
+            rows.append(Row(row, lasting, kind, epochs))
     return rows
 
 
@@ -434,8 +435,8 @@ _STARTS = {"training": "start", "prototype": "prototype", "continued": "pass"}
 
 def _settings(cell: CellResults) -> str:
     lines = []
-    found = [(kind, key, r) for kind in _STARTS for key, r in sorted(cell.of(kind).items())]
-    for kind, (*start, optimizer, size), result in found:
+    every = [(kind, key, r) for kind in _STARTS for key, r in sorted(cell.of(kind).items())]
+    for kind, (*start, optimizer, size), result in every:
         for row in result["rows"]:
             where = _STARTS[kind] + (f" of `{start[0]}`" if start else "")
             lines.append(

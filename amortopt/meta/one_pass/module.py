@@ -320,7 +320,7 @@ class OnePassModule(L.LightningModule):
         return torch.stack(losses).sum()
 
     def _counted(self, loss: Tensor) -> Tensor:
-        """Losses [B] as they count."""
+        """What stands for losses [B] in the meta-loss: logarithms, or losses bounded by ``most_loss``."""
         if self.hparams["log_loss"]:
             return loss.log()
         most = self.hparams["most_loss"]

@@ -44,13 +44,14 @@ class Rounds(Metanet):
     The pass starts from learned prototype weights, not from the network's. In every round it takes a
     gradient at its proposal and moves by a learned map of it (see
     [RoundRule][amortopt.metanets.rounds.rule.RoundRule]): the gradient of the problem's objective on the
-    batch, of the divergence from what the given network answers to probes, or both. Each of these readings
-    has maps of its own. What comes out is written into the network's gauge: the order, signs and scales of
-    its units. So for every element g of the spec's symmetry :math:`f(g \cdot \theta) = g \cdot f(\theta)`,
-    whatever the maps are. A pass that reads a batch alone takes nothing else from the network: two networks
-    with one batch come out as one function. If it reads ``"l1"``, rounds end with learned soft thresholds,
-    which make weights exactly zero; or with ``zeros`` a pass has only those weights that meta-training found
-    to be large, as many of them as the strength leaves.
+    batch, of the divergence from what the given network answers to probes, or both. Each of these
+    readings has maps of its own. What comes out is written into the network's gauge: the order, signs and
+    scales of its units. So for every element g of the spec's symmetry
+    :math:`f(g \cdot \theta) = g \cdot f(\theta)`, whatever the maps are; for units that the gauge cannot
+    tell apart, the two sides are equal as functions. A pass that reads a batch alone takes nothing else
+    from the network: two networks with one batch come out as one function. If it reads ``"l1"``, rounds
+    end with learned soft thresholds, which make weights exactly zero; or with ``zeros`` a pass has only
+    those weights that meta-training found to be large, as many of them as the strength leaves.
 
     Args:
         spec: Symmetry of the family.
@@ -59,9 +60,9 @@ class Rounds(Metanet):
             [Family.scales][amortopt.tasks.Family].
         rounds: Gradients R in a pass.
         portion: Examples that a round reads of larger batches, at least: of N examples each of R rounds reads
-            the larger of this and N / R, as far as possible others than the rounds before. So a pass over R
-            times as many or more costs as much as one gradient of all of them, however many rounds there are.
-            None: every round reads the whole batch.
+            the larger of this and N / R, as far as possible others than the rounds before. With N of at least
+            R times this, a pass costs about as much as one gradient of the whole batch. None: every round
+            reads the whole batch.
         channels: Channels through which all weights see all gradients.
         hidden: Rows and columns of a channel.
         step: Size of steps before meta-training, in units of plain gradient steps: small enough that they do
@@ -214,8 +215,8 @@ class Rounds(Metanet):
     def set_most_examples(self, batch: int) -> None:
         """State the most examples of a batch in meta-training; larger ones get the step sizes of so many.
 
-        With portions, those of the most that one of all rounds reads of such a batch: fewer rounds read more,
-        and nothing was learned of that in the end.
+        With portions, those of what one of R rounds reads of such a batch: 200 of 1,000 examples, with R = 6
+        and a portion of 200. Passes with fewer rounds read more at once, for which no step size was learned.
         """
         most, portion = batch, self.config["portion"]
         if portion is not None:

@@ -392,8 +392,8 @@ class PackedWiring(Wiring):
         if run is not None:
             return _ranks(scores.view(-1, run, 1))
         to, of = self._ends(node, node)
-        mine, other = _rows(scores, to), _rows(scores, of)
-        before = (other < mine) | ((other == mine) & (of < to)[:, None])
+        score, other = _rows(scores, to), _rows(scores, of)
+        before = (other < score) | ((other == score) & (of < to)[:, None])
         return segment_sum(before.to(scores), to, self.lengths[node], ordered=True)
 
     def at_slots(self, node: int, slots: Slots, table: Tensor) -> Tensor:
